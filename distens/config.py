@@ -1,0 +1,216 @@
+"""The frozen, validated description of one run: YAML 1.2 in, one `Config` out.
+
+This file checks the shape of a config; the options of plug-ins are the plug-ins' own fields and are checked when
+`registry.build` makes them, all of them before anything starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from distens.errors import ConfigError, did_you_mean
+
+Spec = dict[str, Any] | str
+"""A plug-in: its name, or `{kind: name, option: value, …}`."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Splits(_Section):
+    """Shares of the rows. They sum to one; with `test: given` (a source that has its own test part), the other three do."""
+
+    train: float = Field(0.5, gt=0, lt=1)
+    search: float = Field(0.15, gt=0, lt=1)
+    combine: float = Field(0.15, gt=0, lt=1)
+    test: Annotated[float, Field(gt=0, lt=1)] | Literal["given"] = 0.2
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Splits:
+        total = self.train + self.search + self.combine + (0 if self.test == "given" else self.test)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares must sum to 1, they sum to {total:g}")
+        return self
+
+
+class DataSection(_Section):
+    """Where the rows are and how they are divided.
+
+    Attributes:
+        source: `sklearn:NAME`, a `.csv`, `.parquet` or `.npz` file, or a folder of idx files; any pyarrow address.
+        target: the column to predict; for tables only.
+        numeric: columns that must be numbers; the others are judged by what they hold.
+        categorical: columns to treat as categories although they hold numbers.
+        drop: columns to leave out.
+        rows: use this many rows (a stratified choice) instead of all; a given test part stays whole.
+        unseen: what prediction does with a category that no row of the table had: refuse, or treat as missing.
+    """
+
+    source: str
+    target: str | None = None
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    rows: int | None = Field(None, ge=10)
+    unseen: Literal["error", "missing"] = "error"
+    splits: Splits = Splits()  # pyright: ignore[reportCallIssue]
+
+
+class SearchSection(BaseModel):
+    """How many members, and which search names their settings. Other keys are options of the search."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str = "divbo"
+    members: int = Field(32, ge=1, le=1_000_000)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the plug-in's part: kind and options."""
+        return {"kind": self.kind, **(self.model_extra or {})}
+
+
+class Config(_Section):
+    """One run. Everything that changes its result is in `identity`; storage, runtime and tracking may differ on resume.
+
+    Attributes:
+        name: names the run's folder, the MLflow experiment and the registered models.
+        seed: the root of all chance.
+        metric: what search and selection minimise on the *search* split: `nll` or `error`.
+        storage: a folder, or any pyarrow address (`s3://…`), under which runs are kept.
+        members: family name -> a member whose values are fixed or domains (see `distens.space`).
+        select, combine, distill, runtime, tracking: plug-ins of those families; `distill: null` makes no student.
+        calibrate: one temperature, fitted on the *combine* split, for every row of the table alike; or none.
+        baselines: trained at the end for comparison.
+    """
+
+    name: Name
+    seed: int = Field(0, ge=0)
+    role: Literal["ensemble"] = "ensemble"
+    metric: Literal["nll", "error"] = "nll"
+    storage: str = "runs"
+    data: DataSection
+    members: dict[Name, dict[str, Any]] = Field(min_length=1)
+    search: SearchSection = SearchSection()  # pyright: ignore[reportCallIssue]
+    select: Spec = "greedy"
+    combine: Spec = "average"
+    calibrate: Literal["temperature", "none"] = "temperature"
+    distill: Spec | None = None
+    baselines: tuple[Spec, ...] = ()
+    runtime: Spec = "ray_actors"
+    tracking: Spec = "mlflow_runs"
+
+    def identity(self) -> dict[str, Any]:
+        """Return the part that decides the result: all but where it runs, is stored and is tracked."""
+        return self.model_dump(mode="json", exclude={"storage", "runtime", "tracking"})
+
+    def hash(self) -> str:
+        """Return eight hexadecimal digits that name this run."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+
+    def run_name(self) -> str:
+        """Return the name of the run's folder."""
+        return f"{self.name}-{self.hash()}"
+
+
+def parse(values: Mapping[str, Any], where: str = "") -> Config:
+    """Return the config that a mapping describes.
+
+    Raises:
+        ConfigError: one line for every key that is unknown, missing, or out of range.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        prefix = f"{where}: " if where else ""
+        raise ConfigError("\n".join(prefix + line for line in _lines(error))) from error
+
+
+def _lines(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        place = ".".join(str(step) for step in item["loc"])
+        if item["type"] == "extra_forbidden":
+            section = _section(item["loc"][:-1])
+            lines.append(f"{place}: unknown key. {did_you_mean(str(item['loc'][-1]), section.model_fields)}")
+        elif item["type"] == "missing":
+            lines.append(f"{place}: missing")
+        else:
+            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}, found {item['input']!r}")
+    return lines
+
+
+def _section(path: Sequence[int | str]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for step in path:
+        kind = section.model_fields[str(step)].annotation
+        assert isinstance(kind, type) and issubclass(kind, BaseModel)
+        section = kind
+    return section
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the config in a YAML 1.2 file, with `key.key=value` overrides.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or the config is not valid.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
+        raise ConfigError(f"{file}: no such config. {did_you_mean(file.name, near)}")
+    values = read_yaml(file.read_text(encoding="utf-8"), str(file))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: a config is a mapping, found {type(values).__name__}")
+    for override in overrides:
+        _set(values, override)
+    return parse(values, str(file))
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Return YAML 1.2 as plain values: `1e-3` is a number and `on` is a word."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(f"{where}: not YAML: {error}") from error
+
+
+def to_yaml(config: Config) -> str:
+    """Return the resolved config, every default filled in."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    out = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    yaml.dump(config.model_dump(mode="json"), out)
+    return out.getvalue()
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override!r}: expected key.key=value")
+    *parents, last = path.split(".")
+    place = values
+    for step in parents:
+        inner = place.setdefault(step, {})
+        if isinstance(inner, str):  # `search: divbo` and --set search.beta=0.1
+            inner = place[step] = {"kind": inner}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {path}: {step!r} is not a section, found {inner!r}")
+        place = inner
+    place[last] = read_yaml(text, f"--set {path}")

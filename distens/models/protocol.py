@@ -1,0 +1,26 @@
+"""A network by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Model(Protocol):
+    """A frozen dataclass whose fields are the architecture's options."""
+
+    def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Return a freshly initialised network: inputs (N, *input_shape) -> logits_NC.
+
+        Initialisation draws from torch's global generator, which the caller has seeded.
+
+        Raises:
+            Refused: the architecture does not fit the input shape.
+        """
+        ...
+
+    def widened(self, factor: float) -> Model:
+        """Return the same architecture with every hidden width times `factor` (at least 1)."""
+        ...

@@ -1,0 +1,156 @@
+"""Plug-ins by file name: `distens/search/divbo.py` holds the class `DivBO` and is `kind: divbo` in a config.
+
+A plug-in is a dataclass whose fields are its options; there is no other list of names or options. A field annotated
+`Annotated[…, Plugin("models")]` is itself a plug-in of that family, given as `{kind: name, option: …}` or, without
+options, as its bare name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from distens.errors import ConfigError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Plugin:
+    """Marks a field whose value is a plug-in of the named family."""
+
+    family: str
+
+
+def names(family: str) -> list[str]:
+    """Return the names of a family's plug-ins, without importing them."""
+    package = importlib.import_module(f"distens.{family}")
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in found if not name.startswith("_") and name != "protocol")
+
+
+@cache
+def _load(family: str, kind: str) -> type:
+    module = importlib.import_module(f"distens.{family}.{kind}")
+    wanted = kind.replace("_", "").lower()
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__ and value.__name__.lower() == wanted:
+            return value
+    raise AssertionError(f"{module.__name__} must define a class named {wanted} (in any capitals)")
+
+
+def find(family: str, kind: Any, where: str) -> type:
+    """Return the class of a plug-in.
+
+    Raises:
+        ConfigError: no file of that name in the family.
+    """
+    allowed = names(family)
+    if kind not in allowed:
+        raise ConfigError(f"{where}.kind: unknown {family} kind {kind!r}. {did_you_mean(str(kind), allowed)}")
+    return _load(family, kind)
+
+
+def options(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    """Return a plug-in's options by name."""
+    return {f.name: f for f in dataclasses.fields(cls) if f.init}
+
+
+def split_spec(spec: Any, where: str) -> tuple[Any, dict[str, Any]]:
+    """Return (kind, options) of `name` or `{kind: name, …}`."""
+    if isinstance(spec, str):
+        return spec, {}
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"{where}: expected a kind or a mapping with `kind`, found {spec!r}")
+    if "kind" not in spec:
+        raise ConfigError(f"{where}: `kind` is missing. Found: {', '.join(map(str, spec)) or 'nothing'}")
+    return spec["kind"], {key: value for key, value in spec.items() if key != "kind"}
+
+
+def plugin_family(cls: type, option: str) -> str | None:
+    """Return the family of an option that is itself a plug-in, else None."""
+    hint = _hints(cls).get(option)
+    return next((m.family for m in getattr(hint, "__metadata__", ()) if isinstance(m, Plugin)), None)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+@cache
+def _adapter(cls: type, option: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_hints(cls)[option], config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def build(family: str, spec: Any, where: str) -> Any:
+    """Return the plug-in that `spec` describes, with every option checked.
+
+    Args:
+        family: a folder of plug-ins, e.g. `search`.
+        spec: `name`, or `{kind: name, option: value, …}`.
+        where: the place in the config, for messages.
+
+    Raises:
+        ConfigError: unknown kind or option, a missing option, a value out of range, an option without effect.
+    """
+    kind, given = split_spec(spec, where)
+    cls = find(family, kind, where)
+    known = options(cls)
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}: unknown option of {kind!r}. {did_you_mean(str(key), known)}")
+    checked = {key: _check(cls, key, value, f"{where}.{key}") for key, value in given.items()}
+    missing = [
+        name
+        for name, f in known.items()
+        if name not in checked and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: {kind!r} needs the option{'s' * (len(missing) > 1)} {', '.join(missing)}")
+    try:
+        return cls(**checked)
+    except ValueError as error:  # a plug-in's __post_init__: options that contradict each other or have no effect
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def build_member(settings: Mapping[str, Any], where: str = "members") -> Any:
+    """Return the untrained member that settings describe; `family` is a name, not an option."""
+    spec = {key: value for key, value in settings.items() if key != "family"}
+    return build("members", spec, f"{where}.{settings['family']}" if "family" in settings else where)
+
+
+def _check(cls: type, option: str, value: Any, where: str) -> Any:
+    family = plugin_family(cls, option)
+    if family is not None and value is not None:
+        return build(family, value, where)
+    try:
+        return _adapter(cls, option).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(describe(error, where)) from error
+
+
+def describe(error: ValidationError, where: str = "") -> str:
+    """Return pydantic's findings as one line each: where, what is wrong, what was found."""
+    lines = []
+    for item in error.errors(include_url=False):
+        # Constraint and tagged-union steps of pydantic's path are its own words, not places in a config.
+        place = ".".join([where] * bool(where) + [str(step) for step in item["loc"] if "[" not in str(step)])
+        lines.append(f"{place}: {item['msg'][0].lower() + item['msg'][1:]}, found {item['input']!r}")
+    return "\n".join(lines)
+
+
+def resolved(plugin: Any, kind: str) -> dict[str, Any]:
+    """Return a built plug-in as `{kind: name, option: value, …}` with every default filled in (JSON values)."""
+    values: dict[str, Any] = {"kind": kind}
+    for name in options(type(plugin)):
+        value = getattr(plugin, name)
+        family = plugin_family(type(plugin), name)
+        if family is not None and value is not None:
+            value = resolved(value, type(value).__module__.rsplit(".", 1)[1])
+        values[name] = list(value) if isinstance(value, tuple) else value
+    return values

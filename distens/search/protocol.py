@@ -1,0 +1,21 @@
+"""Which settings next."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from distens.records import History, Settings
+from distens.space import Space
+
+
+class Search(Protocol):
+    """A frozen dataclass whose fields are its options. It remembers nothing: everything follows from history."""
+
+    def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
+        """Return `count` settings that lie in the space and are, where the space allows, new and different.
+
+        The same history, space and generator state give the same proposals.
+        """
+        ...

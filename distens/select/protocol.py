@@ -1,0 +1,21 @@
+"""Which members stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from distens.records import Floats, Integers
+
+
+class Selector(Protocol):
+    """A frozen dataclass whose fields are its options."""
+
+    def select(self, probs_MNC: Floats | Sequence[Floats], labels_N: Integers, metric: str = "nll") -> Floats:
+        """Return weights_M, non-negative, sum 1; a member with weight 0 is left out.
+
+        Args:
+            probs_MNC: predictions on the *search* split; a sequence of (memory-mapped) probs_NC will do.
+            metric: `nll` or `error`, what to minimise.
+        """
+        ...

@@ -1,0 +1,318 @@
+"""The search space: what a config's `members` section leaves open.
+
+Every value of a member may be fixed or a domain:
+
+    learning_rate: {low: 1e-4, high: 1e-1, log: true}      a range; whole numbers when both ends are
+    batch_size: {choices: [32, 64, 128]}                   a choice, of values or of mappings that hold domains
+
+A domain inside a choice exists only where that choice is taken (a conditional space). The families of `members` are
+the outermost choice. Settings are drawn uniformly, on a log scale where `log` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distens.errors import ConfigError
+from distens.records import Floats, Settings
+
+INACTIVE = -1.0
+"""Stands for a range that does not exist in these settings (DivBO's specification, section 3)."""
+
+
+@dataclass(frozen=True)
+class _Constant:
+    value: Any
+
+    width = 0
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        return self.value
+
+    def contains(self, value: Any) -> bool:
+        return value == self.value
+
+    def encode(self, value: Any, out: list[float]) -> None:
+        pass
+
+    def skip(self, out: list[float]) -> None:
+        pass
+
+    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
+        return value
+
+    def domains(self, value: Any) -> int:
+        return 0
+
+    def corners(self) -> Iterator[Any]:
+        yield self.value
+
+    def count(self) -> float:
+        return 1
+
+
+@dataclass(frozen=True)
+class _Range:
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+    width = 2
+
+    def _scale(self, value: float) -> float:
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        return ((math.log(value) if self.log else value) - low) / (high - low)
+
+    def _unscale(self, unit: float) -> float | int:
+        unit = min(max(unit, 0.0), 1.0)
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = low + unit * (high - low)
+        value = math.exp(value) if self.log else value
+        if self.whole:
+            return int(min(max(round(value), self.low), self.high))
+        return float(min(max(value, self.low), self.high))
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        if self.whole and not self.log:
+            return int(rng.integers(int(self.low), int(self.high) + 1))
+        return self._unscale(rng.random())
+
+    def contains(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return self.low <= value <= self.high and (not self.whole or float(value).is_integer())
+
+    def encode(self, value: Any, out: list[float]) -> None:
+        out += (self._scale(value), 1.0)
+
+    def skip(self, out: list[float]) -> None:
+        out += (INACTIVE, 0.0)
+
+    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
+        for _ in range(20):
+            moved = self._unscale(self._scale(value) + 0.2 * rng.standard_normal())
+            if moved != value:
+                return moved
+        return self.draw(rng)
+
+    def domains(self, value: Any) -> int:
+        return 1
+
+    def corners(self) -> Iterator[Any]:
+        yield self._unscale(0.0)
+        yield self._unscale(1.0)
+
+    def count(self) -> float:
+        return self.high - self.low + 1 if self.whole else math.inf
+
+
+@dataclass(frozen=True)
+class _Choice:
+    options: tuple[_Node, ...]
+
+    @property
+    def width(self) -> int:
+        return len(self.options) + sum(option.width for option in self.options)
+
+    def _index(self, value: Any) -> int:
+        return next(i for i, option in enumerate(self.options) if option.contains(value))
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        return self.options[int(rng.integers(len(self.options)))].draw(rng)
+
+    def contains(self, value: Any) -> bool:
+        return any(option.contains(value) for option in self.options)
+
+    def encode(self, value: Any, out: list[float]) -> None:
+        chosen = self._index(value)
+        out += [float(i == chosen) for i in range(len(self.options))]
+        for i, option in enumerate(self.options):
+            option.encode(value, out) if i == chosen else option.skip(out)
+
+    def skip(self, out: list[float]) -> None:
+        out += [0.0] * len(self.options)
+        for option in self.options:
+            option.skip(out)
+
+    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
+        chosen = self._index(value)
+        inner = self.options[chosen].domains(value)
+        if inner and rng.integers(inner + 1):  # one of the chosen option's own domains, as likely as the choice itself
+            return self.options[chosen].neighbour(value, rng)
+        others = [option for i, option in enumerate(self.options) if i != chosen]
+        return others[int(rng.integers(len(others)))].draw(rng) if others else value
+
+    def domains(self, value: Any) -> int:
+        return (len(self.options) > 1) + self.options[self._index(value)].domains(value)
+
+    def corners(self) -> Iterator[Any]:
+        for option in self.options:
+            yield from option.corners()
+
+    def count(self) -> float:
+        return sum(option.count() for option in self.options)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A mapping or a list whose parts may be domains."""
+
+    keys: tuple[str, ...] | None  # None for a list
+    parts: tuple[_Node, ...]
+
+    @property
+    def width(self) -> int:
+        return sum(part.width for part in self.parts)
+
+    def _values(self, value: Any) -> Sequence[Any]:
+        return value if self.keys is None else [value[key] for key in self.keys]
+
+    def _group(self, values: Sequence[Any]) -> Any:
+        return list(values) if self.keys is None else dict(zip(self.keys, values, strict=True))
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        return self._group([part.draw(rng) for part in self.parts])
+
+    def contains(self, value: Any) -> bool:
+        if self.keys is None:
+            right = isinstance(value, list | tuple) and len(value) == len(self.parts)
+        else:
+            right = isinstance(value, Mapping) and set(value) == set(self.keys)
+        return right and all(p.contains(v) for p, v in zip(self.parts, self._values(value), strict=True))
+
+    def encode(self, value: Any, out: list[float]) -> None:
+        for part, inner in zip(self.parts, self._values(value), strict=True):
+            part.encode(inner, out)
+
+    def skip(self, out: list[float]) -> None:
+        for part in self.parts:
+            part.skip(out)
+
+    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
+        values = list(self._values(value))
+        counts = np.array([part.domains(v) for part, v in zip(self.parts, values, strict=True)])
+        if counts.sum():
+            i = int(rng.choice(len(counts), p=counts / counts.sum()))
+            values[i] = self.parts[i].neighbour(values[i], rng)
+        return self._group(values)
+
+    def domains(self, value: Any) -> int:
+        return sum(part.domains(v) for part, v in zip(self.parts, self._values(value), strict=True))
+
+    def corners(self) -> Iterator[Any]:
+        first = [next(part.corners()) for part in self.parts]
+        yield self._group(first)
+        for i, part in enumerate(self.parts):  # one part at a time: their number grows as a sum, not as a product
+            for j, corner in enumerate(part.corners()):
+                if j:
+                    yield self._group([*first[:i], corner, *first[i + 1 :]])
+
+    def count(self) -> float:
+        return math.prod(part.count() for part in self.parts)
+
+
+_Node = _Constant | _Range | _Choice | _Group
+
+
+def _parse(value: Any, where: str) -> _Node:
+    if isinstance(value, Mapping):
+        if "choices" in value:
+            return _parse_choice(value, where)
+        if "low" in value or "high" in value:
+            return _parse_range(value, where)
+        return _Group(tuple(map(str, value)), tuple(_parse(v, f"{where}.{k}") for k, v in value.items()))
+    if isinstance(value, list | tuple):
+        if any(isinstance(part, Mapping) for part in value):
+            return _Group(None, tuple(_parse(part, f"{where}.{i}") for i, part in enumerate(value)))
+        return _Constant(list(value))
+    return _Constant(value)
+
+
+def _parse_choice(value: Mapping[str, Any], where: str) -> _Node:
+    found = value["choices"]
+    if set(value) != {"choices"} or not isinstance(found, list | tuple) or not found:
+        raise ConfigError(f"{where}: a choice is {{choices: [one or more values]}}, found {dict(value)!r}")
+    if len({json.dumps(option, sort_keys=True) for option in found}) != len(found):
+        raise ConfigError(f"{where}: choices name a value twice: {found!r}")
+    return _Choice(tuple(_parse(option, f"{where}.choices.{i}") for i, option in enumerate(found)))
+
+
+def _parse_range(value: Mapping[str, Any], where: str) -> _Node:
+    low, high, log = value.get("low"), value.get("high"), value.get("log", False)
+    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+    if set(value) - {"low", "high", "log"} or not numbers or not isinstance(log, bool):
+        raise ConfigError(
+            f"{where}: a range is {{low: number, high: number, log: true or false}}, found {dict(value)!r}"
+        )
+    assert low is not None and high is not None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(f"{where}: no number lies in the range from {low} to {high}; low must be below high")
+    if log and low <= 0:
+        raise ConfigError(f"{where}: a logarithmic range starts above 0, found low: {low}")
+    return _Range(low, high, log, isinstance(low, int) and isinstance(high, int))
+
+
+class Space:
+    """What `members` leaves open, as a whole.
+
+    Args:
+        members: family name -> template: a mapping whose values are fixed or domains.
+
+    Raises:
+        ConfigError: a range or choice that holds nothing, or is written wrongly.
+    """
+
+    def __init__(self, members: Mapping[str, Mapping[str, Any]], where: str = "members") -> None:
+        if not members:
+            raise ConfigError(f"{where}: the space holds no settings: name at least one family")
+        families = [_parse({"family": name, **template}, f"{where}.{name}") for name, template in members.items()]
+        self._root = _Choice(tuple(families))
+        self.families = tuple(members)
+
+    @property
+    def width(self) -> int:
+        """The length of an encoded vector."""
+        return self._root.width
+
+    @property
+    def count(self) -> float:
+        """How many different settings there are; infinite with a range of real numbers."""
+        return self._root.count()
+
+    def draw(self, rng: np.random.Generator) -> Settings:
+        """Return settings drawn uniformly, families first."""
+        return self._root.draw(rng)
+
+    def contains(self, settings: Settings) -> bool:
+        """Return whether `draw` could have made these settings."""
+        return self._root.contains(settings)
+
+    def encode(self, settings: Sequence[Settings]) -> Floats:
+        """Return one row per settings: choices one-hot, ranges in [0, 1] (log where they are) with an "active" bit,
+        INACTIVE where a condition does not hold."""
+        rows: list[list[float]] = []
+        for entry in settings:
+            row: list[float] = []
+            self._root.encode(entry, row)
+            rows.append(row)
+        return np.array(rows, dtype=np.float64).reshape(len(rows), self.width)
+
+    def neighbour(self, settings: Settings, rng: np.random.Generator) -> Settings:
+        """Return settings with one domain changed (a Gaussian step of 0.2 on the unit scale, or another choice)."""
+        return self._root.neighbour(settings, rng)
+
+    def corners(self) -> Iterator[Settings]:
+        """Yield settings that together take every end of every range and every choice: what to check before work."""
+        yield from self._root.corners()
+
+
+def key(settings: Settings) -> str:
+    """Return a string that equal settings share."""
+    return json.dumps(settings, sort_keys=True)

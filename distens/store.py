@@ -1,0 +1,206 @@
+"""A run's folder on any filesystem that pyarrow opens: atomic, checksummed writes; nothing is ever unpickled.
+
+    config.yaml  run.json     what was asked
+    journal/                  what was dispatched and what came back, in order
+    members/<id>/<attempt>/   state.safetensors, search.arrow, combine.arrow, test.arrow, then report.json as the marker
+    members/<id>/checkpoint   the last checkpoint, whoever wrote it: attempts of one task are the same computation
+    final/  figures/          the bundle, the pictures
+
+Local files are written beside their place and renamed; object stores publish an object when it is closed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from distens.errors import StorageError
+from distens.records import Address, Floats, State
+
+META = "distens"
+
+
+class Store:
+    """One folder, reached through pyarrow. Cheap to open anywhere: send `url` and the root, not the object.
+
+    Args:
+        url: a local path or a pyarrow address such as `s3://bucket/runs/digits-1a2b3c4d`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            if "://" in url:
+                self._fs, self._root = fs.FileSystem.from_uri(url)
+            else:
+                self._fs, self._root = fs.LocalFileSystem(), str(Path(url).absolute())
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StorageError(f"storage {url!r}: cannot be opened: {error}") from error
+        self.local = isinstance(self._fs, fs.LocalFileSystem)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (f"{self._root}" if self.local else self.url,)
+
+    def path(self, name: str) -> str:
+        """Return the full path of a name inside the folder; refuses names that lead out of it."""
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StorageError(f"{self.url}: {name!r} leads out of the folder")
+        return f"{self._root}/{name}" if name else self._root
+
+    def exists(self, name: str) -> bool:
+        """Return whether a file of that name is complete."""
+        return self._fs.get_file_info(self.path(name)).type == fs.FileType.File
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the sorted names of files and folders directly in a folder; none if it is not there."""
+        found = self._fs.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
+        return sorted(info.base_name for info in found if not info.base_name.endswith(".part"))
+
+    def write(self, name: str, content: bytes) -> Address:
+        """Write a file at once or not at all.
+
+        Raises:
+            StorageError: the place cannot be written.
+        """
+        path = self.path(name)
+        try:
+            if self.local:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                part = f"{path}.{uuid.uuid4().hex}.part"
+                with open(part, "wb") as out:
+                    out.write(content)
+                    out.flush()
+                    os.fsync(out.fileno())
+                os.replace(part, path)
+            else:
+                with self._fs.open_output_stream(path) as out:
+                    out.write(content)
+        except OSError as error:
+            raise StorageError(f"{self.url}: cannot write {name}: {error}") from error
+        return Address(name, hashlib.sha256(content).hexdigest(), len(content))
+
+    def read(self, name: str, address: Address | None = None) -> bytes:
+        """Return a file's content, checked against its address where one is given.
+
+        Raises:
+            StorageError: the file is missing, or is not what was written.
+        """
+        try:
+            with self._fs.open_input_stream(self.path(name)) as source:
+                content = source.read()
+        except OSError as error:
+            raise StorageError(f"{self.url}: cannot read {name}: {error}") from error
+        if address is not None and hashlib.sha256(content).hexdigest() != address.sha256:
+            raise StorageError(
+                f"{self.url}: {name} is damaged: {len(content)} bytes whose SHA-256 is not the recorded "
+                f"{address.sha256[:12]}… ({address.size_bytes} bytes)"
+            )
+        return content
+
+    def delete(self, folder: str = "") -> None:
+        """Remove a folder and all in it, if it is there."""
+        if self._fs.get_file_info(self.path(folder)).type == fs.FileType.Directory:
+            self._fs.delete_dir(self.path(folder))
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        self._fs.delete_file(self.path(name))
+
+    def write_json(self, name: str, value: Any) -> Address:
+        """Write a value as JSON; numbers that are not finite are refused."""
+        return self.write(name, json.dumps(value, allow_nan=False, indent=1).encode())
+
+    def read_json(self, name: str, address: Address | None = None) -> Any:
+        """Return a JSON file's value."""
+        try:
+            return json.loads(self.read(name, address))
+        except ValueError as error:
+            raise StorageError(f"{self.url}: {name} is damaged: {error}") from error
+
+    def write_state(self, name: str, state: State) -> Address:
+        """Write a state as one safetensors file, its description in the header."""
+        from safetensors.numpy import save
+
+        arrays = {key: np.ascontiguousarray(value) for key, value in state.arrays.items()}
+        return self.write(name, save(arrays, metadata={META: json.dumps(dict(state.meta))}))
+
+    def read_state(self, name: str, address: Address | None = None) -> State:
+        """Return the state in a safetensors file."""
+        return decode_state(self.read(name, address), f"{self.url}/{name}")
+
+    def write_predictions(self, name: str, probs_NC: Floats) -> Address:
+        """Write class probabilities as an Arrow file: one column of N lists of C float32."""
+        flat = pa.array(np.ascontiguousarray(probs_NC, dtype=np.float32).ravel())
+        column = pa.FixedSizeListArray.from_arrays(flat, probs_NC.shape[1])
+        sink = pa.BufferOutputStream()
+        table = pa.table({"probabilities": column})
+        with pa.ipc.new_file(sink, table.schema) as out:
+            out.write_table(table)
+        return self.write(name, sink.getvalue().to_pybytes())
+
+    def read_predictions(self, address: Address) -> Floats:
+        """Return probs_NC, float32, read-only; memory-mapped where the file is local."""
+        try:
+            if self.local:
+                source = pa.memory_map(self.path(address.path))
+                if source.size() != address.size_bytes:
+                    raise StorageError(
+                        f"{self.url}: {address.path} is damaged: {source.size()} bytes instead of {address.size_bytes}"
+                    )
+            else:
+                source = pa.BufferReader(self.read(address.path, address))
+            column = pa.ipc.open_file(source).read_all()["probabilities"].combine_chunks()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
+        return column.flatten().to_numpy().reshape(len(column), -1)
+
+
+def decode_state(content: bytes, where: str) -> State:
+    """Return the state in the bytes of a safetensors file. Nothing is unpickled."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays: dict[str, NDArray[Any]] = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        meta: Mapping[str, Any] = json.loads(header.get("__metadata__", {}).get(META, "{}"))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise StorageError(f"{where} is damaged: {error}") from error
+    return State(arrays, meta)
+
+
+class Checkpoint:
+    """Where one task keeps its last checkpoint. Without a store it forgets: for tests and for what needs none."""
+
+    def __init__(self, store: Store | None = None, task_id: str = "") -> None:
+        self._store = store
+        self._name = f"members/{task_id}/checkpoint.safetensors"
+
+    def save(self, state: State) -> None:
+        """Replace the checkpoint."""
+        if self._store is not None:
+            self._store.write_state(self._name, state)
+
+    def load(self) -> State | None:
+        """Return the last checkpoint; None if there is none or it is damaged (then the task starts afresh)."""
+        if self._store is None or not self._store.exists(self._name):
+            return None
+        try:
+            return self._store.read_state(self._name)
+        except StorageError:
+            return None
+
+    def clear(self) -> None:
+        """Forget the checkpoint, once the task's report is written."""
+        if self._store is not None and self._store.exists(self._name):
+            self._store.remove(self._name)

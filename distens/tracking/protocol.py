@@ -1,0 +1,75 @@
+"""Where a run is logged. A tracker never holds up or breaks a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from distens.records import Failure, Finished, Task
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known when a run starts."""
+
+    name: str
+    run_name: str
+    config: Mapping[str, Any]
+    storage: str
+    versions: Mapping[str, str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Final:
+    """What is known when a run has ended well.
+
+    Attributes:
+        rows: the honest table: row name -> column -> value.
+        weights: selected member's id -> weight.
+        diversity: member's id -> its mean diversity to the selection.
+        figures: local PNG files.
+        report: the local HTML page.
+        bundles: `ensemble`, and `student` where there is one -> local bundle folder.
+        scores: `ensemble`, `student` -> negative log-likelihood on the *combine* split, to compare with a champion's.
+        example: a few raw rows that the bundles predict (a pandas DataFrame or an array), and no labels.
+        expected: bundle -> probs_NC that it gives for `example`.
+    """
+
+    rows: Mapping[str, Mapping[str, Any]]
+    weights: Mapping[str, float]
+    diversity: Mapping[str, float]
+    figures: tuple[Path, ...]
+    report: Path | None
+    bundles: Mapping[str, Path]
+    scores: Mapping[str, float]
+    example: Any
+    expected: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Tracker(Protocol):
+    """A dataclass whose fields are its options. Calls return at once; what cannot be sent is kept and sent later.
+
+    Sending again, after a resume, what was sent before changes nothing.
+    """
+
+    def start(self, run: RunInfo) -> None:
+        """Begin, or go on with, the parent run."""
+        ...
+
+    def member(self, task: Task, outcome: Finished | Failure) -> None:
+        """Log one attempt: a member that finished, or a failure (with `final=False` another attempt follows)."""
+        ...
+
+    def progress(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log the search so far on the parent run: `best_single`, `ensemble`, `finished`, `failed`, …"""
+        ...
+
+    def finish(self, final: Final | None, status: str) -> list[str]:
+        """Send what is left, within bounded time, and return lines for the user: where to look, what was not sent.
+
+        `status` is `finished`, `failed` or `stopped`; without `final` nothing is registered.
+        """
+        ...

@@ -1,0 +1,26 @@
+"""What a member is given besides examples: its seed, its place to keep checkpoints, its share of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from distens.store import Checkpoint
+
+
+@dataclass(frozen=True)
+class Work:
+    """The surroundings of one fit.
+
+    Attributes:
+        seed: the only source of chance.
+        checkpoint: kept during training, so that a killed member goes on from the last one.
+        device: `cpu` or `cuda`.
+        threads: CPU threads that the member may use.
+        gpus: GPUs that the member was given; may be a fraction.
+    """
+
+    seed: int
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    device: str = "cpu"
+    threads: int = 1
+    gpus: float = 0.0
