@@ -1,0 +1,253 @@
+"""The command line: `distens run|resume|predict|report|list`.
+
+Only what a command needs is imported, when it runs: `--help` brings neither torch nor ray nor mlflow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distens import __version__
+from distens.errors import ConfigError, DataError, DistensError
+
+if TYPE_CHECKING:
+    from distens.coordinator import Update
+    from distens.finish import Result
+
+USER_ERROR, FAILED, STOPPED = 2, 1, 130
+"""Exit codes: the config or the data are wrong; the run failed; it was stopped and can be resumed."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=("Train many models side by side on Ray and turn them into one thing worth deploying."),
+)
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. search.members=64.")
+]
+
+
+def main() -> None:
+    """Run a command; a user's mistake is a message and an exit code, never a traceback."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a member's own module lies beside its config, as with `python -m`
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except DistensError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(USER_ERROR if isinstance(error, ConfigError | DataError) else FAILED)
+    except BrokenPipeError:
+        sys.exit(FAILED)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"distens {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
+    set_: Set = None,
+    overwrite: Annotated[bool, typer.Option(help="Delete an earlier run of the same config.")] = False,
+) -> None:
+    """Search, train, combine, evaluate and register one run."""
+    from distens.config import load_config
+
+    checked = load_config(config, set_ or ())
+    _silence()
+    from distens import coordinator
+
+    with _view() as watch:
+        result = coordinator.run(checked, watch, overwrite)
+    _show(result)
+
+
+@app.command()
+def resume(
+    path: Annotated[str, typer.Argument(help="The folder of a run that was interrupted.")],
+    set_: Set = None,
+) -> None:
+    """Go on with an interrupted run; only what is missing is trained."""
+    from distens.config import overrides
+
+    values = overrides(set_ or ())
+    _silence()
+    from distens import coordinator
+
+    with _view() as watch:
+        result = coordinator.resume(path, watch, values)
+    _show(result)
+
+
+@app.command()
+def predict(
+    path: Annotated[str, typer.Argument(help="A run's folder, or a bundle's.")],
+    rows: Annotated[str, typer.Argument(help="A .csv, .parquet or .npz file, or a folder of idx files.")],
+    out: Annotated[Path | None, typer.Option(help="Write a CSV file instead of printing.")] = None,
+    student: Annotated[bool, typer.Option(help="Predict with the run's student.")] = False,
+) -> None:
+    """Predict classes and their probabilities."""
+    from distens.data.source import rows_from_file
+    from distens.serve.predictor import load
+
+    predictor = load(f"{path}/final/student" if student else path)
+    probs_NC = predictor.predict_proba(rows_from_file(rows, predictor.preprocessing))
+    import pandas as pd
+
+    frame = pd.DataFrame(probs_NC, columns=list(predictor.classes))
+    frame.insert(0, "prediction", [predictor.classes[i] for i in probs_NC.argmax(axis=1)])
+    if out is None:
+        typer.echo(frame.to_csv(index=False), nl=False)
+    else:
+        frame.to_csv(out, index=False)
+        typer.echo(f"{len(frame)} predictions: {out}")
+
+
+@app.command()
+def report(
+    path: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the page here.")] = None,
+) -> None:
+    """Print a finished run's table, and where its page is."""
+    from distens.errors import RunError
+    from distens.store import Store
+
+    store = Store(path)
+    if not store.exists("run.json"):
+        raise RunError(f"{path}: no run here (run.json is missing)")
+    if not store.exists("results.json"):
+        raise RunError(f"{path}: this run has not finished; `distens resume {path}` goes on with it")
+    results = store.read_json("results.json")
+    rows = {name: value for name, value in results.items() if isinstance(value, dict) and "accuracy" in value}
+    _print_table(rows, results["missing"], results["verdict"])
+    if out is not None:
+        out.write_bytes(store.read("report.html"))
+    typer.echo(f"report: {out or store.path('report.html')}")
+
+
+@app.command("list")
+def list_(
+    storage: Annotated[str, typer.Option(help="Where runs are kept.")] = "runs",
+) -> None:
+    """List runs with their state and their ensemble's figures."""
+    from datetime import datetime
+
+    from distens.store import Store
+
+    store = Store(storage)
+    lines = [["run", "started", "state", "members", "ensemble accuracy", "NLL"]]
+    for name in store.names():
+        if not store.exists(f"{name}/run.json"):
+            continue
+        info = store.read_json(f"{name}/run.json")
+        done = store.exists(f"{name}/results.json")
+        results = store.read_json(f"{name}/results.json") if done else {}
+        asked = str(info["identity"]["search"]["members"])
+        started = datetime.fromtimestamp(info["started"]).strftime("%Y-%m-%d %H:%M")
+        if done:
+            row = results["ensemble"]
+            lines.append([name, started, "finished", asked, f"{row['accuracy']:.4f}", f"{row['nll']:.4f}"])
+        else:
+            lines.append([name, started, "unfinished", asked, "", ""])
+    if len(lines) == 1:
+        typer.echo(f"no runs in {storage}")
+        return
+    _print_lines(lines)
+
+
+def _silence() -> None:
+    """Keep libraries from writing over the live view; ours and their errors still show."""
+    import logging
+    import warnings
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("mlflow", "alembic", "lightning", "lightning.pytorch", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray 2.60 warns about its coming default
+
+
+@contextmanager
+def _view() -> Iterator[Any]:
+    """Yield a watcher: a live view on a terminal, plain lines elsewhere; says how to resume when it is stopped."""
+    from distens.live import Live, plain
+
+    path: list[str] = []
+    live = Live() if sys.stdout.isatty() else None
+
+    def watch(update: Update) -> None:
+        if update.path:
+            path[:] = [update.path]
+        live.show(update) if live else plain(update)
+
+    try:
+        with live or _nothing():
+            yield watch
+    except KeyboardInterrupt:
+        typer.echo("stopped.", err=True)
+        if path:
+            typer.echo(f"Nothing that finished is lost. Go on with:  distens resume {path[0]}", err=True)
+        sys.exit(STOPPED)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _show(result: Result) -> None:
+    _print_table(result.rows, result.missing, result.verdict)
+    for note in result.notes:
+        typer.echo(note)
+
+
+def _print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
+    from distens.evaluate.report import table_lines
+
+    typer.echo()
+    _print_lines(table_lines(rows, {}))
+    for name, why in missing.items():
+        typer.echo(f"{name}: {why}")
+    typer.echo()
+    for sentence in verdict:
+        typer.echo(f"- {sentence}")
+    typer.echo()
+
+
+def _print_lines(lines: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(lines[0]):
+        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
+    for line in lines[1:]:
+        table.add_row(*(Text(cell) for cell in line))
+    console = Console()
+    # A log has no width: there the table is as wide as it needs to be.
+    console.print(table, width=None if console.is_terminal else max(console.width, 140))
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,7 @@ class _Section(BaseModel):
 
 
 class Splits(_Section):
-    """Shares of the rows. They sum to one; with `test: given` (a source that has its own test part), the other three do."""
+    """Shares of the rows, which sum to one; with `test: given` (the source has its own test part) the other three do."""
 
     train: float = Field(0.5, gt=0, lt=1)
     search: float = Field(0.15, gt=0, lt=1)
@@ -104,7 +104,7 @@ class Config(_Section):
     combine: Spec = "average"
     calibrate: Literal["temperature", "none"] = "temperature"
     distill: Spec | None = None
-    baselines: tuple[Spec, ...] = ()
+    baselines: tuple[str, ...] = ()
     runtime: Spec = "ray_actors"
     tracking: Spec = "mlflow_runs"
 
@@ -157,7 +157,7 @@ def _section(path: Sequence[int | str]) -> type[BaseModel]:
     return section
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Return the config in a YAML 1.2 file, with `key.key=value` overrides.
 
     Raises:
@@ -200,14 +200,26 @@ def to_yaml(config: Config) -> str:
     return out.getvalue()
 
 
+def overrides(items: Sequence[str]) -> dict[str, Any]:
+    """Return `key.key=value` items as a mapping of sections.
+
+    Raises:
+        ConfigError: an item is not written so.
+    """
+    values: dict[str, Any] = {}
+    for item in items:
+        _set(values, item)
+    return values
+
+
 def _set(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override!r}: expected key.key=value")
     *parents, last = path.split(".")
-    place = values
+    place: dict[str, Any] = values
     for step in parents:
-        inner = place.setdefault(step, {})
+        inner: Any = place.setdefault(step, {})
         if isinstance(inner, str):  # `search: divbo` and --set search.beta=0.1
             inner = place[step] = {"kind": inner}
         if not isinstance(inner, dict):

@@ -144,13 +144,18 @@ def describe(error: ValidationError, where: str = "") -> str:
     return "\n".join(lines)
 
 
-def resolved(plugin: Any, kind: str) -> dict[str, Any]:
+def kind_of(plugin: Any) -> str:
+    """Return the name of a built plug-in: its file's."""
+    return type(plugin).__module__.rsplit(".", 1)[1]
+
+
+def resolved(plugin: Any) -> dict[str, Any]:
     """Return a built plug-in as `{kind: name, option: value, …}` with every default filled in (JSON values)."""
-    values: dict[str, Any] = {"kind": kind}
+    values: dict[str, Any] = {"kind": kind_of(plugin)}
     for name in options(type(plugin)):
         value = getattr(plugin, name)
         family = plugin_family(type(plugin), name)
         if family is not None and value is not None:
-            value = resolved(value, type(value).__module__.rsplit(".", 1)[1])
+            value = resolved(value)
         values[name] = list(value) if isinstance(value, tuple) else value
     return values

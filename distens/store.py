@@ -66,11 +66,11 @@ class Store:
         found = self._fs.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.endswith(".part"))
 
-    def write(self, name: str, content: bytes) -> Address:
+    def write(self, name: str, content: bytes, exclusive: bool = False) -> Address:
         """Write a file at once or not at all.
 
         Raises:
-            StorageError: the place cannot be written.
+            StorageError: the place cannot be written; or, with `exclusive`, the file is there already.
         """
         path = self.path(name)
         try:
@@ -81,8 +81,14 @@ class Store:
                     out.write(content)
                     out.flush()
                     os.fsync(out.fileno())
-                os.replace(part, path)
+                if exclusive:  # a link, unlike a rename, never replaces
+                    os.link(part, path)
+                    os.remove(part)
+                else:
+                    os.replace(part, path)
             else:
+                if exclusive and self.exists(name):
+                    raise FileExistsError(17, "File exists")
                 with self._fs.open_output_stream(path) as out:
                     out.write(content)
         except OSError as error:
@@ -115,6 +121,13 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove a file."""
         self._fs.delete_file(self.path(name))
+
+    def local_folder(self, folder: str, temporary: Path) -> Path:
+        """Return a local path to a folder of this store; a remote one is copied to `temporary`."""
+        if self.local:
+            return Path(self.path(folder))
+        fs.copy_files(self.path(folder), str(temporary), source_filesystem=self._fs)
+        return temporary
 
     def write_json(self, name: str, value: Any) -> Address:
         """Write a value as JSON; numbers that are not finite are refused."""
@@ -154,9 +167,8 @@ class Store:
             if self.local:
                 source = pa.memory_map(self.path(address.path))
                 if source.size() != address.size_bytes:
-                    raise StorageError(
-                        f"{self.url}: {address.path} is damaged: {source.size()} bytes instead of {address.size_bytes}"
-                    )
+                    found = f"{source.size()} bytes instead of {address.size_bytes}"
+                    raise StorageError(f"{self.url}: {address.path} is damaged: {found}")
             else:
                 source = pa.BufferReader(self.read(address.path, address))
             column = pa.ipc.open_file(source).read_all()["probabilities"].combine_chunks()
@@ -177,6 +189,37 @@ def decode_state(content: bytes, where: str) -> State:
     except (SafetensorError, ValueError, KeyError) as error:
         raise StorageError(f"{where} is damaged: {error}") from error
     return State(arrays, meta)
+
+
+class Journal:
+    """What was dispatched and what came back, in order; one small file an entry, so that it works on object stores.
+
+    Each entry is written before it is acted on. Numbers are taken exclusively: a second coordinator on the same run
+    fails instead of mixing its entries with ours.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.entries: list[dict[str, Any]] = [
+            entry for name in store.names("journal") for entry in store.read_json(f"journal/{name}")
+        ]
+        self._next = len(store.names("journal"))
+
+    def append(self, *entries: dict[str, Any]) -> None:
+        """Write entries, all at once.
+
+        Raises:
+            StorageError: storage failed, or another process is running the same run.
+        """
+        content = json.dumps(entries, allow_nan=False).encode()
+        try:
+            self._store.write(f"journal/{self._next:08d}.json", content, exclusive=True)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                raise StorageError(f"{self._store.url}: another process is running this run; stop it first") from error
+            raise
+        self._next += 1
+        self.entries += entries
 
 
 class Checkpoint:

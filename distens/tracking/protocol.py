@@ -64,7 +64,7 @@ class Tracker(Protocol):
         ...
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the search so far on the parent run: `best_single`, `ensemble`, `finished`, `failed`, …"""
+        """Log the search so far on the parent run: `best_single`, `ensemble`, `finished`, `failed`."""
         ...
 
     def finish(self, final: Final | None, status: str) -> list[str]:

@@ -1,0 +1,207 @@
+"""Files by address: a local path, or anything that pyarrow opens (`file:///…`, `s3://…`). No pickle is ever loaded."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import posixpath
+import warnings
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from distens.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet", ".npz": "npz"}
+IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+@dataclass(frozen=True)
+class Location:
+    """An existing file or folder; `address` is what the user wrote."""
+
+    address: str
+    filesystem: fs.FileSystem
+    path: str
+    is_folder: bool
+
+    def names(self) -> list[str]:
+        """Return the sorted names in a folder."""
+        return sorted(info.base_name for info in self.filesystem.get_file_info(fs.FileSelector(self.path)))
+
+    def child(self, name: str) -> Location:
+        """Return a file in a folder."""
+        return Location(f"{self.address.rstrip('/')}/{name}", self.filesystem, posixpath.join(self.path, name), False)
+
+    def content(self) -> bytes:
+        """Return a file's bytes, decompressed if it is gzipped.
+
+        Raises:
+            DataError: the file cannot be read, or its compressed data are damaged.
+        """
+        try:
+            with self.filesystem.open_input_file(self.path) as source:
+                content = source.read()
+            return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{self.address}: cannot be read: {error}") from error
+
+    def form(self) -> str:
+        """Return what a file's extension says it is: `csv`, `parquet`, `npz`, `idx`, or nothing."""
+        name = posixpath.basename(self.path).lower()
+        if any(f"idx{axes}-ubyte" in name for axes in range(1, 5)):
+            return "idx"
+        return next((form for extension, form in FORMS.items() if name.endswith(extension)), "")
+
+
+def locate(address: str) -> Location:
+    """Return the file or folder at an address; a local path is relative to the working directory.
+
+    Raises:
+        DataError: there is nothing, or the filesystem cannot be reached.
+    """
+    try:
+        if "://" in address:
+            filesystem, path = fs.FileSystem.from_uri(address)
+        else:
+            filesystem, path = fs.LocalFileSystem(), str(Path(address).expanduser().absolute())
+        info = filesystem.get_file_info(path)
+        if info.type != fs.FileType.NotFound:
+            return Location(address, filesystem, path, info.type == fs.FileType.Directory)
+        folder = posixpath.dirname(path.rstrip("/"))
+        found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        there = filesystem.get_file_info(folder).type == fs.FileType.Directory
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{address}: cannot be opened: {error}") from error
+    if not there:
+        raise DataError(f"{address}: no such file, and no folder {folder}")
+    hint = did_you_mean(posixpath.basename(path), sorted(i.base_name for i in found)[:50])
+    raise DataError(f"{address}: no such file or folder. {hint.replace('Allowed', 'In that folder')}")
+
+
+def read_csv(location: Location, as_text: Collection[str] = ()) -> pd.DataFrame:
+    """Return a comma-separated table with a header, gzipped or not.
+
+    Args:
+        location: the file.
+        as_text: columns to keep word for word, so that a code `007` does not become the number 7.
+
+    Raises:
+        DataError: no table, a column without a name or with another's, rows longer than the header.
+    """
+    import pandas as pd
+
+    content = location.content()
+    try:
+        header = next(csv.reader(io.StringIO(content.decode("utf-8-sig")), skipinitialspace=True), [])
+        _check_names(header, location.address)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                io.BytesIO(content),
+                dtype={name: str for name in as_text if name in header},
+                index_col=False,  # else a row with one value too many silently turns the first column into row names
+                skipinitialspace=True,
+                low_memory=False,
+                encoding="utf-8-sig",
+            )
+    except (ValueError, csv.Error, pd.errors.ParserWarning) as error:
+        raise DataError(f"{location.address}: not a comma-separated table with a header: {error}") from error
+
+
+def read_parquet(location: Location) -> pd.DataFrame:
+    """Return a Parquet table.
+
+    Raises:
+        DataError: the file is damaged, or two columns have one name.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        with location.filesystem.open_input_file(location.path) as source:
+            file = pq.ParquetFile(source)
+            _check_names(file.schema_arrow.names, location.address)
+            return file.read().to_pandas().reset_index(drop=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{location.address}: not a readable Parquet table: {error}") from error
+
+
+def _check_names(names: Iterable[str], where: str) -> None:
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        if not name:
+            raise DataError(f"{where}: column {i} (from 0) has no name; if it is a saved row index, save without it")
+        if name in seen:
+            raise DataError(f"{where}: two columns are named {name!r}")
+        seen.add(name)
+    if not seen:
+        raise DataError(f"{where}: the file is empty, no header was found")
+
+
+def read_npz(location: Location) -> Mapping[str, NDArray[Any]]:
+    """Return the arrays of a `.npz` file.
+
+    Raises:
+        DataError: the file is damaged, or an array holds Python objects.
+    """
+    try:
+        with np.load(io.BytesIO(location.content()), allow_pickle=False) as archive:
+            return {name: _read_array(archive, name, location.address) for name in archive.files}
+    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise DataError(f"{location.address}: not a readable .npz file: {error}") from error
+
+
+def _read_array(archive: Any, name: str, where: str) -> NDArray[Any]:
+    try:
+        return archive[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise DataError(
+            f"{where}: array {name!r} holds pickled Python objects, which are never loaded. "
+            "Save it as numbers or text, e.g. numpy.array(values, dtype=str)"
+        ) from error
+
+
+def read_idx(location: Location) -> NDArray[Any]:
+    """Return the array in an idx file (the format of MNIST, http://yann.lecun.com/exdb/mnist): two zero bytes, a code
+    for the dtype, the number of axes, each axis's length as a big-endian uint32, then the numbers.
+
+    Raises:
+        DataError: header and length do not agree.
+    """
+    content, where = location.content(), location.address
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES or not 1 <= content[3] <= 4:
+        raise DataError(f"{where}: damaged, or not an idx file: it begins with the bytes {content[:4].hex(' ')}")
+    dtype, axes = np.dtype(IDX_DTYPES[content[2]]), content[3]
+    start = 4 + 4 * axes
+    if len(content) < start:
+        raise DataError(f"{where}: damaged: the header ends after {len(content)} of {start} bytes")
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", axes, offset=4))
+    expected = start + dtype.itemsize * int(np.prod(shape, dtype=object))
+    if len(content) != expected:
+        raise DataError(f"{where}: damaged: shape {shape} needs {expected} bytes, found {len(content)}")
+    array = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))
+
+
+def find_idx(folder: Location, part: str, what: str) -> Location | None:
+    """Return the file of a folder that holds a part (`train`, `t10k`) of `images` or `labels`; None without one."""
+    names = folder.names()
+    for name in names:
+        plain = name.removesuffix(".gz").replace(".idx", "-idx")
+        if plain.startswith(f"{part}-{what}-idx") and plain.endswith("-ubyte"):
+            return folder.child(name)
+    return None

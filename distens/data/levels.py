@@ -1,0 +1,64 @@
+"""Names of categories and classes: the same text for the same value, whatever dtype a file happened to give it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from distens.errors import DataError
+from distens.records import Integers
+
+
+def name(value: Any) -> str:
+    """Return the text that stands for a value; whole numbers have no fraction, since a missing value in a column of
+    integers makes it a column of floats.
+    """
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float | np.floating):
+        return str(int(value)) if float(value).is_integer() else repr(float(value))
+    return str(value)
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return distinct names sorted: as numbers if all are numbers, else as text."""
+    distinct = sorted(set(names))
+    try:
+        numbers = {text: float(text) for text in distinct}
+    except ValueError:
+        return tuple(distinct)
+    return tuple(sorted(distinct, key=numbers.__getitem__) if all(map(math.isfinite, numbers.values())) else distinct)
+
+
+def encode(values: Any, where: str) -> tuple[Integers, tuple[str, ...]]:
+    """Return (codes_N, levels): the place of every value's name in `levels`, -1 where it is missing.
+
+    Args:
+        values: a pandas Series, or an array of one axis.
+        where: for messages.
+
+    Raises:
+        DataError: a value cannot be named, such as a list.
+    """
+    import pandas as pd
+
+    try:
+        codes_N, uniques = pd.factorize(values)
+    except TypeError as error:
+        raise DataError(f"{where}: holds values that are neither numbers nor text: {error}") from error
+    names = [name(value) for value in uniques]
+    levels = in_order(names)
+    place = {level: i for i, level in enumerate(levels)}
+    # Distinct values may share a name (1 and "1"); the last entry serves code -1, a missing value.
+    places = np.array([*(place[text] for text in names), -1], dtype=np.int64)
+    return places[codes_N], levels
+
+
+def shortened(names: Iterable[str], most: int = 10) -> str:
+    """Return the first names, quoted, and how many there are if not all are shown."""
+    names = list(names)
+    shown = ", ".join(repr(text) for text in names[:most]) or "nothing"
+    return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"

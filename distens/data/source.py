@@ -1,0 +1,196 @@
+"""Sources by address: scikit-learn's bundled sets, CSV and Parquet tables, `.npz` files, folders of idx files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distens.config import DataSection
+from distens.data import files, levels
+from distens.errors import DataError, did_you_mean
+from distens.records import Integers
+
+Rows = Any
+"""A pandas DataFrame (a table), or an array: (N, features), (N, height, width) or (N, height, width, channels)."""
+
+SKLEARN = ("breast_cancer", "digits", "iris", "wine")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A source as it is, before splits and preprocessing.
+
+    Attributes:
+        rows: all rows that are not of a given test part, without target and dropped columns.
+        labels_N: int64, the place of each row's class in `classes`.
+        classes: in natural order, or as the source declares them; a declared class may have no row.
+        test_rows, test_labels_N: the source's own test part; None if it has none.
+    """
+
+    rows: Rows
+    labels_N: Integers
+    classes: tuple[str, ...]
+    test_rows: Rows | None = None
+    test_labels_N: Integers | None = None
+
+
+def read(section: DataSection) -> Raw:
+    """Return the rows and labels that a config's `data` section names.
+
+    Raises:
+        DataError: nothing there, not readable, columns that do not exist, missing targets, a single class, options
+            that have no effect on this kind of source.
+    """
+    if section.source.startswith("sklearn:"):
+        return _read_sklearn(section)
+    location = files.locate(section.source)
+    if location.is_folder:
+        return _from_arrays(section, _idx_arrays(location))
+    form = location.form()
+    if form == "npz":
+        return _from_arrays(section, _npz_arrays(files.read_npz(location), section.source))
+    if form == "csv":
+        return _from_table(section, files.read_csv(location, section.categorical))
+    if form == "parquet":
+        return _from_table(section, files.read_parquet(location))
+    raise DataError(
+        f"data.source {section.source!r}: unknown kind of file. "
+        f"Allowed: {', '.join(files.FORMS)}, a folder of idx files, or sklearn:NAME"
+    )
+
+
+def _read_sklearn(section: DataSection) -> Raw:
+    name = section.source.removeprefix("sklearn:")
+    if name not in SKLEARN:
+        raise DataError(f"data.source: unknown scikit-learn data set {name!r}. {did_you_mean(name, SKLEARN)}")
+    from sklearn import datasets
+
+    if section.target is not None:
+        raise DataError(f"data.target has no effect on {section.source}, whose target is known")
+    if name == "digits":
+        digits: Any = datasets.load_digits()
+        return _from_arrays(section, {"x": digits.images, "y": digits.target})
+    bunch: Any = getattr(datasets, f"load_{name}")(as_frame=True)
+    _check_columns(section, list(bunch.data.columns))
+    labels_N, classes = _labels(bunch.target_names[bunch.target.to_numpy()], section.source)
+    return Raw(_without(bunch.data, section.drop), labels_N, classes)
+
+
+def _from_table(section: DataSection, table: Any) -> Raw:
+    table.columns = [str(name) for name in table.columns]
+    columns = list(table.columns)
+    if section.target is None:
+        raise DataError(f"data.target is missing: which column of {section.source}? {did_you_mean('', columns)}")
+    if section.target not in columns:
+        hint = did_you_mean(section.target, columns)
+        raise DataError(f"data.target: no column {section.target!r} in {section.source}. {hint}")
+    _check_columns(section, columns)
+    if not len(table):
+        raise DataError(f"{section.source}: the table has no rows")
+    labels_N, classes = _labels(table[section.target], f"{section.source}, column {section.target!r}")
+    return Raw(_without(table, [section.target, *section.drop]), labels_N, classes)
+
+
+def _check_columns(section: DataSection, columns: list[str]) -> None:
+    named = {option: getattr(section, option) for option in ("numeric", "categorical", "drop")}
+    for option, names in named.items():
+        for name in names:
+            if name == section.target:
+                raise DataError(f"data.{option}: {name!r} is the target")
+            if name not in columns:
+                hint = did_you_mean(name, (c for c in columns if c != section.target))
+                raise DataError(f"data.{option}: no column {name!r} in {section.source}. {hint}")
+    for (one, names), (other, others) in combinations(named.items(), 2):
+        for name in names:
+            if name in others:
+                raise DataError(f"data.{one} and data.{other} both name {name!r}")
+
+
+def _without(table: Any, names: Iterable[str]) -> Any:
+    rest = table.drop(columns=list(names))
+    if not len(rest.columns):
+        raise DataError("data: no column is left to learn from")
+    return rest
+
+
+def _idx_arrays(folder: files.Location) -> dict[str, NDArray[Any]]:
+    arrays = {}
+    for part, suffix in (("train", "train"), ("t10k", "test")):
+        images, labels = (files.find_idx(folder, part, what) for what in ("images", "labels"))
+        if images and labels:
+            arrays |= {f"x_{suffix}": files.read_idx(images), f"y_{suffix}": files.read_idx(labels)}
+        elif part == "train" or images or labels:
+            lacking = f"{part}-labels-idx1-ubyte" if images else f"{part}-images-idx3-ubyte"
+            found = levels.shortened(folder.names())
+            raise DataError(f"{folder.address}: no file {lacking}[.gz] in this folder. Found: {found}")
+    return arrays
+
+
+def _npz_arrays(archive: Mapping[str, NDArray[Any]], where: str) -> dict[str, NDArray[Any]]:
+    arrays = {name.lower(): array for name, array in archive.items()}
+    if not ({"x_train", "y_train"} <= set(arrays) or {"x", "y"} <= set(arrays)):
+        found = levels.shortened(sorted(archive))
+        raise DataError(f"{where}: expected arrays x_train and y_train (x_test, y_test), or x and y. Found: {found}")
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        raise DataError(f"{where}: only one of x_test and y_test is there. Found: {levels.shortened(sorted(archive))}")
+    return arrays
+
+
+def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> Raw:
+    for option in ("target", "numeric", "categorical", "drop", "unseen"):
+        if getattr(section, option) != DataSection.model_fields[option].default:
+            raise DataError(f"data.{option} has no effect on {section.source}, which holds arrays, not a table")
+    where, suffix = section.source, "_train" if "x_train" in arrays else ""
+    rows, targets = _checked(arrays["x" + suffix], arrays["y" + suffix], f"{where}, x{suffix}")
+    names = arrays.get("classes")
+    if "x_test" not in arrays:
+        labels_N, classes = _labels(targets, where, names)
+        return Raw(rows, labels_N, classes)
+    test_rows, test_targets = _checked(arrays["x_test"], arrays["y_test"], f"{where}, x_test")
+    if test_rows.shape[1:] != rows.shape[1:]:
+        raise DataError(f"{where}: training rows have shape {rows.shape[1:]}, test rows {test_rows.shape[1:]}")
+    labels_N, classes = _labels(np.concatenate([targets, test_targets]), where, names)
+    return Raw(rows, labels_N[: len(rows)], classes, test_rows, labels_N[len(rows) :])
+
+
+def _checked(rows: NDArray[Any], targets: NDArray[Any], where: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return rows and targets (one axis) if they can be learned from."""
+    if rows.dtype.kind not in "buif":
+        raise DataError(f"{where}: expected numbers, found {rows.dtype}")
+    if rows.ndim not in (2, 3, 4) or 0 in rows.shape:
+        raise DataError(
+            f"{where}: expected (rows, features), (rows, height, width) or (rows, height, width, channels), "
+            f"found shape {rows.shape}"
+        )
+    if rows.ndim == 4 and rows.shape[3] > 4 >= rows.shape[1]:
+        raise DataError(f"{where}: channels come last, (rows, height, width, channels); found shape {rows.shape}")
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    if targets.ndim != 1 or len(targets) != len(rows):
+        raise DataError(f"{where}: {len(rows)} rows need {len(rows)} labels, found labels of shape {targets.shape}")
+    return rows.astype(np.uint8) if rows.dtype.kind == "b" else rows, targets
+
+
+def _labels(targets: Any, where: str, names: NDArray[Any] | None = None) -> tuple[Integers, tuple[str, ...]]:
+    """Return labels_N and the classes' names; integer targets may point into declared names."""
+    labels_N, classes = levels.encode(targets, where)
+    missing = np.flatnonzero(labels_N < 0)
+    if len(missing):
+        first = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        raise DataError(f"{where}: the target is missing in {len(missing)} rows, from 0: {first}. Leave these rows out")
+    if len(classes) == 1:
+        raise DataError(f"{where}: the target has a single class, {classes[0]!r}; at least two are needed")
+    if names is None:
+        return labels_N, classes
+    declared = tuple(levels.name(value) for value in np.ravel(names))
+    places = {str(i): i for i in range(len(declared))}
+    strange = [name for name in classes if name not in places]
+    if strange or len(set(declared)) < len(declared):
+        found = f"the label {strange[0]!r}" if strange else "a name twice"
+        raise DataError(f"{where}: `classes` names {len(declared)} classes for labels from 0, but there is {found}")
+    return np.array([places[name] for name in classes], dtype=np.int64)[labels_N], declared

@@ -1,0 +1,254 @@
+"""Encoding of tables: numbers are scaled, categories become indicators, both by what *train* holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distens.config import DataSection
+from distens.data import levels
+from distens.data.scaling import LARGEST, Scaling
+from distens.errors import DataError
+from distens.records import Floats, Integers
+
+MOST_LEVELS = 64
+"""At most this many levels of a column get an indicator of their own, the most frequent in *train* …"""
+FEWEST_ROWS = 3
+"""… and only those with this many rows in *train*; the rest of those in *train* share one, "other"."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """One column of categories.
+
+    Attributes:
+        levels: all that the whole table holds: what a row may say, whether or not *train* had it.
+        kept: those with an indicator of their own.
+        other: whether *train* has rows of further levels; they share an indicator. A level that *train* has not is 0
+            everywhere unless there is that indicator: a member has learned nothing about it.
+        missing: whether *train* has missing values; they are a level.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    kept: tuple[str, ...]
+    other: bool
+    missing: bool
+
+    @classmethod
+    def fit(cls, name: str, codes_N: Integers, names: tuple[str, ...], train: Integers) -> Category:
+        """Count the levels in *train*; codes are places in `names`, -1 for missing."""
+        codes = codes_N[train]
+        counts = np.bincount(codes[codes >= 0], minlength=len(names))
+        order = np.argsort(-counts, kind="stable")[:MOST_LEVELS]
+        kept = {int(i) for i in order if counts[i] >= FEWEST_ROWS}
+        other = any(count and i not in kept for i, count in enumerate(counts))
+        return cls(name, names, tuple(names[i] for i in sorted(kept)), other, bool((codes < 0).any()))
+
+    @property
+    def width(self) -> int:
+        """Number of indicators."""
+        return len(self.kept) + self.other + self.missing
+
+    def places(self) -> NDArray[np.int64]:
+        """Return the indicator of every level, then that of a missing value; -1 where there is none."""
+        place = {level: i for i, level in enumerate(self.kept)}
+        rest = len(self.kept) if self.other else -1
+        missing = self.width - 1 if self.missing else -1
+        return np.array([*(place.get(level, rest) for level in self.levels), missing], dtype=np.int64)
+
+    def lookup(self, column: Any, unseen: str) -> Integers:
+        """Return the place of every row's level in `levels`, -1 for a missing one.
+
+        Raises:
+            DataError: a level that the table had not, unless `unseen` is `missing`.
+        """
+        codes_N, found = levels.encode(column, f"column {self.name!r}")
+        known = {level: i for i, level in enumerate(self.levels)}
+        places = np.array([*(known.get(level, -2) for level in found), -1], dtype=np.int64)
+        result_N = places[codes_N]
+        strange = np.flatnonzero(result_N == -2)
+        if len(strange) and unseen == "error":
+            level = found[codes_N[strange[0]]]
+            close = get_close_matches(level, self.levels[:1000], n=1)
+            hint = f"Did you mean {close[0]!r}? " if close else ""
+            raise DataError(
+                f"column {self.name!r}, row {strange[0]} (from 0): unknown category {level!r}. {hint}"
+                f"Allowed: {levels.shortened(self.levels)}. With `data.unseen: missing` it would count as missing"
+            )
+        return np.maximum(result_N, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Named columns.
+
+    Attributes:
+        columns: all that rows must have, in the order of training.
+        ignored: columns that rows may have: the target and those dropped.
+        unseen: what is done with an unknown category.
+        numbers: the columns of numbers, as `scaling` has them.
+        categories: the other columns.
+    """
+
+    columns: tuple[str, ...]
+    ignored: tuple[str, ...]
+    unseen: Literal["error", "missing"]
+    numbers: tuple[str, ...]
+    scaling: Scaling
+    categories: tuple[Category, ...]
+
+    kind: ClassVar[str] = "table"
+
+    @classmethod
+    def fit(cls, rows: Any, train: Integers, section: DataSection) -> Table:
+        """Learn the schema (types of columns, levels) from all rows, everything else from *train*.
+
+        Raises:
+            DataError: a column holds what it must not; dates.
+        """
+        columns = tuple(map(str, rows.columns))
+        numbers = tuple(name for name in columns if _holds_numbers(rows[name], name, section))
+        for name in section.numeric:
+            if rows[name].isna().all():
+                raise DataError(f"data.numeric: column {name!r} holds no numbers, every value is missing")
+        scaling = Scaling.fit(_matrix(rows, numbers, train))
+        categories = tuple(
+            Category.fit(name, *levels.encode(rows[name], f"column {name!r}"), train)
+            for name in columns
+            if name not in numbers
+        )
+        ignored = (*([section.target] if section.target else []), *section.drop)
+        return cls(columns, ignored, section.unseen, numbers, scaling, categories)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of one encoded row."""
+        return (self.scaling.width + sum(category.width for category in self.categories),)
+
+    def transform(self, rows: Any) -> Floats:
+        """Return (N, width) float32: numbers, their missing indicators, the indicators of every category in turn."""
+        table = self._checked(rows)
+        out = np.zeros((len(table), *self.output_shape), dtype=np.float32)
+        start = self.scaling.width
+        self.scaling.apply(_matrix(table, self.numbers), out[:, :start])
+        for category in self.categories:
+            places_N = category.places()[category.lookup(table[category.name], self.unseen)]
+            set_N = np.flatnonzero(places_N >= 0)
+            out[set_N, start + places_N[set_N]] = 1.0
+            start += category.width
+        return out
+
+    def _checked(self, rows: Any) -> Any:
+        """Return rows as a table with at least the right columns."""
+        import pandas as pd
+
+        if isinstance(rows, pd.DataFrame):
+            names = [str(name) for name in rows.columns]
+            table = rows if names == list(rows.columns) else rows.set_axis(names, axis=1)
+            self._check_columns(names)
+        else:
+            table = self._from_positions(rows)
+        if not len(table):
+            raise DataError("rows: there are none to predict")
+        return table
+
+    def _check_columns(self, names: Sequence[str]) -> None:
+        double = sorted({name for name in names if names.count(name) > 1})
+        missing = [name for name in self.columns if name not in names]
+        extra = [name for name in names if name not in self.columns and name not in self.ignored]
+        found = (("two columns of one name", double), ("missing columns", missing), ("unknown columns", extra))
+        wrong = "; ".join(f"{what}: {levels.shortened(which)}" for what, which in found if which)
+        if wrong:
+            expected = levels.shortened(self.columns, most=50)
+            raise DataError(f"rows: {wrong}. The model was trained on the columns {expected}")
+
+    def _from_positions(self, rows: Any) -> Any:
+        import pandas as pd
+
+        array = rows if isinstance(rows, np.ndarray) else None
+        if array is None or self.categories:
+            what = "an array without column names" if array is not None else type(rows).__name__
+            raise DataError(f"rows: expected a pandas DataFrame with named columns, found {what}")
+        if array.ndim != 2 or array.shape[1] != len(self.columns):
+            raise DataError(f"rows: expected an array of shape (rows, {len(self.columns)}), found {array.shape}")
+        return pd.DataFrame(array, columns=list(self.columns))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        values = {name: getattr(self, name) for name in ("columns", "ignored", "numbers")}
+        categories = [
+            {**vars(category), "levels": list(category.levels), "kept": list(category.kept)}
+            for category in self.categories
+        ]
+        return {
+            **{name: list(value) for name, value in values.items()},
+            "unseen": self.unseen,
+            "scaling": self.scaling.to_json(),
+            "categories": categories,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Table:
+        """Return what `to_json` wrote."""
+        return cls(
+            columns=tuple(values["columns"]),
+            ignored=tuple(values["ignored"]),
+            unseen=values["unseen"],
+            numbers=tuple(values["numbers"]),
+            scaling=Scaling.from_json(values["scaling"]),
+            categories=tuple(
+                Category(**{**c, "levels": tuple(c["levels"]), "kept": tuple(c["kept"])}) for c in values["categories"]
+            ),
+        )
+
+
+def _holds_numbers(column: Any, name: str, section: DataSection) -> bool:
+    """Return whether a column is one of numbers, by the config, else by its dtype."""
+    from pandas.api import types
+
+    if name in section.categorical:
+        return False
+    if types.is_datetime64_any_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
+        raise DataError(f"column {name!r} holds dates or durations ({column.dtype}): drop it, or make numbers of it")
+    if name in section.numeric:
+        return True
+    if column.dtype == object:
+        return types.infer_dtype(column, skipna=True) in ("integer", "floating", "mixed-integer-float", "decimal")
+    return types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype)
+
+
+def _matrix(rows: Any, names: Sequence[str], train: Integers | None = None) -> NDArray[np.float64]:
+    """Return columns as numbers; all rows are checked, those of *train* are returned if given."""
+    count = len(rows) if train is None else len(train)
+    out = np.empty((count, len(names)), order="F")
+    for i, name in enumerate(names):
+        values_N = _numbers(rows[name], name)
+        out[:, i] = values_N if train is None else values_N[train]
+    return out
+
+
+def _numbers(column: Any, name: str) -> NDArray[np.float64]:
+    import pandas as pd
+    from pandas.api import types
+
+    if types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype):
+        values_N = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        wrong = np.flatnonzero(np.abs(values_N) > LARGEST)
+    else:
+        dates = types.is_datetime64_any_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype)
+        text = column.astype(str if dates else object).astype(object)  # to_numeric would take a date for a number
+        numbers: Any = pd.to_numeric(text, errors="coerce")
+        values_N = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+        given_N = column.notna().to_numpy()
+        wrong = np.flatnonzero((np.isnan(values_N) & given_N) | (np.abs(values_N) > LARGEST))
+    if len(wrong):
+        found = column.iloc[wrong[0]]
+        text = repr(found) if isinstance(found, str) else str(found)
+        raise DataError(f"column {name!r}, row {wrong[0]} (from 0): expected a finite number, found {text}")
+    return values_N

@@ -1,0 +1,238 @@
+"""What a finished run leaves behind: bundles that predict, figures, a page, `results.json`, and what tracking gets."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distens import probabilities
+from distens.config import to_yaml
+from distens.data.load import Loaded
+from distens.diversity import pairwise
+from distens.errors import BundleError
+from distens.evaluate import figures, report
+from distens.ledger import Ledger
+from distens.plan import Plan
+from distens.records import Finished, Floats, State
+from distens.serve import bundle, predictor
+from distens.store import Store
+from distens.tracking.protocol import Final
+
+if TYPE_CHECKING:
+    from distens.finish import Outcome, Result
+
+CURVE_POINTS = 40
+"""Of the ensemble's curve in the progress figure; each is a selection of its own."""
+
+TOLERANCE = 1e-6
+"""A bundle, read back, predicts what the run's stored test predictions say, to this."""
+
+
+def deliver(
+    plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, outcome: Outcome, result: Result
+) -> tuple[tuple[str, ...], Final]:
+    """Write everything under the run's folder; return lines for the user, and the tracker's part."""
+    search_MNC = [store.read_predictions(entry.report.files["search"]) for entry in outcome.entries]
+    diversity_M, pairs = _diversity(search_MNC, outcome, loaded)
+    with contextlib.ExitStack() as cleanup:
+        local = store if store.local else None
+        folder = Path(store.path("figures")) if local else Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+        pictures = _figures(plan, loaded, outcome, search_MNC, diversity_M, folder)
+        data = _report(plan, ledger, outcome, result, diversity_M, pairs, pictures)
+        page = folder.parent / "report.html" if local else folder / "report.html"
+        report.write(page, data)
+        if local is None:
+            for name, path in {**{f"figures/{p.name}": p for p in pictures.values()}, "report.html": page}.items():
+                store.write(name, path.read_bytes())
+        folders = _bundles(plan, store, ledger, loaded, outcome, result)
+        diversity = {e.task.id: float(d) for e, d in zip(outcome.entries, diversity_M, strict=True)}
+        store.write_json("results.json", _results(plan, result, outcome, data, diversity, pairs))  # the run's marker
+        home = Path(tempfile.mkdtemp(prefix="distens-")) if local is None else Path(store.path(""))
+        final = Final(
+            rows=result.rows,
+            weights=result.weights,
+            diversity=diversity,
+            figures=tuple(pictures.values()),
+            report=page,
+            bundles={name: store.local_folder(f, home / name) for name, f in folders.items()},
+            scores=_scores(outcome, folders),
+            example=loaded.example_rows,
+            expected={name: _check(store, f, loaded, outcome.rows[name].test_NC) for name, f in folders.items()},
+        )
+    return (f"report: {store.url}/report.html",), final
+
+
+def _scores(outcome: Outcome, names: Mapping[str, str]) -> dict[str, float]:
+    labels_N = outcome.labels_combine_N
+    return {n: probabilities.negative_log_likelihood(outcome.rows[n].combine_NC, labels_N) for n in names}
+
+
+def _diversity(search_MNC: Sequence[Floats], outcome: Outcome, loaded: Loaded) -> tuple[Floats, dict[str, float]]:
+    """Return every member's mean diversity to the (other) selected ones, and means over pairs of the selection."""
+    chosen = np.flatnonzero(outcome.weights_M > 0)
+    diversity_M = pairwise.diversity_to(search_MNC, chosen)
+    selected_MNC = [search_MNC[i] for i in chosen]
+    labels_N = loaded.dataset.labels["search"]
+    matrices = {
+        "diversity": pairwise.diversity(selected_MNC),
+        "disagreement": pairwise.disagreement(selected_MNC),
+        "error_correlation": pairwise.error_correlation(selected_MNC, labels_N),
+    }
+    return diversity_M, {name: pairwise.mean_over_pairs(matrix) for name, matrix in matrices.items()}
+
+
+def _figures(
+    plan: Plan, loaded: Loaded, outcome: Outcome, search_MNC: Sequence[Floats], diversity_M: Floats, folder: Path
+) -> dict[str, Path]:
+    metric = plan.config.metric
+    values_M = np.array([entry.report.metrics[metric] for entry in outcome.entries])
+    families = [entry.task.settings["family"] for entry in outcome.entries]
+    curves = {n: r.test_NC for n, r in outcome.rows.items() if n in ("ensemble", "best_single", "student")}
+    paths = {name: folder / f"{name}.png" for name in ("reliability", "diversity", "weights", "progress")}
+    figures.reliability(curves, outcome.labels_test_N, paths["reliability"])
+    figures.diversity(values_M, diversity_M, outcome.weights_M, families, metric, paths["diversity"])
+    figures.weights({e.task.id: w for e, w in outcome.selected}, paths["weights"])
+    ensemble_T = _ensemble_so_far(plan, search_MNC, loaded)
+    figures.progress(values_M, ensemble_T, metric, paths["progress"])
+    return {
+        "Reliability on the test split": paths["reliability"],
+        "Members: quality against diversity, on the search split": paths["diversity"],
+        "Weights of the selected members": paths["weights"],
+        "Search progress, on the search split": paths["progress"],
+    }
+
+
+def _ensemble_so_far(plan: Plan, search_MNC: Sequence[Floats], loaded: Loaded) -> Floats:
+    metric, labels_N = plan.config.metric, loaded.dataset.labels["search"]
+    values_T = np.full(len(search_MNC), np.nan)
+    for count in np.unique(np.linspace(1, len(search_MNC), min(len(search_MNC), CURVE_POINTS)).astype(int)):
+        weights_M = plan.selector.select(search_MNC[:count], labels_N, metric)
+        mixed_NC = probabilities.mix(search_MNC[:count], weights_M)
+        values_T[count - 1] = probabilities.metrics(mixed_NC, labels_N)[metric]
+    return values_T
+
+
+def _report(
+    plan: Plan,
+    ledger: Ledger,
+    outcome: Outcome,
+    result: Result,
+    diversity_M: Floats,
+    pairs: Mapping[str, float],
+    pictures: Mapping[str, Path],
+) -> report.ReportData:
+    metric = plan.config.metric
+    by_id = {e.task.id: d for e, d in zip(outcome.entries, diversity_M, strict=True)}
+    members = [
+        {
+            "id": entry.task.id,
+            "weight": weight,
+            metric: entry.report.metrics[metric],
+            "diversity": float(by_id[entry.task.id]),
+            "parameters": entry.report.parameters,
+            "settings": {k: v for k, v in entry.task.settings.items() if k != "kind"},
+        }
+        for entry, weight in sorted(outcome.selected, key=lambda pair: -pair[1])
+    ]
+    failures = [
+        {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message, "final": told.final}
+        for task, told in ledger.outcomes()
+        if not isinstance(told, Finished)
+    ]
+    seconds = sum(entry.report.seconds for entry in outcome.entries)
+    given_up = sum(f["final"] for f in failures)
+    details = {
+        "members": f"{len(outcome.entries)} finished, {given_up} given up, {len(outcome.selected)} selected",
+        "training of all members": f"{seconds:.1f} s in total",
+        "selection": ", ".join(f"mean {name.replace('_', ' ')} {value:.3f}" for name, value in pairs.items()),
+        "calibration": "one temperature per row, fitted on the combine split"
+        if plan.config.calibrate == "temperature"
+        else "none",
+        "storage": result.path,
+    }
+    return report.ReportData(
+        run_name=plan.config.run_name(),
+        rows=result.rows,
+        missing=result.missing,
+        verdict=result.verdict,
+        members=members,
+        failures=failures,
+        figures=pictures,
+        config_yaml=to_yaml(plan.config),
+        details=details,
+    )
+
+
+def _results(
+    plan: Plan,
+    result: Result,
+    outcome: Outcome,
+    data: report.ReportData,
+    diversity: Mapping[str, float],
+    pairs: Mapping[str, float],
+) -> dict[str, Any]:
+    return {
+        "run": plan.config.run_name(),
+        **result.rows,
+        "missing": dict(result.missing),
+        "verdict": list(result.verdict),
+        "weights": dict(result.weights),
+        "selection": dict(pairs),
+        "diversity": diversity,
+        "members": {e.task.id: e.report.metrics[plan.config.metric] for e in outcome.entries},
+        "failures": [dict(failure) for failure in data.failures],
+        "search_seconds": sum(entry.report.seconds for entry in outcome.entries),
+    }
+
+
+def _bundles(
+    plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, outcome: Outcome, result: Result
+) -> dict[str, str]:
+    common: dict[str, Any] = {
+        "classes": loaded.dataset.classes,
+        "preprocessing": loaded.preprocessing.to_json(),
+    }
+    members = [bundle.BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in outcome.selected]
+    bundle.write(
+        store,
+        "final/ensemble",
+        name=plan.config.name,
+        members=members,
+        combine=plan.config.combine,
+        combine_state=outcome.combine_state,
+        temperature=outcome.rows["ensemble"].temperature,
+        metrics=result.rows["ensemble"],
+        **common,
+    )
+    folders = {"ensemble": "final/ensemble"}
+    if "student" in outcome.rows:
+        task, made = ledger.task("student"), ledger.report("student")
+        bundle.write(
+            store,
+            "final/student",
+            name=f"{plan.config.name}-student",
+            members=[bundle.BundleMember("student", task.settings, 1.0, made.files["state"])],
+            combine="average",
+            combine_state=State({"weights": np.ones(1)}),
+            temperature=outcome.rows["student"].temperature,
+            metrics=result.rows["student"],
+            **common,
+        )
+        folders["student"] = "final/student"
+    for name, folder in folders.items():
+        store.write_predictions(f"{folder}/test.arrow", outcome.rows[name].test_NC)
+    return folders
+
+
+def _check(store: Store, folder: str, loaded: Loaded, test_NC: Floats) -> Floats:
+    """Read a bundle back, as its user will, and compare: what cannot predict is not delivered."""
+    found_NC = predictor.load(f"{store.url}/{folder}").predict_proba(loaded.example_rows)
+    worst = float(np.abs(found_NC - test_NC[: len(found_NC)]).max())
+    if not worst <= TOLERANCE:
+        raise BundleError(f"{store.url}/{folder}: read back, it predicts otherwise than the run did (by {worst:.2g})")
+    return found_NC

@@ -1,0 +1,73 @@
+"""What an ensemble must beat: baselines at the same size or the same effort, as settings to train.
+
+`larger_single` answers "would one network of the ensemble's size do as well?" (Abe et al. 2022, "Deep Ensembles Work,
+But Are They Necessary?"), `seed_ensemble` "was diversity of settings worth the search?" (Lakshminarayanan et al. 2017).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from distens import registry
+from distens.models.protocol import Model
+from distens.records import Settings
+
+KINDS = ("larger_single", "seed_ensemble")
+
+LEARNING_RATE_FACTORS = (1 / 3, 1.0, 3.0)
+"""A wider network wants another learning rate: these multiples of the smaller one's are tried."""
+
+MOST_PARAMETERS = 20_000_000
+"""A selection of large forests stores more numbers than any network for such data would have."""
+
+
+def parameters(model: Model, input_shape: tuple[int, ...], classes: int) -> int:
+    """Return the number of a network's parameters, without making it."""
+    import torch
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in model.build(input_shape, classes).parameters())
+
+
+def widen(model: Model, wanted: int, input_shape: tuple[int, ...], classes: int) -> Model:
+    """Return the model at the width whose number of parameters is nearest to `wanted`; never narrower than it is.
+
+    Parameters grow with the width, so the factor is found by bisection.
+    """
+    wanted = min(wanted, MOST_PARAMETERS)
+    low, high = 1.0, 2.0
+    while parameters(model.widened(high), input_shape, classes) < wanted:
+        low, high = high, 2 * high
+    for _ in range(20):
+        middle = (low + high) / 2
+        if parameters(model.widened(middle), input_shape, classes) < wanted:
+            low = middle
+        else:
+            high = middle
+    return min(
+        (model.widened(low), model.widened(high)),
+        key=lambda m: abs(parameters(m, input_shape, classes) - wanted),
+    )
+
+
+def larger_single(settings: Settings, wanted: int, input_shape: tuple[int, ...], classes: int) -> list[Settings]:
+    """Return settings of one network with `wanted` parameters, once per learning rate to try; epochs stay.
+
+    Args:
+        settings: the best network's (kind `classifier`).
+        wanted: the selection's total number of parameters.
+    """
+    member = registry.build_member(settings)
+    model = widen(member.model, wanted, input_shape, classes)
+    spec = registry.resolved(model)
+    return [
+        {**settings, "model": spec, "learning_rate": member.learning_rate * factor} for factor in LEARNING_RATE_FACTORS
+    ]
+
+
+def is_network(settings: Mapping[str, Any]) -> bool:
+    """Return whether a member of these settings can be widened, and can learn from soft targets."""
+    cls = registry.find("members", settings["kind"], "members")
+    return any(registry.plugin_family(cls, f.name) == "models" for f in dataclasses.fields(cls))

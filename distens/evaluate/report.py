@@ -1,0 +1,135 @@
+"""One self-contained HTML page of a finished run, and the table that it shares with the command line."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+COLUMNS: Mapping[str, str] = {
+    "accuracy": "accuracy",
+    "nll": "NLL (nats)",
+    "brier": "Brier",
+    "ece": "ECE",
+    "aurc": "AURC",
+    "parameters": "parameters",
+    "train_seconds": "training (s)",
+    "predict_ms_per_1000": "ms per 1,000 rows",
+}
+"""The honest table's columns, by key, with their headings."""
+
+_HIGHER_IS_BETTER = ("accuracy",)
+_ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What the page shows.
+
+    Attributes:
+        run_name: names the page.
+        rows: the honest table: row name -> key of `COLUMNS` -> value; other keys are not shown.
+        missing: row name -> why it is not in the table.
+        verdict: plain sentences, the most important first.
+        members: the selected ones, each with `id`, `weight` and whatever is known of it; values that are mappings
+            (settings) are written out as `key: value`.
+        failures: each with `id`, `attempt`, `reason`, `message`.
+        figures: caption -> PNG file.
+        config_yaml: the resolved config.
+        details: what else to say, e.g. versions, data, where the run is stored.
+    """
+
+    run_name: str
+    rows: Mapping[str, Mapping[str, float]]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    verdict: Sequence[str] = ()
+    members: Sequence[Mapping[str, Any]] = ()
+    failures: Sequence[Mapping[str, Any]] = ()
+    figures: Mapping[str, Path] = field(default_factory=dict)
+    config_yaml: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+def table_lines(rows: Mapping[str, Mapping[str, float]], missing: Mapping[str, str]) -> list[list[str]]:
+    """Return the honest table as text: the headings, then one line per row. Where rows are missing, they come last and
+    a last column, `note`, says why."""
+    note = [""] * bool(missing)
+    lines = [["", *COLUMNS.values(), *["note"] * bool(missing)]]
+    lines += [[name, *(_number(key, values.get(key)) for key in COLUMNS), *note] for name, values in rows.items()]
+    lines += [[name, *[_ABSENT] * len(COLUMNS), why] for name, why in missing.items()]
+    return lines
+
+
+def best(rows: Mapping[str, Mapping[str, float]]) -> set[tuple[str, str]]:
+    """Return (row name, column key) of every cell that is the best of its column, as it is printed; a table of one row
+    has none."""
+    found: set[tuple[str, str]] = set()
+    for key in COLUMNS if len(rows) > 1 else ():
+        values = {name: row[key] for name, row in rows.items() if _is_number(row.get(key))}
+        if values:
+            top = (max if key in _HIGHER_IS_BETTER else min)(values.values())
+            found |= {(name, key) for name, value in values.items() if _number(key, value) == _number(key, top)}
+    return found
+
+
+def write(path: Path, data: ReportData) -> None:
+    """Write the page. It needs no other file and no network: figures are inside it, and it has no scripts."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("distens.evaluate", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    top = best(data.rows)
+    page = environment.get_template("_report.html.j2").render(
+        data=data,
+        headings=list(COLUMNS.values()),
+        rows=[
+            (name, [(_number(key, values.get(key)), (name, key) in top) for key in COLUMNS])
+            for name, values in data.rows.items()
+        ],
+        members=_columns(data.members),
+        failures=_columns(data.failures),
+        figures={caption: base64.b64encode(file.read_bytes()).decode() for caption, file in data.figures.items()},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _number(key: str, value: Any) -> str:
+    if not _is_number(value):
+        return _ABSENT
+    if key == "parameters":
+        return f"{value:,.0f}"
+    if key in ("train_seconds", "predict_ms_per_1000"):
+        return f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.4f}"
+
+
+def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return headings, in order of first appearance, and cells of records that need not have the same keys."""
+    keys = list(dict.fromkeys(key for entry in entries for key in entry))
+    return keys, [[_text(entry.get(key)) for key in keys] for entry in entries]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return _ABSENT
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_text(inner)}" for key, inner in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,258 @@
+"""From trained members to a deployed model: select, train the student and the baselines, combine, test, deliver.
+
+Which rows decide what: *search* selects members and picks among a baseline's variants; *combine* fits the combiner and
+one temperature for every row of the table alike; *test* is read here, once, for the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from distens import probabilities, registry, seeding
+from distens.data.load import Loaded
+from distens.deliver import deliver
+from distens.evaluate import baselines, metrics
+from distens.ledger import Ledger
+from distens.plan import Plan
+from distens.records import Failure, Finished, Floats, Integers, Settings, State, Task, Teacher
+from distens.store import Store
+from distens.tracking.protocol import Final
+
+Complete = Callable[[Iterator[Task]], Iterator[tuple[Task, Finished | Failure]]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: predictions, and what they cost.
+
+    `train_seconds` counts what is deployed; the search that found it is counted in the report's details.
+    """
+
+    combine_NC: Floats
+    test_NC: Floats
+    parameters: int
+    train_seconds: float
+    predict_ms_per_1000: float
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that deciding and measuring found, for what is delivered from it."""
+
+    entries: Sequence[Finished]  # every finished member of the search, in order of arrival
+    weights_M: Floats  # theirs; 0 where not selected
+    rows: Mapping[str, Row]
+    missing: Mapping[str, str]
+    combine_state: State
+    labels_combine_N: Integers
+    labels_test_N: Integers
+
+    @property
+    def selected(self) -> list[tuple[Finished, float]]:
+        """Selected members with their weights."""
+        return [(e, float(w)) for e, w in zip(self.entries, self.weights_M, strict=True) if w > 0]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `run` returns.
+
+    Attributes:
+        path: the run's folder.
+        rows: the honest table: row name -> accuracy, nll, brier, ece, aurc, parameters, train_seconds,
+            predict_ms_per_1000.
+        missing: rows that could not be made -> why.
+        verdict: who won, in sentences.
+        weights: selected member's id -> weight.
+        notes: where to look next.
+    """
+
+    path: str
+    rows: Mapping[str, Mapping[str, float]]
+    missing: Mapping[str, str]
+    verdict: Sequence[str]
+    weights: Mapping[str, float]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def metric_of(probs_MNC: Sequence[Floats], weights_M: Floats, labels_N: Integers, metric: str) -> float:
+    """Return the metric of a weighted mean of members."""
+    return probabilities.metrics(probabilities.mix(probs_MNC, weights_M), labels_N)[metric]
+
+
+def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> tuple[Result, Final]:
+    """Do everything that comes after the search; tasks go through `complete`, so all of it resumes."""
+    labels = loaded.dataset.labels
+    history = ledger.history("search", plan.config.metric, labels["search"], lambda _: np.zeros((0, 0)))
+    entries = list(history.finished)
+    search_MNC = [store.read_predictions(e.report.files["search"]) for e in entries]
+    weights_M = plan.selector.select(search_MNC, labels["search"], plan.config.metric)
+    best = entries[int(np.argmin(history.values()))]
+    finisher = _Finisher(plan, store, ledger, loaded, entries, weights_M, best)
+    for _ in complete(iter(finisher.tasks())):
+        pass
+    outcome = finisher.measure()
+    table = {name: table_row(row, outcome.labels_test_N) for name, row in outcome.rows.items()}
+    test = {name: row.test_NC for name, row in outcome.rows.items()}
+    verdict = metrics.verdict(table, test, outcome.labels_test_N)
+    weights = {entry.task.id: weight for entry, weight in outcome.selected}
+    result = Result(store.url, table, outcome.missing, verdict, weights)
+    notes, final = deliver(plan, store, ledger, loaded, outcome, result)
+    return replace(result, notes=notes), final
+
+
+def table_row(row: Row, labels_N: Integers) -> dict[str, float]:
+    """Return one line of the table, measured on the *test* split."""
+    return {
+        **metrics.row(row.test_NC, labels_N),
+        "parameters": row.parameters,
+        "train_seconds": row.train_seconds,
+        "predict_ms_per_1000": row.predict_ms_per_1000,
+        "temperature": row.temperature,
+    }
+
+
+@dataclass
+class _Finisher:
+    plan: Plan
+    store: Store
+    ledger: Ledger
+    loaded: Loaded
+    entries: Sequence[Finished]
+    weights_M: Floats
+    best: Finished
+
+    def __post_init__(self) -> None:
+        self.config = self.plan.config
+        pairs = zip(self.entries, self.weights_M, strict=True)
+        self.selected = [(entry, float(weight)) for entry, weight in pairs if weight > 0]
+        self.network = self._best_network()
+        self.missing: dict[str, str] = {}
+
+    def _best_network(self) -> Settings | None:
+        networks = [e for e in self.entries if baselines.is_network(e.task.settings)]
+        return min(networks, key=lambda e: e.report.metrics[self.config.metric]).task.settings if networks else None
+
+    def _task(self, name: str, purpose: str, settings: Settings, **more: Any) -> Task:
+        seed = seeding.derive(self.config.seed, "finish", name)
+        return Task(name, purpose, settings, seed, self.plan.runner.resources, **more)
+
+    def tasks(self) -> list[Task]:
+        """Return the student and the baselines: independent of each other, so all may run at once."""
+        tasks: list[Task] = []
+        if self.config.distill is not None:
+            tasks += self._student_tasks()
+        if "larger_single" in self.config.baselines:
+            tasks += self._larger_single_tasks()
+        if "seed_ensemble" in self.config.baselines:
+            for i in range(1, len(self.selected)):
+                tasks.append(self._task(f"seed_ensemble-{i}", "seed_ensemble", self.best.task.settings))
+        return tasks
+
+    def _student_tasks(self) -> list[Task]:
+        settings = self.plan.student or self.network
+        if settings is None:
+            self.missing |= dict.fromkeys(("student", "student_on_labels"), "no member that is a network finished")
+            return []
+        assert isinstance(self.config.distill, dict)
+        teachers = tuple(Teacher(e.task.settings, e.report.files["state"], w) for e, w in self.selected)
+        student = self._task("student", "student", settings, distill=self.config.distill, teachers=teachers)
+        # A student sees more rows in an epoch than there are labels. Its rival gets the same epochs or the same
+        # steps, whichever does better on the search split.
+        growth = registry.build("distill", self.config.distill, "distill").growth
+        variants = [settings]
+        if growth > 1 and "epochs" in registry.options(registry.find("members", settings["kind"], "distill.network")):
+            epochs = registry.build_member(settings, "distill.network").epochs
+            variants.append({**settings, "epochs": round(epochs * growth)})
+        return [student, *self._variants("student_on_labels", variants)]
+
+    def _larger_single_tasks(self) -> list[Task]:
+        if self.network is None:
+            self.missing["larger_single"] = "no member that is a network finished"
+            return []
+        wanted = sum(entry.report.parameters for entry, _ in self.selected)
+        shape = self.loaded.dataset.inputs["train"].shape[1:]
+        variants = baselines.larger_single(self.network, wanted, shape, len(self.loaded.dataset.classes))
+        return self._variants("larger_single", variants)
+
+    def _variants(self, purpose: str, variants: Sequence[Settings]) -> list[Task]:
+        return [self._task(f"{purpose}-{i}", purpose, settings) for i, settings in enumerate(variants, 1)]
+
+    def measure(self) -> Outcome:
+        """Combine, calibrate, and read the test labels."""
+        labels = self.loaded.dataset.labels
+        rows: dict[str, Row] = {}
+        state, rows["ensemble"] = self._ensemble()
+        rows["best_single"] = self._single(self.best)
+        for purpose in ("student", "student_on_labels", "larger_single"):
+            self._best_variant(purpose, rows)
+        if "seed_ensemble" in self.config.baselines:
+            rows["seed_ensemble"] = self._seed_ensemble()
+        rows = {name: self._calibrated(row, labels["combine"]) for name, row in rows.items()}
+        return Outcome(self.entries, self.weights_M, rows, self.missing, state, labels["combine"], labels["test"])
+
+    def _read(self, entry: Finished, split: str) -> Floats:
+        return self.store.read_predictions(entry.report.files[split])
+
+    def _ensemble(self) -> tuple[State, Row]:
+        weights_M = np.array([weight for _, weight in self.selected])
+        combine_MNC, test_MNC = (
+            np.stack([self._read(entry, split) for entry, _ in self.selected]) for split in ("combine", "test")
+        )
+        combiner = self.plan.combiner
+        state = combiner.fit(combine_MNC, self.loaded.dataset.labels["combine"], weights_M)
+        combined = combiner.combine(combine_MNC, state), combiner.combine(test_MNC, state)
+        return state, Row(*combined, *_costs([entry for entry, _ in self.selected]))
+
+    def _single(self, entry: Finished) -> Row:
+        return Row(self._read(entry, "combine"), self._read(entry, "test"), *_costs([entry]))
+
+    def _entries(self, purpose: str) -> list[Finished]:
+        labels_N = self.loaded.dataset.labels["search"]
+        history = self.ledger.history(purpose, self.config.metric, labels_N, lambda _: np.zeros((0, 0)))
+        for entry in history.failed:
+            self.missing[entry.task.id] = f"{entry.failure.reason}: {entry.failure.message}"
+        return list(history.finished)
+
+    def _best_variant(self, purpose: str, rows: dict[str, Row]) -> None:
+        """Add the row of the variant that does best on the *search* split."""
+        entries = self._entries(purpose)
+        if entries:
+            rows[purpose] = self._single(min(entries, key=lambda e: e.report.metrics[self.config.metric]))
+        elif self.ledger.count(purpose):
+            self.missing[purpose] = "every variant failed"
+
+    def _seed_ensemble(self) -> Row:
+        entries = [self.best, *self._entries("seed_ensemble")]
+        if len(entries) < len(self.selected):
+            self.missing["seed_ensemble"] = f"{len(entries)} of {len(self.selected)} members: the others failed"
+        weights_M = np.full(len(entries), 1 / len(entries))
+        combine_NC, test_NC = (
+            probabilities.mix([self._read(e, split) for e in entries], weights_M) for split in ("combine", "test")
+        )
+        return Row(combine_NC, test_NC, *_costs(entries))
+
+    def _calibrated(self, row: Row, labels_N: Integers) -> Row:
+        if self.config.calibrate == "none":
+            return row
+        temperature = probabilities.fit_temperature(row.combine_NC, labels_N)
+        return replace(
+            row,
+            combine_NC=probabilities.apply_temperature(row.combine_NC, temperature),
+            test_NC=probabilities.apply_temperature(row.test_NC, temperature),
+            temperature=temperature,
+        )
+
+
+def _costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
+    reports = [entry.report for entry in entries]
+    return (
+        sum(report.parameters for report in reports),
+        sum(report.seconds for report in reports),
+        sum(report.predict_ms_per_1000 for report in reports),
+    )

@@ -1,0 +1,82 @@
+"""What a run looks like while it goes on: a live view on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from distens.records import Failure
+
+if TYPE_CHECKING:
+    from distens.coordinator import Update
+
+RECENT = 8
+
+
+def _best(update: Update) -> str:
+    if update.best is None:
+        return ""
+    both = "" if update.ensemble is None else f", ensemble {update.ensemble:.4f}"
+    return f"best {update.best:.4f}{both}"
+
+
+def plain(update: Update) -> None:
+    """Print an update as one line."""
+    stamp = time.strftime("%H:%M:%S")
+    count = f"[{update.finished + update.failed}/{update.total}] " if update.total else ""
+    best = f"  ({_best(update)})" if update.best is not None else ""
+    typer.echo(f"{stamp} {count}{update.text}{best}")
+
+
+class Live:
+    """A few lines at the bottom of the terminal, redrawn as members arrive."""
+
+    def __init__(self) -> None:
+        from rich.live import Live as RichLive
+
+        self._recent: deque[Any] = deque(maxlen=RECENT)
+        self._update: Update | None = None
+        self._started = time.monotonic()
+        self._live = RichLive(get_renderable=self._render, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Live:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, update: Update) -> None:
+        """Take in an update."""
+        from rich.text import Text
+
+        style = "red" if isinstance(update.outcome, Failure) else ""
+        self._recent.append(Text(update.text, style=style, no_wrap=True, overflow="ellipsis"))
+        self._update = update
+        self._live.refresh()
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        update = self._update
+        if update is None:
+            return Text("")
+        seconds = time.monotonic() - self._started
+        head = Table.grid(padding=(0, 2))
+        done = update.finished + update.failed
+        cells: list[Any] = [Text(f"{update.phase}", style="bold")]
+        if update.total:
+            failed = f", {update.failed} failed" if update.failed else ""
+            cells += [ProgressBar(total=update.total, completed=done, width=24)]
+            cells += [Text(f"{done}/{update.total} members{failed}")]
+            cells += [Text(f"{len(update.running)} running")]
+        cells += [Text(f"{update.metric} on search: {_best(update)}" if update.best is not None else "")]
+        cells += [Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d}", style="dim")]
+        head.add_row(*cells)
+        return Group(*self._recent, head)

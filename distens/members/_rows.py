@@ -1,0 +1,31 @@
+"""Which rows a member learns from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from distens.data.dataset import Examples
+from distens.records import Integers
+from distens.seeding import generator
+
+Rows = Literal["all", "bootstrap"]
+"""`bootstrap`: as many rows as there are, drawn with replacement by the member's seed (Breiman 1996, "Bagging
+Predictors", section 1); a rare class may be missing from them."""
+
+
+def choose(rows: Rows, count: int, seed: int) -> Integers:
+    """Return the numbers of the chosen rows."""
+    if rows == "all":
+        return np.arange(count)
+    return generator(seed, "bootstrap").integers(0, count, count)
+
+
+def chosen(examples: Examples, rows: Rows, seed: int) -> Examples:
+    """Return the chosen rows; all of them without a copy."""
+    if rows == "all":
+        return examples
+    picked_N = choose(rows, len(examples.inputs), seed)
+    return replace(examples, inputs=examples.inputs[picked_N], targets=examples.targets[picked_N])

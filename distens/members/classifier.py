@@ -1,0 +1,100 @@
+"""A network of `distens/models`, trained by a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt, Lt
+
+from distens.data.dataset import Examples
+from distens.members._rows import Rows, chosen
+from distens.models.mlp import Mlp
+from distens.objectives.cross_entropy import CrossEntropy
+from distens.records import Floats, State
+from distens.registry import Plugin
+from distens.training import loop, network
+from distens.training.loop import OptimizerName, Schedule
+from distens.training.work import Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass
+class Classifier:
+    """A network that learns labels, or a teacher's probabilities.
+
+    Attributes:
+        model: the architecture.
+        objective: what it minimises.
+        optimizer: `sgd`, `adam` or `adamw`.
+        learning_rate: of the first step.
+        weight_decay: an L2 penalty for `sgd` and `adam`, decoupled for `adamw`.
+        momentum: of `sgd` alone; 0.9 if not given.
+        schedule: of the learning rate: `constant`, or `cosine` down to zero.
+        epochs: passes over the rows.
+        batch_size: rows per step.
+        rows: `all`, or a `bootstrap` by the member's seed.
+    """
+
+    model: Annotated[Any, Plugin("models")] = field(default_factory=Mlp)
+    objective: Annotated[Any, Plugin("objectives")] = field(default_factory=CrossEntropy)
+    optimizer: OptimizerName = "adamw"
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    momentum: Annotated[float, Ge(0), Lt(1)] | None = None
+    schedule: Schedule = "constant"
+    epochs: Annotated[int, Ge(1)] = 30
+    batch_size: Annotated[int, Ge(1)] = 64
+    rows: Rows = "all"
+
+    def __post_init__(self) -> None:
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise ValueError(f"momentum: {self.momentum} has no effect with optimizer {self.optimizer!r}, only with 'sgd'")
+        self._network: nn.Module | None = None
+        self._input_shape: tuple[int, ...] = ()
+        self._classes = 0
+
+    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
+        """Train; see `distens.training.loop.fit` for metrics and errors."""
+        self._make(examples.inputs.shape[1:], examples.classes, work.seed)
+        assert self._network is not None
+        recipe = loop.Recipe(
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            momentum=0.9 if self.momentum is None else self.momentum,
+            schedule=self.schedule,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+        )
+        learned = chosen(examples, self.rows, work.seed)
+        return loop.fit(self._network, learned, work, recipe, self.objective.loss)
+
+    def predict(self, inputs: Floats) -> Floats:
+        """Return probs_NC, computed where the network lies: where it was trained, or after `load` on the CPU."""
+        assert self._network is not None, "predict needs fit or load first"
+        return network.predict(self._network, inputs, self._classes)
+
+    def state(self) -> State:
+        """Return the weights by name."""
+        assert self._network is not None, "state needs fit or load first"
+        meta = {"input_shape": list(self._input_shape), "classes": self._classes}
+        return State(network.to_arrays(self._network), meta)
+
+    def load(self, state: State) -> None:
+        """Take the weights of a state, on the CPU."""
+        self._make(tuple(state.meta["input_shape"]), state.meta["classes"], seed=0)
+        assert self._network is not None
+        network.load_arrays(self._network, state.arrays)
+
+    def to(self, device: str) -> None:
+        """Move the network to `cpu` or `cuda`; predictions then come from there."""
+        assert self._network is not None, "there is nothing to move before fit or load"
+        self._network.to(device)
+
+    def _make(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
+        self._input_shape, self._classes = tuple(input_shape), classes
+        self._network = network.initialise(lambda: self.model.build(self._input_shape, classes), seed)

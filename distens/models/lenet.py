@@ -1,0 +1,70 @@
+"""LeNet-5, for small images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt, Lt
+
+from distens.errors import Refused
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SMALLEST = 4
+"""Two halvings leave one pixel."""
+
+
+@dataclass(frozen=True)
+class Lenet:
+    """Two convolutions and two dense layers (LeCun et al. 1998, "Gradient-Based Learning Applied to Document
+    Recognition", section II.B).
+
+    We differ: both convolutions are padded, so that images of 8x8 pixels and up will do; rectified linear units and
+    maximum pooling take the place of scaled tanh and trained subsampling; the second convolution sees every channel.
+
+    Attributes:
+        width: times the paper's 6 and 16 channels, and 120 and 84 units.
+        dropout: the share of both dense layers' inputs that is dropped in training.
+    """
+
+    width: Annotated[float, Gt(0)] = 1.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+
+    def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Return a freshly initialised network: inputs (N, channels, height, width) -> logits_NC.
+
+        Raises:
+            Refused: the inputs are no images, or are below 4x4 pixels.
+        """
+        from torch import nn
+
+        if len(input_shape) != 3 or min(input_shape[1:]) < SMALLEST:
+            raise Refused(
+                f"lenet: needs images (channels, height, width) of at least {SMALLEST}x{SMALLEST} pixels, "
+                f"found inputs of shape {tuple(input_shape)}"
+            )
+        channels, height, width = input_shape
+        first, second, third, fourth = (max(1, round(units * self.width)) for units in (6, 16, 120, 84))
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, first, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(first, second, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            *([nn.Dropout(self.dropout)] if self.dropout else []),
+            nn.Linear(second * (height // 4) * (width // 4), third),
+            nn.ReLU(),
+            *([nn.Dropout(self.dropout)] if self.dropout else []),
+            nn.Linear(third, fourth),
+            nn.ReLU(),
+            nn.Linear(fourth, classes),
+        ]
+        return nn.Sequential(*layers)
+
+    def widened(self, factor: float) -> Lenet:
+        """Return the same network with every hidden width times `factor`, rounded, at least 1."""
+        return replace(self, width=self.width * factor)

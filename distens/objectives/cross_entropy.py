@@ -1,0 +1,31 @@
+"""Cross-entropy between targets and predicted probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Lt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The mean over rows of -sum_c q_c log p_c, in nats, where p = softmax(logits) and q is the target.
+
+    A label's q is one at the label and zero elsewhere; a teacher's probabilities are q themselves.
+
+    Attributes:
+        label_smoothing: e; q becomes (1 - e) q + e / C (Szegedy et al. 2016, "Rethinking the Inception Architecture",
+            section 7).
+    """
+
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+
+    def loss(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss, a scalar. `targets` are labels_N (int64) or probs_NC."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits_NC, targets, label_smoothing=self.label_smoothing)

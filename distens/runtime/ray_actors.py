@@ -1,0 +1,249 @@
+"""A warm pool of Ray actors, one member each at a time. The only file with Ray's actors.
+
+    tasks ──pull──► slot 1: starting ─► idle ─► busy ──► report ──► yield
+                    slot 2: …                    │
+                                                 └─ died, timed out, out of memory ─► the actor is replaced and the
+                                                    task tried again, same seed, next attempt, from its checkpoint
+
+Ray's own restarts are off (`max_restarts=0`): a restarted actor would run a task again under its old attempt number,
+and a node that vanishes would burn its retries while Ray still waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import ray
+from annotated_types import Ge, Gt
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
+
+from distens.errors import RunError
+from distens.records import Failure, Outcome, Reason, Resources, Task
+from distens.runtime._execute import execute
+from distens.runtime.protocol import Shared
+
+log = logging.getLogger("distens")
+
+RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
+"""A member that diverged, was refused or ran out of time would do the same again."""
+
+ROOM_SECONDS = 5.0
+START_SECONDS = 60.0
+
+START_FAILURES = 5
+"""So many actors in a row that do not come up are no accident."""
+
+
+class _Actor:
+    """Trains one member at a time; keeps libraries loaded and data mapped in between."""
+
+    def __init__(self, shared: Shared, threads: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch or LightGBM is loaded
+        import torch
+
+        torch.set_num_threads(threads)
+        self._shared, self._threads = shared, threads
+
+    def ready(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    def execute(self, task: Task) -> Outcome:
+        return execute(task, self._shared, self._threads)
+
+
+@dataclass
+class _Slot:
+    """An actor and the task it has: `starting` until the process is up, so that start-up is not the member's time."""
+
+    actor: Any
+    task: Task
+    ref: Any
+    starting: bool
+    since: float
+
+
+@dataclass
+class RayActors:
+    """Attributes:
+    address: a Ray cluster (`auto`, `host:port`, `ray://…`); without one, the cluster found by Ray, or a local Ray.
+    cpus_per_member, gpus_per_member: what one member occupies; GPUs may be shared (`0.25`).
+    concurrency: members at once; without it, as many as the cluster's resources hold.
+    retries: how often a member is tried again whose process died, ran out of memory or raised.
+    timeout_seconds: a member that trains longer is ended and named.
+    """
+
+    address: str | None = None
+    cpus_per_member: Annotated[float, Gt(0)] = 1.0
+    gpus_per_member: Annotated[float, Ge(0)] = 0.0
+    concurrency: Annotated[int, Ge(1)] | None = None
+    retries: Annotated[int, Ge(0)] = 2
+    timeout_seconds: Annotated[float, Gt(0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_member > 1 and not float(self.gpus_per_member).is_integer():
+            raise ValueError(f"gpus_per_member: a fraction or a whole number of GPUs, found {self.gpus_per_member}")
+        self._busy: list[_Slot] = []
+        self._idle: list[Any] = []
+        self._shared_ref: Any = None
+        self._ours = False
+        self._start_failures = 0
+        self._room: tuple[float, int] = (-math.inf, 0)
+
+    @property
+    def resources(self) -> Resources:
+        """Return what one member occupies."""
+        return Resources(self.cpus_per_member, self.gpus_per_member)
+
+    def start(self, shared: Shared) -> None:
+        """Connect to Ray, check that a member fits somewhere, and send the data once to the object store.
+
+        Raises:
+            RunError: no Ray at the address, or no node is large enough for one member.
+        """
+        if not ray.is_initialized():
+            self._connect()
+        self._check_resources()
+        self._shared_ref = ray.put(shared)
+        log.info("up to %d members at once, %g CPU each", self._capacity(), self.cpus_per_member)
+
+    def _connect(self) -> None:
+        # Without this, Ray repackages the virtual environment of a driver that `uv run` started, for every actor.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        try:
+            ray.init(address=self.address, include_dashboard=None, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+            raise RunError(f"runtime.address: no Ray at {self.address or 'this machine'}: {error}") from error
+        self._ours = True
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def _check_resources(self) -> None:
+        for kind, asked in (("CPU", self.cpus_per_member), ("GPU", self.gpus_per_member)):
+            largest = max((node.get(kind, 0.0) for node in self._nodes()), default=0.0)
+            if asked > largest:
+                option = f"runtime.{kind.lower()}s_per_member"
+                raise RunError(f"{option}: {asked:g} {kind}s for one member, but no node has more than {largest:g}")
+
+    def _capacity(self) -> int:
+        def fits(node: dict[str, float]) -> int:
+            rooms = [node.get("CPU", 0.0) / self.cpus_per_member]
+            if self.gpus_per_member:
+                rooms.append(node.get("GPU", 0.0) / self.gpus_per_member)
+            return int(min(rooms) + 1e-9)
+
+        now = time.monotonic()
+        if now - self._room[0] > ROOM_SECONDS:  # nodes come and go, but asking costs a call to the head
+            room = max(1, sum(map(fits, self._nodes())))
+            self._room = (now, min(room, self.concurrency or room))
+        return self._room[1]
+
+    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
+        """Pull a task for every free actor; yield outcomes in order of arrival."""
+        assert self._shared_ref is not None, "start comes first"
+        again: deque[Task] = deque()
+        lost: Counter[str] = Counter()
+        while True:
+            while self._idle or len(self._busy) < self._capacity():
+                task = again.popleft() if again else next(tasks, None)
+                if task is None:
+                    break
+                self._dispatch(task)
+            if not self._busy:
+                return
+            for slot in self._ready():
+                self._busy.remove(slot)
+                outcome = self._started(slot) if slot.starting else self._outcome(slot)
+                if outcome is None:
+                    continue
+                if isinstance(outcome, Failure) and outcome.reason in RETRIED:
+                    lost[outcome.task_id] += 1
+                    if lost[outcome.task_id] <= self.retries:
+                        again.append(replace(slot.task, attempt=slot.task.attempt + 1))
+                        outcome = replace(outcome, final=False)
+                yield outcome
+
+    def _dispatch(self, task: Task) -> None:
+        if self._idle:
+            actor = self._idle.pop()
+            self._busy.append(_Slot(actor, task, actor.execute.remote(task), False, time.monotonic()))
+            return
+        threads = max(1, int(self.cpus_per_member))
+        remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
+        needs = {"num_cpus": self.cpus_per_member, "num_gpus": self.gpus_per_member, "max_restarts": 0}
+        actor = remote.options(**needs).remote(self._shared_ref, threads)
+        self._busy.append(_Slot(actor, task, actor.ready.remote(), True, time.monotonic()))
+
+    def _ready(self) -> list[_Slot]:
+        """Return slots whose call ended or whose member's time is over; wait for the first such."""
+        while True:
+            done, _ = ray.wait([slot.ref for slot in self._busy], num_returns=1, timeout=1.0)
+            now = time.monotonic()
+            found = [slot for slot in self._busy if slot.ref in done or self._late(slot, now)]
+            if found:
+                return found
+            for slot in self._busy:
+                if slot.starting and now - slot.since > START_SECONDS:
+                    log.warning("%s waits for free resources since %.0f s", slot.task.id, now - slot.since)
+                    slot.since = now
+
+    def _late(self, slot: _Slot, now: float) -> bool:
+        return self.timeout_seconds is not None and not slot.starting and now - slot.since > self.timeout_seconds
+
+    def _started(self, slot: _Slot) -> None:
+        try:
+            ray.get(slot.ref)
+        except RayError as error:
+            self._start_failures += 1
+            if self._start_failures >= START_FAILURES:
+                raise RunError(f"runtime: {START_FAILURES} actors in a row did not start; the last: {error}") from error
+            self._dispatch(slot.task)
+            return
+        self._start_failures = 0
+        self._busy.append(_Slot(slot.actor, slot.task, slot.actor.execute.remote(slot.task), False, time.monotonic()))
+
+    def _outcome(self, slot: _Slot) -> Outcome:
+        seconds = time.monotonic() - slot.since
+        try:
+            outcome: Outcome = ray.get(slot.ref, timeout=0)
+        except GetTimeoutError:
+            message = f"still training after {self.timeout_seconds:g} s (runtime.timeout_seconds)"
+            outcome = Failure(slot.task.id, slot.task.attempt, "timed_out", message, seconds, "")
+        except RayError as error:
+            reason = _reason(error)
+            outcome = Failure(slot.task.id, slot.task.attempt, reason, _first_lines(error), seconds, "")
+        clean = not isinstance(outcome, Failure) or outcome.reason in ("diverged", "refused")
+        if clean:
+            self._idle.append(slot.actor)
+        else:
+            ray.kill(slot.actor)  # whatever state it is in: the next task gets a new process
+        return outcome
+
+    def stop(self) -> None:
+        """End our actors, running members included; leave a Ray that was there before us."""
+        if not ray.is_initialized():
+            return
+        for actor in [slot.actor for slot in self._busy] + self._idle:
+            ray.kill(actor)
+        self._busy, self._idle, self._shared_ref = [], [], None
+        if self._ours:
+            ray.shutdown()
+            self._ours = False
+
+
+def _reason(error: RayError) -> Reason:
+    # Ray's memory monitor says so itself; the kernel's only leaves a killed process.
+    oom = isinstance(error, OutOfMemoryError) or "running low on memory" in str(error)
+    return "out_of_memory" if oom else "crashed"
+
+
+def _first_lines(error: RayError, count: int = 4) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "\n".join(lines[:count])

@@ -1,0 +1,122 @@
+"""What Bayesian searches share: fit a forest, gather proposals, rank them, pick; once more with the pick pending.
+
+    finished, failed ──► forest ──► fantasies of the pending ──► forest ─┬─► expected improvement ─► ranks ─┐
+                                                                         └─► walks uphill ┐                 ├─► pick
+    space ──► draws ──────────────────────────────────────────────────────── proposals ───┴─► penalty ──────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.stats import rankdata
+
+from distens.records import Floats, History, Settings
+from distens.search._forest import Forest, expected_improvement, tame
+from distens.search._proposals import draw, draw_new, known, walk_uphill
+from distens.seeding import derive, generator
+from distens.space import Space, key
+
+
+class Penalty(Protocol):
+    """What is added to the rank of the expected improvement. Proposals are known by their place."""
+
+    def ranks(self) -> Floats:
+        """Return penalty_P; less is better."""
+        ...
+
+    def picked(self, place: int) -> None:
+        """Take note that a proposal is now pending."""
+        ...
+
+
+MakePenalty = Callable[[Floats, Floats, Floats, int], Penalty]
+"""(finished_MD, pending_QD, proposals_PD, seed) -> penalty; all encoded settings."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many proposals a round weighs: `local` walks from settings already tried, the rest drawn."""
+
+    proposals: int
+    local: int
+    initial: int
+
+
+def propose(
+    history: History,
+    space: Space,
+    count: int,
+    rng: np.random.Generator,
+    budget: Budget,
+    make_penalty: MakePenalty | None = None,
+) -> list[Settings]:
+    """Return `count` settings: random until `budget.initial` are finished or pending and 2 finished, then by rank.
+
+    The generator is spent by one number, whatever the options, and every source of chance is derived from it by name.
+    """
+    root = int(rng.integers(2**63))
+    taken, finished = known(history), len(history.finished)
+    pending = [task.settings for task in history.pending]
+    random = count if finished < 2 else min(count, max(0, budget.initial - finished - len(pending)))
+    picks = draw(space, random, taken, generator(root, "initial"))
+    if len(picks) < count:
+        taken |= {key(settings) for settings in picks}
+        picks += _ranked(history, space, pending + picks, taken, count - len(picks), root, budget, make_penalty)
+    if len(picks) < count:  # the space is exhausted
+        picks += draw(space, count - len(picks), taken | set(map(key, picks)), generator(root, "repeats"))
+    return picks
+
+
+def _ranked(
+    history: History,
+    space: Space,
+    pending: list[Settings],
+    taken: set[str],
+    count: int,
+    root: int,
+    budget: Budget,
+    make_penalty: MakePenalty | None,
+) -> list[Settings]:
+    """Return up to `count` new settings, each the best by rank given those before it."""
+    tried = [entry.task.settings for entry in (*history.finished, *history.failed)]
+    tried_MD, pending_QD = space.encode(tried), space.encode(pending)
+    values = history.values()
+    values_M = tame(np.concatenate([values, np.full(len(history.failed), values.max())]))
+    best, seed = float(values.min()), derive(root, "forest")
+    believer = Forest(tried_MD, values_M, seed)
+
+    def fit(pending_QD: Floats) -> Forest:
+        if not len(pending_QD):
+            return believer
+        fantasies_Q = believer.predict(pending_QD)[0]
+        return Forest(np.vstack([tried_MD, pending_QD]), np.concatenate([values_M, fantasies_Q]), seed)
+
+    forest = fit(pending_QD)
+
+    def improvement(features_PD: Floats) -> Floats:
+        return expected_improvement(*forest.predict(features_PD), best)
+
+    starts = np.argsort(-improvement(tried_MD), kind="stable")[: budget.local]
+    proposals = walk_uphill(space, [tried[i] for i in starts], improvement, taken, generator(root, "walks"))
+    drawn_taken, drawn = taken | set(map(key, proposals)), budget.proposals - budget.local
+    proposals += draw_new(space, drawn, drawn_taken, generator(root, "draws"), needed=count - len(proposals))
+    if not proposals:
+        return []
+    proposals_PD = space.encode(proposals)
+    finished_MD = tried_MD[: len(history.finished)]
+    penalty = make_penalty(finished_MD, pending_QD, proposals_PD, derive(root, "penalty")) if make_penalty else None
+    places: list[int] = []
+    while True:
+        score_P = rankdata(-improvement(proposals_PD))
+        score_P += penalty.ranks() if penalty else 0.0
+        score_P[places] = np.inf
+        places.append(int(np.argmin(score_P)))
+        if len(places) == min(count, len(proposals)):
+            return [proposals[place] for place in places]
+        if penalty:
+            penalty.picked(places[-1])
+        forest = fit(np.vstack([pending_QD, proposals_PD[places]]))

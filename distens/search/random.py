@@ -1,0 +1,20 @@
+"""Uniform draws: the search to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from distens.records import History, Settings
+from distens.search._proposals import draw, known
+from distens.space import Space
+
+
+@dataclass(frozen=True)
+class Random:
+    """Draw settings uniformly (families first, log scale where the space says so), none of them twice."""
+
+    def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
+        """Return `count` settings (see `Search`); repeats only where the space is exhausted."""
+        return draw(space, count, known(history), rng)

@@ -1,0 +1,33 @@
+"""The best members by themselves, all with the same weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge
+
+from distens.records import Floats, Integers
+from distens.select._losses import Sums, check
+
+
+@dataclass(frozen=True)
+class Top:
+    """Keep the `size` members with the lowest metric (all of them, if there are fewer); the earlier of two equals.
+
+    Attributes:
+        size: how many members to keep.
+    """
+
+    size: Annotated[int, Ge(1)] = 10
+
+    def select(self, probs_MNC: Floats | Sequence[Floats], labels_N: Integers, metric: str = "nll") -> Floats:
+        """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
+        check(probs_MNC, metric)
+        losses_M = Sums(probs_MNC, labels_N, metric).with_each()
+        kept = np.argsort(losses_M, kind="stable")[: self.size]
+        weights_M = np.zeros(len(losses_M))
+        weights_M[kept] = 1.0 / len(kept)
+        return weights_M

@@ -1,0 +1,42 @@
+"""A tracking server's address: made absolute, and shown without its credentials."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from distens.tracking._records import redact, safe_key
+
+_SQLITE = re.compile(r"(sqlite[\w+]*:///)([^?]+)(\?.*)?")
+
+
+def is_store(address: str) -> bool:
+    """Return whether an address is a server's or a database's: MLflow keeps no runs in plain folders any more."""
+    return address.startswith("databricks") or ("://" in address and not address.startswith("file:"))
+
+
+def pinned(address: str) -> str:
+    """Return an address that means the same after a change of directory: a SQLite file's path made absolute."""
+    found = _SQLITE.fullmatch(address)
+    if found is None or found[2].startswith(":memory:"):
+        return address
+    return f"{found[1]}{Path(found[2]).absolute()}{found[3] or ''}"
+
+
+def artifacts_beside(address: str, experiment: str) -> str | None:
+    """Return where a new experiment's files go: `mlruns` beside a SQLite file; None leaves it to the server."""
+    found = _SQLITE.fullmatch(pinned(address))
+    return str(Path(found[2]).parent / "mlruns" / safe_key(experiment)) if found else None
+
+
+def how_to_look(address: str, experiment_id: str, run_id: str) -> str:
+    """Return a line that says how to open a run's page."""
+    page = f"/#/experiments/{experiment_id}/runs/{run_id}" if run_id else ""
+    shown = redact(address)
+    if shown.startswith(("http://", "https://")):
+        return f"MLflow: {shown.rstrip('/')}{page}"
+    if shown.startswith("databricks"):
+        return f"MLflow: {shown}, run {run_id}"
+    here = shown.replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")
+    folder = " in this folder" if here != shown else ""
+    return f"MLflow: run `mlflow ui --backend-store-uri {here}`{folder} and open http://127.0.0.1:5000{page}"

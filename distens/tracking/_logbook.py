@@ -1,0 +1,219 @@
+"""How a run becomes a tree on a tracking server: a parent run, and a child run for every attempt.
+
+Everything is looked up before it is written, so that sending again changes nothing. The server itself is behind
+`Server`, five kinds of call that any tracking server has.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from distens.records import Failure, Finished, Task
+from distens.tracking import _records
+from distens.tracking.protocol import Final, RunInfo
+
+STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+
+@dataclass
+class Run:
+    """A run as the server holds it."""
+
+    id: str
+    status: str
+    start_ms: int
+    tags: Mapping[str, str]
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Server(Protocol):
+    """What is asked of a tracking server."""
+
+    def runs(self, tag: str, value: str) -> Iterator[Run]:
+        """Yield the experiment's runs with that tag, oldest first."""
+        ...
+
+    def create(self, name: str, tags: Mapping[str, str], start_ms: int) -> Run:
+        """Open a run."""
+        ...
+
+    def log(
+        self,
+        run_id: str,
+        at_ms: int,
+        metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        step: int = 0,
+    ) -> None:
+        """Add to a run, in one call where the limits allow."""
+        ...
+
+    def steps(self, run_id: str, metric: str) -> set[int]:
+        """Return the steps at which a metric was logged."""
+        ...
+
+    def close(self, run_id: str, status: str, end_ms: int | None = None) -> None:
+        """Set a run's status; `RUNNING` opens it again."""
+        ...
+
+    def text(self, run_id: str, text: str, name: str) -> None:
+        """Store a small file with a run."""
+        ...
+
+    def file(self, run_id: str, path: Path, folder: str) -> None:
+        """Store a local file with a run."""
+        ...
+
+
+def now_ms() -> int:
+    """Return the time as tracking servers write it."""
+    return int(time.time() * 1000)
+
+
+class Logbook:
+    """One connection's view of a run: its parent and what lies under it, read once at the start."""
+
+    def __init__(self, server: Server, run: RunInfo) -> None:
+        self.server = server
+        self.run = run
+        self.folder = run_folder(run)
+        self.parent = self._open_parent()
+        self.children: dict[str, Run] = {}
+        self.members: dict[str, Run] = {}
+        for child in server.runs("mlflow.parentRunId", self.parent.id):
+            self._keep(child)
+        self._steps: dict[str, set[int]] = {}
+
+    def _open_parent(self) -> Run:
+        tags = {
+            "distens.run": run_key(self.run),
+            "distens.storage": _records.redact(self.folder)[: _records.TAG_LENGTH],
+            "distens.fingerprint": self.run.fingerprint,
+        }
+        for found in self.server.runs("distens.run", tags["distens.run"]):
+            if found.tags.get("distens.storage") == tags["distens.storage"]:
+                return found
+        return self.server.create(self.run.run_name, tags, now_ms())
+
+    def _keep(self, child: Run) -> None:
+        self.children[child.tags.get("distens.record", child.id)] = child
+        # A failed attempt never hides the member that came of a later one; the newest outcome is the last kept.
+        if "distens.reason" not in child.tags:
+            self.members[child.tags.get("distens.task", "")] = child
+
+    def start(self) -> None:
+        """Say what the run is, and that it is running."""
+        if self.parent.status not in ("RUNNING", "FINISHED"):
+            self.server.close(self.parent.id, "RUNNING")
+        params = _records.flatten(self.run.config)
+        fresh = {key: value for key, value in params.items() if key not in self.parent.params}
+        versions = {f"distens.version.{name}": text for name, text in self.run.versions.items()}
+        self.server.log(self.parent.id, now_ms(), params=fresh, tags=versions)
+        self.server.text(self.parent.id, _yaml(self.run.config), "config.yaml")
+
+    def member(self, task: Task, outcome: Finished | Failure, at_ms: int) -> None:
+        """Log one attempt as a child run, unless it is there; an interrupted one is completed."""
+        tags = _records.labels(task, outcome)
+        child = self.children.get(tags["distens.record"])
+        if child is None:
+            seconds = outcome.report.seconds if isinstance(outcome, Finished) else outcome.seconds
+            parent = {"mlflow.parentRunId": self.parent.id}
+            start_ms = at_ms - int(1000 * seconds)
+            child = self.server.create(_records.title(task, outcome), {**tags, **parent}, start_ms)
+        elif child.status != "RUNNING":
+            self._keep(child)
+            return
+        params = _records.flatten({**task.settings, "seed": task.seed})
+        # The run's own start as the time of its numbers: sent again they are the same numbers, not further ones.
+        self.server.log(child.id, child.start_ms, metrics=_records.measures(outcome), params=params)
+        child.status = "FINISHED" if isinstance(outcome, Finished) else "FAILED"
+        self.server.close(child.id, child.status, at_ms)
+        self._keep(child)
+
+    def progress(self, step: int, metrics: Mapping[str, float], at_ms: int) -> None:
+        """Log the search so far, unless that step is there."""
+        fresh = {}
+        for key, value in _records.numbers(metrics).items():
+            if key not in self._steps:
+                self._steps[key] = self.server.steps(self.parent.id, key) if key in self.parent.metrics else set()
+            if step not in self._steps[key]:
+                fresh[key] = value
+                self._steps[key].add(step)
+        if fresh:
+            self.server.log(self.parent.id, at_ms, metrics=fresh, step=step)
+
+    def contribution(self, task_id: str, metrics: Mapping[str, float]) -> None:
+        """Log a member's weight and diversity on its own run."""
+        child = self.members.get(task_id)
+        if child is not None:
+            self._log_new(child, _records.numbers(metrics))
+
+    def results(self, final: Final) -> None:
+        """Log the table: numbers as metrics (`ensemble.accuracy`), and all of it as a file."""
+        metrics: dict[str, float] = {}
+        for row, values in final.rows.items():
+            metrics |= _records.numbers(values, f"{row}.")
+        self._log_new(self.parent, metrics)
+        self.server.text(self.parent.id, _json(final.rows), "results.json")
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Store a file with the parent run."""
+        self.server.file(self.parent.id, path, folder)
+
+    def end(self, status: str) -> None:
+        """Close the parent run."""
+        if self.parent.status != STATUSES[status]:
+            self.server.close(self.parent.id, STATUSES[status], now_ms())
+
+    def _log_new(self, run: Run, metrics: Mapping[str, float]) -> None:
+        fresh = {key: value for key, value in metrics.items() if run.metrics.get(key) != value}
+        if fresh:
+            self.server.log(run.id, now_ms(), metrics=fresh)
+            run.metrics = {**run.metrics, **fresh}
+
+
+def final_records(final: Final) -> Iterator[tuple[str, Callable[[Logbook], None]]]:
+    """Yield what a finished run has to say, in records small enough that each shows progress."""
+    yield "the table of results", lambda book: book.results(final)
+    for name in sorted({*final.weights, *final.diversity}):
+        sources = {"weight": final.weights, "diversity": final.diversity}
+        metrics = {key: values[name] for key, values in sources.items() if name in values}
+        yield f"the weight of {name}", lambda book, n=name, m=metrics: book.contribution(n, m)
+    for path in final.figures:
+        yield f"the figure {path.name}", lambda book, p=path: book.file(p, "figures")
+    if final.report is not None:
+        yield "the report", lambda book, p=final.report: book.file(p)
+
+
+def run_key(run: RunInfo) -> str:
+    """Return what names a run for good: its config's hash and its data's."""
+    return f"{run.run_name}/{run.fingerprint}"
+
+
+def run_folder(run: RunInfo) -> str:
+    """Return the address of the run's folder."""
+    storage = run.storage.rstrip("/")
+    return storage if storage.endswith(run.run_name) else f"{storage}/{run.run_name}"
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    from ruamel.yaml import YAML
+
+    out = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    yaml.dump(_records.redacted(dict(values)), out)
+    return out.getvalue()
+
+
+def _json(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    return json.dumps(_records.redacted({name: dict(row) for name, row in rows.items()}), indent=1, default=str)

@@ -1,0 +1,120 @@
+"""Records as the flat names and short texts that tracking servers take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from distens.records import Failure, Finished, Task, to_json
+
+PARAM_LENGTH = 6000
+TAG_LENGTH = 5000
+KEY_LENGTH = 250
+
+# The second form is a password with a slash in it, as SQLAlchemy allows.
+_CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?:[^/\s'\"?#]*@|[^/\s:'\"]+:[^\s'\"]*@)")
+_SECRET_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:password|passwd|secret|token|access_key|sig|pwd)[^=&\s]*=)[^&\s'\"]+")
+
+
+def redact(text: str) -> str:
+    """Return the text without the credentials of any address in it: `postgresql://***@host/db`."""
+    return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub(r"\g<scheme>***@", text))
+
+
+def redacted(value: Any) -> Any:
+    """Return a JSON value with `redact` applied to every text in it."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: redacted(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(inner) for inner in value]
+    return value
+
+
+def safe_key(name: str) -> str:
+    """Return a name of letters, digits and `_ . -` and spaces, as every MLflow store takes it."""
+    return re.sub(r"[^\w.\- ]", "_", name)[:KEY_LENGTH] or "_"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested JSON values as dotted names and texts: `{"a": {"b": [1]}}` is `{"a.b": "[1]"}`.
+
+    Lists of mappings are numbered (`baselines.0.kind`). Texts are redacted and cut to MLflow's limit.
+    """
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
+            value = {str(index): inner for index, inner in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[safe_key(key)] = redact(text)[:PARAM_LENGTH]
+    return flat
+
+
+def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return the entries that are finite numbers; nothing else can be drawn in a chart."""
+    return {
+        safe_key(f"{prefix}{name}"): float(value)
+        for name, value in values.items()
+        if hasattr(value, "__float__") and math.isfinite(float(value))
+    }
+
+
+def attempt_of(outcome: Finished | Failure) -> int:
+    """Return which attempt an outcome ends."""
+    return outcome.report.attempt if isinstance(outcome, Finished) else outcome.attempt
+
+
+def digest(task: Task, outcome: Finished | Failure) -> str:
+    """Return a name for this very outcome: sent again it is the same, trained again (seconds differ) it is not."""
+    record = to_json(outcome.report if isinstance(outcome, Finished) else outcome)
+    text = json.dumps([task.id, task.settings, task.seed, record], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def measures(outcome: Finished | Failure) -> dict[str, float]:
+    """Return the numbers of one attempt."""
+    if isinstance(outcome, Failure):
+        return numbers({"seconds": outcome.seconds})
+    report = outcome.report
+    costs = {
+        "seconds": report.seconds,
+        "parameters": report.parameters,
+        "predict_ms_per_1000": report.predict_ms_per_1000,
+    }
+    return numbers({**report.metrics, **costs})
+
+
+def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:
+    """Return the tags of one attempt."""
+    tags = {
+        "distens.task": task.id,
+        "distens.attempt": str(attempt_of(outcome)),
+        "distens.purpose": task.purpose,
+        "distens.record": digest(task, outcome),
+    }
+    if isinstance(outcome, Finished):
+        tags["distens.node"] = outcome.report.node
+    else:
+        tags |= {
+            "distens.node": outcome.node,
+            "distens.reason": outcome.reason,
+            "distens.message": redact(outcome.message),
+            "distens.final": str(outcome.final).lower(),
+        }
+    return {key: value[:TAG_LENGTH] for key, value in tags.items()}
+
+
+def title(task: Task, outcome: Finished | Failure) -> str:
+    """Return a name to read in a list: `m0007 mlp`, `m0007 mlp (attempt 1: crashed)`."""
+    family = task.settings.get("family", task.settings.get("kind", ""))
+    name = f"{task.id} {family}".strip()
+    return f"{name} (attempt {outcome.attempt}: {outcome.reason})" if isinstance(outcome, Failure) else name

@@ -1,0 +1,27 @@
+"""Nothing is logged; the run's folder still holds everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from distens.records import Failure, Finished, Task
+from distens.tracking.protocol import Final, RunInfo
+
+
+@dataclass(frozen=True)
+class Off:
+    """A tracker that forgets."""
+
+    def start(self, run: RunInfo) -> None:
+        """Do nothing."""
+
+    def member(self, task: Task, outcome: Finished | Failure) -> None:
+        """Do nothing."""
+
+    def progress(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def finish(self, final: Final | None, status: str) -> list[str]:
+        """Return no lines."""
+        return []

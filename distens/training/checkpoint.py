@@ -1,0 +1,98 @@
+"""Checkpoints of a training as plain states: tensors become arrays, the rest JSON; no pickle is written or read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from distens.errors import Refused
+from distens.records import State
+from distens.store import Checkpoint
+
+EVERY_SECONDS = 2.0
+"""Least time between two checkpoints. A checkpoint's attribute `every_seconds` goes before it; 0 means each epoch."""
+
+COST = 20
+"""Training lasts at least this many times as long as saving it did."""
+
+
+class Pace:
+    """Says when the next checkpoint is due, so that saving costs little and short trainings never save."""
+
+    def __init__(self, checkpoint: Checkpoint, seconds_before: float = 0.0) -> None:
+        self._every = getattr(checkpoint, "every_seconds", EVERY_SECONDS)
+        self._started = time.perf_counter() - seconds_before
+        self._next = time.perf_counter() + self._every
+        self._checkpoint = checkpoint
+
+    def seconds(self) -> float:
+        """Return the time trained so far, that of interrupted attempts included."""
+        return time.perf_counter() - self._started
+
+    def due(self) -> bool:
+        """Return whether it is time to save."""
+        return time.perf_counter() >= self._next
+
+    def save(self, state: State) -> None:
+        """Save, and plan the next time."""
+        before = time.perf_counter()
+        self._checkpoint.save(state)
+        after = time.perf_counter()
+        self._next = after + (max(self._every, COST * (after - before)) if self._every else 0.0)
+
+
+def pack(tree: Any, meta: Mapping[str, Any]) -> State:
+    """Return a tree of mappings, lists, tensors and plain values as a state.
+
+    Raises:
+        Refused: the tree holds something else.
+    """
+    arrays: dict[str, Any] = {}
+    return State(arrays, {**meta, "tree": _encode(tree, arrays, "checkpoint")})
+
+
+def unpack(state: State) -> Any:
+    """Return the tree that `pack` was given; tensors lie on the CPU."""
+    return _decode(state.meta["tree"], state.arrays)
+
+
+def _encode(value: Any, arrays: dict[str, Any], where: str) -> Any:
+    import torch
+
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, torch.Tensor):
+        name = f"t{len(arrays)}"
+        dtype = str(value.dtype).removeprefix("torch.")
+        tensor = value.detach().cpu()
+        arrays[name] = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy().copy()
+        return {"tensor": name, "shape": list(value.shape), "dtype": dtype}
+    if isinstance(value, Mapping):  # as pairs: keys may be numbers
+        items = [[_encode(k, arrays, where), _encode(v, arrays, f"{where}.{k}")] for k, v in value.items()]
+        return {"mapping": items}
+    if isinstance(value, list | tuple):
+        items = [_encode(item, arrays, f"{where}.{i}") for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    raise Refused(
+        f"{where}: cannot be kept between attempts: found {type(value).__module__}.{type(value).__qualname__}, "
+        "allowed are tensors, numbers, strings, lists, tuples and mappings of them"
+    )
+
+
+def _decode(value: Any, arrays: Mapping[str, Any]) -> Any:
+    import torch
+
+    if isinstance(value, list):
+        return [_decode(item, arrays) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    if "tensor" in value:
+        return torch.tensor(arrays[value["tensor"]], dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
+    if "tuple" in value:
+        return tuple(_decode(item, arrays) for item in value["tuple"])
+    return {_decode(key, arrays): _decode(inner, arrays) for key, inner in value["mapping"]}

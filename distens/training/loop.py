@@ -1,0 +1,173 @@
+"""A plain training loop for one network: data on the device, no loader, every epoch a function of (seed, epoch).
+
+Because an epoch's order of rows and its dropout follow from the seed and the epoch's number alone, a checkpoint needs
+nothing but the network, the optimizer and that number, and a resumed training equals an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from distens.data.dataset import Examples
+from distens.errors import Diverged
+from distens.seeding import derive
+from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.network import local_chance, parameters
+from distens.training.work import Work
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+OptimizerName = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are updated.
+
+    Attributes:
+        optimizer: `sgd` with momentum; `adam`, whose weight decay is an L2 penalty; `adamw`, whose weight decay is
+            decoupled (Loshchilov and Hutter 2019, algorithm 2).
+        learning_rate: of the first step.
+        momentum: of `sgd`; the others have none.
+        schedule: `cosine` lets the learning rate fall from step to step to zero at the end (Loshchilov and Hutter
+            2017, "SGDR", equation 5, without restarts).
+        epochs: passes over the rows.
+        batch_size: rows per step; the last step of an epoch takes what is left.
+    """
+
+    optimizer: OptimizerName
+    learning_rate: float
+    weight_decay: float
+    momentum: float
+    schedule: Schedule
+    epochs: int
+    batch_size: int
+
+
+def fit(
+    network: nn.Module,
+    examples: Examples,
+    work: Work,
+    recipe: Recipe,
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, float]:
+    """Train a network in place, on `work.device`, from its last checkpoint if there is one.
+
+    Args:
+        loss: (logits_NC, targets) -> the mean loss, a scalar.
+
+    Returns:
+        `epochs`, `steps`, `train_loss` (the last epoch's mean), `parameters`, and `seconds` of this attempt and of those
+        that it went on from.
+
+    Raises:
+        Diverged: an epoch's loss is not finite.
+    """
+    import torch
+
+    inputs, targets = (tensor.to(work.device) for tensor in to_tensors(examples))
+    network.to(work.device).train()
+    optimizer = make_optimizer(network, recipe)
+    epoch, seconds = _resume(network, optimizer, recipe, work)
+    pace = Pace(work.checkpoint, seconds)
+    mean = math.nan
+    with local_chance(work.device):
+        for epoch in range(epoch, recipe.epochs):
+            torch.manual_seed(derive(work.seed, "epoch", epoch))
+            mean = _epoch(network, optimizer, loss, inputs, targets, recipe, epoch, work.seed)
+            if not math.isfinite(mean):
+                raise Diverged(
+                    f"the loss was {mean} in epoch {epoch + 1} of {recipe.epochs}, with optimizer {recipe.optimizer}, "
+                    f"learning rate {recipe.learning_rate:g}"
+                )
+            if pace.due() and epoch + 1 < recipe.epochs:
+                tree = {"network": network.state_dict(), "optimizer": optimizer.state_dict()["state"]}
+                meta = {"epoch": epoch + 1, "seconds": pace.seconds(), "of": _identity(recipe, work)}
+                pace.save(pack(tree, meta))
+    return {
+        "epochs": recipe.epochs,
+        "steps": recipe.epochs * math.ceil(len(inputs) / recipe.batch_size),
+        "train_loss": mean,
+        "parameters": parameters(network),
+        "seconds": pace.seconds(),
+    }
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer, in torch's fused form: one call for all weights."""
+    from torch import optim
+
+    shared: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer == "sgd":
+        return optim.SGD(network.parameters(), momentum=recipe.momentum, **shared)
+    return (optim.Adam if recipe.optimizer == "adam" else optim.AdamW)(network.parameters(), **shared)
+
+
+def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
+    """Return copies of inputs (float32) and targets: labels_N (int64) or probs_NC (float32)."""
+    import torch
+
+    soft = examples.targets.ndim == 2
+    inputs = torch.tensor(np.asarray(examples.inputs, dtype=np.float32))
+    return inputs, torch.tensor(np.asarray(examples.targets, dtype=np.float32 if soft else np.int64))
+
+
+def batches(rows: int, size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """Yield the row numbers of one epoch's batches, every row once, in an order fixed by (seed, epoch)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+    return iter(torch.randperm(rows, generator=generator).split(size))
+
+
+def _epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    epoch: int,
+    seed: int,
+) -> float:
+    import torch
+
+    total = torch.zeros((), device=inputs.device)
+    steps = math.ceil(len(inputs) / recipe.batch_size)
+    for step, chosen in enumerate(batches(len(inputs), recipe.batch_size, seed, epoch)):
+        if recipe.schedule == "cosine":
+            done = (epoch * steps + step) / (recipe.epochs * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        rows = chosen.to(inputs.device)
+        optimizer.zero_grad()
+        value = loss(network(inputs[rows]), targets[rows])
+        value.backward()
+        optimizer.step()
+        total += value.detach() * len(rows)
+    return total.item() / len(inputs)
+
+
+def _identity(recipe: Recipe, work: Work) -> dict[str, Any]:
+    return {**asdict(recipe), "seed": work.seed}
+
+
+def _resume(
+    network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, work: Work
+) -> tuple[int, float]:
+    """Bring network and optimizer to the last checkpoint; return the epochs done and the seconds that they took."""
+    state = work.checkpoint.load()
+    if state is None or state.meta.get("of") != _identity(recipe, work):
+        return 0, 0.0
+    tree = unpack(state)
+    network.load_state_dict(tree["network"])
+    optimizer.load_state_dict({"state": tree["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
+    return state.meta["epoch"], state.meta["seconds"]

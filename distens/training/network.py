@@ -1,0 +1,118 @@
+"""What every trained network needs, however it was trained: a seeded start, its arrays, its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distens.errors import Diverged, Refused, StorageError
+from distens.models.protocol import Model
+from distens.records import Floats
+from distens.seeding import derive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PREDICT_ROWS = 1024
+"""Rows per step of prediction; fixed, because the step decides the last bits."""
+
+
+@contextmanager
+def local_chance(device: str) -> Iterator[None]:
+    """Let the body seed torch's global generators as it likes, and choose repeatable kernels, then restore them."""
+    import torch
+
+    cuda = device.startswith("cuda")
+    devices = [torch.cuda.current_device()] if cuda else []
+    with torch.random.fork_rng(devices=devices):
+        if not cuda:
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+
+
+def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Return a network whose first weights depend on the seed alone, the same on every device."""
+    import torch
+
+    with local_chance("cpu"):
+        torch.manual_seed(derive(seed, "initialise"))
+        return build()
+
+
+def count_parameters(model: Model, input_shape: tuple[int, ...], classes: int) -> int:
+    """Return how many numbers the network would learn, without making it.
+
+    Raises:
+        Refused: the architecture does not fit the input shape.
+    """
+    import torch
+
+    with torch.device("meta"):
+        return parameters(model.build(input_shape, classes))
+
+
+def parameters(network: nn.Module) -> int:
+    """Return how many numbers a network learns."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def to_arrays(network: nn.Module) -> dict[str, Any]:
+    """Return copies of all weights and buffers by name; bfloat16, which numpy lacks, as float32."""
+    import torch
+
+    tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    return {
+        name: (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy().copy()
+        for name, tensor in tensors.items()
+    }
+
+
+def load_arrays(network: nn.Module, arrays: Mapping[str, Any]) -> None:
+    """Give a network the weights and buffers that `to_arrays` returned.
+
+    Raises:
+        StorageError: they belong to another network.
+    """
+    import torch
+
+    wanted = network.state_dict()
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    for name, tensor in tensors.items():  # files keep scalars as arrays of one number
+        if name in wanted and wanted[name].ndim == 0 and tensor.numel() == 1:
+            tensors[name] = tensor.reshape(())
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise StorageError(f"the stored arrays do not fit the network of these settings: {error}") from error
+
+
+def predict(network: nn.Module, inputs: Floats, classes: int) -> Floats:
+    """Return probs_NC (float32), computed where the network lies.
+
+    Raises:
+        Diverged: a probability is not finite.
+        Refused: the network's outputs are not logits_NC.
+    """
+    import torch
+
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    network.eval()
+    out_NC = np.empty((len(inputs), classes), dtype=np.float32)
+    with torch.inference_mode(), local_chance(device.type):
+        for first in range(0, len(inputs), PREDICT_ROWS):
+            rows = torch.tensor(np.asarray(inputs[first : first + PREDICT_ROWS], dtype=np.float32)).to(device)
+            logits_NC = network(rows)
+            if tuple(logits_NC.shape) != (len(rows), classes):
+                raise Refused(
+                    f"{type(network).__name__}: forward must return logits of shape ({len(rows)} rows, {classes} "
+                    f"classes), found {tuple(logits_NC.shape)}"
+                )
+            out_NC[first : first + len(rows)] = torch.softmax(logits_NC.float(), dim=1).cpu().numpy()
+    if not np.isfinite(out_NC).all():
+        raise Diverged("the network's predictions are not finite")
+    return out_NC

@@ -1,0 +1,161 @@
+"""Selectors: the exam that every one of them sits, and what each is for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distens import registry
+from distens.probabilities import metrics, mix
+from distens.select.greedy import Greedy
+from distens.select.top import Top
+
+SELECTORS = registry.names("select")
+
+
+def noisy_members(members: int, examples: int = 60, classes: int = 3, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    labels_N = rng.integers(classes, size=examples)
+    logits = rng.normal(size=(members, examples, classes)) + 1.5 * np.eye(classes)[labels_N]
+    exp = np.exp(logits)
+    return (exp / exp.sum(axis=2, keepdims=True)).astype(np.float32), labels_N
+
+
+def selector(name: str):
+    return registry.build("select", name, "select")
+
+
+@pytest.mark.parametrize("metric", ["nll", "error"])
+@pytest.mark.parametrize("name", SELECTORS)
+def test_weights_are_non_negative_and_sum_to_one(name, metric):
+    for members in (1, 2, 13, 40):
+        weights_M = selector(name).select(*noisy_members(members), metric)
+        assert weights_M.shape == (members,)
+        assert (weights_M >= 0).all()
+        assert abs(weights_M.sum() - 1) < 1e-9
+
+
+@pytest.mark.parametrize("metric", ["nll", "error"])
+@pytest.mark.parametrize("name", SELECTORS)
+def test_same_question_same_answer(name, metric):
+    probs_MNC, labels_N = noisy_members(20)
+    first = selector(name).select(probs_MNC, labels_N, metric)
+    assert np.array_equal(first, selector(name).select(probs_MNC, labels_N, metric))
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_order_of_members_does_not_matter(name):
+    """With distinct losses (nll) there are no ties to break."""
+    probs_MNC, labels_N = noisy_members(15)
+    order = np.random.default_rng(3).permutation(15)
+    weights_M = selector(name).select(probs_MNC, labels_N)
+    np.testing.assert_allclose(selector(name).select(probs_MNC[order], labels_N), weights_M[order], atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["nll", "error"])
+@pytest.mark.parametrize("name", SELECTORS)
+def test_a_perfect_member_has_the_largest_weight(name, metric):
+    probs_MNC, labels_N = noisy_members(12)
+    probs_MNC[7] = np.eye(3, dtype=np.float32)[labels_N]
+    weights_M = selector(name).select(probs_MNC, labels_N, metric)
+    assert weights_M[7] == weights_M.max()
+    assert weights_M[7] > 0
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_a_selection_is_no_worse_than_the_mean_of_its_members(name):
+    probs_MNC, labels_N = noisy_members(25)
+    weights_M = selector(name).select(probs_MNC, labels_N)
+    alone = [metrics(p, labels_N)["nll"] for p in probs_MNC]
+    assert metrics(mix(probs_MNC, weights_M), labels_N)["nll"] < np.mean(alone)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_read_only_memory_maps_and_lists_will_do(name, tmp_path):
+    probs_MNC, labels_N = noisy_members(6)
+    mapped = []
+    for i, probs_NC in enumerate(probs_MNC):
+        np.save(tmp_path / f"{i}.npy", probs_NC)
+        mapped.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
+    for metric in ("nll", "error"):
+        expected = selector(name).select(probs_MNC, labels_N, metric)
+        np.testing.assert_allclose(selector(name).select(mapped, labels_N, metric), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_what_cannot_be_selected_is_refused(name):
+    probs_MNC, labels_N = noisy_members(3)
+    with pytest.raises(ValueError, match="found 'accuracy'"):
+        selector(name).select(probs_MNC, labels_N, "accuracy")
+    with pytest.raises(ValueError, match="no members"):
+        selector(name).select([], labels_N)
+
+
+def label_probs(*columns: list[float]):
+    """Members of a problem with two classes, given what each says of the right class, which is always 0."""
+    right_MN = np.array(columns)
+    return np.stack([right_MN, 1 - right_MN], axis=2), np.zeros(right_MN.shape[1], dtype=int)
+
+
+def test_top_by_hand():
+    """Mean -log p: 0.916 for (0.4, 0.4), 1.204 for (0.9, 0.1), 0.693 for (0.5, 0.5)."""
+    probs_MNC, labels_N = label_probs([0.4, 0.4], [0.9, 0.1], [0.5, 0.5])
+    assert Top(size=2).select(probs_MNC, labels_N).tolist() == [0.5, 0.0, 0.5]
+    assert Top(size=1).select(probs_MNC, labels_N).tolist() == [0.0, 0.0, 1.0]
+    assert Top(size=9).select(probs_MNC, labels_N).tolist() == [1 / 3] * 3
+
+
+def test_top_minimises_what_it_is_told():
+    """(0.9, 0.1) errs on 1 of 2 with nll 1.204; (0.45, 0.45) errs on both with nll 0.799."""
+    probs_MNC, labels_N = label_probs([0.9, 0.1], [0.45, 0.45])
+    assert Top(size=1).select(probs_MNC, labels_N, "error").tolist() == [1.0, 0.0]
+    assert Top(size=1).select(probs_MNC, labels_N, "nll").tolist() == [0.0, 1.0]
+
+
+def test_greedy_by_hand():
+    """a = (0.9, 0.1), b = (0.1, 0.9), c = (0.4, 0.4): alone 1.204, 1.204, 0.916, so c is first. c + a is (0.65, 0.25),
+    0.909, and beats c + c, 0.916; b likewise. c + a + b is (0.467, 0.467), 0.762, and beats all else. A fourth
+    addition makes it worse (c + a + b + a: (0.575, 0.375), 0.767): cut, it is left out; uncut, it stays."""
+    probs_MNC, labels_N = label_probs([0.9, 0.1], [0.1, 0.9], [0.4, 0.4])
+    assert Greedy(size=1).select(probs_MNC, labels_N).tolist() == [0, 0, 1]
+    np.testing.assert_allclose(Greedy(size=3).select(probs_MNC, labels_N), [1 / 3] * 3)
+    np.testing.assert_allclose(Greedy(size=4).select(probs_MNC, labels_N), [1 / 3] * 3)
+    uncut = Greedy(size=4, cut=False).select(probs_MNC, labels_N)
+    assert sorted(uncut[:2]) == [0.25, 0.5]
+    assert uncut[2] == 0.25
+
+
+def test_greedy_prefers_members_already_in_among_equals():
+    """Three twins and one member that is wrong: whichever twin is first is added again each time, and cut, one
+    addition is enough. The seed decides which twin."""
+    probs_MNC, labels_N = label_probs(*[[0.8, 0.8]] * 3, [0.1, 0.1])
+    uncut = Greedy(size=10, cut=False).select(probs_MNC, labels_N)
+    assert sorted(uncut) == [0, 0, 0, 1]
+    chosen = {int(np.argmax(Greedy(seed=seed).select(probs_MNC, labels_N))) for seed in range(30)}
+    assert chosen == {0, 1, 2}
+
+
+def test_greedy_is_what_trying_every_addition_finds():
+    """Against the definition, written plainly: the mean prediction of the bag and each member, measured anew."""
+    probs_MNC, labels_N = noisy_members(9, seed=4)
+    bag: list[int] = []
+    losses = []
+    for _ in range(8):
+        tried = [metrics(probs_MNC[[*bag, m]].astype(float).mean(axis=0), labels_N)["nll"] for m in range(9)]
+        bag.append(int(np.argmin(tried)))
+        losses.append(min(tried))
+    expected = np.bincount(bag, minlength=9) / 8
+    np.testing.assert_allclose(Greedy(size=8, cut=False).select(probs_MNC, labels_N), expected)
+    best = int(np.argmin(losses)) + 1
+    np.testing.assert_allclose(
+        Greedy(size=8).select(probs_MNC, labels_N), np.bincount(bag[:best], minlength=9) / best
+    )
+
+
+def test_greedy_beats_the_best_member_on_what_it_minimises():
+    probs_MNC, labels_N = noisy_members(30, seed=2)
+    for metric in ("nll", "error"):
+        weights_M = Greedy().select(probs_MNC, labels_N, metric)
+        assert metrics(mix(probs_MNC, weights_M), labels_N)[metric] < min(
+            metrics(p, labels_N)[metric] for p in probs_MNC
+        )

@@ -1,0 +1,128 @@
+"""Files are whole or absent, damage is noticed, names stay inside the folder, and the journal survives anything."""
+
+import numpy as np
+import pytest
+
+from distens.errors import StorageError
+from distens.ledger import Ledger
+from distens.records import Address, Failure, Finished, Report, State, Task, Teacher
+from distens.records import report_from_json, task_from_json, to_json
+from distens.store import Checkpoint, Journal, Store
+
+
+@pytest.fixture(params=["path", "uri"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "run") if request.param == "path" else f"file://{tmp_path}/run")
+
+
+def test_a_state_comes_back_exactly(store):
+    state = State({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array([1, 2])}, {"classes": 3})
+    address = store.write_state("members/m/1/state.safetensors", state)
+    found = store.read_state(address.path, address)
+    assert found.meta == {"classes": 3}
+    assert all(np.array_equal(found.arrays[k], v) and found.arrays[k].dtype == v.dtype for k, v in state.arrays.items())
+
+
+def test_predictions_come_back_as_float32_read_only(store):
+    probs_NC = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
+    found = store.read_predictions(store.write_predictions("p.arrow", probs_NC))
+    assert found.dtype == np.float32
+    assert np.array_equal(found, probs_NC)
+    assert not found.flags.writeable
+
+
+def test_damage_is_noticed(store, tmp_path):
+    address = store.write("a.bin", b"hello")
+    (tmp_path / "run" / "a.bin").write_bytes(b"hullo")
+    with pytest.raises(StorageError, match=r"a\.bin is damaged"):
+        store.read("a.bin", address)
+    predictions = store.write_predictions("p.arrow", np.ones((4, 2)))
+    (tmp_path / "run" / "p.arrow").write_bytes(b"short")
+    with pytest.raises(StorageError, match="damaged: 5 bytes instead of"):
+        store.read_predictions(predictions)
+    store.write("s.safetensors", b"\x00" * 40)
+    with pytest.raises(StorageError, match="damaged"):
+        store.read_state("s.safetensors")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd"])
+def test_names_stay_inside_the_folder(store, name):
+    with pytest.raises(StorageError, match="leads out"):
+        store.write(name, b"")
+
+
+def test_an_exclusive_write_never_replaces(store):
+    store.write("a", b"1", exclusive=True)
+    with pytest.raises(StorageError, match="exists"):
+        store.write("a", b"2", exclusive=True)
+    assert store.read("a") == b"1"
+    assert store.names() == ["a"]  # and leaves nothing beside it
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        Store(str(tmp_path / "file")).write("a", b"")
+    with pytest.raises(StorageError, match="cannot be opened"):
+        Store("nosuchscheme://bucket/x")
+
+
+def test_records_survive_json():
+    address = Address("members/m/1/state.safetensors", "ab", 3)
+    task = Task("m", "student", {"family": "a", "h": [1]}, 7, distill={"kind": "student"}, teachers=(Teacher({}, address, 0.5),))
+    report = Report("m", 2, {"nll": 0.5}, 1.5, 10, 0.1, "node", {"state": address})
+    assert task_from_json(to_json(task)) == task
+    assert report_from_json(to_json(report)) == report
+
+
+def make_report(task_id, attempt=1, nll=0.5):
+    return Report(task_id, attempt, {"nll": nll}, 1.0, 10, 0.1, "node", {})
+
+
+def test_the_ledger_answers_the_same_after_a_restart(store):
+    ledger = Ledger(store)
+    for name in ("m0", "m1", "m2", "m3"):
+        ledger.ask(Task(name, "search", {"family": "a"}, 1))
+    ledger.tell(make_report("m1"))
+    ledger.tell(Failure("m0", 1, "crashed", "killed", 1.0, "n", final=False))
+    ledger.tell(make_report("m0", 2))
+    ledger.tell(Failure("m3", 1, "diverged", "nan", 1.0, "n"))
+
+    again = Ledger(store)
+    for one in (ledger, again):
+        history = one.history("search", "nll", np.zeros(0, dtype=int), lambda _: np.zeros((0, 0)))
+        assert [entry.task.id for entry in history.finished] == ["m1", "m0"]  # in order of arrival
+        assert [entry.task.id for entry in history.failed] == ["m3"]
+        assert [task.id for task in history.pending] == ["m2"]
+        assert one.count("search") == 4
+        assert one.done("m3")
+        assert not one.done("m2")
+        assert [(t.id, isinstance(o, Finished)) for t, o in one.outcomes()] == [
+            ("m1", True),
+            ("m0", False),
+            ("m0", True),
+            ("m3", False),
+        ]
+    assert again.ask(again.task("m2")).attempt == 2  # what was pending gets the next attempt number
+
+
+def test_two_drivers_cannot_write_one_journal(store):
+    one, two = Journal(store), Journal(store)
+    one.append({"a": 1})
+    with pytest.raises(StorageError, match="another process is running this run"):
+        two.append({"b": 2})
+    assert Journal(store).entries == [{"a": 1}]
+
+
+def test_a_checkpoint_is_kept_replaced_and_cleared(store, tmp_path):
+    checkpoint = Checkpoint(store, "m0")
+    assert checkpoint.load() is None
+    checkpoint.save(State({"w": np.ones(2)}, {"epoch": 1}))
+    checkpoint.save(State({"w": np.zeros(2)}, {"epoch": 2}))
+    loaded = Checkpoint(store, "m0").load()
+    assert loaded is not None
+    assert loaded.meta == {"epoch": 2}
+    (tmp_path / "run" / "members" / "m0" / "checkpoint.safetensors").write_bytes(b"torn")
+    assert checkpoint.load() is None  # a damaged one is no checkpoint: the member starts afresh
+    checkpoint.clear()
+    assert store.names("members/m0") == []
