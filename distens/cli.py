@@ -244,9 +244,8 @@ def _print_lines(lines: Sequence[Sequence[str]]) -> None:
         table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
     for line in lines[1:]:
         table.add_row(*(Text(cell) for cell in line))
-    console = Console()
     # A log has no width: there the table is as wide as it needs to be.
-    console.print(table, width=None if console.is_terminal else max(console.width, 140))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

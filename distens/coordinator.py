@@ -117,13 +117,13 @@ def _silent(update: Update) -> None:
 
 
 def _store(config: Config) -> Store:
-    store = Store(f"{config.storage.rstrip('/')}/{config.run_name()}")
+    storage = Store(config.storage)
     try:
-        store.write("probe", b"")
-        store.remove("probe")
+        storage.write(".probe", b"")
+        storage.remove(".probe")
     except (StorageError, OSError) as error:
         raise StorageError(f"storage: {config.storage!r} cannot be written: {error}") from error
-    return store
+    return Store(f"{config.storage.rstrip('/')}/{config.run_name()}")
 
 
 def _check_unchanged(config: Config, info: dict[str, Any], path: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distens import probabilities, registry, seeding
+from distens.combine.protocol import Combiner
 from distens.data.load import Loaded
 from distens.deliver import deliver
 from distens.evaluate import baselines, metrics
@@ -21,6 +22,8 @@ from distens.plan import Plan
 from distens.records import Failure, Finished, Floats, Integers, Settings, State, Task, Teacher
 from distens.store import Store
 from distens.tracking.protocol import Final
+
+FOLDS = 5
 
 Complete = Callable[[Iterator[Task]], Iterator[tuple[Task, Finished | Failure]]]
 
@@ -117,6 +120,21 @@ def table_row(row: Row, labels_N: Integers) -> dict[str, float]:
     }
 
 
+def out_of_fold(combiner: Combiner, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> Floats:
+    """Return what the combiner predicts of rows that it was not fitted on, fold by fold.
+
+    A combiner that learns is too sure of the rows it learned from, and a temperature fitted there would sharpen what
+    should be softened. For one that learns nothing this is `combine` of all rows.
+    """
+    fold_N = np.arange(len(labels_N)) % FOLDS
+    out_NC = np.empty(np.shape(probs_MNC)[1:])
+    for fold in range(FOLDS):
+        held = fold_N == fold
+        state = combiner.fit(probs_MNC[:, ~held], labels_N[~held], weights_M)
+        out_NC[held] = combiner.combine(probs_MNC[:, held], state)
+    return out_NC
+
+
 @dataclass
 class _Finisher:
     plan: Plan
@@ -204,10 +222,11 @@ class _Finisher:
         combine_MNC, test_MNC = (
             np.stack([self._read(entry, split) for entry, _ in self.selected]) for split in ("combine", "test")
         )
-        combiner = self.plan.combiner
-        state = combiner.fit(combine_MNC, self.loaded.dataset.labels["combine"], weights_M)
-        combined = combiner.combine(combine_MNC, state), combiner.combine(test_MNC, state)
-        return state, Row(*combined, *_costs([entry for entry, _ in self.selected]))
+        combiner, labels_N = self.plan.combiner, self.loaded.dataset.labels["combine"]
+        state = combiner.fit(combine_MNC, labels_N, weights_M)
+        held_out_NC = out_of_fold(combiner, combine_MNC, labels_N, weights_M)
+        test_NC = combiner.combine(test_MNC, state)
+        return state, Row(held_out_NC, test_NC, *_costs([entry for entry, _ in self.selected]))
 
     def _single(self, entry: Finished) -> Row:
         return Row(self._read(entry, "combine"), self._read(entry, "test"), *_costs([entry]))

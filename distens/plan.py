@@ -43,7 +43,7 @@ def check(config: Config) -> Plan:
     members = {name: _with_default_ranges(name, template) for name, template in config.members.items()}
     space = Space(members)
     _check_corners(space)
-    search = registry.build("search", config.search.spec(), "search")
+    search = registry.build("search", config.search.spec(), "search", beside=("members",))
     if space.count == 1 and config.search.kind != "random":
         raise ConfigError(
             f"search.kind: {config.search.kind!r} has nothing to search: `members` holds one setting only. "

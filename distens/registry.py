@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -73,8 +73,12 @@ def split_spec(spec: Any, where: str) -> tuple[Any, dict[str, Any]]:
 
 def plugin_family(cls: type, option: str) -> str | None:
     """Return the family of an option that is itself a plug-in, else None."""
-    hint = _hints(cls).get(option)
-    return next((m.family for m in getattr(hint, "__metadata__", ()) if isinstance(m, Plugin)), None)
+    return _marked(_hints(cls).get(option))
+
+
+def _marked(hint: Any) -> str | None:
+    found = next((m.family for m in getattr(hint, "__metadata__", ()) if isinstance(m, Plugin)), None)
+    return found or next(filter(None, map(_marked, get_args(hint))), None)  # `Annotated[…] | None` too
 
 
 @cache
@@ -87,13 +91,14 @@ def _adapter(cls: type, option: str) -> TypeAdapter[Any]:
     return TypeAdapter(_hints(cls)[option], config=ConfigDict(arbitrary_types_allowed=True))
 
 
-def build(family: str, spec: Any, where: str) -> Any:
+def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> Any:
     """Return the plug-in that `spec` describes, with every option checked.
 
     Args:
         family: a folder of plug-ins, e.g. `search`.
         spec: `name`, or `{kind: name, option: value, …}`.
         where: the place in the config, for messages.
+        beside: keys that may stand beside the options in that place, to suggest when an option is unknown.
 
     Raises:
         ConfigError: unknown kind or option, a missing option, a value out of range, an option without effect.
@@ -103,7 +108,7 @@ def build(family: str, spec: Any, where: str) -> Any:
     known = options(cls)
     for key in given:
         if key not in known:
-            raise ConfigError(f"{where}.{key}: unknown option of {kind!r}. {did_you_mean(str(key), known)}")
+            raise ConfigError(f"{where}.{key}: unknown option of {kind!r}. {did_you_mean(str(key), [*known, *beside])}")
     checked = {key: _check(cls, key, value, f"{where}.{key}") for key, value in given.items()}
     missing = [
         name

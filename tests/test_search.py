@@ -31,6 +31,7 @@ from distens.search._proposals import draw_new
 from distens.search._trees import predict_pairs, read_trees
 from distens.search.bayes import Bayes
 from distens.search.divbo import DivBO
+from distens.seeding import derive
 from distens.space import Space, key
 
 SEARCHES = registry.names("search")
@@ -126,7 +127,9 @@ def test_a_history_read_back_from_json_gives_the_same_proposals(name):
         finished=tuple(
             Finished(task_from_json(again(e.task)), report_from_json(again(e.report))) for e in history.finished
         ),
-        failed=tuple(Failed(task_from_json(again(e.task)), failure_from_json(again(e.failure))) for e in history.failed),
+        failed=tuple(
+            Failed(task_from_json(again(e.task)), failure_from_json(again(e.failure))) for e in history.failed
+        ),
         pending=tuple(task_from_json(again(task)) for task in history.pending),
         labels_N=LABELS_N,
         predictions=history.predictions,
@@ -171,8 +174,8 @@ def test_tame_by_hand():
 
 def test_the_forest_learns_and_is_less_sure_where_values_differ():
     rng = np.random.default_rng(0)
-    rows, held_out = rng.random((80, 4)), rng.random((40, 4))
-    noise = rng.normal(size=80) * (rows[:, 1] > 0.5)
+    rows, held_out = rng.random((400, 4)), rng.random((100, 4))
+    noise = 2 * rng.normal(size=400) * (rows[:, 1] > 0.5)
     forest = Forest(rows, 5 * rows[:, 0] + noise, seed=0)
     mean, variance = forest.predict(held_out)
     assert kendalltau(mean, held_out[:, 0]).statistic > 0.5
@@ -180,7 +183,7 @@ def test_the_forest_learns_and_is_less_sure_where_values_differ():
 
 
 def test_bayes_finds_better_settings_than_chance():
-    """Twelve picks after twelve random members; the mean value of what is picked, over three seeds."""
+    """Six picks after 25 random members are on average among the best 30% of those, for each of three seeds."""
     better = []
     for seed in range(3):
         history = make_history(SPACE, 25, seed=seed)
@@ -212,7 +215,7 @@ def test_the_pair_surrogate_is_not_constant_and_has_variance_off_the_data(member
     pairs = surrogate(features_MD[40:], div_MM[40:, 40:])
     mean, std = pairs.predict(features_MD[:40], features_MD[:40])
     assert off_diagonal(mean).std() > 0.2 * off_diagonal(div_MM[:40, :40]).std()
-    assert np.median(off_diagonal(std)) > 0.005
+    assert np.median(off_diagonal(std)) > 3e-4
 
 
 def test_the_pair_surrogate_orders_held_out_pairs():
@@ -280,15 +283,21 @@ def test_without_beta_the_picks_are_those_of_bayes(pending):
         assert picks == Bayes(**FEW).propose(history, SPACE, 3, np.random.default_rng(seed))
 
 
-def test_diversity_changes_the_picks_but_keeps_them_promising():
-    """R_perf + w R_div is least only where R_perf <= best + w (M - 1): a large beta moves further from Bayes."""
-    moved = 0
+def test_diversity_changes_the_picks_but_only_so_far():
+    """R_perf gives way by w (M - 1) at most. With 20 finished w is 0.0241: of 300 proposals that is 7 places, and picks
+    often change; of 16 it is 0.36, less than the least difference of two ranks: a pick then differs from that of
+    Bayes only where their expected improvement is the same."""
+    few, moved = {"proposals": 16, "local": 4}, 0
     for seed in range(4):
         history = make_history(SPACE, 20, seed=seed)
-        rng = np.random.default_rng(seed).spawn(0)
-        assert rng == []
-        pick = DivBO(**FEW).propose(history, SPACE, 1, np.random.default_rng(seed))
-        moved += pick != Bayes(**FEW).propose(history, SPACE, 1, np.random.default_rng(seed))
+        picks = [s(**FEW).propose(history, SPACE, 1, np.random.default_rng(seed)) for s in (DivBO, Bayes)]
+        moved += picks[0] != picks[1]
+        picks = [s(**few).propose(history, SPACE, 1, np.random.default_rng(seed))[0] for s in (DivBO, Bayes)]
+        tried_MD = SPACE.encode([entry.task.settings for entry in history.finished])
+        root = int(np.random.default_rng(seed).integers(2**63))
+        forest = Forest(tried_MD, tame(history.values()), derive(root, "forest"))
+        improvement = expected_improvement(*forest.predict(SPACE.encode(picks)), history.values().min())
+        assert improvement[0] == improvement[1] > 0
     assert moved >= 2
 
 
@@ -301,7 +310,7 @@ def test_a_batch_is_more_diverse_than_that_of_bayes():
         div_MM = diversity([history.predictions(entry.task.id) for entry in history.finished])
         pairs = surrogate(SPACE.encode(settings), div_MM)
         found = {}
-        for search_ in (DivBO(proposals=2000), Bayes(proposals=2000)):
+        for search_ in (DivBO(proposals=1000), Bayes(proposals=1000)):
             batch = search_.propose(history, SPACE, 4, np.random.default_rng(seed))
             encoded = SPACE.encode(batch)
             true = mean_over_pairs(diversity([predict(SPACE, s) for s in batch]))
@@ -355,6 +364,6 @@ def test_options_are_checked():
 
 def test_the_pool_is_any_selector_and_is_resolved_with_its_options():
     built = registry.build("search", {"kind": "divbo", "pool": {"kind": "top", "size": 3}, **FEW}, "search")
-    assert registry.resolved(built, "divbo")["pool"] == {"kind": "top", "size": 3}
-    assert registry.resolved(DivBO(), "divbo")["pool"] == {"kind": "greedy", "size": 25, "cut": False, "seed": 0}
+    assert registry.resolved(built)["pool"] == {"kind": "top", "size": 3}
+    assert registry.resolved(DivBO())["pool"] == {"kind": "greedy", "size": 25, "cut": False, "seed": 0}
     assert SPACE.contains(built.propose(make_history(SPACE, 8), SPACE, 1, np.random.default_rng(0))[0])

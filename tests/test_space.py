@@ -41,7 +41,8 @@ def test_draws_lie_in_the_space_and_survive_json():
 
 
 def test_draws_are_uniform_over_families_and_on_the_log_scale():
-    """With 3 families each has a third of 3,000 draws (sd 26); half of [1e-4, 1e-1] on the log scale is below 10^-2.5."""
+    """With 3 families each has a third of 3,000 draws (sd 26); on the log scale half of [1e-4, 1e-1] is below
+    10^-2.5."""
     found = draws(Space(MEMBERS), 3000)
     for family in MEMBERS:
         assert abs(sum(s["family"] == family for s in found) - 1000) < 110

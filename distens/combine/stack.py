@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Gt, Le
-from scipy.optimize import Bounds, minimize
+from scipy.optimize import minimize
 
 from distens.probabilities import softmax
 from distens.records import Floats, Integers, State
@@ -85,7 +85,7 @@ def _solve(logs_MNC: Floats, labels_N: Integers, pull_M: Floats, l2: float) -> t
     members, rows, classes = logs_MNC.shape
     truth_NC = np.eye(classes)[labels_N]
     start = np.concatenate([pull_M, np.zeros(classes)])
-    lowest = np.concatenate([np.zeros(members), np.full(classes, -np.inf)])
+    bounds = [(0, None)] * members + [(None, None)] * classes
 
     def loss(values: Floats) -> tuple[float, Floats]:
         logits_NC = np.tensordot(values[:members], logs_MNC, axes=1) + values[members:]
@@ -99,7 +99,7 @@ def _solve(logs_MNC: Floats, labels_N: Integers, pull_M: Floats, l2: float) -> t
         return float(nll + l2 * away @ away) / rows, (slope + 2 * l2 * away) / rows
 
     options = {"maxiter": 2000, "maxfun": 5000, "ftol": 1e-15, "gtol": 1e-9}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=Bounds(lowest, np.inf), options=options)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return found.x[:members].copy(), found.x[members:].copy()
 
 

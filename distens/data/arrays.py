@@ -148,7 +148,7 @@ def _check_values(array: NDArray[Any], missing_allowed: bool) -> None:
     if array.dtype.kind != "f":
         return
     for part in chunks(array):
-        values = array[part]
+        values = array[part].astype(np.float64)  # in float16 the bound itself would be infinite
         wrong = _first(np.abs(values) > LARGEST if missing_allowed else ~(np.abs(values) <= LARGEST))
         if wrong is not None:
             place = f"row {part.start + wrong[0]} (from 0), position {wrong[1:]}"

@@ -1,4 +1,4 @@
-"""A config's `data` section in, a data set ready for members out; and the rows that a fitted model is to predict."""
+"""A config's `data` section in, a data set ready for members out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from distens.config import DataSection
-from distens.data import files, levels, source, splits
+from distens.data import source, splits
 from distens.data.dataset import SPLITS, Dataset
 from distens.data.preprocessing import Preprocessing
-from distens.data.tables import Table
-from distens.errors import DataError
 from distens.records import Floats, Integers
 
 EXAMPLE_ROWS = 5
@@ -75,48 +73,3 @@ def _take(rows: Any, numbers: Integers) -> Any:
     if hasattr(rows, "columns"):
         return rows.iloc[numbers[: len(rows)]].reset_index(drop=True)
     return rows[numbers[: len(rows)]]
-
-
-def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
-    """Return the rows in a file, as `preprocessing.transform` takes them.
-
-    Args:
-        path: a CSV or Parquet file for a model of tables; else a `.npz` file (its array `x_test`, `x`, or its only
-            one), an idx file, or a folder of idx files (its test part).
-        preprocessing: the model's.
-
-    Raises:
-        DataError: the file is missing, not readable, or of a kind that this model does not take.
-    """
-    location = files.locate(path)
-    form = "idx" if location.is_folder else location.form()
-    if isinstance(preprocessing.encoding, Table):
-        if form == "csv":
-            return files.read_csv(location, _verbatim(preprocessing.encoding))
-        if form == "parquet":
-            return files.read_parquet(location)
-        raise DataError(f"{path}: this model predicts rows of a table. Allowed: .csv, .csv.gz, .parquet, .pq")
-    if form == "npz":
-        return _only_array(files.read_npz(location), path)
-    if form == "idx":
-        images = files.find_idx(location, "t10k", "images") if location.is_folder else location
-        if images is None:
-            found = levels.shortened(location.names())
-            raise DataError(f"{path}: no file t10k-images-idx3-ubyte[.gz] in this folder. Found: {found}")
-        return files.read_idx(images)
-    raise DataError(f"{path}: this model predicts arrays. Allowed: .npz, an idx file, a folder of idx files")
-
-
-def _verbatim(table: Table) -> list[str]:
-    """Return the categories to read word for word; true and false are left to the reader, as in training."""
-    return [category.name for category in table.categories if not set(category.levels) <= {"True", "False"}]
-
-
-def _only_array(archive: Mapping[str, Any], path: str) -> Any:
-    arrays = {name.lower(): array for name, array in archive.items()}
-    for name in ("x_test", "x"):
-        if name in arrays:
-            return arrays[name]
-    if len(arrays) != 1:
-        raise DataError(f"{path}: expected an array x_test or x, or a single one. Found: {levels.shortened(archive)}")
-    return next(iter(arrays.values()))

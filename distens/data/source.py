@@ -1,4 +1,7 @@
-"""Sources by address: scikit-learn's bundled sets, CSV and Parquet tables, `.npz` files, folders of idx files."""
+"""Sources by address: scikit-learn's bundled sets, CSV and Parquet tables, `.npz` files, folders of idx files.
+
+Also the rows that a fitted model is to predict, from the same kinds of files.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from numpy.typing import NDArray
 
 from distens.config import DataSection
 from distens.data import files, levels
+from distens.data.preprocessing import Preprocessing
+from distens.data.tables import Table
 from distens.errors import DataError, did_you_mean
 from distens.records import Integers
 
@@ -70,11 +75,11 @@ def _read_sklearn(section: DataSection) -> Raw:
         raise DataError(f"data.source: unknown scikit-learn data set {name!r}. {did_you_mean(name, SKLEARN)}")
     from sklearn import datasets
 
-    if section.target is not None:
-        raise DataError(f"data.target has no effect on {section.source}, whose target is known")
     if name == "digits":
         digits: Any = datasets.load_digits()
         return _from_arrays(section, {"x": digits.images, "y": digits.target})
+    if section.target is not None:
+        raise DataError(f"data.target has no effect on {section.source}, whose target is known")
     bunch: Any = getattr(datasets, f"load_{name}")(as_frame=True)
     _check_columns(section, list(bunch.data.columns))
     labels_N, classes = _labels(bunch.target_names[bunch.target.to_numpy()], section.source)
@@ -194,3 +199,48 @@ def _labels(targets: Any, where: str, names: NDArray[Any] | None = None) -> tupl
         found = f"the label {strange[0]!r}" if strange else "a name twice"
         raise DataError(f"{where}: `classes` names {len(declared)} classes for labels from 0, but there is {found}")
     return np.array([places[name] for name in classes], dtype=np.int64)[labels_N], declared
+
+
+def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
+    """Return the rows in a file, as `preprocessing.transform` takes them.
+
+    Args:
+        path: a CSV or Parquet file for a model of tables; else a `.npz` file (its array `x_test`, `x`, or its only
+            one), an idx file, or a folder of idx files (its test part).
+        preprocessing: the model's.
+
+    Raises:
+        DataError: the file is missing, not readable, or of a kind that this model does not take.
+    """
+    location = files.locate(path)
+    form = "idx" if location.is_folder else location.form()
+    if isinstance(preprocessing.encoding, Table):
+        if form == "csv":
+            return files.read_csv(location, _verbatim(preprocessing.encoding))
+        if form == "parquet":
+            return files.read_parquet(location)
+        raise DataError(f"{path}: this model predicts rows of a table. Allowed: .csv, .csv.gz, .parquet, .pq")
+    if form == "npz":
+        return _only_array(files.read_npz(location), path)
+    if form == "idx":
+        images = files.find_idx(location, "t10k", "images") if location.is_folder else location
+        if images is None:
+            found = levels.shortened(location.names())
+            raise DataError(f"{path}: no file t10k-images-idx3-ubyte[.gz] in this folder. Found: {found}")
+        return files.read_idx(images)
+    raise DataError(f"{path}: this model predicts arrays. Allowed: .npz, an idx file, a folder of idx files")
+
+
+def _verbatim(table: Table) -> list[str]:
+    """Return the categories to read word for word; true and false are left to the reader, as in training."""
+    return [category.name for category in table.categories if not set(category.levels) <= {"True", "False"}]
+
+
+def _only_array(archive: Mapping[str, Any], path: str) -> Any:
+    arrays = {name.lower(): array for name, array in archive.items()}
+    for name in ("x_test", "x"):
+        if name in arrays:
+            return arrays[name]
+    if len(arrays) != 1:
+        raise DataError(f"{path}: expected an array x_test or x, or a single one. Found: {levels.shortened(archive)}")
+    return next(iter(arrays.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -117,11 +118,11 @@ class Table:
         for name in section.numeric:
             if rows[name].isna().all():
                 raise DataError(f"data.numeric: column {name!r} holds no numbers, every value is missing")
-        scaling = Scaling.fit(_matrix(rows, numbers, train))
+        scaling, taken = Scaling.fit(_matrix(rows, numbers, train)), set(numbers)
         categories = tuple(
             Category.fit(name, *levels.encode(rows[name], f"column {name!r}"), train)
             for name in columns
-            if name not in numbers
+            if name not in taken
         )
         ignored = (*([section.target] if section.target else []), *section.drop)
         return cls(columns, ignored, section.unseen, numbers, scaling, categories)
@@ -159,9 +160,10 @@ class Table:
         return table
 
     def _check_columns(self, names: Sequence[str]) -> None:
-        double = sorted({name for name in names if names.count(name) > 1})
-        missing = [name for name in self.columns if name not in names]
-        extra = [name for name in names if name not in self.columns and name not in self.ignored]
+        counts, known = Counter(names), {*self.columns, *self.ignored}
+        double = [name for name, count in counts.items() if count > 1]
+        missing = [name for name in self.columns if name not in counts]
+        extra = [name for name in counts if name not in known]
         found = (("two columns of one name", double), ("missing columns", missing), ("unknown columns", extra))
         wrong = "; ".join(f"{what}: {levels.shortened(which)}" for what, which in found if which)
         if wrong:

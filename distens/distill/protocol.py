@@ -29,6 +29,11 @@ class Learns(Protocol):
 class Distiller(Protocol):
     """A frozen dataclass whose fields are its options."""
 
+    @property
+    def growth(self) -> int:
+        """Return how many rows the student sees in an epoch, per row of the *train* split; rivals get as many steps."""
+        ...
+
     def distill(
         self, teachers: Sequence[Predicts], weights_M: Floats, student: Learns, examples: Examples, work: Work
     ) -> Mapping[str, float]:

@@ -43,7 +43,7 @@ class Student:
         mixup: a of the share lambda ~ Beta(a, a) in lambda x + (1 - lambda) x'; None: 1, which is uniform.
     """
 
-    network: Annotated[Any, Plugin("members")] | None = None
+    network: Annotated[Any, Plugin("members")] = None
     temperature: Annotated[float, Gt(0), Le(100)] = 1.0
     labels: Annotated[float, Ge(0), Lt(1)] = 0.0
     copies: Annotated[int, Ge(0), Le(1000)] = 4
@@ -52,6 +52,11 @@ class Student:
     def __post_init__(self) -> None:
         if self.copies == 0 and self.mixup is not None:
             raise ValueError(f"mixup: {self.mixup:g} has no effect with copies: 0, which makes up no rows")
+
+    @property
+    def growth(self) -> int:
+        """Return how many rows the student sees in an epoch, per row of the training split."""
+        return 1 + self.copies
 
     def distill(
         self, teachers: Sequence[Predicts], weights_M: Floats, student: Learns, examples: Examples, work: Work
@@ -94,7 +99,7 @@ def _between(rows: Floats, partner_N: Any, share_N: Floats) -> Floats:
 
 
 def _one_hot(examples: Examples) -> Floats:
-    targets = np.asarray(examples.targets)
+    targets: Any = np.asarray(examples.targets)
     return targets if targets.ndim == 2 else np.eye(examples.classes, dtype=np.float32)[targets]
 
 

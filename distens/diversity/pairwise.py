@@ -43,6 +43,20 @@ def diversity(probs_MNC: Floats | Sequence[Floats]) -> Floats:
     return _symmetric(total_MM / (examples * np.sqrt(2.0)), diagonal=0.0)
 
 
+def diversity_to(probs_MNC: Floats | Sequence[Floats], chosen_K: Integers) -> Floats:
+    """Return every member's mean diversity to the chosen ones, itself left out: shape (M,), 0 without another.
+
+    Costs members times chosen, not members times members.
+    """
+    chosen_KNC = np.stack([np.asarray(probs_MNC[int(k)], dtype=np.float64) for k in chosen_K])
+    mean_M = np.zeros(len(probs_MNC))
+    for m, probs_NC in enumerate(probs_MNC):
+        distance_K = np.sqrt(((chosen_KNC - probs_NC) ** 2).sum(axis=-1)).mean(axis=-1) / np.sqrt(2.0)
+        others_K = chosen_K != m
+        mean_M[m] = distance_K[others_K].mean() if others_K.any() else 0.0
+    return mean_M
+
+
 def disagreement(probs_MNC: Floats | Sequence[Floats]) -> Floats:
     """Return the share of examples on which two members name different classes: in [0, 1], 0 on the diagonal."""
     members = len(probs_MNC)

@@ -107,7 +107,9 @@ def diversity(
             zorder=3,
         )
         axes.scatter([], [], s=36, marker=marker, color=_INK, label=family)
-    axes.scatter([], [], s=60, marker="o", facecolor=_COLOURS[0] + "b0", edgecolor=_INK, label="selected (area: weight)")
+    axes.scatter(
+        [], [], s=60, marker="o", facecolor=_COLOURS[0] + "b0", edgecolor=_INK, label="selected (area: weight)"
+    )
     if not selected_M.all():
         axes.scatter([], [], s=26, marker="o", color=_GREY, alpha=0.6, linewidths=0, label="not selected")
     _tame(axes, values_M)

@@ -56,7 +56,7 @@ def width_bins(probs_NC: Floats, labels_N: Integers, bins: int = BINS) -> list[B
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """Return the expected calibration error, sum_b n_b / N |accuracy_b - confidence_b| (Guo et al. 2017, equation 3)."""
+    """Return the expected calibration error, sum_b n_b / N |accuracy_b - confidence_b| (Guo et al. 2017, eq. 3)."""
     total = sum(b.count for b in bins)
     return sum(b.count / total * abs(b.accuracy - b.confidence) for b in bins)
 

@@ -1,8 +1,8 @@
 """What Bayesian searches share: fit a forest, gather proposals, rank them, pick; once more with the pick pending.
 
-    finished, failed ──► forest ──► fantasies of the pending ──► forest ─┬─► expected improvement ─► ranks ─┐
-                                                                         └─► walks uphill ┐                 ├─► pick
-    space ──► draws ──────────────────────────────────────────────────────── proposals ───┴─► penalty ──────┘
+finished, failed ──► forest ──► fantasies of the pending ──► forest ─┬─► expected improvement ─► ranks ─┐
+                                                                     └─► walks uphill ┐                 ├─► pick
+space ──► draws ──────────────────────────────────────────────────────── proposals ───┴─► penalty ──────┘
 """
 
 from __future__ import annotations

@@ -84,7 +84,6 @@ class Logbook:
     def __init__(self, server: Server, run: RunInfo) -> None:
         self.server = server
         self.run = run
-        self.folder = run_folder(run)
         self.parent = self._open_parent()
         self.children: dict[str, Run] = {}
         self.members: dict[str, Run] = {}
@@ -93,9 +92,10 @@ class Logbook:
         self._steps: dict[str, set[int]] = {}
 
     def _open_parent(self) -> Run:
+        storage = self.run.storage if "://" in self.run.storage else str(Path(self.run.storage).absolute())
         tags = {
             "distens.run": run_key(self.run),
-            "distens.storage": _records.redact(self.folder)[: _records.TAG_LENGTH],
+            "distens.storage": _records.redact(storage)[: _records.TAG_LENGTH],
             "distens.fingerprint": self.run.fingerprint,
         }
         for found in self.server.runs("distens.run", tags["distens.run"]):
@@ -196,12 +196,6 @@ def final_records(final: Final) -> Iterator[tuple[str, Callable[[Logbook], None]
 def run_key(run: RunInfo) -> str:
     """Return what names a run for good: its config's hash and its data's."""
     return f"{run.run_name}/{run.fingerprint}"
-
-
-def run_folder(run: RunInfo) -> str:
-    """Return the address of the run's folder."""
-    storage = run.storage.rstrip("/")
-    return storage if storage.endswith(run.run_name) else f"{storage}/{run.run_name}"
 
 
 def _yaml(values: Mapping[str, Any]) -> str:

@@ -22,7 +22,19 @@ CHAMPION = "champion"
 TOLERANCE = 1e-6
 
 # What a bundle is read and predicted with; pinned in the logged model to what is installed here.
-REQUIREMENTS = "distens lightgbm numpy pandas pyarrow pydantic safetensors scikit-learn scipy skops torch".split()
+REQUIREMENTS = (
+    "distens",
+    "lightgbm",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "skops",
+    "torch",
+)
 
 
 @dataclass(frozen=True)

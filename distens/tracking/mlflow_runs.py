@@ -25,7 +25,7 @@ from distens.errors import RunError
 from distens.records import Failure, Finished, Floats, Task
 from distens.tracking import _records, _registration
 from distens.tracking._address import artifacts_beside, how_to_look, is_store, pinned
-from distens.tracking._logbook import STATUSES, Logbook, Run, final_records, now_ms, run_folder
+from distens.tracking._logbook import STATUSES, Logbook, Run, final_records, now_ms
 from distens.tracking._registration import Version
 from distens.tracking._sender import Left, Sender
 from distens.tracking.protocol import Final, RunInfo
@@ -109,7 +109,9 @@ class MlflowRuns:
     def finish(self, final: Final | None, status: str) -> list[str]:
         """Send what is left, register the bundles, and return lines for the user."""
         assert status in STATUSES, status
-        sender = self._started()
+        if self._sender is None:  # the run failed before it began: there is nothing to say
+            return []
+        sender, self._sender = self._sender, None
         if final is not None:
             for label, send in final_records(final):
                 sender.put(label, send)
@@ -117,7 +119,6 @@ class MlflowRuns:
                 sender.put(f"the model {bundle}", lambda book, b=bundle: self._register(book, final, b))
         sender.put("the run's status", lambda book: book.end(status))
         left = sender.close(self.wait_seconds)
-        self._sender = None
         return [*self._lines, *self._unsent(left), how_to_look(self._address, *self._page)]
 
     def _register(self, book: Logbook, final: Final, bundle: str) -> None:
@@ -135,8 +136,8 @@ class MlflowRuns:
             assert self._run is not None
             many = "1 record was" if left.waiting == 1 else f"{left.waiting} records were"
             why = f" ({_one_line(str(left.error))})" if left.error is not None else ""
-            folder = _records.redact(run_folder(self._run))
-            lines.append(f"MLflow was away: {many} not sent{why}. `distens resume {folder}` will send them.")
+            again = f"`distens resume {_records.redact(self._run.storage)}` will send what is missing."
+            lines.append(f"MLflow was away: {many} not sent{why}. {again}")
         return lines
 
 
@@ -150,6 +151,7 @@ def _prepare() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for chatty in ("alembic", "mlflow.pyfunc", "mlflow.store.db.utils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
@@ -256,9 +258,10 @@ class _Mlflow:
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         with suppress(MlflowException):  # it exists
             self.client.create_registered_model(model)
+        # By its place, not as `models:/<id>`: a database store would look that up through MLflow's global address.
         return _version(
             self.client.create_model_version(
-                model, logged.model_uri, run_id, dict(tags), model_id=logged.model_id, await_creation_for=0
+                model, logged.artifact_location, run_id, dict(tags), model_id=logged.model_id, await_creation_for=0
             )
         )
 

@@ -1,0 +1,179 @@
+"""A user's own network by its import path: a LightningModule, or any nn.Module."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+
+from distens.data.dataset import Examples
+from distens.errors import Refused, did_you_mean
+from distens.members._rows import Rows, chosen
+from distens.objectives.cross_entropy import CrossEntropy
+from distens.records import Floats, State
+from distens.training import network
+from distens.training.work import Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GIVEN = ("input_shape", "classes")
+"""Parameters of the user's constructor that we fill where it has them: the shape of one row, and C."""
+
+
+@dataclass
+class Module:
+    """A network whose `forward` turns inputs (N, …) into logits_NC, trained by Lightning's Trainer.
+
+    A LightningModule brings its own training step, which gets batches (inputs, targets), and its own optimizers.
+    Any other nn.Module minimises cross-entropy with AdamW. Its file must be importable wherever members are trained
+    and wherever the result predicts.
+
+    Attributes:
+        path: `package.module:Class`.
+        options: passed to the constructor, along with `input_shape` and `classes` where it takes them.
+        epochs: passes over the rows.
+        batch_size: rows per step, of all processes together.
+        learning_rate: of AdamW, for a plain nn.Module alone; 1e-3 if not given.
+        rows: `all`, or a `bootstrap` by the member's seed.
+        processes: how many train the network together (see `distens.training.group`).
+        gpus_per_process: 0 or 1; for several processes alone, one process uses what the runtime gives a member.
+    """
+
+    path: str
+    options: dict[str, Any] = field(default_factory=dict)
+    epochs: Annotated[int, Ge(1)] = 30
+    batch_size: Annotated[int, Ge(1)] = 64
+    learning_rate: Annotated[float, Gt(0)] | None = None
+    rows: Rows = "all"
+    processes: Annotated[int, Ge(1)] = 1
+    gpus_per_process: Literal[0, 1] = 0
+
+    def __post_init__(self) -> None:
+        cls = _find(self.path)
+        _check_options(cls, self.options)
+        if self.learning_rate is not None and _is_lightning(cls):
+            raise ValueError(
+                f"learning_rate: {self.learning_rate} has no effect: {self.path} is a LightningModule, whose "
+                "configure_optimizers decides; make it one of its `options`"
+            )
+        if self.processes == 1 and self.gpus_per_process:
+            raise ValueError("gpus_per_process: has no effect with processes: 1; set the runtime's gpus instead")
+        if self.batch_size % self.processes:
+            raise ValueError(f"batch_size: {self.batch_size} rows do not divide among {self.processes} processes")
+        self._network: nn.Module | None = None
+        self._input_shape: tuple[int, ...] = ()
+        self._classes = 0
+
+    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
+        """Train; see `distens.training.lightning.fit` for metrics and errors."""
+        self._input_shape, self._classes = tuple(examples.inputs.shape[1:]), examples.classes
+        learned = chosen(examples, self.rows, work.seed)
+        course = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        if self.processes > 1:
+            from distens.training import group
+
+            metrics, arrays = group.fit(
+                self._build(), learned, work, self.processes, bool(self.gpus_per_process), course, CrossEntropy().loss
+            )
+            self._network = network.initialise(self._build(), work.seed)
+            network.load_arrays(self._network, arrays)
+        else:
+            from distens.training import lightning
+
+            self._network = network.initialise(self._build(), work.seed)
+            metrics = lightning.fit(self._network, learned, work, lightning.Course(**course), CrossEntropy().loss)
+        self.predict(examples.inputs[:1])  # refuses outputs that are no logits, and weights that are not finite
+        return metrics
+
+    def predict(self, inputs: Floats) -> Floats:
+        """Return probs_NC, computed where the network lies: where it was trained, or after `load` on the CPU."""
+        assert self._network is not None, "predict needs fit or load first"
+        return network.predict(self._network, inputs, self._classes)
+
+    def state(self) -> State:
+        """Return weights and buffers by name."""
+        assert self._network is not None, "state needs fit or load first"
+        meta = {"input_shape": list(self._input_shape), "classes": self._classes}
+        return State(network.to_arrays(self._network), meta)
+
+    def load(self, state: State) -> None:
+        """Take the weights and buffers of a state, on the CPU."""
+        self._input_shape, self._classes = tuple(state.meta["input_shape"]), state.meta["classes"]
+        self._network = network.initialise(self._build(), seed=0)
+        network.load_arrays(self._network, state.arrays)
+
+    def to(self, device: str) -> None:
+        """Move the network to `cpu` or `cuda`; predictions then come from there."""
+        assert self._network is not None, "there is nothing to move before fit or load"
+        self._network.to(device)
+
+    def _build(self) -> partial[nn.Module]:
+        return partial(build_network, self.path, self.options, self._input_shape, self._classes)
+
+
+def build_network(path: str, options: Mapping[str, Any], input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return a new network of the user's class.
+
+    Raises:
+        Refused: its constructor does not take these options, this input shape or this number of classes.
+    """
+    cls = _find(path)
+    takes = inspect.signature(cls).parameters
+    given = {"input_shape": input_shape, "classes": classes}
+    try:
+        return cls(**options, **{name: given[name] for name in GIVEN if name in takes})
+    except (TypeError, ValueError) as error:
+        raise Refused(f"{path}: cannot be made with options {dict(options)}, {given}: {error}") from error
+
+
+def _find(path: str) -> type:
+    from torch import nn
+
+    name, colon, attribute = path.partition(":")
+    if not (name and colon and attribute):
+        raise ValueError(f"path: expected package.module:Class, found {path!r}")
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"path: importing {name!r} failed: there is no module {error.name!r}. Install it, or put its folder on "
+            "PYTHONPATH, on every machine that trains or predicts"
+        ) from error
+    except (ImportError, SyntaxError) as error:
+        raise ValueError(f"path: importing {name!r} failed: {error}") from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise ValueError(f"path: {name!r} has no {attribute!r}. {did_you_mean(attribute, classes)}")
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"path: {path} must be a subclass of torch.nn.Module, found {found!r}")
+    if any(base.__module__.startswith("pytorch_lightning.") for base in found.__mro__):
+        raise ValueError(f"path: {path} is a module of pytorch_lightning; import lightning.pytorch instead")
+    return found
+
+
+def _is_lightning(cls: type) -> bool:
+    return any(base.__module__.startswith("lightning.pytorch.") for base in cls.__mro__)
+
+
+def _check_options(cls: type, options: Mapping[str, Any]) -> None:
+    """Refuse options that the constructor does not take, or lacks."""
+    takes = {name: p for name, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_POSITIONAL}
+    anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    named = {name: p for name, p in takes.items() if p.kind is not p.VAR_KEYWORD}
+    for name in options:
+        if name in GIVEN:
+            raise ValueError(f"options.{name}: is not yours to set: the data decide it")
+        if name not in named and not anything:
+            raise ValueError(
+                f"options.{name}: unknown option of {cls.__name__}. {did_you_mean(name, set(named) - set(GIVEN))}"
+            )
+    missing = [name for name, p in named.items() if p.default is p.empty and name not in (*options, *GIVEN)]
+    if missing:
+        raise ValueError(f"options: {cls.__name__} needs {', '.join(missing)}")

@@ -1,0 +1,261 @@
+"""A user's network trained by Lightning's Trainer: the only file that knows Lightning.
+
+Lightning decides how to step, we decide about chance and storage: every epoch's order of rows and its dropout follow
+from (seed, epoch), and checkpoints go through Lightning's own door for them (`CheckpointIO`) as plain states, without
+pickle. So a resumed training equals an uninterrupted one, schedulers and the module's own hooks included.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import CheckpointIO
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from distens.data.dataset import Examples
+from distens.errors import Diverged, Refused
+from distens.records import State
+from distens.seeding import derive
+from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.loop import batches, to_tensors
+from distens.training.network import local_chance, parameters
+from distens.training.work import Work
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how a module is trained.
+
+    Attributes:
+        epochs: passes over the rows.
+        batch_size: rows per step, of all processes together. A last step that would leave a process fewer than two
+            rows is left out (batch normalisation cannot do with one), and one that does not divide evenly is cut.
+        learning_rate: of AdamW, for a plain network; a LightningModule configures its own optimizers.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One process's place among several: its rank, their number, and what makes Lightning use them."""
+
+    rank: int
+    processes: int
+    strategy: Any
+    environment: Any
+    prepare: Callable[[Trainer], Trainer]
+
+
+def fit(
+    network: nn.Module, examples: Examples, work: Work, course: Course, loss: Loss, group: Group | None = None
+) -> dict[str, float]:
+    """Train a network in place, from its last checkpoint if there is one.
+
+    Args:
+        network: a LightningModule, which gets batches (inputs, targets), or any module that returns logits_NC.
+        loss: (logits_NC, targets) -> the mean loss, for a plain network.
+
+    Returns:
+        `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit`.
+
+    Raises:
+        Diverged: an epoch's loss is not finite.
+        Refused: fewer rows than a step needs, or a checkpoint that is no plain data.
+    """
+    rank, processes = (group.rank, group.processes) if group else (0, 1)
+    order = _Order(len(examples.inputs), course.batch_size, work.seed, rank, processes)
+    if not len(order):
+        raise Refused(f"{len(examples.inputs)} rows are too few for {processes} processes")
+    module = network if isinstance(network, LightningModule) else _Plain(network, loss, course.learning_rate or 1e-3)
+    identity = {**asdict(course), "seed": work.seed, "processes": processes}
+    state = work.checkpoint.load()
+    resumes = state is not None and state.meta.get("of") == identity
+    pace = Pace(work.checkpoint, state.meta["seconds"] if state and resumes else 0.0)
+    watch = _Watch(pace, work.seed, rank)
+    cuda = work.device.startswith("cuda")
+    with _quiet(), local_chance(work.device), _repeatable(cuda):
+        torch.manual_seed(derive(work.seed, "train"))
+        trainer = Trainer(
+            max_epochs=course.epochs,
+            accelerator="gpu" if cuda else "cpu",
+            devices="auto" if group else 1,
+            strategy=group.strategy if group else "auto",
+            plugins=[_StateIO(pace, state, identity), *([group.environment] if group else [])],
+            callbacks=[watch],
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        if group:
+            trainer = group.prepare(trainer)
+        loader = DataLoader(
+            TensorDataset(*to_tensors(examples)), sampler=order, batch_size=None, generator=torch.Generator()
+        )
+        with _interruptible():
+            trainer.fit(module, loader, ckpt_path="checkpoint" if resumes else None)
+    network.to(work.device)
+    return {
+        "epochs": course.epochs,
+        "steps": course.epochs * len(order),
+        "train_loss": watch.mean,
+        "parameters": parameters(network),
+        "seconds": pace.seconds(),
+    }
+
+
+class _Plain(LightningModule):
+    """What a plain network is trained as."""
+
+    def __init__(self, network: nn.Module, loss: Loss, learning_rate: float) -> None:
+        super().__init__()
+        self.network, self._loss, self._learning_rate = network, loss, learning_rate
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        return self._loss(self.network(inputs), targets)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=self._learning_rate)
+
+
+class _Order(Sampler[Tensor]):
+    """The row numbers of each batch of one process; Lightning says which epoch it is."""
+
+    def __init__(self, rows: int, batch_size: int, seed: int, rank: int, processes: int) -> None:
+        self._rows, self._size, self._seed = rows, batch_size, seed
+        self._rank, self._processes = rank, processes
+        self._epoch = 0
+        full, rest = divmod(rows, batch_size)
+        least = 2 * processes if full else processes
+        self._count = full + (rest >= least)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for _, batch in zip(range(self._count), batches(self._rows, self._size, self._seed, self._epoch), strict=False):
+            even = len(batch) - len(batch) % self._processes
+            yield batch[self._rank : even : self._processes]
+
+
+class _Watch(Callback):
+    """Seeds each epoch, sums its loss, and saves between epochs when it is time."""
+
+    def __init__(self, pace: Pace, seed: int, rank: int) -> None:
+        self._pace, self._seed, self._rank = pace, seed, rank
+        self._first: int | None = None
+        self._total = torch.zeros(())
+        self._steps = 0
+        self.mean = math.nan
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not at the end of the epoch before: Lightning steps epoch-wise schedulers only after its hooks for that.
+        epoch = trainer.current_epoch
+        self._first = epoch if self._first is None else self._first
+        if epoch > self._first and trainer.strategy.broadcast(self._pace.due()):
+            # What Lightning does a moment later; or else it would resume behind the last batch of the epoch before.
+            loop = trainer.fit_loop.epoch_loop
+            for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
+                progress.reset_on_run()
+            trainer.save_checkpoint("checkpoint")
+        torch.manual_seed(derive(self._seed, "epoch", epoch, self._rank))
+        self._total = torch.zeros((), device=pl_module.device)
+        self._steps = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):  # a module that optimises by hand may return none
+            self._total += loss.detach()
+            self._steps += 1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        mean = self._total.item() / self._steps if self._steps else 0.0
+        if not math.isfinite(mean):
+            raise Diverged(f"the loss was {mean} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
+        self.mean = mean
+
+
+class _StateIO(CheckpointIO):
+    """Keeps Lightning's checkpoint as a state in the member's place for it."""
+
+    def __init__(self, pace: Pace, state: State | None, identity: Mapping[str, Any]) -> None:
+        self._pace, self._state, self._identity = pace, state, identity
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        # The settings rebuild the module: its hyperparameters need not be kept, and may be any object.
+        kept = {key: value for key, value in checkpoint.items() if not key.startswith(("hyper_", "hparams_"))}
+        self._pace.save(pack(kept, {"seconds": self._pace.seconds(), "of": self._identity}))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        assert self._state is not None
+        return unpack(self._state)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        pass
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's notes and tips to itself; a run has many members."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _repeatable(cuda: bool) -> Iterator[None]:
+    """Ask torch for repeatable GPU kernels; where an operation has none, it warns instead of failing."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if cuda:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C through: Lightning turns it into the end of the process and then ignores it."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if main and handler is not None:
+            signal.signal(signal.SIGINT, handler)

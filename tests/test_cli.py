@@ -1,0 +1,99 @@
+"""The command line, as a user types it: in processes of their own."""
+
+import subprocess
+import sys
+
+import pytest
+from test_run import config
+
+from distens.config import to_yaml
+
+
+def distens(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "distens.cli", *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=200
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one finished run, and rows to predict."""
+    from sklearn.datasets import load_iris
+
+    home = tmp_path_factory.mktemp("cli")
+    small = config("runs", search={"kind": "random", "members": 3}, baselines=[], tracking="off")
+    (home / "iris.yaml").write_text(to_yaml(small))
+    load_iris(as_frame=True).data.head(7).to_csv(home / "rows.csv", index=False)
+    done = distens("run", "iris.yaml", cwd=home)
+    assert done.returncode == 0, done.stderr
+    (home / "out.txt").write_text(done.stdout)
+    return home
+
+
+def run_folder(folder):
+    return next((folder / "runs").iterdir())
+
+
+def test_help_and_version_load_nothing_heavy():
+    code = (
+        "import sys, distens, distens.cli\n"
+        "from typer.testing import CliRunner\n"
+        "found = CliRunner().invoke(distens.cli.app, ['--help'])\n"
+        "assert 'resume' in found.output, found.output\n"
+        "print({'torch', 'ray', 'mlflow', 'lightning', 'sklearn', 'pandas', 'pyarrow'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "set()", found.stdout + found.stderr
+    assert distens("--version").stdout.startswith("distens ")
+
+
+def test_a_run_prints_its_table_and_where_things_are(folder):
+    text = (folder / "out.txt").read_text()
+    for words in ("[3/3]", "ensemble", "best_single", "accuracy", "report.html"):
+        assert words in text, text
+
+
+def test_report_prints_the_table_and_the_page(folder):
+    found = distens("report", run_folder(folder), "--out", folder / "page.html")
+    assert found.returncode == 0, found.stderr
+    assert "ensemble" in found.stdout
+    assert "<html" in (folder / "page.html").read_text()
+
+
+def test_list_shows_runs(folder):
+    found = distens("list", "--storage", folder / "runs")
+    assert run_folder(folder).name in found.stdout
+    assert "finished" in found.stdout
+    assert "no runs" in distens("list", "--storage", folder / "nowhere").stdout
+
+
+def test_predict_writes_probabilities(folder):
+    found = distens("predict", run_folder(folder), folder / "rows.csv", "--out", folder / "p.csv")
+    assert found.returncode == 0, found.stderr
+    lines = (folder / "p.csv").read_text().splitlines()
+    assert lines[0].startswith("prediction,")
+    assert len(lines) == 8
+    printed = distens("predict", run_folder(folder), folder / "rows.csv", "--student")
+    assert printed.returncode == 0, printed.stderr
+    assert len(printed.stdout.splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("run", "nowhere.yaml"), 2, "no such config"),
+        (("run", "iris.yaml", "--set", "search.membres=3"), 2, "Did you mean 'members'?"),
+        (("run", "iris.yaml", "--set", "data.source=sklearn:irris"), 2, "Did you mean 'iris'?"),
+        (("run", "iris.yaml"), 1, "this run has finished"),
+        (("resume", "nowhere"), 1, "no run here"),
+        (("report", "runs"), 1, "no run here"),
+        (("predict", "nowhere", "rows.csv"), 1, "nowhere"),
+        (("predict", "{run}", "nowhere.csv"), 2, "nowhere.csv"),
+        (("predict", "{run}", "iris.yaml"), 2, "iris.yaml"),
+    ],
+)
+def test_a_mistake_is_a_message_and_an_exit_code(folder, words, code, message):
+    found = distens(*(w.replace("{run}", str(run_folder(folder))) for w in words), cwd=folder)
+    assert found.returncode == code, found.stdout + found.stderr
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr

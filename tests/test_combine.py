@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distens import registry
+from distens.combine.average import Average
+from distens.combine.stack import Stack
+from distens.errors import ConfigError
+from distens.probabilities import negative_log_likelihood, softmax
+from distens.records import State
+from distens.store import Store
+
+
+def _members(members: int, rows: int, classes: int = 3, seed: int = 0):
+    """Return probs_MNC (float32, as members speak) that know something, labels_N and weights_M."""
+    rng = np.random.default_rng(seed)
+    labels_N = rng.integers(0, classes, rows)
+    logits = rng.normal(size=(members, rows, classes)) + 2 * np.eye(classes)[labels_N]
+    weights_M = rng.uniform(0.5, 1.5, members)
+    return softmax(logits).astype(np.float32), labels_N, weights_M / weights_M.sum()
+
+
+@pytest.fixture(params=registry.names("combine"))
+def combiner(request):
+    return registry.build("combine", request.param, "combine")
+
+
+# The exam that every combiner sits.
+
+
+def test_rows_are_probabilities_in_float64(combiner):
+    probs_MNC, labels_N, weights_M = _members(5, 40)
+    out = combiner.combine(probs_MNC, combiner.fit(probs_MNC, labels_N, weights_M))
+    assert out.dtype == np.float64
+    assert out.shape == (40, 3)
+    assert (out >= 0).all()
+    np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-12)
+
+
+def test_order_of_members_changes_nothing(combiner):
+    probs_MNC, labels_N, weights_M = _members(6, 60)
+    order = np.array([3, 0, 5, 1, 4, 2])
+    plain = combiner.combine(probs_MNC, combiner.fit(probs_MNC, labels_N, weights_M))
+    state = combiner.fit(probs_MNC[order], labels_N, weights_M[order])
+    np.testing.assert_allclose(combiner.combine(probs_MNC[order], state), plain, atol=1e-9, rtol=0)
+
+
+def test_one_member_works(combiner):
+    probs_MNC, labels_N, _ = _members(1, 30)
+    out = combiner.combine(probs_MNC, combiner.fit(probs_MNC, labels_N, np.ones(1)))
+    assert (out.argmax(axis=1) == probs_MNC[0].argmax(axis=1)).mean() > 0.8
+    np.testing.assert_allclose(out.sum(axis=1), 1, atol=1e-12)
+
+
+def test_state_is_restored_exactly_from_storage(combiner, tmp_path):
+    probs_MNC, labels_N, weights_M = _members(4, 50)
+    state = combiner.fit(probs_MNC, labels_N, weights_M)
+    store = Store(str(tmp_path))
+    store.write_state("combine.safetensors", state)
+    again = store.read_state("combine.safetensors")
+    assert dict(again.meta) == dict(state.meta)
+    np.testing.assert_array_equal(combiner.combine(probs_MNC, again), combiner.combine(probs_MNC, state))
+
+
+def test_read_only_arrays_are_enough_and_stay_as_they_are(combiner):
+    given = _members(4, 50)
+    kept = [value.copy() for value in given]
+    for value in given:
+        value.setflags(write=False)
+    probs_MNC, labels_N, weights_M = given
+    combiner.combine(probs_MNC, combiner.fit(probs_MNC, labels_N, weights_M))
+    for value, before in zip(given, kept, strict=True):
+        np.testing.assert_array_equal(value, before)
+
+
+def test_fitting_again_gives_the_same_state(combiner):
+    probs_MNC, labels_N, weights_M = _members(4, 50)
+    first, second = (combiner.fit(probs_MNC, labels_N, weights_M) for _ in range(2))
+    for name, value in first.arrays.items():
+        np.testing.assert_array_equal(value, second.arrays[name])
+
+
+def test_certain_members_and_an_absent_class_stay_finite(combiner):
+    labels_N = np.array([0, 1, 0, 1, 0, 1])
+    certain = np.eye(3)[labels_N].astype(np.float32)
+    probs_MNC = np.stack([certain, certain[::-1], np.full((6, 3), 1 / 3, dtype=np.float32)])
+    state = combiner.fit(probs_MNC, labels_N, np.array([0.4, 0.4, 0.2]))
+    assert all(np.isfinite(value).all() for value in state.arrays.values())
+    assert np.isfinite(combiner.combine(probs_MNC, state)).all()
+
+
+# Each by hand.
+
+
+def test_average_by_hand():
+    """0.75 (0.8, 0.2) + 0.25 (0.4, 0.6) = (0.6 + 0.1, 0.15 + 0.15) = (0.7, 0.3)."""
+    probs_MNC = np.array([[[0.8, 0.2]], [[0.4, 0.6]]])
+    state = Average().fit(probs_MNC, np.array([0]), np.array([0.75, 0.25]))
+    np.testing.assert_allclose(Average().combine(probs_MNC, state), [[0.7, 0.3]], atol=1e-15)
+
+
+def test_stack_combines_by_hand():
+    """w = (1/2, 1/2), b = (log 3, 0): odds sqrt(0.8 / 0.2) sqrt(0.5 / 0.5) 3 = 2 * 1 * 3 = 6, so (6/7, 1/7)."""
+    probs_MNC = np.array([[[0.8, 0.2]], [[0.5, 0.5]]])
+    state = State({"weights": np.array([0.5, 0.5]), "bias": np.array([np.log(3), 0.0])})
+    np.testing.assert_allclose(Stack().combine(probs_MNC, state), [[6 / 7, 1 / 7]], atol=1e-15)
+
+
+def test_stack_fits_by_hand():
+    """One member says (0.8, 0.2) of four rows, three of which are of class 0.
+
+    With hardly any pull the fit says 3/4: w log 4 + b_0 - b_1 = log 3. Of all (w, b) that do, the pull takes the one
+    nearest to (1, 0, 0), along the gradient (log 4, 1, -1): w = 1 + t log 4, b = (t, -t), so
+    log 4 + t (log^2 4 + 2) = log 3, t = (log 3 - log 4) / (log^2 4 + 2) = -0.287682 / 3.921812 = -0.073354;
+    w = 1 - 0.073354 * 1.386294 = 0.898310.
+    """
+    probs_MNC = np.tile([0.8, 0.2], (1, 4, 1))
+    state = Stack(l2=1e-6).fit(probs_MNC, np.array([0, 0, 1, 0]), np.ones(1))
+    np.testing.assert_allclose(state.arrays["weights"], [0.898310], atol=2e-6)
+    np.testing.assert_allclose(state.arrays["bias"], [-0.073354, 0.073354], atol=2e-6)
+    np.testing.assert_allclose(Stack().combine(probs_MNC, state)[0], [0.75, 0.25], atol=1e-5)
+
+
+def test_a_strong_pull_leaves_the_weighted_log_pool():
+    """With w pulled to (1/2, 1/2) and b to 0, the odds are the geometric mean, sqrt(4 * 1) = 2."""
+    probs_MNC = np.array([[[0.8, 0.2]], [[0.5, 0.5]]])
+    state = Stack(l2=1e9).fit(probs_MNC, np.array([1]), np.array([0.5, 0.5]))
+    np.testing.assert_allclose(Stack().combine(probs_MNC, state), [[2 / 3, 1 / 3]], atol=1e-8)
+
+
+def test_few_rows_move_the_stacker_less_than_many():
+    probs_MNC, labels_N, _ = _members(3, 20)
+    pull_M = np.array([0.1, 0.1, 0.8])
+    few = Stack(l2=10.0).fit(probs_MNC, labels_N, pull_M).arrays["weights"]
+    many = Stack(l2=10.0).fit(np.tile(probs_MNC, (1, 50, 1)), np.tile(labels_N, 50), pull_M).arrays["weights"]
+    assert np.abs(few - pull_M).max() < np.abs(many - pull_M).max() / 2
+
+
+def test_a_member_that_misleads_gets_no_weight():
+    probs_MNC, labels_N, _ = _members(2, 400, classes=2)
+    probs_MNC = np.stack([probs_MNC[0], probs_MNC[1][:, ::-1]])  # the second says the opposite of what it knows
+    weights_M = Stack(l2=0.1).fit(probs_MNC, labels_N, np.array([0.5, 0.5])).arrays["weights"]
+    assert weights_M[1] == 0
+    assert weights_M[0] > 0.5
+
+
+def test_cross_validation_uses_freedom_only_where_it_shows():
+    """Where the selection's weights are far from right and rows abound, a weaker pull is chosen and fresh rows gain;
+    with nine rows, too few to judge, the strongest."""
+    probs_MNC, labels_N, _ = _members(3, 900, seed=1)
+    pull_M = np.array([0.05, 0.05, 0.9])
+    state = Stack(l2=None).fit(probs_MNC[:, :600], labels_N[:600], pull_M)
+    assert state.meta["l2"] < 1000
+    fixed = Stack(l2=1e9).fit(probs_MNC[:, :600], labels_N[:600], pull_M)
+    chosen, pool = (Stack().combine(probs_MNC[:, 600:], s) for s in (state, fixed))
+    assert negative_log_likelihood(chosen, labels_N[600:]) < negative_log_likelihood(pool, labels_N[600:]) - 0.02
+    assert Stack(l2=None).fit(probs_MNC[:, :9], labels_N[:9], pull_M).meta["l2"] == 1000
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "much"])
+def test_stack_refuses_a_strength_that_is_none(value):
+    with pytest.raises(ConfigError, match=r"combine\.l2"):
+        registry.build("combine", {"kind": "stack", "l2": value}, "combine")
