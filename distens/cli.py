@@ -107,9 +107,15 @@ def predict(
 ) -> None:
     """Predict classes and their probabilities."""
     from distens.data.source import rows_from_file
+    from distens.errors import RunError
     from distens.serve.predictor import load
+    from distens.store import Store
 
-    predictor = load(f"{path}/final/student" if student else path)
+    if student:
+        if not Store(path).exists("final/student/bundle.json"):
+            raise RunError(f"{path}: no student here; a finished run with `distill` in its config has one")
+        path = f"{path}/final/student"
+    predictor = load(path)
     probs_NC = predictor.predict_proba(rows_from_file(rows, predictor.preprocessing))
     import pandas as pd
 

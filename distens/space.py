@@ -96,11 +96,13 @@ class _Range:
         out += (INACTIVE, 0.0)
 
     def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
-        for _ in range(20):
-            moved = self._unscale(self._scale(value) + 0.2 * rng.standard_normal())
-            if moved != value:
-                return moved
-        return self.draw(rng)
+        moved = self._unscale(self._scale(value) + 0.2 * rng.standard_normal())
+        if moved != value:
+            return moved
+        # A step too small for a narrow range of whole numbers, or off an end: the next number on either side.
+        step = 1 if self.whole else 0.1 * (self.high - self.low)
+        sides = [side for side in (value - step, value + step) if self.low <= side <= self.high]
+        return sides[int(rng.integers(len(sides)))]
 
     def domains(self, value: Any) -> int:
         return 1

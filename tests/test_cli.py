@@ -21,7 +21,8 @@ def folder(tmp_path_factory):
     from sklearn.datasets import load_iris
 
     home = tmp_path_factory.mktemp("cli")
-    small = config("runs", search={"kind": "random", "members": 3}, baselines=[], tracking="off")
+    student = {"kind": "student", "network": {"kind": "classifier", "epochs": 5}}
+    small = config("runs", search={"kind": "random", "members": 3}, baselines=[], distill=student)
     (home / "iris.yaml").write_text(to_yaml(small))
     load_iris(as_frame=True).data.head(7).to_csv(home / "rows.csv", index=False)
     done = distens("run", "iris.yaml", cwd=home)
@@ -88,6 +89,7 @@ def test_predict_writes_probabilities(folder):
         (("resume", "nowhere"), 1, "no run here"),
         (("report", "runs"), 1, "no run here"),
         (("predict", "nowhere", "rows.csv"), 1, "nowhere"),
+        (("predict", "{run}/final/ensemble", "rows.csv", "--student"), 1, "no student"),
         (("predict", "{run}", "nowhere.csv"), 2, "nowhere.csv"),
         (("predict", "{run}", "iris.yaml"), 2, "iris.yaml"),
     ],

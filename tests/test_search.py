@@ -365,5 +365,5 @@ def test_options_are_checked():
 def test_the_pool_is_any_selector_and_is_resolved_with_its_options():
     built = registry.build("search", {"kind": "divbo", "pool": {"kind": "top", "size": 3}, **FEW}, "search")
     assert registry.resolved(built)["pool"] == {"kind": "top", "size": 3}
-    assert registry.resolved(DivBO())["pool"] == {"kind": "greedy", "size": 25, "cut": False, "seed": 0}
+    assert registry.resolved(DivBO())["pool"] == {"kind": "greedy", "size": 25, "cut": False, "bags": 1, "seed": 0}
     assert SPACE.contains(built.propose(make_history(SPACE, 8), SPACE, 1, np.random.default_rng(0))[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -45,7 +46,7 @@ class Scheduled(LightningModule):
         self.log("train_loss", loss)
         return loss
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[object]]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=0.9)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)]
 

@@ -144,12 +144,10 @@ def verdict(
         probabilities: row name -> probs_NC on the *test* split, from which those came.
         labels_N: the labels of the *test* split.
     """
-    accurate = max(rows, key=lambda name: rows[name]["accuracy"])
-    likely = min(rows, key=lambda name: rows[name]["nll"])
-    lines = [
-        f"Highest accuracy: {accurate} ({100 * rows[accurate]['accuracy']:.2f} %). "
-        f"Lowest NLL: {likely} ({rows[likely]['nll']:.4f})."
-    ]
+    accuracy_of = {name: f"{100 * row['accuracy']:.2f} %" for name, row in rows.items()}
+    nll_of = {name: f"{row['nll']:.4f}" for name, row in rows.items()}
+    most, least = max(rows, key=lambda name: rows[name]["accuracy"]), min(rows, key=lambda name: rows[name]["nll"])
+    lines = [f"Highest accuracy: {_level(accuracy_of, most)}. Lowest NLL: {_level(nll_of, least)}."]
     for name, other in COMPARISONS:
         if name in probabilities and other in probabilities:
             difference = paired_difference(probabilities[name], probabilities[other], labels_N)
@@ -160,6 +158,12 @@ def verdict(
             "two count as not distinguishable. What other seeds would have trained is not in them."
         )
     return lines
+
+
+def _level(printed: Mapping[str, str], best: str) -> str:
+    """Return everyone who stands where the best does, as it is printed."""
+    names = [name for name, value in printed.items() if value == printed[best]]
+    return f"{' and '.join(names)} ({printed[best]})"
 
 
 def _sentence(name: str, other: str, rows: Mapping[str, Mapping[str, float]], found: Difference) -> str:
@@ -176,7 +180,7 @@ def _sentence(name: str, other: str, rows: Mapping[str, Mapping[str, float]], fo
 
 
 def _outcome(gain: float, error: float) -> str:
-    if gain == 0:
+    if abs(gain) < 1e-9:  # the same predictions, on two ways to the same sum
         return "level"
     if abs(gain) > 2 * error:
         return "won" if gain > 0 else "lost"

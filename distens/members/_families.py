@@ -290,9 +290,13 @@ def calibrated(estimator: Any, inputs: Floats, labels_N: Integers, rows_N: Integ
     for label in np.unique(labels_N):
         different = len(np.unique(rows_N[labels_N == label]))
         if different < FOLDS:
-            raise Refused(f"needs {FOLDS} different rows of each class to calibrate, found {different} of class {label}")
+            raise Refused(
+                f"needs {FOLDS} different rows of each class to calibrate, found {different} of class {label}"
+            )
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(inputs, labels_N, rows_N)
-    fitted = CalibratedClassifierCV(estimator, method="sigmoid", cv=list(folds), ensemble=False).fit(inputs, labels_N)
+    scaled: Any = CalibratedClassifierCV(estimator, method="sigmoid", cv=list(folds))
+    scaled.set_params(ensemble=False)  # one estimator on all rows
+    fitted = scaled.fit(inputs, labels_N)
     return fitted.set_params(cv=None)  # the folds need not be stored
 
 

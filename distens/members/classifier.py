@@ -52,7 +52,9 @@ class Classifier:
 
     def __post_init__(self) -> None:
         if self.momentum is not None and self.optimizer != "sgd":
-            raise ValueError(f"momentum: {self.momentum} has no effect with optimizer {self.optimizer!r}, only with 'sgd'")
+            raise ValueError(
+                f"momentum: {self.momentum} has no effect with optimizer {self.optimizer!r}, only with 'sgd'"
+            )
         self._network: nn.Module | None = None
         self._input_shape: tuple[int, ...] = ()
         self._classes = 0

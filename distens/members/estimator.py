@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -60,7 +61,7 @@ class Estimator:
             raise Refused(f"estimator {self.estimator}: learns labels, not probabilities; a student must be a network")
         picked_N = choose(self.rows, len(examples.inputs), work.seed)
         inputs = _flat(examples.inputs)[picked_N]
-        labels_N = np.asarray(examples.targets)[picked_N]
+        labels_N = np.asarray(examples.targets, dtype=np.int64)[picked_N]
         family = _families.FAMILIES[self.estimator]
         started = time.perf_counter()
         with self._refusing(f"on {inputs.shape[0]} rows of {inputs.shape[1]} numbers"):
@@ -112,7 +113,7 @@ class Estimator:
             fitted = skops.io.loads(state.arrays["skops"].tobytes(), trusted=list(_families.TRUSTED))
         except UntrustedTypesFoundException as error:
             raise BundleError(f"estimator {self.estimator}: the stored state is not trusted: {error}") from error
-        except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError) as error:
             raise BundleError(f"estimator {self.estimator}: the stored state is damaged: {error!r}") from error
         wanted = _families.stored_class(self.estimator)
         if type(fitted) is not wanted:

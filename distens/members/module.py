@@ -42,7 +42,7 @@ class Module:
         learning_rate: of AdamW, for a plain nn.Module alone; 1e-3 if not given.
         rows: `all`, or a `bootstrap` by the member's seed.
         processes: how many train the network together (see `distens.training.group`).
-        gpus_per_process: 0 or 1; for several processes alone, one process uses what the runtime gives a member.
+        gpus_per_process: 0 or 1; for several processes alone: one process uses what the runtime gives its member.
     """
 
     path: str
@@ -63,7 +63,9 @@ class Module:
                 "configure_optimizers decides; make it one of its `options`"
             )
         if self.processes == 1 and self.gpus_per_process:
-            raise ValueError("gpus_per_process: has no effect with processes: 1; set the runtime's gpus instead")
+            raise ValueError(
+                "gpus_per_process: has no effect with processes: 1; one process uses what the runtime gives its member"
+            )
         if self.batch_size % self.processes:
             raise ValueError(f"batch_size: {self.batch_size} rows do not divide among {self.processes} processes")
         self._network: nn.Module | None = None

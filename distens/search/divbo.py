@@ -24,7 +24,7 @@ surrogate's own."""
 
 
 def _default_pool() -> Any:
-    return build("select", {"kind": "greedy", "size": 25, "cut": False}, "search.pool")  # uncut, as in the paper
+    return build("select", {"kind": "greedy", "size": 25, "cut": False, "bags": 1}, "search.pool")  # plain, as in the paper
 
 
 @dataclass(frozen=True)

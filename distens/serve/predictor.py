@@ -47,7 +47,7 @@ class Predictor:
         self.classes = source.classes
         self.members = tuple(member.id for member in source.members)
         try:
-            self._preprocessing = Preprocessing.from_json(dict(source.preprocessing))
+            self.preprocessing = Preprocessing.from_json(dict(source.preprocessing))
             self._combiner = registry.build("combine", source.combine, "combine")
         except (DataError, ConfigError) as error:
             raise BundleError(f"{source.store.url}: {error}") from error
@@ -59,7 +59,7 @@ class Predictor:
             DataError: rows that are not like those of training.
             BundleError: a member cannot be loaded.
         """
-        inputs = self._preprocessing.transform(rows)
+        inputs = self.preprocessing.transform(rows)
         members, state = self._loaded
         batches = []
         for some in _batches(inputs):

@@ -37,6 +37,7 @@ ENVIRONMENT = "MLFLOW_TRACKING_URI"
 LOCAL = "sqlite:///mlflow.db"
 
 RUNS_PER_PAGE = 1000
+IMPATIENT_SECONDS = 5.0
 
 
 @dataclass
@@ -48,7 +49,7 @@ class MlflowRuns:
             it the environment's MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory. A password belongs
             into the environment, since the config is stored with the run.
         experiment: the run's name unless given.
-        wait_seconds: how long `finish` waits for a server that takes nothing.
+        wait_seconds: how long `finish` waits for a server that takes nothing; at most 5 for a run that did not finish.
         register: whether bundles become versions of registered models.
     """
 
@@ -118,7 +119,8 @@ class MlflowRuns:
             for bundle in final.bundles if self.register else ():
                 sender.put(f"the model {bundle}", lambda book, b=bundle: self._register(book, final, b))
         sender.put("the run's status", lambda book: book.end(status))
-        left = sender.close(self.wait_seconds)
+        # Whoever stopped a run wants it to end; what is not sent now is sent when it is resumed.
+        left = sender.close(self.wait_seconds if status == "finished" else min(self.wait_seconds, IMPATIENT_SECONDS))
         return [*self._lines, *self._unsent(left), how_to_look(self._address, *self._page)]
 
     def _register(self, book: Logbook, final: Final, bundle: str) -> None:
@@ -137,7 +139,7 @@ class MlflowRuns:
             many = "1 record was" if left.waiting == 1 else f"{left.waiting} records were"
             why = f" ({_one_line(str(left.error))})" if left.error is not None else ""
             again = f"`distens resume {_records.redact(self._run.storage)}` will send what is missing."
-            lines.append(f"MLflow was away: {many} not sent{why}. {again}")
+            lines.append(f"MLflow: {many} not sent{why}. {again}")
         return lines
 
 
@@ -269,9 +271,9 @@ class _Mlflow:
         from mlflow.artifacts import download_artifacts
         from mlflow.pyfunc import load_model
 
-        address = f"models:/{model}/{version.number}"
+        place = self.client.get_model_version_download_uri(model, version.number)
         with tempfile.TemporaryDirectory() as folder:
-            path = download_artifacts(address, dst_path=folder, tracking_uri=self.address, registry_uri=self.address)
+            path = download_artifacts(place, dst_path=folder, tracking_uri=self.address, registry_uri=self.address)
             return load_model(path).predict(_registration.plain(example)).to_numpy()
 
     def tag(self, model: str, version: Version, key: str, value: str) -> None:

@@ -10,6 +10,7 @@ A failure ends the group; the member's next attempt goes on from the checkpoint.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
@@ -58,6 +59,7 @@ def fit(
         "work": Work(work.seed, work.checkpoint, "cuda" if gpus else "cpu", work.threads, float(gpus)),
         "course": dict(course),
         "loss": loss,
+        "search_path": list(sys.path),
     }
     with tempfile.TemporaryDirectory(prefix="distens-group-") as folder:
         trainer = TorchTrainer(
@@ -96,6 +98,7 @@ def _check_room(wanted: Mapping[str, float]) -> None:
 
 def _process(told: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]] | None:
     """What each process of the group does; rank 0's result is the group's."""
+    sys.path += [folder for folder in told["search_path"] if folder not in sys.path]  # the user's own modules
     import torch
     from ray.train import get_context
     from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
@@ -109,6 +112,6 @@ def _process(told: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]] | 
     group = lightning.Group(
         rank, get_context().get_world_size(), RayDDPStrategy(), RayLightningEnvironment(), prepare_trainer
     )
-    examples = ray.get(told["examples"])
+    examples: Any = ray.get(told["examples"])
     metrics = lightning.fit(network, examples, work, lightning.Course(**told["course"]), told["loss"], group)
     return (metrics, to_arrays(network)) if rank == 0 else None

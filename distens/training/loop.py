@@ -65,8 +65,7 @@ def fit(
         loss: (logits_NC, targets) -> the mean loss, a scalar.
 
     Returns:
-        `epochs`, `steps`, `train_loss` (the last epoch's mean), `parameters`, and `seconds` of this attempt and of those
-        that it went on from.
+        `epochs`, `steps`, `train_loss` (the last epoch's mean), `parameters`, and `seconds`, of interrupted attempts too.
 
     Raises:
         Diverged: an epoch's loss is not finite.
@@ -76,11 +75,11 @@ def fit(
     inputs, targets = (tensor.to(work.device) for tensor in to_tensors(examples))
     network.to(work.device).train()
     optimizer = make_optimizer(network, recipe)
-    epoch, seconds = _resume(network, optimizer, recipe, work)
+    first, seconds = _resume(network, optimizer, recipe, work)
     pace = Pace(work.checkpoint, seconds)
     mean = math.nan
     with local_chance(work.device):
-        for epoch in range(epoch, recipe.epochs):
+        for epoch in range(first, recipe.epochs):
             torch.manual_seed(derive(work.seed, "epoch", epoch))
             mean = _epoch(network, optimizer, loss, inputs, targets, recipe, epoch, work.seed)
             if not math.isfinite(mean):
@@ -160,9 +159,7 @@ def _identity(recipe: Recipe, work: Work) -> dict[str, Any]:
     return {**asdict(recipe), "seed": work.seed}
 
 
-def _resume(
-    network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, work: Work
-) -> tuple[int, float]:
+def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, work: Work) -> tuple[int, float]:
     """Bring network and optimizer to the last checkpoint; return the epochs done and the seconds that they took."""
     state = work.checkpoint.load()
     if state is None or state.meta.get("of") != _identity(recipe, work):

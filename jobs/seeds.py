@@ -1,0 +1,77 @@
+"""Run one config with several seeds and print, for every row of the honest table, mean and spread over seeds.
+
+    python jobs/seeds.py configs/digits.yaml --seeds 5 --out results.json
+
+Each seed draws its own splits, settings and initial weights. Differences to the ensemble are paired by seed. Runs that
+have finished are read, not repeated, so the command can be interrupted and given again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import distens
+from distens.config import Config
+from distens.plan import check
+from distens.store import Store
+
+COLUMNS = ("accuracy", "nll", "brier", "ece", "aurc", "parameters", "train_seconds", "predict_ms_per_1000")
+
+
+def finished(config: Config) -> dict[str, Any]:
+    """Return the results of one run, trained now if it is not there."""
+    resolved = check(config).config
+    store = Store(f"{resolved.storage}/{resolved.run_name()}")
+    if not store.exists("results.json"):
+        if store.exists("run.json"):
+            distens.resume(store.url)
+        else:
+            distens.run(config)
+    return store.read_json("results.json")
+
+
+def spread(values: Any, digits: int = 4) -> str:
+    """Return `mean ± standard deviation` over seeds."""
+    values = np.asarray(values, dtype=float)
+    deviation = values.std(ddof=1) if len(values) > 1 else float("nan")
+    return f"{values.mean():.{digits}f} ± {deviation:.{digits}f}"
+
+
+def main(
+    config: Path,
+    seeds: int = 5,
+    out: Path | None = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="As for `distens run`.")] = None,
+) -> None:
+    """Print the table; write it as JSON with --out."""
+    results = []
+    for seed in range(seeds):
+        print(f"seed {seed}", flush=True)
+        results.append(finished(distens.load_config(config, [*(set_ or ()), f"seed={seed}"])))
+    names = [n for n, row in results[0].items() if isinstance(row, dict) and "accuracy" in row]
+    table = Table(title=f"{config.name}: mean ± standard deviation over {seeds} seeds")
+    for heading in ("", "accuracy", "NLL", "Brier", "ECE", "accuracy − ensemble's", "NLL − ensemble's"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    summary: dict[str, Any] = {}
+    for name in names:
+        rows = [r[name] for r in results if name in r]
+        both = [(r[name], r["ensemble"]) for r in results if name in r]
+        summary[name] = {c: [row[c] for row in rows] for c in COLUMNS}
+        cells = [spread([row[c] for row in rows]) for c in ("accuracy", "nll", "brier", "ece")]
+        gaps = [spread([a[c] - b[c] for a, b in both]) if name != "ensemble" else "" for c in ("accuracy", "nll")]
+        short = "" if len(rows) == seeds else f" ({len(rows)} of {seeds} seeds)"
+        table.add_row(name + short, *cells, *gaps)
+    Console(width=150).print(table)
+    if out is not None:
+        out.write_text(json.dumps({"config": config.name, "seeds": seeds, "rows": summary}, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
