@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distens.errors import ConfigError, did_you_mean
 
@@ -20,6 +21,17 @@ Spec = dict[str, Any] | str
 """A plug-in: its name, or `{kind: name, option: value, …}`."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+def _without_credentials(address: str) -> str:
+    # The config is stored with its run, logged and shown: what opens a store comes from the environment.
+    place = urlsplit(address)
+    if "@" in place.netloc or "secret" in place.query.lower():
+        raise ValueError("an address with credentials in it; give those in the environment")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_without_credentials)]
 
 
 class _Section(BaseModel):
@@ -55,7 +67,7 @@ class DataSection(_Section):
         unseen: what prediction does with a category that no row of the table had: refuse, or treat as missing.
     """
 
-    source: str
+    source: Address
     target: str | None = None
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
@@ -96,7 +108,7 @@ class Config(_Section):
     seed: int = Field(0, ge=0)
     role: Literal["ensemble"] = "ensemble"
     metric: Literal["nll", "error"] = "nll"
-    storage: str = "runs"
+    storage: Address = "runs"
     data: DataSection
     members: dict[Name, dict[str, Any]] = Field(min_length=1)
     search: SearchSection = SearchSection()  # pyright: ignore[reportCallIssue]
@@ -144,7 +156,8 @@ def _lines(error: ValidationError) -> list[str]:
         elif item["type"] == "missing":
             lines.append(f"{place}: missing")
         else:
-            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}, found {item['input']!r}")
+            found = "" if "credentials" in item["msg"] else f", found {item['input']!r}"
+            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}{found}")
     return lines
 
 

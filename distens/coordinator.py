@@ -185,6 +185,7 @@ class _Run:
         self.info = {
             "format": 1,
             "name": self.config.name,
+            "run": self.config.run_name(),
             "hash": self.config.hash(),
             "identity": self.config.identity(),
             "fingerprint": fingerprint,
@@ -199,7 +200,7 @@ class _Run:
     def _run_info(self, loaded: Loaded) -> RunInfo:
         config = self.config.model_dump(mode="json")
         versions, fingerprint = self.info["versions"], loaded.dataset.fingerprint
-        return RunInfo(self.config.name, self.config.run_name(), config, self.store.url, versions, fingerprint)
+        return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
 
     def _search(self, loaded: Loaded) -> None:
         def proposals() -> Iterator[Task]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import atexit
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,32 +40,35 @@ def deliver(
     """Write everything under the run's folder; return lines for the user, and the tracker's part."""
     search_MNC = [store.read_predictions(entry.report.files["search"]) for entry in outcome.entries]
     diversity_M, pairs = _diversity(search_MNC, outcome, loaded)
-    with contextlib.ExitStack() as cleanup:
-        local = store if store.local else None
-        folder = Path(store.path("figures")) if local else Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        pictures = _figures(plan, loaded, outcome, search_MNC, diversity_M, folder)
-        data = _report(plan, ledger, outcome, result, diversity_M, pairs, pictures)
-        page = folder.parent / "report.html" if local else folder / "report.html"
-        report.write(page, data)
-        if local is None:
-            for name, path in {**{f"figures/{p.name}": p for p in pictures.values()}, "report.html": page}.items():
-                store.write(name, path.read_bytes())
-        folders = _bundles(plan, store, ledger, loaded, outcome, result)
-        diversity = {e.task.id: float(d) for e, d in zip(outcome.entries, diversity_M, strict=True)}
-        store.write_json("results.json", _results(plan, result, outcome, data, diversity, pairs))  # the run's marker
-        home = Path(tempfile.mkdtemp(prefix="distens-")) if local is None else Path(store.path(""))
-        final = Final(
-            rows=result.rows,
-            weights=result.weights,
-            diversity=diversity,
-            figures=tuple(pictures.values()),
-            report=page,
-            bundles={name: store.local_folder(f, home / name) for name, f in folders.items()},
-            scores=_scores(outcome, folders),
-            example=loaded.example_rows,
-            expected={name: _check(store, f, loaded, outcome.rows[name].test_NC) for name, f in folders.items()},
-        )
+    home = Path(store.path("")) if store.local else _temporary()
+    pictures = _figures(plan, loaded, outcome, search_MNC, diversity_M, home / "figures")
+    data = _report(plan, ledger, outcome, result, diversity_M, pairs, pictures)
+    report.write(home / "report.html", data)
+    if not store.local:
+        for path in (*pictures.values(), home / "report.html"):
+            store.write(path.relative_to(home).as_posix(), path.read_bytes())
+    folders = _bundles(plan, store, ledger, loaded, outcome, result)
+    diversity = {e.task.id: float(d) for e, d in zip(outcome.entries, diversity_M, strict=True)}
+    final = Final(
+        rows=result.rows,
+        weights=result.weights,
+        diversity=diversity,
+        figures=tuple(pictures.values()),
+        report=home / "report.html",
+        bundles={name: store.local_folder(f, home / name) for name, f in folders.items()},
+        scores=_scores(outcome, folders),
+        example=loaded.example_rows,
+        expected={name: _check(store, f, loaded, outcome.rows[name].test_NC) for name, f in folders.items()},
+    )
+    store.write_json("results.json", _results(plan, result, outcome, data, diversity, pairs))  # the run's marker
     return (f"report: {store.url}/report.html",), final
+
+
+def _temporary() -> Path:
+    """Return a folder that lasts as long as this process: the tracker sends from it when the run is done."""
+    folder = tempfile.mkdtemp(prefix="distens-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _scores(outcome: Outcome, names: Mapping[str, str]) -> dict[str, float]:

@@ -12,6 +12,10 @@ FLOOR = 1e-12
 """Probabilities are kept above this when a logarithm is taken."""
 
 
+PRIOR = 0.25
+"""Standard deviation of the logarithm of a temperature, before any row is seen."""
+
+
 def softmax(logits_NC: Floats) -> Floats:
     """Return probabilities along the last axis; safe for large logits."""
     shifted = logits_NC - logits_NC.max(axis=-1, keepdims=True)
@@ -58,14 +62,19 @@ def apply_temperature(probs_NC: Floats, temperature: float) -> Floats:
 
 
 def fit_temperature(probs_NC: Floats, labels_N: Integers) -> float:
-    """Return the T in [0.05, 20] that minimises the negative log-likelihood (Guo et al. 2017, "On Calibration of
-    Modern Neural Networks", section 4.2, applied to log probabilities of whatever model made them)."""
+    """Return the most probable T in [0.05, 20], given the labels and that log T ~ Normal(0, PRIOR).
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2, applied to log probabilities of whatever
+    model made them. We differ in the prior: without it a split of a hundred rows that are all predicted right would make
+    every prediction certain. It counts for less the more rows there are.
+    """
     from scipy.optimize import minimize_scalar
 
     log_probs_NC = np.log(normalise(probs_NC))
 
     def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(softmax(log_probs_NC / np.exp(log_temperature)), labels_N)
+        fit = negative_log_likelihood(softmax(log_probs_NC / np.exp(log_temperature)), labels_N)
+        return fit + log_temperature**2 / (2 * PRIOR**2 * len(labels_N))
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     best = float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]

@@ -144,7 +144,7 @@ class Store:
         """Write a state as one safetensors file, its description in the header."""
         from safetensors.numpy import save
 
-        arrays = {key: np.ascontiguousarray(value) for key, value in state.arrays.items()}
+        arrays = {key: np.asarray(value, order="C") for key, value in state.arrays.items()}
         return self.write(name, save(arrays, metadata={META: json.dumps(dict(state.meta))}))
 
     def read_state(self, name: str, address: Address | None = None) -> State:
@@ -225,8 +225,9 @@ class Journal:
 class Checkpoint:
     """Where one task keeps its last checkpoint. Without a store it forgets: for tests and for what needs none."""
 
-    def __init__(self, store: Store | None = None, task_id: str = "") -> None:
+    def __init__(self, store: Store | None = None, task_id: str = "", every_seconds: float = 2.0) -> None:
         self._store = store
+        self.every_seconds = every_seconds  # the least time between two; 0 keeps one after every epoch
         self._name = f"members/{task_id}/checkpoint.safetensors"
 
     def save(self, state: State) -> None:

@@ -81,6 +81,7 @@ def test_the_hash_names_what_decides_the_result_alone():
         ({"data": {"source": "sklearn:iris", "targt": "y"}}, ["data.targt: unknown key", "Did you mean 'target'?"]),
         ({"data": {}}, ["data.source: missing"]),
         ({"data": {"source": "sklearn:iris", "splits": {"train": 0.9}}}, ["data.splits", "sum to 1.4"]),
+        ({"storage": "s3://key:pass@bucket/runs"}, ["storage", "credentials", "environment"]),
         ({"seed": -1}, ["seed", "greater than or equal to 0", "-1"]),
         ({"name": "a/b"}, ["name", "a/b"]),
         ({"search": {"kind": "divbo", "members": 0}}, ["search.members", "found 0"]),
@@ -121,6 +122,12 @@ def test_a_wrong_config_is_refused(changes, words):
 )
 def test_a_wrong_member_is_refused_before_anything_is_trained(member, words):
     refused({"members": {"a": {"kind": "classifier", **member}}}, *words)
+
+
+def test_credentials_are_not_repeated_in_the_message():
+    with pytest.raises(ConfigError) as caught:
+        parse(values(data={"source": "s3://key:hunter2@bucket/a.csv"}))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_search_with_nothing_to_search_has_no_effect():

@@ -78,7 +78,6 @@ def trained(settings, data: Examples, work: Work):
 class Killed(Checkpoint):
     """Saves each epoch and is killed right after the second save."""
 
-    every_seconds = 0.0
     saves = 0
 
     def save(self, state) -> None:
@@ -139,7 +138,7 @@ def test_the_seed_is_the_only_source_of_chance(settings):
 def test_an_interrupted_member_goes_on_to_the_same_result(settings, tmp_path):
     data, store = problem(), Store(str(tmp_path))
     whole, _ = trained(settings, data, Work(3))
-    checkpoint = Killed(store, "m")
+    checkpoint = Killed(store, "m", every_seconds=0)
     try:
         trained(settings, data, Work(3, checkpoint))
         assert checkpoint.saves == 0, "fewer than two checkpoints: give the example more epochs"

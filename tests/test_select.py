@@ -147,7 +147,9 @@ def test_greedy_is_what_trying_every_addition_finds():
     expected = np.bincount(bag, minlength=9) / 8
     np.testing.assert_allclose(Greedy(size=8, cut=False, bags=1).select(probs_MNC, labels_N), expected)
     best = int(np.argmin(losses)) + 1
-    np.testing.assert_allclose(Greedy(size=8, bags=1).select(probs_MNC, labels_N), np.bincount(bag[:best], minlength=9) / best)
+    np.testing.assert_allclose(
+        Greedy(size=8, bags=1).select(probs_MNC, labels_N), np.bincount(bag[:best], minlength=9) / best
+    )
 
 
 def test_greedy_beats_the_best_member_on_what_it_minimises():

@@ -69,7 +69,9 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 def test_records_survive_json():
     address = Address("members/m/1/state.safetensors", "ab", 3)
-    task = Task("m", "student", {"family": "a", "h": [1]}, 7, distill={"kind": "student"}, teachers=(Teacher({}, address, 0.5),))
+    task = Task(
+        "m", "student", {"family": "a", "h": [1]}, 7, distill={"kind": "student"}, teachers=(Teacher({}, address, 0.5),)
+    )
     report = Report("m", 2, {"nll": 0.5}, 1.5, 10, 0.1, "node", {"state": address})
     assert task_from_json(to_json(task)) == task
     assert report_from_json(to_json(report)) == report

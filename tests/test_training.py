@@ -49,18 +49,14 @@ def network(seed: int = 1) -> nn.Module:
 
 
 def each_epoch(store: Store) -> Checkpoint:
-    checkpoint = Checkpoint(store, "m")
-    vars(checkpoint)["every_seconds"] = 0.0
-    return checkpoint
+    return Checkpoint(store, "m", every_seconds=0)
 
 
 class Killed(Checkpoint):
     """Saves each epoch and is killed right after a save."""
 
-    every_seconds = 0.0
-
     def __init__(self, store: Store, saves: int = 2) -> None:
-        super().__init__(store, "m")
+        super().__init__(store, "m", every_seconds=0)
         self._left = saves
 
     def save(self, state) -> None:
@@ -199,19 +195,19 @@ def test_one_process_leaves_out_a_last_batch_of_one_row():
     assert sizes == {1: [1], 8: [4, 4], 9: [4, 4], 10: [4, 4, 2]}
 
 
-class Nothing(Checkpoint):
-    """Saves each epoch, nowhere."""
-
-    every_seconds = 0.0
-
-
 def test_lightning_does_not_keep_what_is_no_plain_data():
     class Holder(lightning._Plain):
         def on_save_checkpoint(self, checkpoint) -> None:
             checkpoint["mine"] = object()
 
     with pytest.raises(Refused, match=r"checkpoint.mine: .*builtins.object"):
-        lightning.fit(Holder(zeros(6, 3), LOSS, 0.1), examples(), Work(0, Nothing()), lightning.Course(3, 16), LOSS)
+        lightning.fit(
+            Holder(zeros(6, 3), LOSS, 0.1),
+            examples(),
+            Work(0, Checkpoint(every_seconds=0)),
+            lightning.Course(3, 16),
+            LOSS,
+        )
 
 
 @pytest.mark.usefixtures("ray_here")

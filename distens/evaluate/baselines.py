@@ -13,6 +13,7 @@ from typing import Any
 from distens import registry
 from distens.models.protocol import Model
 from distens.records import Settings
+from distens.training.network import count_parameters
 
 KINDS = ("larger_single", "seed_ensemble")
 
@@ -23,33 +24,26 @@ MOST_PARAMETERS = 20_000_000
 """A selection of large forests stores more numbers than any network for such data would have."""
 
 
-def parameters(model: Model, input_shape: tuple[int, ...], classes: int) -> int:
-    """Return the number of a network's parameters, without making it."""
-    import torch
-
-    with torch.device("meta"):
-        return sum(p.numel() for p in model.build(input_shape, classes).parameters())
-
-
 def widen(model: Model, wanted: int, input_shape: tuple[int, ...], classes: int) -> Model:
     """Return the model at the width whose number of parameters is nearest to `wanted`; never narrower than it is.
 
     Parameters grow with the width, so the factor is found by bisection.
     """
     wanted = min(wanted, MOST_PARAMETERS)
+
+    def size(factor: float) -> int:
+        return count_parameters(model.widened(factor), input_shape, classes)
+
     low, high = 1.0, 2.0
-    while parameters(model.widened(high), input_shape, classes) < wanted:
+    while size(low) < size(high) < wanted:  # one without hidden layers does not grow
         low, high = high, 2 * high
     for _ in range(20):
         middle = (low + high) / 2
-        if parameters(model.widened(middle), input_shape, classes) < wanted:
+        if size(middle) < wanted:
             low = middle
         else:
             high = middle
-    return min(
-        (model.widened(low), model.widened(high)),
-        key=lambda m: abs(parameters(m, input_shape, classes) - wanted),
-    )
+    return model.widened(min((low, high), key=lambda factor: abs(size(factor) - wanted)))
 
 
 def larger_single(settings: Settings, wanted: int, input_shape: tuple[int, ...], classes: int) -> list[Settings]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ START_FAILURES = 5
 class _Actor:
     """Trains one member at a time; keeps libraries loaded and data mapped in between."""
 
-    def __init__(self, shared: Shared, threads: int) -> None:
+    def __init__(self, shared: Shared, threads: int, search_path: list[str]) -> None:
+        sys.path += [folder for folder in search_path if folder not in sys.path]  # a user's own module, beside a config
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch or LightGBM is loaded
         import torch
 
@@ -178,7 +180,7 @@ class RayActors:
         threads = max(1, int(self.cpus_per_member))
         remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
         needs = {"num_cpus": self.cpus_per_member, "num_gpus": self.gpus_per_member, "max_restarts": 0}
-        actor = remote.options(**needs).remote(self._shared_ref, threads)
+        actor = remote.options(**needs).remote(self._shared_ref, threads, list(sys.path))
         self._busy.append(_Slot(actor, task, actor.ready.remote(), True, time.monotonic()))
 
     def _ready(self) -> list[_Slot]:

@@ -24,7 +24,9 @@ surrogate's own."""
 
 
 def _default_pool() -> Any:
-    return build("select", {"kind": "greedy", "size": 25, "cut": False, "bags": 1}, "search.pool")  # plain, as in the paper
+    return build(
+        "select", {"kind": "greedy", "size": 25, "cut": False, "bags": 1}, "search.pool"
+    )  # plain, as in the paper
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,6 @@ from distens.errors import Refused
 from distens.records import State
 from distens.store import Checkpoint
 
-EVERY_SECONDS = 2.0
-"""Least time between two checkpoints. A checkpoint's attribute `every_seconds` goes before it; 0 means each epoch."""
-
 COST = 20
 """Training lasts at least this many times as long as saving it did."""
 
@@ -23,7 +20,7 @@ class Pace:
     """Says when the next checkpoint is due, so that saving costs little and short trainings never save."""
 
     def __init__(self, checkpoint: Checkpoint, seconds_before: float = 0.0) -> None:
-        self._every = getattr(checkpoint, "every_seconds", EVERY_SECONDS)
+        self._every = checkpoint.every_seconds
         self._started = time.perf_counter() - seconds_before
         self._next = time.perf_counter() + self._every
         self._checkpoint = checkpoint

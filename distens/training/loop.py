@@ -65,7 +65,7 @@ def fit(
         loss: (logits_NC, targets) -> the mean loss, a scalar.
 
     Returns:
-        `epochs`, `steps`, `train_loss` (the last epoch's mean), `parameters`, and `seconds`, of interrupted attempts too.
+        `epochs`, `steps`, `train_loss` (the last epoch's mean), `parameters`, `seconds` (of interrupted attempts too).
 
     Raises:
         Diverged: an epoch's loss is not finite.
