@@ -39,7 +39,7 @@ class _Section(BaseModel):
 
 
 class Splits(_Section):
-    """Shares of the rows, which sum to one; with `test: given` (the source has its own test part) the other three do."""
+    """Shares of the rows, which sum to one; with `test: given`, for a source with a test part, the other three do."""
 
     train: float = Field(0.5, gt=0, lt=1)
     search: float = Field(0.15, gt=0, lt=1)

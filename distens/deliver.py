@@ -80,7 +80,7 @@ def _diversity(search_MNC: Sequence[Floats], outcome: Outcome, loaded: Loaded) -
     """Return every member's mean diversity to the (other) selected ones, and means over pairs of the selection."""
     chosen = np.flatnonzero(outcome.weights_M > 0)
     diversity_M = pairwise.diversity_to(search_MNC, chosen)
-    selected_MNC = [search_MNC[i] for i in chosen]
+    selected_MNC = [search_MNC[int(i)] for i in chosen]
     labels_N = loaded.dataset.labels["search"]
     matrices = {
         "diversity": pairwise.diversity(selected_MNC),

@@ -65,7 +65,7 @@ def fit_temperature(probs_NC: Floats, labels_N: Integers) -> float:
     """Return the most probable T in [0.05, 20], given the labels and that log T ~ Normal(0, PRIOR).
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2, applied to log probabilities of whatever
-    model made them. We differ in the prior: without it a split of a hundred rows that are all predicted right would make
+    model made them. We differ in the prior: without it a split of a hundred rows, all predicted right, would make
     every prediction certain. It counts for less the more rows there are.
     """
     from scipy.optimize import minimize_scalar

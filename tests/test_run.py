@@ -54,7 +54,7 @@ def test_a_whole_run(tmp_path):
     assert all(set(row) >= COLUMNS for row in result.rows.values())
     assert result.rows["ensemble"]["accuracy"] > 0.8
     assert abs(sum(result.weights.values()) - 1) < 1e-9
-    assert [u.phase for u in updates][0] == "data"
+    assert updates[0].phase == "data"
     assert [u.finished for u in updates if u.phase == "search"] == list(range(1, 10))
     assert any("ensemble" in sentence for sentence in result.verdict)
 

@@ -5,8 +5,18 @@ import pytest
 
 from distens.errors import StorageError
 from distens.ledger import Ledger
-from distens.records import Address, Failure, Finished, Report, State, Task, Teacher
-from distens.records import report_from_json, task_from_json, to_json
+from distens.records import (
+    Address,
+    Failure,
+    Finished,
+    Report,
+    State,
+    Task,
+    Teacher,
+    report_from_json,
+    task_from_json,
+    to_json,
+)
 from distens.store import Checkpoint, Journal, Store
 
 
