@@ -87,14 +87,11 @@ def resume(
     set_: Set = None,
 ) -> None:
     """Go on with an interrupted run; only what is missing is trained."""
-    from distens.config import overrides
-
-    values = overrides(set_ or ())
     _silence()
     from distens import coordinator
 
     with _view() as watch:
-        result = coordinator.resume(path, watch, values)
+        result = coordinator.resume(path, watch, set_ or ())
     _show(result)
 
 

@@ -180,12 +180,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not file.is_file():
         near = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise ConfigError(f"{file}: no such config. {did_you_mean(file.name, near)}")
-    values = read_yaml(file.read_text(encoding="utf-8"), str(file))
+    return parse_yaml(file.read_text(encoding="utf-8"), str(file), overrides)
+
+
+def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the config that a YAML 1.2 text describes, with `key.key=value` overrides.
+
+    Raises:
+        ConfigError: the text is not YAML, or the config is not valid.
+    """
+    values = read_yaml(text, where)
     if not isinstance(values, dict):
-        raise ConfigError(f"{file}: a config is a mapping, found {type(values).__name__}")
+        raise ConfigError(f"{where}: a config is a mapping, found {type(values).__name__}")
     for override in overrides:
         _set(values, override)
-    return parse(values, str(file))
+    return parse(values, where)
 
 
 def read_yaml(text: str, where: str) -> Any:
@@ -211,18 +220,6 @@ def to_yaml(config: Config) -> str:
     yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
     yaml.dump(config.model_dump(mode="json"), out)
     return out.getvalue()
-
-
-def overrides(items: Sequence[str]) -> dict[str, Any]:
-    """Return `key.key=value` items as a mapping of sections.
-
-    Raises:
-        ConfigError: an item is not written so.
-    """
-    values: dict[str, Any] = {}
-    for item in items:
-        _set(values, item)
-    return values
 
 
 def _set(values: dict[str, Any], override: str) -> None:

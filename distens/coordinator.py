@@ -16,12 +16,12 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distens import __version__, finish, seeding
-from distens.config import Config, parse, read_yaml, to_yaml
+from distens.config import Config, parse_yaml, to_yaml
 from distens.data.load import Loaded, load
 from distens.errors import ConfigError, RunError, StorageError
 from distens.finish import Result
@@ -78,7 +78,7 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False) -> 
     plan = check(config)
     store = _store(plan.config)
     if store.exists("run.json"):
-        if not overwrite:
+        if not overwrite and store.names("journal"):  # else it failed before anything was trained
             done = store.exists("results.json")
             hint = f"`distens report {store.url}` shows it" if done else f"`distens resume {store.url}` goes on with it"
             state = "has finished" if done else "was not finished"
@@ -89,13 +89,13 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False) -> 
     return _Run(plan, store, watch or _silent).go()
 
 
-def resume(path: str, watch: Watch | None = None, overrides: dict[str, Any] | None = None) -> Result:
+def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ()) -> Result:
     """Go on with a run that was interrupted, from its folder; what finished is not done again.
 
     Args:
         path: the run's folder.
         watch: is told of every outcome.
-        overrides: other values for `runtime`, `tracking`; anything else would be another run.
+        overrides: `key.key=value`, for `runtime` and `tracking`; anything else would be another run.
 
     Raises:
         ConfigError: the config was changed, in the folder or by `overrides`.
@@ -105,8 +105,7 @@ def resume(path: str, watch: Watch | None = None, overrides: dict[str, Any] | No
     if not store.exists("run.json"):
         raise RunError(f"{path}: no run here (run.json is missing)")
     info = store.read_json("run.json")
-    values = read_yaml(store.read("config.yaml").decode(), f"{path}/config.yaml")
-    config = parse({**values, **(overrides or {})}, f"{path}/config.yaml")
+    config = parse_yaml(store.read("config.yaml").decode(), f"{path}/config.yaml", overrides)
     _check_unchanged(config, info, path)
     plan = check(config)
     return _Run(plan, store, watch or _silent, info).go()

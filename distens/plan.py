@@ -52,6 +52,7 @@ def check(config: Config) -> Plan:
     networks = [name for name, template in members.items() if baselines.is_network(template)]
     _check_baselines(config, networks)
     built = {part: registry.build(part, getattr(config, part), part) for part in ("select", "combine", "runtime")}
+    _check_gpus(members, built["runtime"])
     tracker = registry.build("tracking", config.tracking, "tracking")
     distill, student = _distill(config, networks)
     resolved = config.model_copy(
@@ -99,6 +100,14 @@ def _check_corners(space: Space) -> None:
                 break
     if findings:
         raise ConfigError("\n".join(findings))
+
+
+def _check_gpus(members: dict[str, dict[str, Any]], runner: Runner) -> None:
+    classes = [registry.find("members", template["kind"], f"members.{name}") for name, template in members.items()]
+    if runner.resources.gpus and not any(getattr(cls, "uses_gpu", True) for cls in classes):
+        raise ConfigError(
+            f"runtime: {runner.resources.gpus:g} GPUs per member have no effect: no family of `members` uses one"
+        )
 
 
 def _check_baselines(config: Config, networks: list[str]) -> None:

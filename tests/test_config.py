@@ -5,7 +5,7 @@ import json
 import pytest
 
 from distens import registry
-from distens.config import load_config, overrides, parse, read_yaml, to_yaml
+from distens.config import load_config, parse, parse_yaml, read_yaml, to_yaml
 from distens.errors import ConfigError
 from distens.plan import check
 
@@ -53,9 +53,12 @@ def test_a_file_with_overrides(tmp_path):
 
 
 def test_an_override_turns_a_bare_kind_into_a_section():
-    assert overrides(["select.size=3"]) == {"select": {"size": 3}}
+    text = to_yaml(parse(values(select="greedy")))
+    assert parse_yaml(text, "x", ["select.size=3"]).select == {"kind": "greedy", "size": 3}
     with pytest.raises(ConfigError, match="key=value"):
-        overrides(["select.size"])
+        parse_yaml(text, "x", ["select.size"])
+    with pytest.raises(ConfigError, match="not a section"):
+        parse_yaml(text, "x", ["seed.x=3"])
 
 
 def test_the_resolved_config_reads_back_as_itself():
@@ -132,6 +135,12 @@ def test_credentials_are_not_repeated_in_the_message():
 
 def test_a_search_with_nothing_to_search_has_no_effect():
     refused({"members": {"a": {"kind": "classifier", "epochs": 2}}}, "search.kind", "nothing to search", "random")
+
+
+def test_gpus_for_members_that_use_none_have_no_effect():
+    members = {"knn": {"kind": "estimator", "estimator": "k_nearest_neighbours"}}
+    runtime = {"kind": "ray_actors", "gpus_per_member": 0.5}
+    refused({"members": members, "runtime": runtime}, "runtime", "0.5 GPUs", "no effect")
 
 
 def test_what_needs_a_network_says_so():

@@ -173,12 +173,22 @@ def test_resuming_with_a_changed_config_or_data_is_refused(tmp_path):
     path = distens.run(small).path
     Path(path, "results.json").unlink()
     with pytest.raises(ConfigError, match=r"changed since the run started \(search\)"):
-        distens.resume(path, overrides={"search": {"kind": "random", "members": 3}})
+        distens.resume(path, overrides=["search.members=3"])
     np.savez(data, x=rng.normal(size=(80, 3)), y=np.arange(80) % 2)
     with pytest.raises(RunError, match="the data changed since the run started"):
         distens.resume(path)
     with pytest.raises(RunError, match=r"no run here \(run.json is missing\)"):
         distens.resume(str(tmp_path))
+
+
+def test_what_failed_before_any_work_can_be_started_again_with_other_resources(tmp_path, ray_here):
+    small = {"search": {"kind": "random", "members": 2}, "baselines": [], "distill": None}
+    with pytest.raises(RunError, match="gpus_per_member: 3 GPUs"):
+        distens.run(config(tmp_path, runtime={"kind": "ray_actors", "gpus_per_member": 3}, **small))
+    result = distens.run(config(tmp_path, **small))
+    Path(result.path, "results.json").unlink()
+    again = distens.resume(result.path, overrides=["runtime.threads=1", "tracking=memory"])
+    assert again.rows["ensemble"]["nll"] == result.rows["ensemble"]["nll"]
 
 
 def test_a_storage_that_cannot_be_written(tmp_path):

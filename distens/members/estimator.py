@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Estimator:
             A config that leaves out `options` as a whole searches the family's default ranges.
         rows: `all`, or a `bootstrap` by the member's seed.
     """
+
+    uses_gpu: ClassVar[bool] = False
 
     estimator: str
     options: dict[str, Any] = field(default_factory=dict)

@@ -14,7 +14,8 @@ class Member(Protocol):
     """A dataclass whose fields are its options; what it has learned is not a field.
 
     A member kind may also define `default_ranges(cls, template) -> template`, a class method that fills the search
-    ranges its users would otherwise write out; the resolved config shows them.
+    ranges its users would otherwise write out; the resolved config shows them. And `uses_gpu: ClassVar[bool] = False`
+    if a GPU is of no use to it.
     """
 
     def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
