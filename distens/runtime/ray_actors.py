@@ -220,7 +220,7 @@ class RayActors:
             outcome = Failure(slot.task.id, slot.task.attempt, "timed_out", message, seconds, "")
         except RayError as error:
             reason = _reason(error)
-            outcome = Failure(slot.task.id, slot.task.attempt, reason, _first_lines(error), seconds, "")
+            outcome = Failure(slot.task.id, slot.task.attempt, reason, _one_line(error), seconds, "")
         clean = not isinstance(outcome, Failure) or outcome.reason in ("diverged", "refused")
         if clean:
             self._idle.append(slot.actor)
@@ -246,6 +246,7 @@ def _reason(error: RayError) -> Reason:
     return "out_of_memory" if oom else "crashed"
 
 
-def _first_lines(error: RayError, count: int = 4) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "\n".join(lines[:count])
+def _one_line(error: RayError, most: int = 300) -> str:
+    """Return what Ray says of a lost process, as one line: its log shows the last line of a message."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[:most]}…"
