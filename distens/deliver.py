@@ -58,6 +58,7 @@ def deliver(
         bundles={name: store.local_folder(f, home / name) for name, f in folders.items()},
         scores=_scores(outcome, folders),
         example=loaded.example_rows,
+        verdict=result.verdict,
         expected={name: _check(store, f, loaded, outcome.rows[name].test_NC) for name, f in folders.items()},
     )
     store.write_json("results.json", _results(plan, result, outcome, data, diversity, pairs))  # the run's marker

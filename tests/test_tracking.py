@@ -73,6 +73,7 @@ def final_of(tmp_path, bundles=None, **changes):
         bundles=bundles or {},
         scores={"ensemble": 0.3},
         example=None,
+        verdict=("ensemble won.",),
     )
     return replace(final, **changes)
 
@@ -270,6 +271,9 @@ def test_the_tree_in_mlflow(tmp_path, store):
     assert parent.data.params["storage"] == "s3://***@b/r"
     assert parent.data.metrics["ensemble.accuracy"] == 0.75
     assert parent.data.tags["distens.version.python"] == "3"
+    assert parent.data.tags["mlflow.note.content"] == "- ensemble won."
+    experiment = client.get_experiment(parent.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert history(client, parent, "best_single") == [(1, 0.5), (2, 0.4)]
     files = {f.path for f in client.list_artifacts(parent.info.run_id)}
     assert files == {"config.yaml", "results.json", "report.html", "figures"}

@@ -157,12 +157,15 @@ class Logbook:
             self._log_new(child, _records.numbers(metrics))
 
     def results(self, final: Final) -> None:
-        """Log the table: numbers as metrics (`ensemble.accuracy`), and all of it as a file."""
+        """Log the table: numbers as metrics (`ensemble.accuracy`), all of it as a file, who won as the description."""
         metrics: dict[str, float] = {}
         for row, values in final.rows.items():
             metrics |= _records.numbers(values, f"{row}.")
         self._log_new(self.parent, metrics)
         self.server.text(self.parent.id, _json(final.rows), "results.json")
+        if final.verdict:
+            note = "\n".join(f"- {sentence}" for sentence in final.verdict)
+            self.server.log(self.parent.id, now_ms(), tags={"mlflow.note.content": note})
 
     def file(self, path: Path, folder: str = "") -> None:
         """Store a file with the parent run."""

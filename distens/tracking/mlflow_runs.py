@@ -173,7 +173,9 @@ class _Mlflow:
         self.client: MlflowClient = MlflowClient(tracking_uri=address, registry_uri=address)
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
-            self.experiment_id = self.client.create_experiment(experiment, artifacts_beside(address, experiment))
+            # Of this kind the page opens on runs and models; without it MLflow shows what belongs to chat models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            self.experiment_id = self.client.create_experiment(experiment, artifacts_beside(address, experiment), kind)
         else:
             self.experiment_id = found.experiment_id
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +36,7 @@ class Final:
         scores: `ensemble`, `student` -> negative log-likelihood on the *combine* split, to compare with a champion's.
         example: a few raw rows that the bundles predict (a pandas DataFrame or an array), and no labels.
         expected: bundle -> probs_NC that it gives for `example`.
+        verdict: who won, in sentences.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
@@ -47,6 +48,7 @@ class Final:
     scores: Mapping[str, float]
     example: Any
     expected: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Sequence[str] = ()
 
 
 class Tracker(Protocol):
