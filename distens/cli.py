@@ -19,8 +19,8 @@ from distens import __version__
 from distens.errors import ConfigError, DataError, DistensError
 
 if TYPE_CHECKING:
-    from distens.coordinator import Update
     from distens.finish import Result
+    from distens.progress import Update
 
 USER_ERROR, FAILED, STOPPED = 2, 1, 130
 """Exit codes: the config or the data are wrong; the run failed; it was stopped and can be resumed."""

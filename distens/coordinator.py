@@ -16,8 +16,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from distens import __version__, finish, seeding
@@ -27,41 +27,13 @@ from distens.errors import ConfigError, RunError, StorageError
 from distens.finish import Result
 from distens.ledger import Ledger
 from distens.plan import Plan, check
+from distens.progress import Progress, Update, Watch, line
 from distens.records import Failure, Finished, Floats, History, Outcome, State, Task
 from distens.runtime.protocol import Shared
-from distens.select.protocol import Selector
 from distens.store import Store
 from distens.tracking.protocol import RunInfo
 
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a run tells whoever watches it, after each outcome.
-
-    Attributes:
-        phase: `data`, `search`, `finish` or `done`.
-        text: a line for a log.
-        total: members that the search will train; `finished` and `failed` are among them.
-        best, ensemble: the metric on the *search* split of the best member, and of the selection, so far.
-        path: the run's folder, once it is there.
-    """
-
-    phase: str
-    text: str
-    total: int = 0
-    finished: int = 0
-    failed: int = 0
-    running: tuple[Task, ...] = ()
-    metric: str = "nll"
-    best: float | None = None
-    ensemble: float | None = None
-    outcome: Finished | Failure | None = None
-    path: str = ""
-
-
-Watch = Callable[[Update], None]
 
 
 def run(config: Config, watch: Watch | None = None, overwrite: bool = False) -> Result:
@@ -141,15 +113,16 @@ class _Run:
     def __init__(self, plan: Plan, store: Store, watch: Watch, info: dict[str, Any] | None = None) -> None:
         self.plan, self.config, self.store, self.watch = plan, plan.config, store, watch
         self.ledger = Ledger(store)
+        self.loaded: Loaded
         self.resumed = info is not None
         self.info = info or {}
-        self.progress = _Progress(plan.selector, self.config.metric)
+        self.progress = Progress(plan.selector, self.config.metric)
 
     def go(self) -> Result:
         """Do all that is left to do."""
         self.watch(Update("data", f"reading {self.config.data.source}"))
-        loaded = load(self.config.data, self.config.seed)
-        self._open(loaded)
+        self.loaded = loaded = load(self.config.data, self.config.seed)
+        self._open()
         counts = ", ".join(f"{name} {len(rows)}" for name, rows in loaded.dataset.labels.items())
         classes = len(loaded.dataset.classes)
         self.watch(Update("data", f"{self.store.url}: rows: {counts}; {classes} classes", path=self.store.url))
@@ -157,10 +130,10 @@ class _Run:
         status, final, notes = "failed", None, []
         try:
             runner.start(Shared(self.store, loaded.dataset.for_members()))
-            tracker.start(self._run_info(loaded))
+            tracker.start(self._run_info())
             for task, outcome in self.ledger.outcomes():
                 tracker.member(task, outcome)
-            self._search(loaded)
+            self._search()
             result, final = finish.conclude(self.plan, self.store, self.ledger, loaded, self._complete)
             status = "finished"
         except KeyboardInterrupt:
@@ -172,8 +145,8 @@ class _Run:
         self.watch(Update("done", "finished"))
         return replace(result, notes=(*result.notes, *notes))
 
-    def _open(self, loaded: Loaded) -> None:
-        fingerprint = loaded.dataset.fingerprint
+    def _open(self) -> None:
+        fingerprint = self.loaded.dataset.fingerprint
         if self.resumed:
             if self.info["fingerprint"] != fingerprint:
                 raise RunError(
@@ -192,55 +165,58 @@ class _Run:
             "started": time.time(),
         }
         self.store.write("config.yaml", to_yaml(self.config).encode())
-        self.store.write_state("splits.safetensors", State(loaded.split_rows))
-        self.store.write_json("preprocessing.json", loaded.preprocessing.to_json())
+        self.store.write_state("splits.safetensors", State(self.loaded.split_rows))
+        self.store.write_json("preprocessing.json", self.loaded.preprocessing.to_json())
         self.store.write_json("run.json", self.info)
 
-    def _run_info(self, loaded: Loaded) -> RunInfo:
+    def _run_info(self) -> RunInfo:
         config = self.config.model_dump(mode="json")
-        versions, fingerprint = self.info["versions"], loaded.dataset.fingerprint
+        versions, fingerprint = self.info["versions"], self.info["fingerprint"]
         return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
 
-    def _search(self, loaded: Loaded) -> None:
+    def _search(self) -> None:
         def proposals() -> Iterator[Task]:
             yield from self.ledger.pending("search")
             while (number := self.ledger.count("search")) < self.config.search.members:
                 rng = seeding.generator(self.config.seed, "search", number)
-                settings = self.plan.search.propose(self._history(loaded), self.plan.space, 1, rng)[0]
+                settings = self.plan.search.propose(self._history(), self.plan.space, 1, rng)[0]
                 name = f"m{number:04d}"
                 seed = seeding.derive(self.config.seed, "member", name)
                 yield Task(name, "search", settings, seed, self.plan.runner.resources)
 
-        self.progress.replay(self._history(loaded))
+        self.progress.replay(self._history())
         for task, outcome in self._complete(proposals()):
-            history = self._history(loaded)
+            history = self._history()
             self.progress.add(history, outcome)
             done = len(history.finished) + len(history.failed)
             if isinstance(outcome, Finished) and self.progress.best is not None:
                 values = {"best_single": self.progress.best, "ensemble": self.progress.ensemble or self.progress.best}
                 counts = {"finished": len(history.finished), "failed": len(history.failed)}
                 self.plan.tracker.progress(done, {**values, **counts})
-            self.watch(
-                Update(
-                    "search",
-                    _line(task, outcome, self.config.metric),
-                    self.config.search.members,
-                    len(history.finished),
-                    len(history.failed),
-                    history.pending,
-                    self.config.metric,
-                    self.progress.best,
-                    self.progress.ensemble,
-                    outcome,
-                )
-            )
-        history = self._history(loaded)
+            self._show(history, line(task, outcome, self.config.metric), outcome)
+        history = self._history()
         if not history.finished:
             reasons = "\n".join(f"  {f.task.id}: {f.failure.reason}: {f.failure.message}" for f in history.failed[:5])
             raise RunError(f"every member failed ({len(history.failed)} of {len(history.failed)}):\n{reasons}")
 
-    def _history(self, loaded: Loaded) -> History:
-        labels_N = loaded.dataset.labels["search"]
+    def _show(self, history: History, text: str, outcome: Finished | Failure | None = None) -> None:
+        self.watch(
+            Update(
+                phase="search",
+                text=text,
+                total=self.config.search.members,
+                finished=len(history.finished),
+                failed=len(history.failed),
+                running=history.pending,
+                metric=self.config.metric,
+                best=self.progress.best,
+                ensemble=self.progress.ensemble,
+                outcome=outcome,
+            )
+        )
+
+    def _history(self) -> History:
+        labels_N = self.loaded.dataset.labels["search"]
         return self.ledger.history("search", self.config.metric, labels_N, self._predictions)
 
     def _predictions(self, task_id: str) -> Floats:
@@ -252,14 +228,17 @@ class _Run:
         def dispatched() -> Iterator[Task]:
             for task in tasks:
                 if not self.ledger.done(task.id):
-                    yield self.ledger.ask(task)
+                    asked = self.ledger.ask(task)
+                    if task.purpose == "search":
+                        self._show(self._history(), "")
+                    yield asked
 
         for outcome in self.plan.runner.run(dispatched()):
             task, told = self._receive(outcome)
             if told is not None:
                 self.plan.tracker.member(task, told)
                 if task.purpose != "search":
-                    self.watch(Update("finish", _line(task, told, self.config.metric), outcome=told))
+                    self.watch(Update("finish", line(task, told, self.config.metric), outcome=told))
                 yield task, told
 
     def _receive(self, outcome: Outcome) -> tuple[Task, Finished | Failure | None]:
@@ -267,15 +246,6 @@ class _Run:
         if self.ledger.done(task.id):  # a late double of an outcome that is already journalled
             return task, None
         return task, self.ledger.tell(outcome)
-
-
-def _line(task: Task, outcome: Finished | Failure, metric: str) -> str:
-    name = f"{task.id} {task.settings['family']}"
-    if isinstance(outcome, Failure):
-        again = "" if outcome.final else "; trying again"
-        return f"{name}: {outcome.reason}: {outcome.message.splitlines()[-1] if outcome.message else ''}{again}"
-    report = outcome.report
-    return f"{name}: {metric} {report.metrics[metric]:.4f} in {report.seconds:.1f} s"
 
 
 def _versions() -> dict[str, str]:
@@ -286,36 +256,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = __version__ if name == "distens" else "not installed"
     return found
-
-
-@dataclass
-class _Progress:
-    """Best single and ensemble so far. Selecting anew after every arrival would cost members times members: after the
-    first fifty it is done each time the history has grown by a fiftieth."""
-
-    selector: Selector
-    metric: str
-    best: float | None = None
-    ensemble: float | None = None
-    _selected_at: int = field(default=0, repr=False)
-
-    def replay(self, history: History) -> None:
-        """Catch up with a history that was there before us."""
-        if history.finished:
-            self.best = float(history.values().min())
-            self._select(history)
-
-    def add(self, history: History, outcome: Finished | Failure) -> None:
-        """Take in one outcome."""
-        if isinstance(outcome, Failure):
-            return
-        value = outcome.report.metrics[self.metric]
-        self.best = value if self.best is None else min(self.best, value)
-        if len(history.finished) >= self._selected_at * 1.02:
-            self._select(history)
-
-    def _select(self, history: History) -> None:
-        probs_MNC = [history.predictions(entry.task.id) for entry in history.finished]
-        weights_M = self.selector.select(probs_MNC, history.labels_N, self.metric)
-        self.ensemble = finish.metric_of(probs_MNC, weights_M, history.labels_N, self.metric)
-        self._selected_at = len(history.finished)

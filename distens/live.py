@@ -11,7 +11,7 @@ import typer
 from distens.records import Failure
 
 if TYPE_CHECKING:
-    from distens.coordinator import Update
+    from distens.progress import Update
 
 RECENT = 8
 
@@ -24,7 +24,9 @@ def _best(update: Update) -> str:
 
 
 def plain(update: Update) -> None:
-    """Print an update as one line."""
+    """Print an update as one line, if it has something to say."""
+    if not update.text:
+        return
     stamp = time.strftime("%H:%M:%S")
     count = f"[{update.finished + update.failed}/{update.total}] " if update.total else ""
     best = f"  ({_best(update)})" if update.best is not None else ""
@@ -54,7 +56,8 @@ class Live:
         from rich.text import Text
 
         style = "red" if isinstance(update.outcome, Failure) else ""
-        self._recent.append(Text(update.text, style=style, no_wrap=True, overflow="ellipsis"))
+        if update.text:
+            self._recent.append(Text(update.text, style=style, no_wrap=True, overflow="ellipsis"))
         self._update = update
         self._live.refresh()
 
