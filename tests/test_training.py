@@ -227,3 +227,23 @@ def test_two_processes_train_one_network_and_resume(tmp_path):
     np.testing.assert_array_equal(again.predict(data.inputs), probs_NC)
     with pytest.raises(Refused, match=r"needs 5 CPU, the cluster has 2"):
         Module("user_module:Scheduled", batch_size=50, processes=5).fit(data, Work(1))
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_group_for_which_others_leave_no_room_is_refused_in_the_end():
+    import ray
+
+    from distens.training.group import _check_room
+
+    @ray.remote(num_cpus=1)
+    class Holder:
+        def ready(self):
+            return True
+
+    holder = Holder.remote()
+    ray.get(holder.ready.remote())
+    try:
+        with pytest.raises(Refused, match=r"needs 2 CPU, and other members held too much for 1 s; .*concurrency"):
+            _check_room({"CPU": 2.0}, wait_seconds=1)
+    finally:
+        ray.kill(holder)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +24,9 @@ from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
 from distens.training.network import initialise, to_arrays
 from distens.training.work import Work
+
+
+WAIT_SECONDS = 600.0
 
 
 def fit(
@@ -81,8 +85,8 @@ def fit(
     return result.return_value  # pyright: ignore[reportReturnType]
 
 
-def _check_room(wanted: Mapping[str, float]) -> None:
-    """Refuse a group that no waiting would let start."""
+def _check_room(wanted: Mapping[str, float], wait_seconds: float = WAIT_SECONDS) -> None:
+    """Refuse a group that no waiting would let start; wait for one that others leave no room for now."""
     if not ray.is_initialized():
         raise Refused("processes: several need a Ray cluster, and this process is connected to none")
     context = ray.get_runtime_context()
@@ -94,6 +98,15 @@ def _check_room(wanted: Mapping[str, float]) -> None:
                 f"processes: the group needs {amount:g} {name}, the cluster has {room:g} beside what this member's own "
                 "actor holds"
             )
+    deadline = time.monotonic() + wait_seconds
+    while any(amount > ray.available_resources().get(name, 0.0) for name, amount in wanted.items()):
+        if time.monotonic() > deadline:  # actors of other members keep what they hold until the run ends
+            needed = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+            raise Refused(
+                f"processes: the group needs {needed}, and other members held too much for {wait_seconds:g} s; "
+                "a lower runtime.concurrency leaves it room"
+            )
+        time.sleep(1.0)
 
 
 def _process(told: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]] | None:
