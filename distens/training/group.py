@@ -25,7 +25,6 @@ from distens.errors import Diverged, Refused
 from distens.training.network import initialise, to_arrays
 from distens.training.work import Work
 
-
 WAIT_SECONDS = 600.0
 
 
