@@ -1,5 +1,7 @@
 """Runners: both do the same, bit for bit, and whatever happens to a member has a name. Real Ray, real kills."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -141,6 +143,17 @@ def test_a_member_that_takes_too_long_is_ended_and_named(dataset, tmp_path, ray_
     assert (slow.reason, slow.final) == ("timed_out", True)
     assert "2 s" in slow.message
     assert isinstance(outcomes["fine"], Report)
+
+
+def test_an_address_without_a_ray_is_refused(dataset, tmp_path):
+    """In a process of its own, since this one may be connected to a Ray already."""
+    code = (
+        "from distens import registry\n"
+        "runner = registry.build('runtime', {'kind': 'ray_actors', 'address': '127.0.0.1:9'}, 'runtime')\n"
+        "runner.start(None)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "RunError: runtime.address: no Ray at 127.0.0.1:9" in found.stderr
 
 
 def test_more_than_any_node_has_is_refused_before_work(dataset, tmp_path, ray_here):

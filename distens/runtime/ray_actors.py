@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -35,6 +36,7 @@ log = logging.getLogger("distens")
 RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
 """A member that diverged, was refused or ran out of time would do the same again."""
 
+CONNECT_SECONDS = 10.0
 ROOM_SECONDS = 5.0
 START_SECONDS = 60.0
 
@@ -116,6 +118,7 @@ class RayActors:
         log.info("up to %d members at once, %g CPU each", self._capacity(), self.cpus_per_member)
 
     def _connect(self) -> None:
+        _check_address(self.address)
         # Without this, Ray repackages the virtual environment of a driver that `uv run` started, for every actor.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
@@ -238,6 +241,17 @@ class RayActors:
         if self._ours:
             ray.shutdown()
             self._ours = False
+
+
+def _check_address(address: str | None) -> None:
+    """Refuse an address at which nobody listens; Ray itself would go on trying for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, or nothing: Ray looks for itself
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise RunError(f"runtime.address: no Ray at {address}: {error}") from error
 
 
 def _reason(error: RayError) -> Reason:
