@@ -179,9 +179,10 @@ class _Finisher:
             return []
         assert isinstance(self.config.distill, dict)
         teachers = tuple(Teacher(e.task.settings, e.report.files["state"], w) for e, w in self.selected)
-        student = self._task("student", "student", settings, distill=self.config.distill, teachers=teachers)
+        network = self.plan.student or baselines.without_dropout(settings)
+        student = self._task("student", "student", network, distill=self.config.distill, teachers=teachers)
         # A student sees more rows in an epoch than there are labels. Its rival gets the same epochs or the same
-        # steps, whichever does better on the search split.
+        # steps, whichever does better on the search split, and keeps the dropout that was found for labels.
         growth = registry.build("distill", self.config.distill, "distill").growth
         variants = [settings]
         if growth > 1 and "epochs" in registry.options(registry.find("members", settings["kind"], "distill.network")):

@@ -31,7 +31,7 @@ class Plan:
     runner: Runner
     tracker: Tracker
     student: dict[str, Any] | None
-    """The student's network, as settings; None for the network of the best member that is one."""
+    """The student's network, as settings; None for that of the best member that is one, without its dropout."""
 
 
 def check(config: Config) -> Plan:

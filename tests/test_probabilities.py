@@ -59,3 +59,15 @@ def test_a_widened_network_has_the_parameters_wanted(wanted):
 
 def test_a_network_that_cannot_be_widened_stays_as_it_is():
     assert count_parameters(baselines.widen(Mlp(hidden=()), 1_000, (4,), 3), (4,), 3) == 15
+
+
+def test_a_student_has_no_dropout():
+    settings = {
+        "family": "a",
+        "kind": "classifier",
+        "model": {"kind": "mlp", "hidden": [8], "dropout": 0.4},
+        "epochs": 2,
+    }
+    found = baselines.without_dropout(settings)
+    assert found["model"] == {"kind": "mlp", "hidden": [8], "dropout": 0.0, "activation": "relu"}
+    assert {**found, "model": None} == {**settings, "model": None}

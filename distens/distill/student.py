@@ -35,7 +35,8 @@ class Student:
     "Knowledge distillation: A good teacher is patient and consistent").
 
     Attributes:
-        network: the student's network, a member with fixed values; None: the caller chooses.
+        network: the student's network, a member with fixed values; None: that of the best member that is a network,
+            without its dropout (see `distens.evaluate.baselines.without_dropout`).
         temperature: above 1 softens what the teachers say, below 1 sharpens it.
         labels: share of the true labels in the targets; 0 is soft labels alone.
         copies: made-up rows per row of the training split. An epoch of the student is 1 + copies times as long, and

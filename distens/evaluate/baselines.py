@@ -61,6 +61,17 @@ def larger_single(settings: Settings, wanted: int, input_shape: tuple[int, ...],
     ]
 
 
+def without_dropout(settings: Settings) -> Settings:
+    """Return a network's settings with no dropout in its model.
+
+    What was found to be enough dropout for labels is too much for a student: its teachers' probabilities are smooth
+    already. (LeNet on 8,400 images of Fashion-MNIST, error on held-out training images: student 11.8% with the 0.42
+    that suited labels, 11.2% with none; labels 11.5%.)
+    """
+    model = registry.resolved(registry.build_member(settings).model)
+    return {**settings, "model": {**model, "dropout": 0.0}} if "dropout" in model else settings
+
+
 def is_network(settings: Mapping[str, Any]) -> bool:
     """Return whether a member of these settings can be widened, and can learn from soft targets."""
     cls = registry.find("members", settings["kind"], "members")
