@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -48,16 +49,20 @@ def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
     return f"{name}: {metric} {report.metrics[metric]:.4f} in {report.seconds:.1f} s"
 
 
+SHARE = 0.05
+
+
 @dataclass
 class Progress:
-    """Best single and ensemble so far. Selecting anew after every arrival would cost members times members: after the
-    first fifty it is done each time the history has grown by a fiftieth."""
+    """Best single and ensemble so far. Selecting anew after every arrival would cost members times members, so it is
+    done only while it takes less than SHARE of the time; it decides nothing."""
 
     selector: Selector
     metric: str
     best: float | None = None
     ensemble: float | None = None
-    _selected_at: int = field(default=0, repr=False)
+    _began: float = field(default_factory=time.monotonic, repr=False)
+    _spent: float = field(default=0.0, repr=False)
 
     def replay(self, history: History) -> None:
         """Catch up with a history that was there before us."""
@@ -71,11 +76,12 @@ class Progress:
             return
         value = outcome.report.metrics[self.metric]
         self.best = value if self.best is None else min(self.best, value)
-        if len(history.finished) >= self._selected_at * 1.02:
+        if self._spent <= SHARE * (time.monotonic() - self._began):
             self._select(history)
 
     def _select(self, history: History) -> None:
+        started = time.monotonic()
         probs_MNC = [history.predictions(entry.task.id) for entry in history.finished]
         weights_M = self.selector.select(probs_MNC, history.labels_N, self.metric)
         self.ensemble = metric_of(probs_MNC, weights_M, history.labels_N, self.metric)
-        self._selected_at = len(history.finished)
+        self._spent += time.monotonic() - started
