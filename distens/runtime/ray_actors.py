@@ -36,6 +36,10 @@ log = logging.getLogger("distens")
 RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
 """A member that diverged, was refused or ran out of time would do the same again."""
 
+TOKEN_HINT = (
+    "A cluster with token authentication wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH set"
+)
+
 CONNECT_SECONDS = 10.0
 ROOM_SECONDS = 5.0
 START_SECONDS = 60.0
@@ -124,7 +128,9 @@ class RayActors:
         try:
             ray.init(address=self.address, include_dashboard=None, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            raise RunError(f"runtime.address: no Ray at {self.address or 'this machine'}: {error}") from error
+            # Ray's own message does not say that it was turned away.
+            where = f"{self.address}: {error}. {TOKEN_HINT}" if self.address else f"this machine: {error}"
+            raise RunError(f"runtime.address: no connection to Ray at {where}") from error
         self._ours = True
 
     def _nodes(self) -> list[dict[str, float]]:
