@@ -1,5 +1,6 @@
 """Runners: both do the same, bit for bit, and whatever happens to a member has a name. Real Ray, real kills."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -154,6 +155,19 @@ def test_an_address_without_a_ray_is_refused(dataset, tmp_path):
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "RunError: runtime.address: no Ray at 127.0.0.1:9" in found.stderr
+
+
+def test_the_note_of_a_dead_cluster_is_not_followed(tmp_path, monkeypatch):
+    from distens.runtime.ray_actors import _cluster_here
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert _cluster_here() == "local"
+    (tmp_path / "ray").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        assert _cluster_here() == address
+    assert _cluster_here() == "local"
 
 
 def test_more_than_any_node_has_is_refused_before_work(dataset, tmp_path, ray_here):

@@ -20,6 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import ray
@@ -122,15 +123,15 @@ class RayActors:
         log.info("up to %d members at once, %g CPU each", self._capacity(), self.cpus_per_member)
 
     def _connect(self) -> None:
-        _check_address(self.address)
+        address = self.address or os.environ.get("RAY_ADDRESS") or _cluster_here()
+        _check_address(address)
         # Without this, Ray repackages the virtual environment of a driver that `uv run` started, for every actor.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
-            ray.init(address=self.address, include_dashboard=None, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, include_dashboard=None, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             # Ray's own message does not say that it was turned away.
-            where = f"{self.address}: {error}. {TOKEN_HINT}" if self.address else f"this machine: {error}"
-            raise RunError(f"runtime.address: no connection to Ray at {where}") from error
+            raise RunError(f"runtime.address: no connection to Ray at {address}: {error}. {TOKEN_HINT}") from error
         self._ours = True
 
     def _nodes(self) -> list[dict[str, float]]:
@@ -249,11 +250,25 @@ class RayActors:
             self._ours = False
 
 
-def _check_address(address: str | None) -> None:
+def _cluster_here() -> str:
+    """Return the address of the cluster that runs on this machine, as Ray notes it; `local` if none lives."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    address = note.read_text().strip() if note.is_file() else ""
+    if not address:
+        return "local"
+    try:
+        _check_address(address)
+    except RunError:  # the note of a head that was killed; Ray would go on trying it for minutes
+        log.warning("the Ray cluster that ran here, at %s, is gone; starting a local Ray", address)
+        return "local"
+    return address
+
+
+def _check_address(address: str) -> None:
     """Refuse an address at which nobody listens; Ray itself would go on trying for minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
-        return  # `auto`, or nothing: Ray looks for itself
+        return  # `auto` or `local`: Ray looks for itself
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
