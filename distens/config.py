@@ -210,6 +210,11 @@ def read_yaml(text: str, where: str) -> Any:
 
 def to_yaml(config: Config) -> str:
     """Return the resolved config, every default filled in."""
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def write_yaml(values: Mapping[str, Any]) -> str:
+    """Return plain values as YAML 1.2, in their own order; `read_yaml` reads it back."""
     import io
 
     from ruamel.yaml import YAML
@@ -218,7 +223,7 @@ def to_yaml(config: Config) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
-    yaml.dump(config.model_dump(mode="json"), out)
+    yaml.dump(dict(values), out)
     return out.getvalue()
 
 

@@ -25,7 +25,7 @@ from distens.store import Store
 from distens.tracking.protocol import Final
 
 if TYPE_CHECKING:
-    from distens.finish import Outcome, Result
+    from distens.finish import Measured, Result
 
 CURVE_POINTS = 40
 """Of the ensemble's curve in the progress figure; each is a selection of its own."""
@@ -35,20 +35,20 @@ TOLERANCE = 1e-6
 
 
 def deliver(
-    plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, outcome: Outcome, result: Result
+    plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, measured: Measured, result: Result
 ) -> tuple[tuple[str, ...], Final]:
     """Write everything under the run's folder; return lines for the user, and the tracker's part."""
-    search_MNC = [store.read_predictions(entry.report.files["search"]) for entry in outcome.entries]
-    diversity_M, pairs = _diversity(search_MNC, outcome, loaded)
+    search_MNC = [store.read_predictions(entry.report.files["search"]) for entry in measured.entries]
+    diversity_M, pairs = _diversity(search_MNC, measured, loaded)
     home = Path(store.path("")) if store.local else _temporary()
-    pictures = _figures(plan, loaded, outcome, search_MNC, diversity_M, home / "figures")
-    data = _report(plan, ledger, outcome, result, diversity_M, pairs, pictures)
+    pictures = _figures(plan, loaded, measured, search_MNC, diversity_M, home / "figures")
+    data = _report(plan, ledger, measured, result, diversity_M, pairs, pictures)
     report.write(home / "report.html", data)
     if not store.local:
         for path in (*pictures.values(), home / "report.html"):
             store.write(path.relative_to(home).as_posix(), path.read_bytes())
-    folders = _bundles(plan, store, ledger, loaded, outcome, result)
-    diversity = {e.task.id: float(d) for e, d in zip(outcome.entries, diversity_M, strict=True)}
+    folders = _bundles(plan, store, ledger, loaded, measured, result)
+    diversity = {e.task.id: float(d) for e, d in zip(measured.entries, diversity_M, strict=True)}
     final = Final(
         rows=result.rows,
         weights=result.weights,
@@ -56,12 +56,12 @@ def deliver(
         figures=tuple(pictures.values()),
         report=home / "report.html",
         bundles={name: store.local_folder(f, home / name) for name, f in folders.items()},
-        scores=_scores(outcome, folders),
+        scores=_scores(measured, loaded, folders),
         example=loaded.example_rows,
         verdict=result.verdict,
-        expected={name: _check(store, f, loaded, outcome.rows[name].test_NC) for name, f in folders.items()},
+        expected={name: _check(store, f, loaded, measured.rows[name].test_NC) for name, f in folders.items()},
     )
-    store.write_json("results.json", _results(plan, result, outcome, data, diversity, pairs))  # the run's marker
+    store.write_json("results.json", _results(plan, result, measured, data, diversity, pairs))  # the run's marker
     return (f"report: {store.url}/report.html",), final
 
 
@@ -72,14 +72,14 @@ def _temporary() -> Path:
     return Path(folder)
 
 
-def _scores(outcome: Outcome, names: Mapping[str, str]) -> dict[str, float]:
-    labels_N = outcome.labels_combine_N
-    return {n: probabilities.negative_log_likelihood(outcome.rows[n].combine_NC, labels_N) for n in names}
+def _scores(measured: Measured, loaded: Loaded, names: Mapping[str, str]) -> dict[str, float]:
+    labels_N = loaded.dataset.labels["combine"]
+    return {n: probabilities.negative_log_likelihood(measured.rows[n].combine_NC, labels_N) for n in names}
 
 
-def _diversity(search_MNC: Sequence[Floats], outcome: Outcome, loaded: Loaded) -> tuple[Floats, dict[str, float]]:
+def _diversity(search_MNC: Sequence[Floats], measured: Measured, loaded: Loaded) -> tuple[Floats, dict[str, float]]:
     """Return every member's mean diversity to the (other) selected ones, and means over pairs of the selection."""
-    chosen = np.flatnonzero(outcome.weights_M > 0)
+    chosen = np.flatnonzero(measured.weights_M > 0)
     diversity_M = pairwise.diversity_to(search_MNC, chosen)
     selected_MNC = [search_MNC[int(i)] for i in chosen]
     labels_N = loaded.dataset.labels["search"]
@@ -92,16 +92,16 @@ def _diversity(search_MNC: Sequence[Floats], outcome: Outcome, loaded: Loaded) -
 
 
 def _figures(
-    plan: Plan, loaded: Loaded, outcome: Outcome, search_MNC: Sequence[Floats], diversity_M: Floats, folder: Path
+    plan: Plan, loaded: Loaded, measured: Measured, search_MNC: Sequence[Floats], diversity_M: Floats, folder: Path
 ) -> dict[str, Path]:
     metric = plan.config.metric
-    values_M = np.array([entry.report.metrics[metric] for entry in outcome.entries])
-    families = [entry.task.settings["family"] for entry in outcome.entries]
-    curves = {n: r.test_NC for n, r in outcome.rows.items() if n in ("ensemble", "best_single", "student")}
+    values_M = np.array([entry.report.metrics[metric] for entry in measured.entries])
+    families = [entry.task.settings["family"] for entry in measured.entries]
+    curves = {n: r.test_NC for n, r in measured.rows.items() if n in ("ensemble", "best_single", "student")}
     paths = {name: folder / f"{name}.png" for name in ("reliability", "diversity", "weights", "progress")}
-    figures.reliability(curves, outcome.labels_test_N, paths["reliability"])
-    figures.diversity(values_M, diversity_M, outcome.weights_M, families, metric, paths["diversity"])
-    figures.weights({e.task.id: w for e, w in outcome.selected}, paths["weights"])
+    figures.reliability(curves, loaded.dataset.labels["test"], paths["reliability"])
+    figures.diversity(values_M, diversity_M, measured.weights_M, families, metric, paths["diversity"])
+    figures.weights({e.task.id: w for e, w in measured.selected}, paths["weights"])
     ensemble_T = _ensemble_so_far(plan, search_MNC, loaded)
     figures.progress(values_M, ensemble_T, metric, paths["progress"])
     return {
@@ -125,14 +125,14 @@ def _ensemble_so_far(plan: Plan, search_MNC: Sequence[Floats], loaded: Loaded) -
 def _report(
     plan: Plan,
     ledger: Ledger,
-    outcome: Outcome,
+    measured: Measured,
     result: Result,
     diversity_M: Floats,
     pairs: Mapping[str, float],
     pictures: Mapping[str, Path],
 ) -> report.ReportData:
     metric = plan.config.metric
-    by_id = {e.task.id: d for e, d in zip(outcome.entries, diversity_M, strict=True)}
+    by_id = {e.task.id: d for e, d in zip(measured.entries, diversity_M, strict=True)}
     members = [
         {
             "id": entry.task.id,
@@ -142,17 +142,17 @@ def _report(
             "parameters": entry.report.parameters,
             "settings": {k: v for k, v in entry.task.settings.items() if k != "kind"},
         }
-        for entry, weight in sorted(outcome.selected, key=lambda pair: -pair[1])
+        for entry, weight in sorted(measured.selected, key=lambda pair: -pair[1])
     ]
     failures = [
         {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message, "final": told.final}
         for task, told in ledger.outcomes()
         if not isinstance(told, Finished)
     ]
-    seconds = sum(entry.report.seconds for entry in outcome.entries)
+    seconds = sum(entry.report.seconds for entry in measured.entries)
     given_up = sum(f["final"] for f in failures)
     details = {
-        "members": f"{len(outcome.entries)} finished, {given_up} given up, {len(outcome.selected)} selected",
+        "members": f"{len(measured.entries)} finished, {given_up} given up, {len(measured.selected)} selected",
         "training of all members": f"{seconds:.1f} s in total",
         "selection": ", ".join(f"mean {name.replace('_', ' ')} {value:.3f}" for name, value in pairs.items()),
         "calibration": "one temperature per row, fitted on the combine split"
@@ -176,7 +176,7 @@ def _report(
 def _results(
     plan: Plan,
     result: Result,
-    outcome: Outcome,
+    measured: Measured,
     data: report.ReportData,
     diversity: Mapping[str, float],
     pairs: Mapping[str, float],
@@ -189,33 +189,35 @@ def _results(
         "weights": dict(result.weights),
         "selection": dict(pairs),
         "diversity": diversity,
-        "members": {e.task.id: e.report.metrics[plan.config.metric] for e in outcome.entries},
+        "members": {e.task.id: e.report.metrics[plan.config.metric] for e in measured.entries},
         "failures": [dict(failure) for failure in data.failures],
-        "search_seconds": sum(entry.report.seconds for entry in outcome.entries),
+        "search_seconds": sum(entry.report.seconds for entry in measured.entries),
     }
 
 
 def _bundles(
-    plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, outcome: Outcome, result: Result
+    plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, measured: Measured, result: Result
 ) -> dict[str, str]:
     common: dict[str, Any] = {
         "classes": loaded.dataset.classes,
         "preprocessing": loaded.preprocessing.to_json(),
     }
-    members = [bundle.BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in outcome.selected]
+    members = [
+        bundle.BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in measured.selected
+    ]
     bundle.write(
         store,
         "final/ensemble",
         name=plan.config.name,
         members=members,
         combine=plan.config.combine,
-        combine_state=outcome.combine_state,
-        temperature=outcome.rows["ensemble"].temperature,
+        combine_state=measured.combine_state,
+        temperature=measured.rows["ensemble"].temperature,
         metrics=result.rows["ensemble"],
         **common,
     )
     folders = {"ensemble": "final/ensemble"}
-    if "student" in outcome.rows:
+    if "student" in measured.rows:
         task, made = ledger.task("student"), ledger.report("student")
         bundle.write(
             store,
@@ -224,13 +226,13 @@ def _bundles(
             members=[bundle.BundleMember("student", task.settings, 1.0, made.files["state"])],
             combine="average",
             combine_state=State({"weights": np.ones(1)}),
-            temperature=outcome.rows["student"].temperature,
+            temperature=measured.rows["student"].temperature,
             metrics=result.rows["student"],
             **common,
         )
         folders["student"] = "final/student"
     for name, folder in folders.items():
-        store.write_predictions(f"{folder}/test.arrow", outcome.rows[name].test_NC)
+        store.write_predictions(f"{folder}/test.arrow", measured.rows[name].test_NC)
     return folders
 
 

@@ -44,21 +44,15 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Measured:
     """All that deciding and measuring found, for what is delivered from it."""
 
     entries: Sequence[Finished]  # every finished member of the search, in order of arrival
     weights_M: Floats  # theirs; 0 where not selected
+    selected: Sequence[tuple[Finished, float]]  # those with a weight, and it
     rows: Mapping[str, Row]
     missing: Mapping[str, str]
     combine_state: State
-    labels_combine_N: Integers
-    labels_test_N: Integers
-
-    @property
-    def selected(self) -> list[tuple[Finished, float]]:
-        """Selected members with their weights."""
-        return [(e, float(w)) for e, w in zip(self.entries, self.weights_M, strict=True) if w > 0]
 
 
 @dataclass(frozen=True)
@@ -90,22 +84,21 @@ def metric_of(probs_MNC: Sequence[Floats], weights_M: Floats, labels_N: Integers
 
 def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> tuple[Result, Final]:
     """Do everything that comes after the search; tasks go through `complete`, so all of it resumes."""
-    labels = loaded.dataset.labels
-    history = ledger.history("search", plan.config.metric, labels["search"], lambda _: np.zeros((0, 0)))
-    entries = list(history.finished)
+    metric, entries = plan.config.metric, ledger.finished("search")
     search_MNC = [store.read_predictions(e.report.files["search"]) for e in entries]
-    weights_M = plan.selector.select(search_MNC, labels["search"], plan.config.metric)
-    best = entries[int(np.argmin(history.values()))]
+    weights_M = plan.selector.select(search_MNC, loaded.dataset.labels["search"], metric)
+    best = min(entries, key=lambda entry: entry.report.metrics[metric])
     finisher = _Finisher(plan, store, ledger, loaded, entries, weights_M, best)
     for _ in complete(iter(finisher.tasks())):
         pass
-    outcome = finisher.measure()
-    table = {name: table_row(row, outcome.labels_test_N) for name, row in outcome.rows.items()}
-    test = {name: row.test_NC for name, row in outcome.rows.items()}
-    verdict = metrics.verdict(table, test, outcome.labels_test_N)
-    weights = {entry.task.id: weight for entry, weight in outcome.selected}
-    result = Result(store.url, table, outcome.missing, verdict, weights)
-    notes, final = deliver(plan, store, ledger, loaded, outcome, result)
+    measured = finisher.measure()
+    labels_N = loaded.dataset.labels["test"]
+    table = {name: table_row(row, labels_N) for name, row in measured.rows.items()}
+    test = {name: row.test_NC for name, row in measured.rows.items()}
+    verdict = metrics.verdict(table, test, labels_N)
+    weights = {entry.task.id: weight for entry, weight in measured.selected}
+    result = Result(store.url, table, measured.missing, verdict, weights)
+    notes, final = deliver(plan, store, ledger, loaded, measured, result)
     return replace(result, notes=notes), final
 
 
@@ -202,8 +195,8 @@ class _Finisher:
     def _variants(self, purpose: str, variants: Sequence[Settings]) -> list[Task]:
         return [self._task(f"{purpose}-{i}", purpose, settings) for i, settings in enumerate(variants, 1)]
 
-    def measure(self) -> Outcome:
-        """Combine, calibrate, and read the test labels."""
+    def measure(self) -> Measured:
+        """Combine and calibrate; the labels of *test* are not needed yet."""
         labels = self.loaded.dataset.labels
         rows: dict[str, Row] = {}
         state, rows["ensemble"] = self._ensemble()
@@ -213,7 +206,7 @@ class _Finisher:
         if "seed_ensemble" in self.config.baselines:
             rows["seed_ensemble"] = self._seed_ensemble()
         rows = {name: self._calibrated(row, labels["combine"]) for name, row in rows.items()}
-        return Outcome(self.entries, self.weights_M, rows, self.missing, state, labels["combine"], labels["test"])
+        return Measured(self.entries, self.weights_M, self.selected, rows, self.missing, state)
 
     def _read(self, entry: Finished, split: str) -> Floats:
         return self.store.read_predictions(entry.report.files[split])
@@ -233,11 +226,9 @@ class _Finisher:
         return Row(self._read(entry, "combine"), self._read(entry, "test"), *_costs([entry]))
 
     def _entries(self, purpose: str) -> list[Finished]:
-        labels_N = self.loaded.dataset.labels["search"]
-        history = self.ledger.history(purpose, self.config.metric, labels_N, lambda _: np.zeros((0, 0)))
-        for entry in history.failed:
+        for entry in self.ledger.failed(purpose):
             self.missing[entry.task.id] = f"{entry.failure.reason}: {entry.failure.message}"
-        return list(history.finished)
+        return self.ledger.finished(purpose)
 
     def _best_variant(self, purpose: str, rows: dict[str, Row]) -> None:
         """Add the row of the variant that does best on the *search* split."""

@@ -94,13 +94,13 @@ class Ledger:
         """Return the report of a finished task."""
         return self._reports[task_id]
 
-    def finished(self, task_id: str) -> bool:
-        """Return whether a task finished."""
-        return task_id in self._reports
+    def finished(self, purpose: str) -> list[Finished]:
+        """Return a purpose's finished tasks, in order of arrival."""
+        return list(self._finished.get(purpose, ()))
 
-    def failure(self, task_id: str) -> Failure | None:
-        """Return why a task was given up, if it was."""
-        return self._failures.get(task_id)
+    def failed(self, purpose: str) -> list[Failed]:
+        """Return a purpose's tasks that were given up, in order of arrival."""
+        return list(self._failed.get(purpose, ()))
 
     def count(self, purpose: str) -> int:
         """Return how many tasks were asked for a purpose."""
@@ -118,8 +118,8 @@ class Ledger:
     def history(self, purpose: str, metric: str, labels_N: Integers, predictions: Callable[[str], Floats]) -> History:
         """Return what search may know."""
         return History(
-            finished=tuple(self._finished.get(purpose, ())),
-            failed=tuple(self._failed.get(purpose, ())),
+            finished=tuple(self.finished(purpose)),
+            failed=tuple(self.failed(purpose)),
             pending=tuple(self.pending(purpose)),
             metric=metric,
             labels_N=labels_N,

@@ -200,10 +200,9 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.entries: list[dict[str, Any]] = [
-            entry for name in store.names("journal") for entry in store.read_json(f"journal/{name}")
-        ]
-        self._next = len(store.names("journal"))
+        names = store.names("journal")
+        self.entries: list[dict[str, Any]] = [e for name in names for e in store.read_json(f"journal/{name}")]
+        self._next = len(names)
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Write entries, all at once.

@@ -6,7 +6,6 @@ Everything is looked up before it is written, so that sending again changes noth
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from distens.config import write_yaml
 from distens.records import Failure, Finished, Task
 from distens.tracking import _records
 from distens.tracking.protocol import Final, RunInfo
@@ -117,7 +117,7 @@ class Logbook:
         fresh = {key: value for key, value in params.items() if key not in self.parent.params}
         versions = {f"distens.version.{name}": text for name, text in self.run.versions.items()}
         self.server.log(self.parent.id, now_ms(), params=fresh, tags=versions)
-        self.server.text(self.parent.id, _yaml(self.run.config), "config.yaml")
+        self.server.text(self.parent.id, write_yaml(_records.redacted(self.run.config)), "config.yaml")
 
     def member(self, task: Task, outcome: Finished | Failure, at_ms: int) -> None:
         """Log one attempt as a child run, unless it is there; an interrupted one is completed."""
@@ -199,17 +199,6 @@ def final_records(final: Final) -> Iterator[tuple[str, Callable[[Logbook], None]
 def run_key(run: RunInfo) -> str:
     """Return what names a run for good: its config's hash and its data's."""
     return f"{run.run_name}/{run.fingerprint}"
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    from ruamel.yaml import YAML
-
-    out = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
-    yaml.dump(_records.redacted(dict(values)), out)
-    return out.getvalue()
 
 
 def _json(rows: Mapping[str, Mapping[str, Any]]) -> str:
