@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Protocol
 
 from distens.data.dataset import Examples
+from distens.errors import Diverged
 from distens.records import Floats, State
 from distens.training.work import Work
 
@@ -40,4 +41,34 @@ class Member(Protocol):
 
     def load(self, state: State) -> None:
         """Become the member that `state` describes; `predict` then gives the same probabilities, bit for bit."""
+        ...
+
+
+class Packable(Member, Protocol):
+    """The optional part: a kind that can train, and ask, many of its members as one program.
+
+    Attributes:
+        free: settings, dotted (`learning_rate`, `model.dropout`), in which members of one pack may differ; all others
+            are equal in a pack.
+    """
+
+    free: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def fit_pack(
+        cls, members: Sequence[Packable], examples: Examples, works: Sequence[Work]
+    ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
+        """Train members together; yield each one's place and metrics (or why it stopped) as it finishes.
+
+        A yielded member is ready for `predict` and `state`, and equals the same member trained alone to float
+        tolerance. `seconds` among its metrics is its share of the pack's time. All `works` have one device.
+
+        Raises:
+            Refused: these settings cannot work on these examples.
+        """
+        ...
+
+    @classmethod
+    def predict_pack(cls, members: Sequence[Packable], inputs: Floats) -> Floats:
+        """Return probs_MNC (float32): what each member's `predict` returns, to float tolerance, in one pass."""
         ...
