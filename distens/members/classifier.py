@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Lt
 
 from distens.data.dataset import Examples
-from distens.members._rows import Rows, chosen
+from distens.errors import Diverged
+from distens.members._rows import Rows, choose, chosen
 from distens.models.mlp import Mlp
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.records import Floats, State
@@ -20,6 +22,8 @@ from distens.training.work import Work
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from distens.training.packed import Learner
 
 
 @dataclass
@@ -50,6 +54,17 @@ class Classifier:
     batch_size: Annotated[int, Ge(1)] = 64
     rows: Rows = "all"
 
+    free: ClassVar[tuple[str, ...]] = (
+        "learning_rate",
+        "weight_decay",
+        "momentum",
+        "schedule",
+        "epochs",
+        "rows",
+        "model.dropout",
+        "objective.label_smoothing",
+    )
+
     def __post_init__(self) -> None:
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError(
@@ -63,7 +78,11 @@ class Classifier:
         """Train; see `distens.training.loop.fit` for metrics and errors."""
         self._make(examples.inputs.shape[1:], examples.classes, work.seed)
         assert self._network is not None
-        recipe = loop.Recipe(
+        learned = chosen(examples, self.rows, work.seed)
+        return loop.fit(self._network, learned, work, self._recipe(), self.objective.loss)
+
+    def _recipe(self) -> loop.Recipe:
+        return loop.Recipe(
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
@@ -72,8 +91,41 @@ class Classifier:
             epochs=self.epochs,
             batch_size=self.batch_size,
         )
-        learned = chosen(examples, self.rows, work.seed)
-        return loop.fit(self._network, learned, work, recipe, self.objective.loss)
+
+    @classmethod
+    def fit_pack(
+        cls, members: Sequence[Classifier], examples: Examples, works: Sequence[Work]
+    ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
+        """Train members together (see `Packable`), those whose networks cannot be stacked one after the other."""
+        from distens.training import packed
+        from distens.training.stacked import Unstackable
+
+        learners = [member._learner(examples, work) for member, work in zip(members, works, strict=True)]
+        if all(isinstance(member.objective, CrossEntropy) for member in members):
+            with contextlib.suppress(Unstackable):
+                yield from packed.fit(learners, examples)
+                return
+        for place, (member, work) in enumerate(zip(members, works, strict=True)):
+            try:
+                yield place, member.fit(examples, work)
+            except Diverged as error:
+                yield place, error
+
+    def _learner(self, examples: Examples, work: Work) -> Learner:
+        from distens.training.packed import Learner
+
+        self._make(examples.inputs.shape[1:], examples.classes, work.seed)
+        assert self._network is not None
+        rows_N = None if self.rows == "all" else choose(self.rows, len(examples.inputs), work.seed)
+        smoothing = getattr(self.objective, "label_smoothing", 0.0)
+        return Learner(self._network, self._recipe(), work, rows_N, smoothing)
+
+    @classmethod
+    def stack(cls, members: Sequence[Classifier]) -> Callable[[Floats], Floats]:
+        """Return inputs -> probs_MNC of members of one architecture (see `Packable`)."""
+        networks = [member._network for member in members if member._network is not None]
+        assert len(networks) == len(members), "predict needs fit or load first"
+        return network.stack(networks, members[0]._input_shape, members[0]._classes)
 
     def predict(self, inputs: Floats) -> Floats:
         """Return probs_NC, computed where the network lies: where it was trained, or after `load` on the CPU."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from distens.data.dataset import Examples
@@ -69,6 +69,9 @@ class Packable(Member, Protocol):
         ...
 
     @classmethod
-    def predict_pack(cls, members: Sequence[Packable], inputs: Floats) -> Floats:
-        """Return probs_MNC (float32): what each member's `predict` returns, to float tolerance, in one pass."""
+    def stack(cls, members: Sequence[Packable]) -> Callable[[Floats], Floats]:
+        """Return inputs -> probs_MNC (float32): what each member's `predict` returns, to float tolerance, in one pass.
+
+        The members' weights are copied; `device` is where the first of them lies.
+        """
         ...

@@ -72,7 +72,10 @@ def fit(
     """
     import torch
 
+    from distens.training.dropout import Masks, adopt
+
     inputs, targets = (tensor.to(work.device) for tensor in to_tensors(examples))
+    dropouts = adopt(network)
     network.to(work.device).train()
     optimizer = make_optimizer(network, recipe)
     first, seconds = _resume(network, optimizer, recipe, work)
@@ -80,13 +83,13 @@ def fit(
     mean = math.nan
     with local_chance(work.device):
         for epoch in range(first, recipe.epochs):
-            torch.manual_seed(derive(work.seed, "epoch", epoch))
+            torch.manual_seed(derive(work.seed, "epoch", epoch))  # for what a network draws beside dropout
+            masks = Masks([work.seed], epoch, work.device)
+            for dropout in dropouts:
+                dropout.masks = masks
             mean = _epoch(network, optimizer, loss, inputs, targets, recipe, epoch, work.seed)
             if not math.isfinite(mean):
-                raise Diverged(
-                    f"the loss was {mean} in epoch {epoch + 1} of {recipe.epochs}, with optimizer {recipe.optimizer}, "
-                    f"learning rate {recipe.learning_rate:g}"
-                )
+                raise diverged(recipe, mean, epoch + 1)
             if pace.due() and epoch + 1 < recipe.epochs:
                 tree = {"network": network.state_dict(), "optimizer": optimizer.state_dict()["state"]}
                 meta = {"epoch": epoch + 1, "seconds": pace.seconds(), "of": _identity(recipe, work)}
@@ -98,6 +101,14 @@ def fit(
         "parameters": parameters(network),
         "seconds": pace.seconds(),
     }
+
+
+def diverged(recipe: Recipe, loss: float, epoch: int) -> Diverged:
+    """Return the error for a mean loss that is not finite, in an epoch counted from 1."""
+    return Diverged(
+        f"the loss was {loss} in epoch {epoch} of {recipe.epochs}, with optimizer {recipe.optimizer}, "
+        f"learning rate {recipe.learning_rate:g}"
+    )
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

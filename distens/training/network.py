@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 PREDICT_ROWS = 1024
 """Rows per step of prediction; fixed, because the step decides the last bits."""
+
+
+STACKED_ROWS = 256
+"""The same for stacked networks: what M of them compute of so many rows still lies in a CPU's cache."""
 
 
 @contextmanager
@@ -89,6 +93,39 @@ def load_arrays(network: nn.Module, arrays: Mapping[str, Any]) -> None:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise StorageError(f"the stored arrays do not fit the network of these settings: {error}") from error
+
+
+def stack(networks: Sequence[nn.Module], input_shape: tuple[int, ...], classes: int) -> Callable[[Floats], Floats]:
+    """Return inputs -> probs_MNC (float32) of networks of one architecture, in one pass where they can be stacked.
+
+    To float tolerance what `predict` returns of each; errors of the returned function are those of `predict`.
+    """
+    import torch
+
+    from distens.training.stacked import Stack, Unstackable
+
+    device = next(networks[0].parameters()).device
+    try:
+        example = torch.zeros((2, *input_shape))
+        together = Stack(networks, example, device) if len(networks) > 1 else None
+    except Unstackable:
+        together = None
+    if together is None:
+        return lambda inputs: np.stack([predict(network, inputs, classes) for network in networks])
+
+    def probabilities(inputs: Floats) -> Floats:
+        out_MNC = np.empty((len(together), len(inputs), classes), dtype=np.float32)
+        with torch.inference_mode(), local_chance(device.type):
+            for first in range(0, len(inputs), STACKED_ROWS):
+                rows = torch.tensor(np.asarray(inputs[first : first + STACKED_ROWS], dtype=np.float32)).to(device)
+                logits_MCN = together.forward(rows.expand(len(together), *rows.shape))
+                probs_MNC = torch.softmax(logits_MCN, dim=1).transpose(1, 2)
+                out_MNC[:, first : first + len(rows)] = probs_MNC.cpu().numpy()
+        if not np.isfinite(out_MNC).all():
+            raise Diverged("a network's predictions are not finite")
+        return out_MNC
+
+    return probabilities
 
 
 def predict(network: nn.Module, inputs: Floats, classes: int) -> Floats:
