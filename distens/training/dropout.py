@@ -1,8 +1,8 @@
 """Dropout whose chance belongs to the member: the same masks whether it trains alone or in a pack, on any device.
 
 A mask follows from (seed, epoch, layer) and the sizes of the batches before it in the epoch. Random numbers of 16 bits
-decide, so a rate is met to 1 in 65,536. (torch's own dropout on the CPU takes twenty times as long: it draws numbers one
-by one.)
+decide, so a rate is met to 1 in 65,536. (On the CPU torch takes twenty times as long: its own dropout draws numbers
+one by one.)
 """
 
 from __future__ import annotations
@@ -62,16 +62,24 @@ class _Stream:
 
 
 class Dropout(nn.Module):
-    """Takes the place of `nn.Dropout` while a single network trains; the trainer gives it each epoch's masks."""
+    """Takes the place of `nn.Dropout` while a network trains.
+
+    Attributes:
+        masks: set by the trainer of a single network, for each epoch.
+        given: set by a stack: the mask itself.
+    """
+
+    given: Tensor | None
 
     def __init__(self, rate: float, layer: str) -> None:
         super().__init__()
         self.rate, self.layer = rate, layer
         self.masks: Masks | None = None
+        self.register_buffer("given", None, persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return inputs (N, …) with their mask applied; unchanged outside of training."""
-        if hasattr(self, "given"):  # a stack's mask
+        if self.given is not None:
             return inputs * self.given
         if not self.training or not self.rate:
             return inputs

@@ -28,7 +28,7 @@ from distens.errors import Diverged, Refused
 from distens.records import State
 from distens.seeding import derive
 from distens.training.checkpoint import Pace, pack, unpack
-from distens.training.loop import batches, to_tensors
+from distens.training.loop import order, to_tensors
 from distens.training.network import local_chance, parameters
 from distens.training.work import Work
 
@@ -154,7 +154,8 @@ class _Order(Sampler[Tensor]):
         return self._count
 
     def __iter__(self) -> Iterator[Tensor]:
-        for _, batch in zip(range(self._count), batches(self._rows, self._size, self._seed, self._epoch), strict=False):
+        batches = order(self._rows, self._seed, self._epoch).split(self._size)
+        for batch in batches[: self._count]:
             even = len(batch) - len(batch) % self._processes
             yield batch[self._rank : even : self._processes]
 

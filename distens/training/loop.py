@@ -7,7 +7,7 @@ nothing but the network, the optimizer and that number, and a resumed training e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ from distens.data.dataset import Examples
 from distens.errors import Diverged
 from distens.seeding import derive
 from distens.training.checkpoint import Pace, pack, unpack
-from distens.training.network import local_chance, parameters
+from distens.training.network import local_chance, parameters, seed_global
 from distens.training.work import Work
 
 if TYPE_CHECKING:
@@ -70,8 +70,6 @@ def fit(
     Raises:
         Diverged: an epoch's loss is not finite.
     """
-    import torch
-
     from distens.training.dropout import Masks, adopt
 
     inputs, targets = (tensor.to(work.device) for tensor in to_tensors(examples))
@@ -83,7 +81,7 @@ def fit(
     mean = math.nan
     with local_chance(work.device):
         for epoch in range(first, recipe.epochs):
-            torch.manual_seed(derive(work.seed, "epoch", epoch))  # for what a network draws beside dropout
+            seed_global(derive(work.seed, "epoch", epoch), work.device)  # for what a network draws beside dropout
             masks = Masks([work.seed], epoch, work.device)
             for dropout in dropouts:
                 dropout.masks = masks
@@ -130,12 +128,11 @@ def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
     return inputs, torch.tensor(np.asarray(examples.targets, dtype=np.float32 if soft else np.int64))
 
 
-def batches(rows: int, size: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Yield the row numbers of one epoch's batches, every row once, in an order fixed by (seed, epoch)."""
+def order(rows: int, seed: int, epoch: int) -> Tensor:
+    """Return every row's number once, in an order fixed by (seed, epoch)."""
     import torch
 
-    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
-    return iter(torch.randperm(rows, generator=generator).split(size))
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
 
 
 def _epoch(
@@ -152,7 +149,7 @@ def _epoch(
 
     total = torch.zeros((), device=inputs.device)
     steps = math.ceil(len(inputs) / recipe.batch_size)
-    for step, chosen in enumerate(batches(len(inputs), recipe.batch_size, seed, epoch)):
+    for step, chosen in enumerate(order(len(inputs), seed, epoch).split(recipe.batch_size)):
         if recipe.schedule == "cosine":
             done = (epoch * steps + step) / (recipe.epochs * steps)
             for group in optimizer.param_groups:

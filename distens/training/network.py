@@ -41,11 +41,18 @@ def local_chance(device: str) -> Iterator[None]:
 
 def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Return a network whose first weights depend on the seed alone, the same on every device."""
+    with local_chance("cpu"):
+        seed_global(derive(seed, "initialise"))
+        return build()
+
+
+def seed_global(seed: int, device: str = "cpu") -> None:
+    """Seed torch's global generators; before CUDA is used `torch.manual_seed` would note a stack trace each time."""
     import torch
 
-    with local_chance("cpu"):
-        torch.manual_seed(derive(seed, "initialise"))
-        return build()
+    torch.default_generator.manual_seed(seed)
+    if device.startswith("cuda"):
+        torch.cuda.manual_seed(seed)
 
 
 def count_parameters(model: Model, input_shape: tuple[int, ...], classes: int) -> int:

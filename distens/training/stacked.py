@@ -40,8 +40,9 @@ class Stack:
         device: where the stack lies.
 
     Attributes:
-        weights_MP: every member's weights in one row.
-        gradients_MP: what `backward` writes.
+        weights: all numbers, one weight's M arrays after the other (`blocks` gives them as (M, *shape)): batched
+            matrix products want those side by side, an optimizer wants all in one.
+        gradients: what `backward` writes, laid out alike.
 
     Raises:
         Unstackable: the networks differ in more than dropout, or hold buffers, frozen or shared weights.
@@ -58,37 +59,55 @@ class Stack:
         self._rates = {name: torch.tensor([f.get(name, 0.0) for f in found], device=device) for name in layers}
         self._example, self._understood = example, True
         with torch.no_grad():
-            rows = [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks]
-            self._assemble(torch.stack(rows).to(device))
+            columns = zip(*(network.parameters() for network in networks), strict=True)
+            self._assemble(torch.cat([torch.stack(column).flatten() for column in columns]).to(device))
             if not self._agrees(networks):
                 self._understood = False
-                self._assemble(self.weights_MP)
+                self._assemble(self.weights)
                 if not self._agrees(networks):
                     raise Unstackable("the networks' layers cannot be stacked: their outputs would change")
 
-    def _assemble(self, weights_MP: Tensor) -> None:
-        self.weights_MP, self.gradients_MP = weights_MP, torch.zeros_like(weights_MP)
-        views = zip(self.views(weights_MP), self.views(self.gradients_MP), strict=True)
-        leaves = {id(p): view for p, view in zip(self._template.parameters(), views, strict=True)}
+    def _assemble(self, weights: Tensor) -> None:
+        self.weights, self.gradients = weights, torch.zeros_like(weights)
+        blocks = zip(self.blocks(weights), self.blocks(self.gradients), strict=True)
+        leaves = {id(p): pair for p, pair in zip(self._template.parameters(), blocks, strict=True)}
         stages = _layers(self._template, len(self), leaves, self._rates) if self._understood else None
         self._stages = stages or [_Vmapped(self._template, leaves, self._rates, self._example)]
 
     def _agrees(self, networks: Sequence[nn.Module]) -> bool:
         networks_MNC = torch.stack([copy.deepcopy(n).cpu().eval()(self._example) for n in (networks[0], networks[-1])])
         with torch.inference_mode():
-            example = self._example.to(self.weights_MP.device).expand(len(self), *self._example.shape)
+            example = self._example.to(self.device).expand(len(self), *self._example.shape)
             stack_MNC = self.forward(example).transpose(1, 2)[[0, -1]].cpu()
         if stack_MNC.shape != networks_MNC.shape:
             return False
         return bool((stack_MNC - networks_MNC).abs().max() <= _AGREE * networks_MNC.abs().max().clamp(min=1.0))
 
-    def views(self, flat_MP: Tensor) -> list[Tensor]:
-        """Return rows like `weights_MP` as one view (M, *shape) for every weight of a network."""
-        parts = zip(flat_MP.split([shape.numel() for shape in self._shapes], dim=1), self._shapes, strict=True)
-        return [part.view(len(flat_MP), *shape) for part, shape in parts]
+    def blocks(self, numbers: Tensor) -> list[Tensor]:
+        """Return numbers laid out like `weights` as views, (M, *shape) for every weight of a network."""
+        members = len(self)
+        parts = numbers.split([members * shape.numel() for shape in self._shapes])
+        return [part.view(members, *shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+    def flat(self, numbers: Tensor) -> list[Tensor]:
+        """Return the same as (M, K), whatever a weight's shape."""
+        return [block.flatten(1) for block in self.blocks(numbers)]
+
+    def chosen(self, numbers: Tensor, places: Sequence[int]) -> Tensor:
+        """Return the part of some members of numbers laid out like `weights`."""
+        return torch.cat([block[list(places)].flatten() for block in self.blocks(numbers)])
+
+    def named(self, place: int, numbers: Tensor) -> dict[str, Tensor]:
+        """Return one member's part of numbers laid out like `weights`, by its own network's names."""
+        return {name: block[place] for name, block in zip(self._names[place], self.blocks(numbers), strict=True)}
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the stack lies."""
+        return self.weights.device
 
     def __len__(self) -> int:
-        return len(self.weights_MP)
+        return len(self._names)
 
     def forward(self, inputs: Tensor, masks: Masks | None = None) -> Tensor:
         """Return logits (M, C, N) of inputs (M, N, …); an expanded M is understood as inputs that all share.
@@ -102,7 +121,7 @@ class Stack:
         return values
 
     def backward(self, gradients_MCN: Tensor) -> None:
-        """Write into `gradients_MP` what follows from the gradients of the last `forward`'s logits (overwritten)."""
+        """Write into `gradients` what follows from the gradients of the last `forward`'s logits (overwritten)."""
         gradients: Tensor | None = gradients_MCN
         for stage in reversed(self._stages):
             assert gradients is not None
@@ -110,15 +129,10 @@ class Stack:
 
     def keep(self, places: Sequence[int]) -> None:
         """Let all members go but those in `places`."""
-        chosen = list(places)
-        self._names = [self._names[place] for place in chosen]
-        self._rates = {layer: rates_M[chosen] for layer, rates_M in self._rates.items()}
-        self._assemble(self.weights_MP[chosen])
-
-    def named(self, place: int, flat_MP: Tensor) -> dict[str, Tensor]:
-        """Return one member's part of rows like `weights_MP`, by its own network's names."""
-        views = self.views(flat_MP[place : place + 1])
-        return {name: view[0] for name, view in zip(self._names[place], views, strict=True)}
+        weights = self.chosen(self.weights, places)
+        self._names = [self._names[place] for place in places]
+        self._rates = {layer: rates_M[list(places)] for layer, rates_M in self._rates.items()}
+        self._assemble(weights)
 
 
 def _check(network: nn.Module, shapes: Sequence[torch.Size]) -> None:
@@ -230,9 +244,7 @@ _aten = torch.ops.aten
 _DERIVATIVES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
     nn.ReLU: lambda module, g, x, y: _aten.threshold_backward.grad_input(g, y, 0, grad_input=g),
     nn.Tanh: lambda module, g, x, y: _aten.tanh_backward.grad_input(g, y, grad_input=g),
-    nn.GELU: lambda module, g, x, y: _aten.gelu_backward.grad_input(
-        g, x, approximate=module.approximate, grad_input=g
-    ),
+    nn.GELU: lambda module, g, x, y: _aten.gelu_backward.grad_input(g, x, approximate=module.approximate, grad_input=g),
 }
 """Activation -> (module, gradients, inputs, outputs) -> gradients of the inputs, in place."""
 
@@ -367,7 +379,7 @@ class _Vmapped(_Island):
         for handle in handles:
             handle.remove()
         for layer in layers.values():
-            layer.register_buffer("given", torch.ones(()), persistent=False)
+            layer.given = torch.ones(())
         self._buffers = {name: f"{path}.given" for path, m in self._module.named_modules() for name in _layer_of(m)}
 
     def _see(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
