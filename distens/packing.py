@@ -7,12 +7,29 @@ all their other settings are equal.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from distens import registry
-from distens.records import Settings
+from distens.records import Finished, Settings
 from distens.space import key as settings_key
+
+Pack = int | Literal["auto"]
+"""How many tasks go to an actor at a time; `auto` asks a `Planner`."""
+
+SHARE = 8
+"""A pack of the search is at most one part in so many of what is already known: its members have one architecture, so
+large packs early on would leave the others unseen."""
+
+OVERHEAD = 100
+"""Tasks that take less than this many times their dispatch are dispatched several at a time."""
+
+MOST = 64
+"""Tasks in a pack at most, but for GPUs."""
+
+RECENT = 20
 
 
 def free(settings: Settings) -> tuple[str, ...]:
@@ -34,3 +51,61 @@ def key(settings: Settings) -> str | None:
         if isinstance(place, dict):
             place.pop(last, None)
     return settings_key(shared)
+
+
+@dataclass
+class Planner:
+    """Says how many tasks to send to an actor together, and why.
+
+    Attributes:
+        pack: what the user asked for.
+        slots: returns how many packs can run at a time.
+        dispatch_seconds: what handing over one pack costs.
+        gpu: whether members are trained on one.
+        input_shape, classes: of the data.
+        reasons: what was decided: family -> a sentence.
+    """
+
+    pack: Pack
+    slots: Callable[[], int]
+    dispatch_seconds: float
+    gpu: bool
+    input_shape: tuple[int, ...]
+    classes: int
+    reasons: dict[str, str] = field(default_factory=dict)
+    _advice: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
+
+    def size(self, settings: Settings, left: int, finished: Sequence[Finished] | None = None) -> int:
+        """Return how many tasks to send together with one of these settings, itself included.
+
+        Args:
+            left: how many tasks there are still to send, at least 1.
+            finished: what a search knows; without, the tasks are all given, and packs do not wait for knowledge.
+        """
+        if self.pack != "auto":
+            return max(1, min(self.pack, left))
+        shared = key(settings)
+        size, reason = self._advised(shared, settings) if shared is not None else (1, "trained one at a time")
+        if size > 1:
+            if finished is not None:
+                size = min(size, max(1, len(finished) // SHARE))
+        elif finished is not None:
+            size = self._batch(finished)
+        size = max(1, min(size, math.ceil(left / self.slots())))
+        if size > 1:
+            self.reasons[str(settings.get("family", settings["kind"]))] = f"{size} at a time: {reason}"
+        return size
+
+    def _advised(self, shared: str, settings: Settings) -> tuple[int, str]:
+        if shared not in self._advice:
+            member = registry.build_member(settings)
+            self._advice[shared] = member.pack_advice(self.input_shape, self.classes, self.gpu)
+        return self._advice[shared]
+
+    def _batch(self, finished: Sequence[Finished]) -> int:
+        """Return how many short tasks make dispatch a small part of their time."""
+        recent = finished[-RECENT:]
+        if not self.dispatch_seconds or len(recent) < RECENT:
+            return 1
+        seconds = sum(entry.report.seconds for entry in recent) / len(recent)
+        return min(MOST, int(OVERHEAD * self.dispatch_seconds / max(seconds, 1e-3)))

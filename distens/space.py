@@ -11,6 +11,7 @@ the outermost choice. Settings are drawn uniformly, on a log scale where `log` s
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -220,7 +221,98 @@ class _Group:
         return math.prod(part.count() for part in self.parts)
 
 
-_Node = _Constant | _Range | _Choice | _Group
+@dataclass(frozen=True)
+class _Fixed:
+    """A part of the space with one value left, encoded as before."""
+
+    whole: _Node
+    value: Any
+
+    @property
+    def width(self) -> int:
+        return self.whole.width
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        return copy.deepcopy(self.value)
+
+    def contains(self, value: Any) -> bool:
+        return value == self.value
+
+    def encode(self, value: Any, out: list[float]) -> None:
+        self.whole.encode(value, out)
+
+    def skip(self, out: list[float]) -> None:
+        self.whole.skip(out)
+
+    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
+        return value
+
+    def domains(self, value: Any) -> int:
+        return 0
+
+    def corners(self) -> Iterator[Any]:
+        yield self.value
+
+    def count(self) -> float:
+        return 1
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A choice that is made; what it holds is still open. Encoded as before."""
+
+    whole: _Choice
+    chosen: int
+    inner: _Node
+
+    @property
+    def width(self) -> int:
+        return self.whole.width
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        return self.inner.draw(rng)
+
+    def contains(self, value: Any) -> bool:
+        return self.inner.contains(value)
+
+    def encode(self, value: Any, out: list[float]) -> None:
+        self.whole.encode(value, out)
+
+    def skip(self, out: list[float]) -> None:
+        self.whole.skip(out)
+
+    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
+        return self.inner.neighbour(value, rng)
+
+    def domains(self, value: Any) -> int:
+        return self.inner.domains(value)
+
+    def corners(self) -> Iterator[Any]:
+        yield from self.inner.corners()
+
+    def count(self) -> float:
+        return self.inner.count()
+
+
+_Node = _Constant | _Range | _Choice | _Group | _Fixed | _Chosen
+
+
+def _narrow(node: _Node, value: Any, free: tuple[tuple[str, ...], ...]) -> _Node:
+    """Return the part of a node where all is as in `value` but what lies under a path in `free`."""
+    if () in free:
+        return node
+    if not free:
+        return _Fixed(node, value)
+    if isinstance(node, _Choice):
+        chosen = node._index(value)
+        return _Chosen(node, chosen, _narrow(node.options[chosen], value, free))
+    if isinstance(node, _Chosen):
+        return _Chosen(node.whole, node.chosen, _narrow(node.inner, value, free))
+    if isinstance(node, _Group) and node.keys is not None:
+        below = [tuple(path[1:] for path in free if path[0] == name) for name in node.keys]
+        parts = zip(node.parts, node._values(value), below, strict=True)
+        return _Group(node.keys, tuple(_narrow(part, inner, under) for part, inner, under in parts))
+    return _Fixed(node, value)
 
 
 def _parse(value: Any, where: str) -> _Node:
@@ -275,8 +367,17 @@ class Space:
         if not members:
             raise ConfigError(f"{where}: the space holds no settings: name at least one family")
         families = [_parse({"family": name, **template}, f"{where}.{name}") for name, template in members.items()]
-        self._root = _Choice(tuple(families))
+        self._root: _Node = _Choice(tuple(families))
         self.families = tuple(members)
+
+    def narrowed(self, settings: Settings, free: Sequence[str]) -> Space:
+        """Return the part of the space that differs from settings in nothing but `free` (dotted names).
+
+        Encodings stay as they are, so what was learned in the whole space holds here.
+        """
+        part = copy.copy(self)
+        part._root = _narrow(self._root, settings, tuple(tuple(name.split(".")) for name in free))
+        return part
 
     @property
     def width(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Lt
@@ -76,10 +76,17 @@ class Classifier:
 
     def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
         """Train; see `distens.training.loop.fit` for metrics and errors."""
-        self._make(examples.inputs.shape[1:], examples.classes, work.seed)
-        assert self._network is not None
+        from distens.training import packed
+
+        learner = self._learner(examples, work)
+        example = loop.to_tensors(replace(examples, inputs=examples.inputs[:2], targets=examples.targets[:2]))[0]
+        if isinstance(self.objective, CrossEntropy) and packed.gains_alone(learner.network, example):
+            ((_, found),) = packed.fit([learner], examples)
+            if isinstance(found, Diverged):
+                raise found
+            return found
         learned = chosen(examples, self.rows, work.seed)
-        return loop.fit(self._network, learned, work, self._recipe(), self.objective.loss)
+        return loop.fit(learner.network, learned, work, learner.recipe, self.objective.loss)
 
     def _recipe(self) -> loop.Recipe:
         return loop.Recipe(
@@ -110,6 +117,17 @@ class Classifier:
                 yield place, member.fit(examples, work)
             except Diverged as error:
                 yield place, error
+
+    def pack_advice(self, input_shape: tuple[int, ...], classes: int, gpu: bool) -> tuple[int, str]:
+        """Return how many such members are best trained together, and why (see `distens.training.packed.advise`)."""
+        import torch
+
+        from distens.training import packed
+
+        if not isinstance(self.objective, CrossEntropy):
+            return 1, "only cross-entropy is written out for packs"
+        built = network.initialise(lambda: self.model.build(input_shape, classes), seed=0)
+        return packed.advise(built, torch.zeros((2, *input_shape)), self.batch_size, gpu)
 
     def _learner(self, examples: Examples, work: Work) -> Learner:
         from distens.training.packed import Learner

@@ -68,6 +68,10 @@ class Packable(Member, Protocol):
         """
         ...
 
+    def pack_advice(self, input_shape: tuple[int, ...], classes: int, gpu: bool) -> tuple[int, str]:
+        """Return how many such members are best trained together, and why, in a few words; 1 if packs gain nothing."""
+        ...
+
     @classmethod
     def stack(cls, members: Sequence[Packable]) -> Callable[[Floats], Floats]:
         """Return inputs -> probs_MNC (float32): what each member's `predict` returns, to float tolerance, in one pass.

@@ -43,6 +43,7 @@ class Stack:
         weights: all numbers, one weight's M arrays after the other (`blocks` gives them as (M, *shape)): batched
             matrix products want those side by side, an optimizer wants all in one.
         gradients: what `backward` writes, laid out alike.
+        kinds: what it is made of: `dense`, `images`, `blocks` (of image layers), `vmap`.
 
     Raises:
         Unstackable: the networks differ in more than dropout, or hold buffers, frozen or shared weights.
@@ -73,6 +74,7 @@ class Stack:
         leaves = {id(p): pair for p, pair in zip(self._template.parameters(), blocks, strict=True)}
         stages = _layers(self._template, len(self), leaves, self._rates) if self._understood else None
         self._stages = stages or [_Vmapped(self._template, leaves, self._rates, self._example)]
+        self.kinds = frozenset(kind for stage in self._stages for kind in stage.kinds)
 
     def _agrees(self, networks: Sequence[nn.Module]) -> bool:
         networks_MNC = torch.stack([copy.deepcopy(n).cpu().eval()(self._example) for n in (networks[0], networks[-1])])
@@ -151,6 +153,9 @@ Leaves = Mapping[int, tuple[Tensor, Tensor]]
 
 
 class _Stage(Protocol):
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
+
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor: ...
 
     def backward(self, gradients: Tensor) -> Tensor | None: ...
@@ -211,6 +216,8 @@ class _Room:
 class _Flat:
     """(M, N, …) -> (M, width, N), a view."""
 
+    kinds = ()
+
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor:
         return values.flatten(2).transpose(1, 2) if values.ndim > 3 else values.transpose(1, 2)
 
@@ -219,6 +226,8 @@ class _Flat:
 
 
 class _Dense:
+    kinds = ("dense",)
+
     def __init__(self, weight: tuple[Tensor, Tensor], bias: tuple[Tensor, Tensor] | None, first: bool) -> None:
         (self._weight, self._weight_gradient), self._bias, self._first = weight, bias, first
         self._out, self._in = _Room(), _Room()
@@ -250,6 +259,8 @@ _DERIVATIVES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tens
 
 
 class _Activation:
+    kinds = ()
+
     def __init__(self, module: nn.Module) -> None:
         self._module, self._derivative = module, _DERIVATIVES[type(module)]
         self._values = self._result = torch.empty(0)
@@ -265,6 +276,8 @@ class _Activation:
 
 
 class _Dropout:
+    kinds = ()
+
     def __init__(self, layer: str, rates_M: Tensor) -> None:
         self._layer, self._rates_M, self._active = layer, rates_M, bool((rates_M > 0).any())
         self._out, self._mask = _Room(), torch.empty(0)
@@ -281,6 +294,8 @@ class _Dropout:
 
 class _Island:
     """The first stage where autograd does the work."""
+
+    kinds: tuple[str, ...] = ("vmap",)
 
     def __init__(self, leaves: Leaves) -> None:
         self._weights = [weight.detach().requires_grad_() for weight, _ in leaves.values()]
@@ -309,6 +324,8 @@ class _Images(_Island):
         super().__init__(own)
         weights = dict(zip(own, self._weights, strict=True))
         self._modules = [_grouped(module, members, weights) for module in modules]
+        blocks = any(list(module.children()) for module in modules)
+        self.kinds = ("images", "blocks") if blocks else ("images",)
         first = modules[0]
         self._shares = isinstance(first, nn.Conv2d) and first.groups == 1
 
@@ -350,7 +367,8 @@ class _GroupedConv(nn.Module):
         if not images.is_cuda:
             weight = weight.contiguous(memory_format=torch.channels_last)
         groups = conv.groups if shared else conv.groups * self._members
-        return functional.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
+        out = functional.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
+        return out if out.is_cuda else out.contiguous(memory_format=torch.channels_last)  # of one channel it may not be
 
 
 class _GroupedNorm(nn.Module):
