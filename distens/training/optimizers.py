@@ -1,44 +1,63 @@
-"""Optimizers of stacked networks: torch's own steps, with each member's own learning rate, decay and schedule."""
+"""Optimizers of stacked networks: torch's own steps, with each member's own learning rate, decay and schedule.
+
+A step is a handful of operations on all numbers at once; learning rates and the like are columns, one number a member.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from distens.training.loop import Recipe
 from distens.training.stacked import Stack
 
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+"""torch's defaults of Adam and AdamW."""
+
 
 class Optimizer:
-    """One step for all weights; learning rate and weight decay are a column, one number a member."""
+    """What all have in common: columns, moments, their way to a checkpoint and back.
+
+    Args:
+        stack: whose `gradients` move its `weights`.
+        recipes: the members'.
+    """
+
+    kept: ClassVar[tuple[str, ...]]
+    """torch's names of the moments."""
 
     def __init__(self, stack: Stack, recipes: Sequence[Recipe]) -> None:
         self._stack, self._done = stack, 0
-        self._set(recipes)
+        self._begin({name: torch.zeros_like(stack.weights) for name in self.kept}, recipes)
 
-    def _set(self, recipes: Sequence[Recipe]) -> None:
+    def _begin(self, moments: dict[str, Tensor], recipes: Sequence[Recipe]) -> None:
+        self._moments = moments
         self._epochs_M = np.array([recipe.epochs for recipe in recipes])
         self._cosine_M = np.array([recipe.schedule == "cosine" for recipe in recipes])
         self._first_M = np.array([recipe.learning_rate for recipe in recipes])
         self._decays_M = np.array([recipe.weight_decay for recipe in recipes])
-        self._momentum_M, self._decay_M = self._columns([r.momentum for r in recipes], self._decays_M)
+        self._falls, self._decays = bool(self._cosine_M.any()), bool(self._decays_M.any())
+        self._decay_M1, self._momentum_M1 = self._columns(self._decays_M, [recipe.momentum for recipe in recipes])
+        self._alike = len({(r.learning_rate, r.weight_decay, r.schedule, r.epochs) for r in recipes}) == 1
         self._set_rates(self._first_M)
+        self._weights, self._gradients = map(self._stack.flat, (self._stack.weights, self._stack.gradients))
 
     def _columns(self, *numbers: Any) -> Tensor:
-        return torch.tensor(np.stack(numbers), dtype=torch.float32, device=self._stack.device)
+        return torch.tensor(np.stack(numbers)[:, :, None], dtype=torch.float32, device=self._stack.device)
 
     def _set_rates(self, rates_M: np.ndarray[Any, Any]) -> None:
-        self._rate_M, self._left_M = self._columns(rates_M, 1 - rates_M * self._decays_M)
+        self._rates_M = rates_M
+        if not self._alike:
+            self._rate_M1, self._left_M1 = self._columns(rates_M, 1 - rates_M * self._decays_M)
 
     def schedule(self, done: int, steps: int) -> None:
         """Set learning rates for the step after `done`; an epoch has `steps`."""
         self._done = done
-        if self._cosine_M.any():
+        if self._falls:
             fall_M = (1 + np.cos(np.pi * done / (self._epochs_M * steps))) / 2
             self._set_rates(self._first_M * np.where(self._cosine_M, fall_M, 1.0))
 
@@ -46,84 +65,94 @@ class Optimizer:
         """Update the weights from the gradients."""
         raise NotImplementedError
 
-    def _blocks(self, *numbers: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        return zip(*(map(self._stack.flat, numbers)), strict=True)
-
     def _penalise(self) -> None:
         """Add the gradient of an L2 penalty."""
-        if self._decays_M.any():
-            for weights_MK, gradients_MK in self._blocks(self._stack.weights, self._stack.gradients):
-                gradients_MK.addcmul_(weights_MK, self._decay_M[:, None])
-
-    def _moments(self) -> dict[str, Tensor]:
-        raise NotImplementedError
+        if self._decays:
+            for weights_MK, gradients_MK in zip(self._weights, self._gradients, strict=True):
+                gradients_MK.addcmul_(weights_MK, self._decay_M1)
 
     def keep(self, places: Sequence[int], recipes: Sequence[Recipe]) -> None:
-        """Let all members go but those in `places`; before the stack does."""
-        for name, moment in self._moments().items():
-            setattr(self, name, self._stack.chosen(moment, places))
-        self._set(recipes)
+        """Let all members go but those in `places`, from the stack too."""
+        moments = {name: self._stack.chosen(moment, places) for name, moment in self._moments.items()}
+        self._stack.keep(places)
+        self._begin(moments, recipes)
 
     def state(self, place: int) -> dict[int, dict[str, Any]]:
         """Return one member's part as torch's own optimizers write it: parameter's number -> what is kept of it."""
-        moments = {name: self._stack.named(place, moment).values() for name, moment in self._moments().items()}
+        moments = {name: self._stack.named(place, moment).values() for name, moment in self._moments.items()}
         steps = {"step": torch.tensor(float(self._done + 1))} if len(moments) > 1 else {}
         parts = zip(*moments.values(), strict=True)
         return {i: {**steps, **dict(zip(moments, part, strict=True))} for i, part in enumerate(parts)}
 
     def load(self, states: Sequence[Mapping[int, Mapping[str, Tensor]]]) -> None:
         """Go on from what `state`, or torch's own optimizers, kept."""
-        for name, moment in self._moments().items():
+        for name, moment in self._moments.items():
             for i, block in enumerate(self._stack.blocks(moment)):
                 for place, state in enumerate(states):
                     block[place] = state[i][name]
 
 
 class _Sgd(Optimizer):
-    def __init__(self, stack: Stack, recipes: Sequence[Recipe]) -> None:
-        super().__init__(stack, recipes)
-        self.momentum_buffer = torch.zeros_like(stack.weights)
+    kept = ("momentum_buffer",)
 
-    def _moments(self) -> dict[str, Tensor]:
-        return {"momentum_buffer": self.momentum_buffer}
+    def _begin(self, moments: dict[str, Tensor], recipes: Sequence[Recipe]) -> None:
+        super()._begin(moments, recipes)
+        self._alike = False  # its rates are always columns
+        self._set_rates(self._first_M)
+        self._buffers = self._stack.flat(moments["momentum_buffer"])
 
     def step(self) -> None:
         self._penalise()
-        numbers = self._stack.weights, self._stack.gradients, self.momentum_buffer
-        for weights_MK, gradients_MK, buffer_MK in self._blocks(*numbers):
-            buffer_MK.mul_(self._momentum_M[:, None]).add_(gradients_MK)
-            weights_MK.addcmul_(buffer_MK, self._rate_M[:, None], value=-1)
+        for weights_MK, gradients_MK, buffer_MK in zip(self._weights, self._gradients, self._buffers, strict=True):
+            buffer_MK.mul_(self._momentum_M1).add_(gradients_MK)
+            weights_MK.addcmul_(buffer_MK, self._rate_M1, value=-1)
 
 
 class _Adam(Optimizer):
-    """torch's fused step writes into a delta, at learning rate 1, so that each member's own rate can scale it."""
+    """torch's fused step takes one learning rate. Where members differ, it writes into a delta at rate 1, and each
+    member's own rate scales that."""
 
+    kept = ("exp_avg", "exp_avg_sq")
     decoupled = False
 
-    def __init__(self, stack: Stack, recipes: Sequence[Recipe]) -> None:
-        super().__init__(stack, recipes)
-        self.exp_avg, self.exp_avg_sq = (torch.zeros_like(stack.weights) for _ in range(2))
-        self._delta = torch.zeros_like(stack.weights)
-
-    def _moments(self) -> dict[str, Tensor]:
-        return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
-
-    def keep(self, places: Sequence[int], recipes: Sequence[Recipe]) -> None:
-        super().keep(places, recipes)
-        self._delta = torch.zeros_like(self.exp_avg)
+    def _begin(self, moments: dict[str, Tensor], recipes: Sequence[Recipe]) -> None:
+        super()._begin(moments, recipes)
+        self._averages = [moments["exp_avg"]], [moments["exp_avg_sq"]]
+        self._steps = torch.zeros((), device=self._stack.device)
+        self._delta = None if self._alike else torch.zeros_like(self._stack.weights)
+        self._deltas = [] if self._delta is None else self._stack.flat(self._delta)
 
     def step(self) -> None:
+        self._steps.fill_(self._done + 1)
+        if self._delta is None:
+            decay = float(self._decays_M[0])
+            self._fused(self._stack.weights, float(self._rates_M[0]), decay, self.decoupled)
+            return
         if not self.decoupled:
             self._penalise()
-        done = torch.tensor(float(self._done), device=self._stack.device)
-        moments = [self.exp_avg], [self.exp_avg_sq], [], [done]
-        options = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "lr": 1.0, "weight_decay": 0.0, "eps": 1e-8}
-        adam([self._delta.zero_()], [self._stack.gradients], *moments, fused=True, maximize=False, **options)
-        shrink = self.decoupled and self._decays_M.any()
-        for weights_MK, delta_MK in self._blocks(self._stack.weights, self._delta):
-            if shrink:
-                weights_MK.mul_(self._left_M[:, None])
-            weights_MK.addcmul_(delta_MK, self._rate_M[:, None])
+        self._fused(self._delta.zero_(), 1.0, 0.0, decoupled=False)
+        for weights_MK, delta_MK in zip(self._weights, self._deltas, strict=True):
+            if self.decoupled and self._decays:
+                weights_MK.mul_(self._left_M1)
+            weights_MK.addcmul_(delta_MK, self._rate_M1)
+
+    def _fused(self, numbers: Tensor, rate: float, decay: float, decoupled: bool) -> None:
+        # What torch.optim's classes call, without their bookkeeping, which costs more than the step of a small network.
+        fused = torch._fused_adamw_ if decoupled else torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
+        fused(
+            [numbers],
+            [self._stack.gradients],
+            *self._averages,
+            [],
+            [self._steps],
+            lr=rate,
+            beta1=BETA1,
+            beta2=BETA2,
+            weight_decay=decay,
+            eps=EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 class _AdamW(_Adam):

@@ -296,7 +296,6 @@ class _Chunk:
         self._going = [self._going[place] for place in places]
         if places:
             self._optimizer.keep(places, [member.learner.recipe for member in self._going])
-            self._stack.keep(places)
 
     def _train_epoch(self) -> list[float]:
         """Return every member's mean loss."""

@@ -202,15 +202,17 @@ class _Room:
     """Memory for one result, kept between steps: fresh pages would cost as much as the arithmetic."""
 
     def __init__(self) -> None:
-        self._kept = torch.empty(0)
+        self._kept = self._view = torch.empty(0)
 
-    def take(self, like: Tensor, *shape: int) -> Tensor:
+    def take(self, like: Tensor, shape: Sequence[int]) -> Tensor:
         if torch.is_inference_mode_enabled():  # several threads may predict at once
             return like.new_empty(shape)
-        count = math.prod(shape)
-        if self._kept.numel() < count:
-            self._kept = like.new_empty(count)
-        return self._kept[:count].view(shape)
+        if self._view.shape != shape:
+            count = math.prod(shape)
+            if self._kept.numel() < count:
+                self._kept = like.new_empty(count)
+            self._view = self._kept[:count].view(shape)
+        return self._view
 
 
 class _Flat:
@@ -229,31 +231,35 @@ class _Dense:
     kinds = ("dense",)
 
     def __init__(self, weight: tuple[Tensor, Tensor], bias: tuple[Tensor, Tensor] | None, first: bool) -> None:
-        (self._weight, self._weight_gradient), self._bias, self._first = weight, bias, first
+        (self._weight, self._weight_gradient), self._first = weight, first
+        self._turned = self._weight.transpose(1, 2)
+        self._bias, self._bias_gradient = (None, None) if bias is None else (bias[0].unsqueeze(2), bias[1])
         self._out, self._in = _Room(), _Room()
-        self._values = weight[0]
+        self._values = self._weight
 
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor:
         self._values = values
-        out = self._out.take(values, len(values), self._weight.shape[1], values.shape[2])
+        out = self._out.take(values, (*self._weight.shape[:2], values.shape[2]))
         if self._bias is None:
             return torch.bmm(self._weight, values, out=out)
-        return torch.baddbmm(self._bias[0].unsqueeze(2), self._weight, values, out=out)
+        return torch.baddbmm(self._bias, self._weight, values, out=out)
 
     def backward(self, gradients: Tensor) -> Tensor:
         torch.bmm(gradients, self._values.transpose(1, 2), out=self._weight_gradient)
-        if self._bias is not None:
-            torch.sum(gradients, 2, out=self._bias[1])
+        if self._bias_gradient is not None:
+            torch.sum(gradients, 2, out=self._bias_gradient)
         if self._first:
             return gradients  # nobody asks how the inputs should have been
-        return torch.bmm(self._weight.transpose(1, 2), gradients, out=self._in.take(gradients, *self._values.shape))
+        return torch.bmm(self._turned, gradients, out=self._in.take(gradients, self._values.shape))
 
 
-_aten = torch.ops.aten
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+_gelu_backward = torch.ops.aten.gelu_backward.grad_input
 _DERIVATIVES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
-    nn.ReLU: lambda module, g, x, y: _aten.threshold_backward.grad_input(g, y, 0, grad_input=g),
-    nn.Tanh: lambda module, g, x, y: _aten.tanh_backward.grad_input(g, y, grad_input=g),
-    nn.GELU: lambda module, g, x, y: _aten.gelu_backward.grad_input(g, x, approximate=module.approximate, grad_input=g),
+    nn.ReLU: lambda module, g, x, y: _relu_backward(g, y, 0, grad_input=g),
+    nn.Tanh: lambda module, g, x, y: _tanh_backward(g, y, grad_input=g),
+    nn.GELU: lambda module, g, x, y: _gelu_backward(g, x, approximate=module.approximate, grad_input=g),
 }
 """Activation -> (module, gradients, inputs, outputs) -> gradients of the inputs, in place."""
 
@@ -286,7 +292,7 @@ class _Dropout:
         if masks is None or not self._active:
             return values
         self._mask = masks.take(self._layer, self._rates_M, *values.shape[1:])
-        return torch.mul(values, self._mask, out=self._out.take(values, *values.shape))
+        return torch.mul(values, self._mask, out=self._out.take(values, values.shape))
 
     def backward(self, gradients: Tensor) -> Tensor:
         return gradients.mul_(self._mask) if self._active else gradients
@@ -393,7 +399,7 @@ class _Vmapped(_Island):
         with torch.no_grad():
             layers = {layer.layer: layer for layer in adopt(self._module)}
             handles = [layer.register_forward_hook(self._see) for layer in layers.values()]
-            self._module(example)
+            self._module.eval()(example)
         for handle in handles:
             handle.remove()
         for layer in layers.values():
