@@ -72,9 +72,10 @@ def same(one, other, **tolerance):
 
 
 def test_one_step_by_hand():
-    """Weights of zero give probabilities of 1/2, and the row (2, -1) has label 0. Without smoothing the logits' gradients
-    are (-1/2, 1/2), so at learning rate 0.1 the first class' weights become (0.1, -0.05), its bias 0.05. With smoothing
-    0.2 the target is (0.9, 0.1), the gradients (-0.4, 0.4): at rate 0.5, (0.4, -0.2) and 0.2. Both losses are log 2."""
+    """Weights of zero give probabilities of 1/2; the row (2, -1) has label 0. Without smoothing the gradients of the
+    logits are (-1/2, 1/2), so at learning rate 0.1 the first class' weights become (0.1, -0.05), its bias 0.05. With
+    smoothing 0.2 the target is (0.9, 0.1), the gradients (-0.4, 0.4): at rate 0.5, (0.4, -0.2) and 0.2. Both losses are
+    log 2."""
     data = Examples(np.array([[2.0, -1.0]], dtype=np.float32), np.array([0]), 2)
     learners = [
         Learner(zeros(), recipe(), Work(0)),

@@ -40,6 +40,9 @@ CACHE_BYTES = 12 << 20
 LEAST = 4
 """Members in a chunk at least, however large: with fewer, stacking saves too little."""
 
+GATHER_BYTES = 8 << 20
+"""Rows gathered at a time, of all members of a chunk."""
+
 MOST_ON_GPU = 256
 
 GPU_SHARE = 0.8
@@ -186,28 +189,25 @@ class _Table:
     targets: Tensor
 
 
-def _cross_entropy(log_probs_MCB: Tensor, targets: Tensor, smoothing_M: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return every member's loss, summed over rows, and its gradients by the logits: p - q (see `CrossEntropy`)."""
+def _cross_entropy(logits_MCB: Tensor, targets: Tensor, smoothing_M: Tensor | None, losses_MB: Tensor) -> Tensor:
+    """Write every row's loss, and return the gradients of the rows' mean by the logits: (p - q) / B, q the target
+    (see `distens.objectives.cross_entropy`)."""
+    log_probs_MCB = torch.log_softmax(logits_MCB, 1)
     gradients_MCB = log_probs_MCB.exp()
     if targets.ndim == 2:  # labels_MB: one number a row, where probabilities would be C
         labels_M1B = targets.unsqueeze(1)
-        loss_M = -log_probs_MCB.gather(1, labels_M1B).sum((1, 2))
-        minus_M1B = -torch.ones_like(labels_M1B, dtype=torch.float32)
-        if smoothing_M is not None:
-            loss_M *= 1.0 - smoothing_M
-            minus_M1B *= (1.0 - smoothing_M)[:, None, None]
-        gradients_MCB.scatter_add_(1, labels_M1B, minus_M1B)
+        torch.gather(log_probs_MCB, 1, labels_M1B, out=losses_MB.unsqueeze(1)).neg_()
+        share_M1B = losses_MB.new_ones(()) if smoothing_M is None else (1.0 - smoothing_M)[:, None, None]
+        gradients_MCB.scatter_add_(1, labels_M1B, -share_M1B.expand(labels_M1B.shape))
     else:
         targets_MCB = targets.transpose(1, 2)
-        if smoothing_M is not None:
-            targets_MCB = targets_MCB * (1.0 - smoothing_M)[:, None, None]
-        loss_M = -(log_probs_MCB * targets_MCB).sum((1, 2))
-        gradients_MCB -= targets_MCB
+        torch.sum(log_probs_MCB * targets_MCB, 1, out=losses_MB).neg_()
+        gradients_MCB -= targets_MCB if smoothing_M is None else targets_MCB * (1.0 - smoothing_M)[:, None, None]
     if smoothing_M is not None:
-        each_M = smoothing_M / log_probs_MCB.shape[1]
-        loss_M -= each_M * log_probs_MCB.sum((1, 2))
-        gradients_MCB -= each_M[:, None, None]
-    return loss_M, gradients_MCB
+        each_M1 = (smoothing_M / log_probs_MCB.shape[1])[:, None]
+        losses_MB.mul_(1.0 - smoothing_M[:, None]).sub_(each_M1 * log_probs_MCB.sum(1))
+        gradients_MCB -= each_M1[:, :, None]
+    return gradients_MCB.div_(logits_MCB.shape[2])
 
 
 @dataclass(frozen=True)
@@ -304,29 +304,28 @@ class _Chunk:
         order_MN = torch.stack([self._order(learner) for learner in learners]).to(self._device)
         smoothing = [learner.label_smoothing for learner in learners]
         smoothing_M = torch.tensor(smoothing, device=self._device) if any(smoothing) else None
-        total_M = torch.zeros(len(learners), device=self._device)
+        losses_MN = torch.empty(order_MN.shape, device=self._device)
         steps = math.ceil(self._rows / self._batch_size)
-        for step, rows_MB in enumerate(order_MN.split(self._batch_size, dim=1)):
+        for step, (inputs, targets, losses_MB) in enumerate(self._batches(order_MN, losses_MN)):
             self._optimizer.schedule(self._epoch * steps + step, steps)
-            total_M += self._step(rows_MB, smoothing_M, masks)
-        return (total_M / self._rows).tolist()
+            logits_MCB = self._stack.forward(inputs, masks)
+            self._stack.backward(_cross_entropy(logits_MCB, targets, smoothing_M, losses_MB))
+            self._optimizer.step()
+        return losses_MN.mean(1).tolist()
 
     def _order(self, learner: Learner) -> Tensor:
         order_N = loop.order(self._rows, learner.work.seed, self._epoch)
         return order_N if learner.rows_N is None else torch.from_numpy(learner.rows_N)[order_N]
 
-    def _step(self, rows_MB: Tensor, smoothing_M: Tensor | None, masks: Masks) -> Tensor:
-        """Take one step; return every member's summed loss."""
-        members, count = rows_MB.shape
-        inputs, targets = self._table.inputs, self._table.targets
-        rows = rows_MB.reshape(-1)
-        own = inputs.index_select(0, rows).view(members, count, *inputs.shape[1:])
-        log_probs_MCB = torch.log_softmax(self._stack.forward(own, masks), 1)
-        chosen = targets.index_select(0, rows).view(members, count, *targets.shape[1:])
-        loss_M, gradients_MCB = _cross_entropy(log_probs_MCB, chosen, smoothing_M)
-        self._stack.backward(gradients_MCB.div_(count))
-        self._optimizer.step()
-        return loss_M
+    def _batches(self, order_MN: Tensor, losses_MN: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield (inputs, targets, room for losses) of one epoch, gathered in as few pieces as memory allows."""
+        table, size = self._table, self._batch_size
+        row_bytes = 4 * len(order_MN) * table.inputs[0].numel()
+        piece = max(1, GATHER_BYTES // (row_bytes * size)) * size
+        for rows_MK, losses_MK in zip(order_MN.split(piece, 1), losses_MN.split(piece, 1), strict=True):
+            parts = [values.index_select(0, rows_MK.flatten()) for values in (table.inputs, table.targets)]
+            shaped = [part.unflatten(0, rows_MK.shape) for part in parts]
+            yield from zip(*(values.split(size, 1) for values in (*shaped, losses_MK)), strict=True)
 
     def _save(self) -> None:
         for i, member in enumerate(self._going):
