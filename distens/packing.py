@@ -39,9 +39,19 @@ def free(settings: Settings) -> tuple[str, ...]:
 
 def key(settings: Settings) -> str | None:
     """Return what members of one pack share; None for a kind that trains one member at a time."""
-    names = free(settings)
-    if not names:
+    return settings_key(_without(settings, free(settings))) if free(settings) else None
+
+
+def asking_key(settings: Settings) -> str | None:
+    """Return what members share that are stacked for prediction; None for a kind that predicts one at a time."""
+    asked = getattr(registry.find("members", settings["kind"], "members"), "asked", None)
+    if asked is None:
         return None
+    shared = _without(settings, free(settings))
+    return settings_key({name: shared.get(name) for name in ("kind", *asked)})
+
+
+def _without(settings: Settings, names: Sequence[str]) -> dict[str, Any]:
     shared: dict[str, Any] = copy.deepcopy(dict(settings))
     for name in names:
         *parents, last = name.split(".")
@@ -50,7 +60,7 @@ def key(settings: Settings) -> str | None:
             place = place.get(step) if isinstance(place, Mapping) else None
         if isinstance(place, dict):
             place.pop(last, None)
-    return settings_key(shared)
+    return shared
 
 
 @dataclass

@@ -39,7 +39,7 @@ class _Constant:
     def contains(self, value: Any) -> bool:
         return value == self.value
 
-    def encode(self, value: Any, out: list[float]) -> None:
+    def fill(self, values: Sequence[Any], out: Floats) -> None:
         pass
 
     def skip(self, out: list[float]) -> None:
@@ -90,8 +90,10 @@ class _Range:
             return False
         return self.low <= value <= self.high and (not self.whole or float(value).is_integer())
 
-    def encode(self, value: Any, out: list[float]) -> None:
-        out += (self._scale(value), 1.0)
+    def fill(self, values: Sequence[Any], out: Floats) -> None:
+        numbers = np.array([math.log(value) for value in values] if self.log else values, dtype=np.float64)
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        out[:, 0], out[:, 1] = (numbers - low) / (high - low), 1.0
 
     def skip(self, out: list[float]) -> None:
         out += (INACTIVE, 0.0)
@@ -119,12 +121,15 @@ class _Range:
 @dataclass(frozen=True)
 class _Choice:
     options: tuple[_Node, ...]
+    families: tuple[str, ...] = ()  # of the outermost choice: their names, by which the taken one is found at once
 
     @property
     def width(self) -> int:
         return len(self.options) + sum(option.width for option in self.options)
 
     def _index(self, value: Any) -> int:
+        if self.families:
+            return self.families.index(value["family"])
         return next(i for i, option in enumerate(self.options) if option.contains(value))
 
     def draw(self, rng: np.random.Generator) -> Any:
@@ -133,11 +138,18 @@ class _Choice:
     def contains(self, value: Any) -> bool:
         return any(option.contains(value) for option in self.options)
 
-    def encode(self, value: Any, out: list[float]) -> None:
-        chosen = self._index(value)
-        out += [float(i == chosen) for i in range(len(self.options))]
+    def fill(self, values: Sequence[Any], out: Floats) -> None:
+        chosen = np.array([self._index(value) for value in values], dtype=np.int64)
+        out[np.arange(len(values)), chosen] = 1.0
+        start = len(self.options)
         for i, option in enumerate(self.options):
-            option.encode(value, out) if i == chosen else option.skip(out)
+            columns = slice(start, start + option.width)
+            rows = np.flatnonzero(chosen == i)
+            if option.width and len(rows):
+                part = out[rows, columns]
+                option.fill([values[row] for row in rows.tolist()], part)
+                out[rows, columns] = part
+            start = columns.stop
 
     def skip(self, out: list[float]) -> None:
         out += [0.0] * len(self.options)
@@ -190,9 +202,12 @@ class _Group:
             right = isinstance(value, Mapping) and set(value) == set(self.keys)
         return right and all(p.contains(v) for p, v in zip(self.parts, self._values(value), strict=True))
 
-    def encode(self, value: Any, out: list[float]) -> None:
-        for part, inner in zip(self.parts, self._values(value), strict=True):
-            part.encode(inner, out)
+    def fill(self, values: Sequence[Any], out: Floats) -> None:
+        start = 0
+        for name, part in zip(self.keys or range(len(self.parts)), self.parts, strict=True):
+            if part.width:
+                part.fill([value[name] for value in values], out[:, start : start + part.width])
+            start += part.width
 
     def skip(self, out: list[float]) -> None:
         for part in self.parts:
@@ -238,8 +253,8 @@ class _Fixed:
     def contains(self, value: Any) -> bool:
         return value == self.value
 
-    def encode(self, value: Any, out: list[float]) -> None:
-        self.whole.encode(value, out)
+    def fill(self, values: Sequence[Any], out: Floats) -> None:
+        self.whole.fill(values, out)
 
     def skip(self, out: list[float]) -> None:
         self.whole.skip(out)
@@ -275,8 +290,8 @@ class _Chosen:
     def contains(self, value: Any) -> bool:
         return self.inner.contains(value)
 
-    def encode(self, value: Any, out: list[float]) -> None:
-        self.whole.encode(value, out)
+    def fill(self, values: Sequence[Any], out: Floats) -> None:
+        self.whole.fill(values, out)
 
     def skip(self, out: list[float]) -> None:
         self.whole.skip(out)
@@ -367,7 +382,7 @@ class Space:
         if not members:
             raise ConfigError(f"{where}: the space holds no settings: name at least one family")
         families = [_parse({"family": name, **template}, f"{where}.{name}") for name, template in members.items()]
-        self._root: _Node = _Choice(tuple(families))
+        self._root: _Node = _Choice(tuple(families), tuple(members))
         self.families = tuple(members)
 
     def narrowed(self, settings: Settings, free: Sequence[str]) -> Space:
@@ -400,12 +415,12 @@ class Space:
     def encode(self, settings: Sequence[Settings]) -> Floats:
         """Return one row per settings: choices one-hot, ranges in [0, 1] (log where they are) with an "active" bit,
         INACTIVE where a condition does not hold."""
-        rows: list[list[float]] = []
-        for entry in settings:
-            row: list[float] = []
-            self._root.encode(entry, row)
-            rows.append(row)
-        return np.array(rows, dtype=np.float64).reshape(len(rows), self.width)
+        absent: list[float] = []
+        self._root.skip(absent)
+        rows = np.tile(np.array(absent, dtype=np.float64), (len(settings), 1))
+        if len(settings):
+            self._root.fill(settings, rows)
+        return rows
 
     def neighbour(self, settings: Settings, rng: np.random.Generator) -> Settings:
         """Return settings with one domain changed (a Gaussian step of 0.2 on the unit scale, or another choice)."""

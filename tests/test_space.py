@@ -172,3 +172,29 @@ def test_what_holds_nothing_or_is_written_wrongly_is_refused_with_its_place(temp
 def test_a_space_without_families_is_refused():
     with pytest.raises(ConfigError, match="members: the space holds no settings"):
         Space({})
+
+
+def test_a_narrowed_space_draws_only_what_is_free_and_encodes_as_the_whole():
+    space = Space(
+        {
+            "a": {
+                "kind": "classifier",
+                "model": {"choices": [{"kind": "mlp", "dropout": {"low": 0.0, "high": 0.5}}, {"kind": "lenet"}]},
+                "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+                "batch_size": {"choices": [16, 32]},
+            },
+            "b": {"kind": "estimator", "depth": {"low": 1, "high": 9}},
+        }
+    )
+    rng = np.random.default_rng(0)
+    settings = next(s for s in (space.draw(rng) for _ in range(100)) if s.get("model", {}).get("kind") == "mlp")
+    part = space.narrowed(settings, ("learning_rate", "model.dropout", "epochs"))
+    drawn = [part.draw(rng) for _ in range(20)] + [part.neighbour(settings, rng) for _ in range(20)]
+    for other in drawn:
+        assert part.contains(other) and space.contains(other)
+        assert {**other, "learning_rate": 0, "model": 0} == {**settings, "learning_rate": 0, "model": 0}
+    assert len({other["learning_rate"] for other in drawn}) > 10
+    assert len({other["model"]["dropout"] for other in drawn}) > 10
+    np.testing.assert_array_equal(part.encode(drawn), space.encode(drawn))
+    fixed = space.narrowed(settings, ())
+    assert fixed.count == 1 and fixed.draw(rng) == settings and fixed.neighbour(settings, rng) == settings

@@ -64,6 +64,7 @@ class Classifier:
         "model.dropout",
         "objective.label_smoothing",
     )
+    asked: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
         if self.momentum is not None and self.optimizer != "sgd":

@@ -50,9 +50,11 @@ class Packable(Member, Protocol):
     Attributes:
         free: settings, dotted (`learning_rate`, `model.dropout`), in which members of one pack may differ; all others
             are equal in a pack.
+        asked: settings that members stacked for prediction have in common, but for those that are free.
     """
 
     free: ClassVar[tuple[str, ...]]
+    asked: ClassVar[tuple[str, ...]]
 
     @classmethod
     def fit_pack(

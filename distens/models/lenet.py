@@ -49,11 +49,11 @@ class Lenet:
         first, second, third, fourth = (max(1, round(units * self.width)) for units in (6, 16, 120, 84))
         layers: list[nn.Module] = [
             nn.Conv2d(channels, first, 5, padding=2),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),  # after pooling, where it gives the same and has a quarter to do
             nn.Conv2d(first, second, 5, padding=2),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
             nn.Flatten(),
             *([nn.Dropout(self.dropout)] if self.dropout else []),
             nn.Linear(second * (height // 4) * (width // 4), third),

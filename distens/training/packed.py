@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from distens.training import loop
 from distens.training.checkpoint import Pace, pack, unpack
 from distens.training.dropout import Masks
 from distens.training.loop import Recipe
-from distens.training.network import local_chance, parameters
+from distens.training.network import activations, local_chance, multiplications, parameters
 from distens.training.optimizers import OPTIMIZERS
 from distens.training.stacked import Stack, Unstackable
 from distens.training.work import Work
@@ -100,7 +100,7 @@ def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, 
 def chunk_size(network: nn.Module, example: Tensor, batch_size: int, device: str) -> int:
     """Return how many such networks are best trained at once."""
     weights = 5 * 4 * parameters(network)  # with gradients, two moments and the step
-    numbers = 2 * 4 * batch_size * _activations(network, example)  # with their gradients
+    numbers = 2 * 4 * batch_size * activations(network, example)  # with their gradients
     if device.startswith("cuda"):
         free, _ = torch.cuda.mem_get_info()
         return max(1, int(GPU_SHARE * free / (weights + 2 * numbers)))
@@ -120,7 +120,7 @@ def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> t
     From the number of weights and the arithmetic of a step; the memory that a GPU really has free is asked where
     training begins (`chunk_size`).
     """
-    flops = 6 * batch_size * _multiplications(network, example)
+    flops = 6 * batch_size * multiplications(network, example)
     numbers = f"{parameters(network):,} weights, {flops / 1e6:,.0f} million operations a step"
     if gpu:
         size = max(1, min(MOST_ON_GPU, round(GPU_STEP_FLOPS / flops)))
@@ -145,40 +145,6 @@ def gains_alone(network: nn.Module, example: Tensor) -> bool:
         return Stack([network], example).kinds <= {"dense", "images"}
     except Unstackable:
         return False
-
-
-def _multiplications(network: nn.Module, example: Tensor) -> int:
-    """Return the multiplications of one row's forward pass: every weight of a layer, times the places it is used at."""
-    found: list[int] = []
-
-    def see(module: nn.Module, given: Any, out: Tensor) -> None:
-        weight = getattr(module, "weight", None)
-        places = math.prod(out.shape[2:]) if isinstance(module, nn.Conv2d) else 1
-        found.append(places * weight.numel() if isinstance(weight, Tensor) else 0)
-
-    _watch(network, example, see)
-    return max(1, sum(found))
-
-
-def _activations(network: nn.Module, example: Tensor) -> int:
-    """Return how many numbers the layers give for one row, the row itself included."""
-    found = [example[0].numel()]
-
-    def see(module: nn.Module, given: Any, out: Tensor) -> None:
-        found.append(out[0].numel())
-
-    _watch(network, example, see)
-    return sum(found)
-
-
-def _watch(network: nn.Module, example: Tensor, see: Callable[[nn.Module, Any, Tensor], None]) -> None:
-    """Call `see` with every layer that has weights of its own, and its output for the example."""
-    layers = [m for m in network.modules() if next(m.parameters(recurse=False), None) is not None]
-    handles = [layer.register_forward_hook(see) for layer in layers]
-    with torch.inference_mode():
-        network(example)
-    for handle in handles:
-        handle.remove()
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Stack:
         networks: freshly built or trained; their weights are copied.
         example: a few inputs (n, …), on the CPU, to see that layers were understood.
         device: where the stack lies.
+        learns: whether `backward` will be asked for.
 
     Attributes:
         weights: all numbers, one weight's M arrays after the other (`blocks` gives them as (M, *shape)): batched
@@ -49,7 +50,14 @@ class Stack:
         Unstackable: the networks differ in more than dropout, or hold buffers, frozen or shared weights.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], example: Tensor, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        example: Tensor,
+        device: torch.device | str = "cpu",
+        learns: bool = True,
+    ) -> None:
+        self._learns = learns
         self._names = [[name for name, _ in network.named_parameters()] for network in networks]
         self._shapes = [parameter.shape for parameter in networks[0].parameters()]
         for network in networks:
@@ -69,7 +77,8 @@ class Stack:
                     raise Unstackable("the networks' layers cannot be stacked: their outputs would change")
 
     def _assemble(self, weights: Tensor) -> None:
-        self.weights, self.gradients = weights, torch.zeros_like(weights)
+        self.weights = weights
+        self.gradients = torch.zeros_like(weights) if self._learns else weights  # nobody writes to them otherwise
         blocks = zip(self.blocks(weights), self.blocks(self.gradients), strict=True)
         leaves = {id(p): pair for p, pair in zip(self._template.parameters(), blocks, strict=True)}
         stages = _layers(self._template, len(self), leaves, self._rates) if self._understood else None
@@ -354,6 +363,8 @@ def _grouped(module: nn.Module, members: int, weights: Mapping[int, Tensor]) -> 
         return _GroupedConv(module, members, weights)
     if isinstance(module, nn.GroupNorm):
         return _GroupedNorm(module, members, weights)
+    if isinstance(module, nn.MaxPool2d):
+        return _Pool(module)
     clone = copy.copy(module)
     clone._modules = {name: child and _grouped(child, members, weights) for name, child in module._modules.items()}
     return clone
@@ -365,16 +376,51 @@ class _GroupedConv(nn.Module):
         self._conv, self._members = conv, members
         self._weight = weights[id(conv.weight)]
         self._bias = None if conv.bias is None else weights[id(conv.bias)]
+        plain = conv.groups == 1 and conv.in_channels == 1 and conv.padding_mode == "zeros"
+        steps = (*conv.stride, *conv.dilation)
+        self._unfolds = plain and set(steps) == {1} and not isinstance(conv.padding, str)
 
     def forward(self, images: Tensor) -> Tensor:
         conv = self._conv
         shared = images.shape[1] == conv.in_channels
+        if shared and self._unfolds and torch.is_inference_mode_enabled() and not images.is_cuda:
+            return self._unfolded(images)
         weight, bias = self._weight.flatten(0, 1), None if self._bias is None else self._bias.flatten()
         if not images.is_cuda:
             weight = weight.contiguous(memory_format=torch.channels_last)
         groups = conv.groups if shared else conv.groups * self._members
         out = functional.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
         return out if out.is_cuda else out.contiguous(memory_format=torch.channels_last)  # of one channel it may not be
+
+    def _unfolded(self, images: Tensor) -> Tensor:
+        """Return the convolution as one matrix product, channels last: on a CPU four times as fast for one channel."""
+        conv = self._conv
+        height, width = (int(size) for size in conv.kernel_size)
+        down, along = (int(size) for size in conv.padding)
+        padded = functional.pad(images, (along, along, down, down))
+        patches = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+        rows, out_height, out_width = patches.shape[:3]
+        weight = self._weight.flatten(0, 1).flatten(1).t()
+        flat = patches.reshape(rows * out_height * out_width, -1)
+        out = flat @ weight if self._bias is None else torch.addmm(self._bias.flatten(), flat, weight)
+        return out.view(rows, out_height, out_width, -1).permute(0, 3, 1, 2)
+
+
+class _Pool(nn.Module):
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self._pool = pool
+        options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+        self._halves = options in ((2, 2, 0, 1, False), ((2, 2), (2, 2), 0, 1, False))
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows, channels, height, width = images.shape
+        # In prediction alone: to learn, pooling must remember where the largest was.
+        if not self._halves or not torch.is_inference_mode_enabled() or images.is_cuda or height % 2 or width % 2:
+            return self._pool(images)
+        pairs = images.permute(0, 2, 3, 1).reshape(rows, height // 2, 2, width * channels)
+        pairs = torch.maximum(pairs[:, :, 0], pairs[:, :, 1]).view(rows, height // 2, width // 2, 2, channels)
+        return torch.maximum(pairs[:, :, :, 0], pairs[:, :, :, 1]).permute(0, 3, 1, 2)
 
 
 class _GroupedNorm(nn.Module):
