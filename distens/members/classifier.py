@@ -81,7 +81,7 @@ class Classifier:
 
         learner = self._learner(examples, work)
         example = loop.to_tensors(replace(examples, inputs=examples.inputs[:2], targets=examples.targets[:2]))[0]
-        if isinstance(self.objective, CrossEntropy) and packed.gains_alone(learner.network, example):
+        if isinstance(self.objective, CrossEntropy) and packed.gains_alone(learner.network, example, self.batch_size):
             ((_, found),) = packed.fit([learner], examples)
             if isinstance(found, Diverged):
                 raise found
