@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -104,15 +103,14 @@ class Classifier:
     def fit_pack(
         cls, members: Sequence[Classifier], examples: Examples, works: Sequence[Work]
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
-        """Train members together (see `Packable`), those whose networks cannot be stacked one after the other."""
+        """Train members together (see `Packable`); one after the other where packs gain nothing."""
         from distens.training import packed
-        from distens.training.stacked import Unstackable
 
-        learners = [member._learner(examples, work) for member, work in zip(members, works, strict=True)]
-        if all(isinstance(member.objective, CrossEntropy) for member in members):
-            with contextlib.suppress(Unstackable):
-                yield from packed.fit(learners, examples)
-                return
+        shape, gpu = examples.inputs.shape[1:], works[0].device.startswith("cuda")
+        if members[0].pack_advice(shape, examples.classes, gpu)[0] > 1:
+            learners = [member._learner(examples, work) for member, work in zip(members, works, strict=True)]
+            yield from packed.fit(learners, examples)
+            return
         for place, (member, work) in enumerate(zip(members, works, strict=True)):
             try:
                 yield place, member.fit(examples, work)

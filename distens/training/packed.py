@@ -138,13 +138,13 @@ def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> t
     """
     flops = 6 * batch_size * multiplications(network, example)
     numbers = f"{parameters(network):,} weights, {flops / 1e6:,.0f} million operations a step"
-    if gpu:
-        size = max(1, min(MOST_ON_GPU, round(GPU_STEP_FLOPS / flops)))
-        return size, f"{numbers} leave a GPU idle" if size > 1 else f"{numbers} keep a GPU busy"
     try:
         kinds = Stack([network, network], example).kinds
     except Unstackable as error:
         return 1, str(error)
+    if gpu:
+        size = max(1, min(MOST_ON_GPU, round(GPU_STEP_FLOPS / flops)))
+        return size, f"{numbers} leave a GPU idle" if size > 1 else f"{numbers} keep a GPU busy"
     if "blocks" in kinds or "vmap" in kinds:
         return 1, "such layers gain nothing from stacking on a CPU"
     if "images" not in kinds and flops > DENSE_STEP_FLOPS:
