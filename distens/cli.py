@@ -101,6 +101,12 @@ def predict(
     rows: Annotated[str, typer.Argument(help="A .csv, .parquet or .npz file, or a folder of idx files.")],
     out: Annotated[Path | None, typer.Option(help="Write a CSV file instead of printing.")] = None,
     student: Annotated[bool, typer.Option(help="Predict with the run's student.")] = False,
+    mean_members: Annotated[
+        float | None, typer.Option(help="Ask so many members for a row, on average: clear rows few, unclear ones all.")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Ask as few members as lose at most this accuracy, e.g. 0.002 (0.2 points).")
+    ] = None,
 ) -> None:
     """Predict classes and their probabilities."""
     from distens.data.source import rows_from_file
@@ -113,7 +119,10 @@ def predict(
             raise RunError(f"{path}: no student here; a finished run with `distill` in its config has one")
         path = f"{path}/final/student"
     predictor = load(path)
-    probs_NC = predictor.predict_proba(rows_from_file(rows, predictor.preprocessing))
+    raw = rows_from_file(rows, predictor.preprocessing)
+    probs_NC, asked_N = predictor.ask(raw, mean_members=mean_members, tolerance=tolerance)
+    if mean_members is not None or tolerance is not None:
+        typer.echo(f"members asked for a row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
     import pandas as pd
 
     frame = pd.DataFrame(probs_NC, columns=list(predictor.classes))

@@ -1,8 +1,8 @@
 """One run, from a config to a bundle.
 
-    plan ─► data ─► search: propose ─► journal ─► dispatch ─► runner ─► member        (as many at once as fit)
+    plan ─► data ─► search: propose ─► journal ─► dispatch ─► runner ─► members       (as many packs at once as fit)
                       ▲                                          │
-                      └── history ◄── journal ◄── report/failure ┘
+                      └── history ◄── journal ◄── reports, failures
                                           │
                                        finish: select ─► student, baselines ─► combine ─► test ─► bundle ─► tracker
 
@@ -20,15 +20,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distens import __version__, finish, seeding
+from distens import __version__, finish, packing, seeding
 from distens.config import Config, parse_yaml, to_yaml
 from distens.data.load import Loaded, load
 from distens.errors import ConfigError, RunError, StorageError
 from distens.finish import Result
 from distens.ledger import Ledger
+from distens.packing import Planner
 from distens.plan import Plan, check
 from distens.progress import Progress, Update, Watch, line
-from distens.records import Failure, Finished, Floats, History, Outcome, State, Task
+from distens.records import Failure, Finished, Floats, History, Settings, State, Task
 from distens.runtime.protocol import Shared
 from distens.store import Store
 from distens.tracking.protocol import RunInfo
@@ -116,7 +117,8 @@ class _Run:
         self.loaded: Loaded
         self.resumed = info is not None
         self.info = info or {}
-        self.progress = Progress(plan.selector, self.config.metric)
+        self.progress = Progress(plan.selector, self.config.metric, self.config.search.members)
+        self.planner: Planner
 
     def go(self) -> Result:
         """Do all that is left to do."""
@@ -127,6 +129,8 @@ class _Run:
         classes = len(loaded.dataset.classes)
         self.watch(Update("data", f"{self.store.url}: rows: {counts}; {classes} classes", path=self.store.url))
         tracker, runner = self.plan.tracker, self.plan.runner
+        shape, gpu = loaded.dataset.inputs["train"].shape[1:], runner.resources.gpus > 0
+        self.planner = Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, classes)
         status, final, notes = "failed", None, []
         try:
             runner.start(Shared(self.store, loaded.dataset.for_members()))
@@ -134,7 +138,7 @@ class _Run:
             for task, outcome in self.ledger.outcomes():
                 tracker.member(task, outcome)
             self._search()
-            result, final = finish.conclude(self.plan, self.store, self.ledger, loaded, self._complete)
+            result, final = finish.conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
             status = "finished"
         except KeyboardInterrupt:
             status = "stopped"
@@ -153,6 +157,7 @@ class _Run:
                     f"data.source: the data changed since the run started (fingerprint {fingerprint[:12]} instead of "
                     f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
                 )
+            self._forget_what_is_gone()
             return
         self.info = {
             "format": 1,
@@ -169,45 +174,66 @@ class _Run:
         self.store.write_json("preprocessing.json", self.loaded.preprocessing.to_json())
         self.store.write_json("run.json", self.info)
 
+    def _forget_what_is_gone(self) -> None:
+        """Members' files are not waited for (see `distens.store`): after a loss of power the last ones may be gone."""
+        if self.store.local:
+            done = self.ledger.all_finished()
+            gone = [e for e in done if not all(map(self.store.holds, e.report.files.values()))]
+            if gone:
+                self.ledger.lose(gone)
+
     def _run_info(self) -> RunInfo:
         config = self.config.model_dump(mode="json")
         versions, fingerprint = self.info["versions"], self.info["fingerprint"]
         return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
 
     def _search(self) -> None:
-        def proposals() -> Iterator[Task]:
-            yield from self.ledger.pending("search")
-            while (number := self.ledger.count("search")) < self.config.search.members:
-                rng = seeding.generator(self.config.seed, "search", number)
-                settings = self.plan.search.propose(self._history(), self.plan.space, 1, rng)[0]
-                name = f"m{number:04d}"
-                seed = seeding.derive(self.config.seed, "member", name)
-                yield Task(name, "search", settings, seed, self.plan.runner.resources)
-
         self.progress.replay(self._history())
-        for task, outcome in self._complete(proposals()):
-            history = self._history()
-            self.progress.add(history, outcome)
-            done = len(history.finished) + len(history.failed)
-            if isinstance(outcome, Finished) and self.progress.best is not None:
-                values = {"best_single": self.progress.best, "ensemble": self.progress.ensemble or self.progress.best}
-                counts = {"finished": len(history.finished), "failed": len(history.failed)}
-                self.plan.tracker.progress(done, {**values, **counts})
-            self._show(history, line(task, outcome, self.config.metric), outcome)
-        history = self._history()
-        if not history.finished:
-            reasons = "\n".join(f"  {f.task.id}: {f.failure.reason}: {f.failure.message}" for f in history.failed[:5])
-            raise RunError(f"every member failed ({len(history.failed)} of {len(history.failed)}):\n{reasons}")
+        for task, outcome in self._complete(self._proposals()):
+            step = self.progress.add(outcome, self._history)
+            if step is not None:
+                self.plan.tracker.progress(step, self.progress.values())
+            self._show(line(task, outcome, self.config.metric), outcome)
+        failed = self.ledger.failed("search")
+        if not self.ledger.finished("search"):
+            reasons = "\n".join(f"  {f.task.id}: {f.failure.reason}: {f.failure.message}" for f in failed[:5])
+            raise RunError(f"every member failed ({len(failed)} of {len(failed)}):\n{reasons}")
 
-    def _show(self, history: History, text: str, outcome: Finished | Failure | None = None) -> None:
+    def _proposals(self) -> Iterator[Sequence[Task]]:
+        """Yield packs: first what was pending when the driver died, then what search proposes."""
+        yield from self._packs(self.ledger.pending("search"))
+        while (number := self.ledger.count("search")) < self.config.search.members:
+            left = self.config.search.members - number
+            yield [self._task(number + i, settings) for i, settings in enumerate(self._propose(number, left))]
+
+    def _propose(self, number: int, left: int) -> Sequence[Settings]:
+        """Return the settings of the next pack: one as search likes it best, then more that go with it, as many as pay
+        off. Chance depends on how many came before."""
+        search, space, seed = self.plan.search, self.plan.space, self.config.seed
+        rng = seeding.generator(seed, "search", number)
+        first = search.propose(self._history(), space, 1, rng)[0]
+        count = self._size(first, left, self.ledger.finished("search"))
+        if count == 1:
+            return [first]
+        if packing.key(first) is not None:
+            space = space.narrowed(first, packing.free(first))
+        history = self._history(also=[self._task(number, first)])
+        return [first, *search.propose(history, space, count - 1, seeding.generator(seed, "search", number, "pack"))]
+
+    def _task(self, number: int, settings: Settings) -> Task:
+        name = f"m{number:04d}"
+        seed = seeding.derive(self.config.seed, "member", name)
+        return Task(name, "search", settings, seed, self.plan.runner.resources)
+
+    def _show(self, text: str, outcome: Finished | Failure | None = None) -> None:
         self.watch(
             Update(
                 phase="search",
                 text=text,
                 total=self.config.search.members,
-                finished=len(history.finished),
-                failed=len(history.failed),
-                running=history.pending,
+                finished=self.progress.finished,
+                failed=self.progress.failed,
+                running=self.ledger.running(),
                 metric=self.config.metric,
                 best=self.progress.best,
                 ensemble=self.progress.ensemble,
@@ -215,37 +241,54 @@ class _Run:
             )
         )
 
-    def _history(self) -> History:
+    def _history(self, also: Sequence[Task] = ()) -> History:
         labels_N = self.loaded.dataset.labels["search"]
-        return self.ledger.history("search", self.config.metric, labels_N, self._predictions)
+        return self.ledger.history("search", self.config.metric, labels_N, self._predictions, also)
 
     def _predictions(self, task_id: str) -> Floats:
         return self.store.read_predictions(self.ledger.report(task_id).files["search"])
 
-    def _complete(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, Finished | Failure]]:
+    def _packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
+        """Yield tasks that are there already in packs: those that can be trained together, in order of the first."""
+        groups: dict[str, list[Task]] = {}
+        for task in tasks:
+            shared = packing.key(task.settings) if task.distill is None else None
+            groups.setdefault(shared or task.id, []).append(task)
+        for group in groups.values():
+            size = self._size(group[0].settings, len(group))
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
+
+    def _size(self, settings: Settings, left: int, finished: Sequence[Finished] | None = None) -> int:
+        before = dict(self.planner.reasons)
+        size = self.planner.size(settings, left, finished)
+        for family, reason in self.planner.reasons.items():
+            if family not in before:
+                self.watch(Update("search", f"{family}: {reason}"))
+        return size
+
+    def _complete_all(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Finished | Failure]]:
+        yield from self._complete(self._packs(tasks))
+
+    def _complete(self, packs: Iterator[Sequence[Task]]) -> Iterator[tuple[Task, Finished | Failure]]:
         """Carry out tasks that are not done yet; yield every outcome, lost attempts included, once it is journalled."""
 
-        def dispatched() -> Iterator[Task]:
-            for task in tasks:
-                if not self.ledger.done(task.id):
-                    asked = self.ledger.ask(task)
-                    if task.purpose == "search":
-                        self._show(self._history(), "")
+        def dispatched() -> Iterator[Sequence[Task]]:
+            for pack in packs:
+                left = [task for task in pack if not self.ledger.done(task.id)]
+                if left:
+                    asked = self.ledger.ask(left)
+                    if asked[0].purpose == "search":
+                        self._show("")
                     yield asked
 
-        for outcome in self.plan.runner.run(dispatched()):
-            task, told = self._receive(outcome)
-            if told is not None:
+        for outcomes in self.plan.runner.run(dispatched()):
+            for told in self.ledger.tell(outcomes):
+                task = told.task if isinstance(told, Finished) else self.ledger.task(told.task_id)
                 self.plan.tracker.member(task, told)
                 if task.purpose != "search":
                     self.watch(Update("finish", line(task, told, self.config.metric), outcome=told))
                 yield task, told
-
-    def _receive(self, outcome: Outcome) -> tuple[Task, Finished | Failure | None]:
-        task = self.ledger.task(outcome.task_id)
-        if self.ledger.done(task.id):  # a late double of an outcome that is already journalled
-            return task, None
-        return task, self.ledger.tell(outcome)
 
 
 def _versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distens import probabilities
+from distens import packing, probabilities
 from distens.config import to_yaml
 from distens.data.load import Loaded
 from distens.diversity import pairwise
@@ -20,7 +20,7 @@ from distens.evaluate import figures, report
 from distens.ledger import Ledger
 from distens.plan import Plan
 from distens.records import Finished, Floats, State
-from distens.serve import bundle, predictor
+from distens.serve import bundle, cascade, predictor
 from distens.store import Store
 from distens.tracking.protocol import Final
 
@@ -30,15 +30,30 @@ if TYPE_CHECKING:
 CURVE_POINTS = 40
 """Of the ensemble's curve in the progress figure; each is a selection of its own."""
 
+LEADERS = 100
+"""What is selected on the way, to be looked at, is selected among the best so many members; the end weighs them all."""
+
+MOST_FAILURES = 200
+"""The page lists so many."""
+
 TOLERANCE = 1e-6
 """A bundle, read back, predicts what the run's stored test predictions say, to this."""
 
 
 def deliver(
-    plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, measured: Measured, result: Result
+    plan: Plan,
+    store: Store,
+    ledger: Ledger,
+    loaded: Loaded,
+    measured: Measured,
+    result: Result,
+    search_MNC: Sequence[Floats],
 ) -> tuple[tuple[str, ...], Final]:
-    """Write everything under the run's folder; return lines for the user, and the tracker's part."""
-    search_MNC = [store.read_predictions(entry.report.files["search"]) for entry in measured.entries]
+    """Write everything under the run's folder; return lines for the user, and the tracker's part.
+
+    Args:
+        search_MNC: what every member of `measured.entries` predicted of the *search* split.
+    """
     diversity_M, pairs = _diversity(search_MNC, measured, loaded)
     home = Path(store.path("")) if store.local else _temporary()
     pictures = _figures(plan, loaded, measured, search_MNC, diversity_M, home / "figures")
@@ -61,7 +76,7 @@ def deliver(
         verdict=result.verdict,
         expected={name: _check(store, f, loaded, measured.rows[name].test_NC) for name, f in folders.items()},
     )
-    store.write_json("results.json", _results(plan, result, measured, data, diversity, pairs))  # the run's marker
+    store.write_json("results.json", _results(plan, ledger, result, measured, diversity, pairs))  # the run's marker
     return (f"report: {store.url}/report.html",), final
 
 
@@ -102,7 +117,7 @@ def _figures(
     figures.reliability(curves, loaded.dataset.labels["test"], paths["reliability"])
     figures.diversity(values_M, diversity_M, measured.weights_M, families, metric, paths["diversity"])
     figures.weights({e.task.id: w for e, w in measured.selected}, paths["weights"])
-    ensemble_T = _ensemble_so_far(plan, search_MNC, loaded)
+    ensemble_T = _ensemble_so_far(plan, search_MNC, values_M, loaded)
     figures.progress(values_M, ensemble_T, metric, paths["progress"])
     return {
         "Reliability on the test split": paths["reliability"],
@@ -112,12 +127,13 @@ def _figures(
     }
 
 
-def _ensemble_so_far(plan: Plan, search_MNC: Sequence[Floats], loaded: Loaded) -> Floats:
+def _ensemble_so_far(plan: Plan, search_MNC: Sequence[Floats], values_M: Floats, loaded: Loaded) -> Floats:
     metric, labels_N = plan.config.metric, loaded.dataset.labels["search"]
     values_T = np.full(len(search_MNC), np.nan)
     for count in np.unique(np.linspace(1, len(search_MNC), min(len(search_MNC), CURVE_POINTS)).astype(int)):
-        weights_M = plan.selector.select(search_MNC[:count], labels_N, metric)
-        mixed_NC = probabilities.mix(search_MNC[:count], weights_M)
+        leaders = np.argsort(values_M[:count], kind="stable")[:LEADERS]
+        probs_MNC = [search_MNC[m] for m in leaders]
+        mixed_NC = probabilities.mix(probs_MNC, plan.selector.select(probs_MNC, labels_N, metric))
         values_T[count - 1] = probabilities.metrics(mixed_NC, labels_N)[metric]
     return values_T
 
@@ -144,11 +160,7 @@ def _report(
         }
         for entry, weight in sorted(measured.selected, key=lambda pair: -pair[1])
     ]
-    failures = [
-        {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message, "final": told.final}
-        for task, told in ledger.outcomes()
-        if not isinstance(told, Finished)
-    ]
+    failures = _failures(ledger)
     seconds = sum(entry.report.seconds for entry in measured.entries)
     given_up = sum(f["final"] for f in failures)
     details = {
@@ -160,24 +172,34 @@ def _report(
         else "none",
         "storage": result.path,
     }
+    if len(failures) > MOST_FAILURES:
+        details["failures"] = f"{len(failures)}, of which the first {MOST_FAILURES} are shown; results.json has all"
     return report.ReportData(
         run_name=plan.config.run_name(),
         rows=result.rows,
         missing=result.missing,
         verdict=result.verdict,
         members=members,
-        failures=failures,
+        failures=failures[:MOST_FAILURES],
         figures=pictures,
         config_yaml=to_yaml(plan.config),
         details=details,
     )
 
 
+def _failures(ledger: Ledger) -> list[dict[str, Any]]:
+    return [
+        {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message, "final": told.final}
+        for task, told in ledger.outcomes()
+        if not isinstance(told, Finished)
+    ]
+
+
 def _results(
     plan: Plan,
+    ledger: Ledger,
     result: Result,
     measured: Measured,
-    data: report.ReportData,
     diversity: Mapping[str, float],
     pairs: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -190,7 +212,7 @@ def _results(
         "selection": dict(pairs),
         "diversity": diversity,
         "members": {e.task.id: e.report.metrics[plan.config.metric] for e in measured.entries},
-        "failures": [dict(failure) for failure in data.failures],
+        "failures": _failures(ledger),
         "search_seconds": sum(entry.report.seconds for entry in measured.entries),
     }
 
@@ -214,6 +236,7 @@ def _bundles(
         combine_state=measured.combine_state,
         temperature=measured.rows["ensemble"].temperature,
         metrics=result.rows["ensemble"],
+        cascade=_cascade(plan, store, loaded, measured),
         **common,
     )
     folders = {"ensemble": "final/ensemble"}
@@ -234,6 +257,26 @@ def _bundles(
     for name, folder in folders.items():
         store.write_predictions(f"{folder}/test.arrow", measured.rows[name].test_NC)
     return folders
+
+
+def _cascade(plan: Plan, store: Store, loaded: Loaded, measured: Measured) -> cascade.Cascade | None:
+    """Return what a bundle needs to ask fewer members than all; one member is asked anyway."""
+    entries = [entry for entry, _ in measured.selected]
+    if len(entries) == 1:
+        return None
+    # Members of one architecture cost the same: their times differ by what else the machine did.
+    keys = [packing.asking_key(entry.task.settings) or entry.task.id for entry in entries]
+    times: dict[str, list[float]] = {}
+    for key, entry in zip(keys, entries, strict=True):
+        times.setdefault(key, []).append(entry.report.predict_ms_per_1000)
+    return cascade.learn(
+        [store.read_predictions(entry.report.files["combine"]) for entry in entries],
+        loaded.dataset.labels["combine"],
+        measured.rows["ensemble"].combine_NC,
+        np.array([weight for _, weight in measured.selected]),
+        np.array([max(1e-6, float(np.median(times[key]))) for key in keys]),
+        calibrate=plan.config.calibrate != "none",
+    )
 
 
 def _check(store: Store, folder: str, loaded: Loaded, test_NC: Floats) -> Floats:

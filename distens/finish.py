@@ -25,7 +25,7 @@ from distens.tracking.protocol import Final
 
 FOLDS = 5
 
-Complete = Callable[[Iterator[Task]], Iterator[tuple[Task, Finished | Failure]]]
+Complete = Callable[[Sequence[Task]], Iterator[tuple[Task, Finished | Failure]]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete:
     weights_M = plan.selector.select(search_MNC, loaded.dataset.labels["search"], metric)
     best = min(entries, key=lambda entry: entry.report.metrics[metric])
     finisher = _Finisher(plan, store, ledger, loaded, entries, weights_M, best)
-    for _ in complete(iter(finisher.tasks())):
+    for _ in complete(finisher.tasks()):
         pass
     measured = finisher.measure()
     labels_N = loaded.dataset.labels["test"]
@@ -98,7 +98,7 @@ def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete:
     verdict = metrics.verdict(table, test, labels_N)
     weights = {entry.task.id: weight for entry, weight in measured.selected}
     result = Result(store.url, table, measured.missing, verdict, weights)
-    notes, final = deliver(plan, store, ledger, loaded, measured, result)
+    notes, final = deliver(plan, store, ledger, loaded, measured, result, search_MNC)
     return replace(result, notes=notes), final
 
 
@@ -146,8 +146,10 @@ class _Finisher:
         self.missing: dict[str, str] = {}
 
     def _best_network(self) -> Settings | None:
-        networks = [e for e in self.entries if baselines.is_network(e.task.settings)]
-        return min(networks, key=lambda e: e.report.metrics[self.config.metric]).task.settings if networks else None
+        kinds = {e.task.settings["kind"]: e.task.settings for e in self.entries}
+        networks = {kind for kind, settings in kinds.items() if baselines.is_network(settings)}
+        entries = [e for e in self.entries if e.task.settings["kind"] in networks]
+        return min(entries, key=lambda e: e.report.metrics[self.config.metric]).task.settings if entries else None
 
     def _task(self, name: str, purpose: str, settings: Settings, **more: Any) -> Task:
         seed = seeding.derive(self.config.seed, "finish", name)
@@ -225,7 +227,7 @@ class _Finisher:
     def _single(self, entry: Finished) -> Row:
         return Row(self._read(entry, "combine"), self._read(entry, "test"), *_costs([entry]))
 
-    def _entries(self, purpose: str) -> list[Finished]:
+    def _entries(self, purpose: str) -> Sequence[Finished]:
         for entry in self.ledger.failed(purpose):
             self.missing[entry.task.id] = f"{entry.failure.reason}: {entry.failure.message}"
         return self.ledger.finished(purpose)

@@ -58,8 +58,7 @@ class Live:
         style = "red" if isinstance(update.outcome, Failure) else ""
         if update.text:
             self._recent.append(Text(update.text, style=style, no_wrap=True, overflow="ellipsis"))
-        self._update = update
-        self._live.refresh()
+        self._update = update  # drawn four times a second, however fast members come
 
     def _render(self) -> Any:
         from rich.console import Group
@@ -78,7 +77,7 @@ class Live:
             failed = f", {update.failed} failed" if update.failed else ""
             cells += [ProgressBar(total=update.total, completed=done, width=24)]
             cells += [Text(f"{done}/{update.total} members{failed}")]
-            cells += [Text(f"{len(update.running)} running")]
+            cells += [Text(f"{update.running} running")]
         cells += [Text(f"{update.metric} on search: {_best(update)}" if update.best is not None else "")]
         cells += [Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d}", style="dim")]
         head.add_row(*cells)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from heapq import heappush, heappushpop
 
+from distens.deliver import LEADERS
 from distens.finish import metric_of
 from distens.records import Failure, Finished, History, Task
 from distens.select.protocol import Selector
@@ -19,6 +21,7 @@ class Update:
         phase: `data`, `search`, `finish` or `done`.
         text: a line for a log; empty if all that changed is what is running.
         total: members that the search will train; `finished` and `failed` are among them.
+        running: how many were dispatched and have not come back.
         best, ensemble: the metric on the *search* split of the best member, and of the selection, so far.
         path: the run's folder, once it is there.
     """
@@ -28,7 +31,7 @@ class Update:
     total: int = 0
     finished: int = 0
     failed: int = 0
-    running: tuple[Task, ...] = ()
+    running: int = 0
     metric: str = "nll"
     best: float | None = None
     ensemble: float | None = None
@@ -49,39 +52,71 @@ def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
     return f"{name}: {metric} {report.metrics[metric]:.4f} in {report.seconds:.1f} s"
 
 
-SHARE = 0.05
+SHARE = 0.01
 
 
 @dataclass
 class Progress:
-    """Best single and ensemble so far. Selecting anew after every arrival would cost members times members, so it is
-    done only while it takes less than SHARE of the time; it decides nothing."""
+    """How far the search has come: counts, best single, ensemble. It decides nothing, and costs next to nothing.
+
+    The ensemble is a selection among the LEADERS best members so far, made anew only while that takes less than SHARE
+    of the time.
+    """
 
     selector: Selector
     metric: str
+    total: int
+    finished: int = 0
+    failed: int = 0
     best: float | None = None
     ensemble: float | None = None
+    _leaders: list[tuple[float, int, str]] = field(default_factory=list, repr=False)  # a heap, the worst on top
     _began: float = field(default_factory=time.monotonic, repr=False)
     _spent: float = field(default=0.0, repr=False)
+    _longest: float = field(default=0.0, repr=False)
 
     def replay(self, history: History) -> None:
         """Catch up with a history that was there before us."""
+        self.failed = len(history.failed)
+        for entry in history.finished:
+            self._finish(entry)
         if history.finished:
-            self.best = float(history.values().min())
             self._select(history)
 
-    def add(self, history: History, outcome: Finished | Failure) -> None:
-        """Take in one outcome."""
+    def add(self, outcome: Finished | Failure, history: Callable[[], History]) -> int | None:
+        """Take in one outcome; return its step if the curves in tracking need it."""
         if isinstance(outcome, Failure):
-            return
-        value = outcome.report.metrics[self.metric]
+            self.failed += outcome.final
+            return None
+        self._finish(outcome)
+        if self._spent + self._longest <= SHARE * (time.monotonic() - self._began):
+            self._select(history())
+        done = self.finished + self.failed
+        return done if _is_step(done) or done == self.total else None
+
+    def values(self) -> dict[str, float]:
+        """Return what the curves in tracking show."""
+        assert self.best is not None
+        ensemble = self.best if self.ensemble is None else self.ensemble
+        counts = {"finished": self.finished, "failed": self.failed}
+        return {"best_single": self.best, "ensemble": ensemble, **counts}
+
+    def _finish(self, entry: Finished) -> None:
+        value = entry.report.metrics[self.metric]
+        self.finished += 1
         self.best = value if self.best is None else min(self.best, value)
-        if self._spent <= SHARE * (time.monotonic() - self._began):
-            self._select(history)
+        leader = (-value, -self.finished, entry.task.id)
+        (heappush if len(self._leaders) < LEADERS else heappushpop)(self._leaders, leader)
 
     def _select(self, history: History) -> None:
         started = time.monotonic()
-        probs_MNC = [history.predictions(entry.task.id) for entry in history.finished]
+        probs_MNC = [history.predictions(name) for *_, name in sorted(self._leaders, reverse=True)]
         weights_M = self.selector.select(probs_MNC, history.labels_N, self.metric)
         self.ensemble = metric_of(probs_MNC, weights_M, history.labels_N, self.metric)
-        self._spent += time.monotonic() - started
+        took = time.monotonic() - started
+        self._spent, self._longest = self._spent + took, max(self._longest, took)
+
+
+def _is_step(done: int) -> bool:
+    """Whether a number has no more than two digits that are not trailing zeros: 280 steps up to 10,000."""
+    return done % 10 ** max(0, len(str(done)) - 2) == 0

@@ -6,8 +6,10 @@ member is made of, and it goes from a member to storage and back, not through th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -23,13 +25,72 @@ Integers = NDArray[np.integer[Any]]
 Reason = Literal["crashed", "out_of_memory", "timed_out", "diverged", "refused"]
 
 
-@dataclass(frozen=True)
-class Address:
+class _Record:
+    """Travels as its fields: a frozen dataclass with slots is otherwise restored by a loop over descriptions of them,
+    which takes three times as long."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple([getattr(self, name) for name in self.__slots__])
+
+
+@dataclass(frozen=True, slots=True)
+class Address(_Record):
     """Where a finished file lies in a run's folder, and what it must hash to."""
 
     path: str
     sha256: str
     size_bytes: int
+
+
+class Files(Mapping[str, Address]):
+    """Addresses of files in one folder, in a third of the memory: a driver keeps those of every member.
+
+    Args:
+        files: what it is to equal.
+    """
+
+    __slots__ = ("_folder", "_names", "_numbers")
+
+    def __init__(self, files: Mapping[str, Address]) -> None:
+        split = [(key, *address.path.rpartition("/")) for key, address in files.items()]
+        folders = {folder + slash for _, folder, slash, _ in split}
+        assert len(folders) <= 1, f"files of one folder, found {folders}"
+        self._folder = "".join(folders)
+        self._names = _shared(tuple((key, name) for key, _, _, name in split))
+        self._numbers = b"".join(bytes.fromhex(a.sha256) + a.size_bytes.to_bytes(8, "big") for a in files.values())
+        assert len(self._numbers) == 40 * len(self._names), f"SHA-256 in hexadecimal, found {dict(files)}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._folder, self._names, self._numbers)
+
+    def __getitem__(self, key: str) -> Address:
+        for place, (known, name) in enumerate(self._names):
+            if known == key:
+                numbers = self._numbers[40 * place : 40 * place + 40]
+                return Address(self._folder + name, numbers[:32].hex(), int.from_bytes(numbers[32:], "big"))
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, _ in self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+Names = tuple[tuple[str, str], ...]
+_NAMES: dict[Names, Names] = {}
+
+
+def _shared(names: Names) -> Names:
+    return _NAMES.setdefault(names, names)  # those of all members are alike
+
+
+def _restored(folder: str, names: Names, numbers: bytes) -> Files:
+    files = Files({})
+    files._folder, files._names, files._numbers = folder, _shared(names), numbers
+    return files
 
 
 @dataclass(frozen=True)
@@ -40,16 +101,16 @@ class State:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Resources:
+@dataclass(frozen=True, slots=True)
+class Resources(_Record):
     """What one member occupies while it trains."""
 
     cpus: float = 1.0
     gpus: float = 0.0
 
 
-@dataclass(frozen=True)
-class Teacher:
+@dataclass(frozen=True, slots=True)
+class Teacher(_Record):
     """One selected member as a distiller sees it."""
 
     settings: Settings
@@ -57,8 +118,8 @@ class Teacher:
     weight: float
 
 
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, slots=True)
+class Task(_Record):
     """One member to be trained. The same id and seed give the same member on any attempt.
 
     Attributes:
@@ -81,8 +142,8 @@ class Task:
     attempt: int = 1
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, slots=True)
+class Report(_Record):
     """A task that finished.
 
     Attributes:
@@ -104,8 +165,8 @@ class Report:
     files: Mapping[str, Address]
 
 
-@dataclass(frozen=True)
-class Failure:
+@dataclass(frozen=True, slots=True)
+class Failure(_Record):
     """A task that did not finish. `final` is false when it will be tried again."""
 
     task_id: str
@@ -120,16 +181,16 @@ class Failure:
 Outcome = Report | Failure
 
 
-@dataclass(frozen=True)
-class Finished:
+@dataclass(frozen=True, slots=True)
+class Finished(_Record):
     """A task with its report."""
 
     task: Task
     report: Report
 
 
-@dataclass(frozen=True)
-class Failed:
+@dataclass(frozen=True, slots=True)
+class Failed(_Record):
     """A task with its final failure."""
 
     task: Task
@@ -148,23 +209,61 @@ class History:
         metric: the key of `Report.metrics` that search minimises.
         labels_N: the labels of the *search* split.
         predictions: task id -> probs_NC on the *search* split (read on demand, memory-mapped, read-only).
+        keys: what `known` returns; None to gather it from the entries.
     """
 
-    finished: tuple[Finished, ...] = ()
-    failed: tuple[Failed, ...] = ()
-    pending: tuple[Task, ...] = ()
+    finished: Sequence[Finished] = ()
+    failed: Sequence[Failed] = ()
+    pending: Sequence[Task] = ()
     metric: str = "nll"
     labels_N: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     predictions: Callable[[str], Floats] = _no_predictions
+    keys: Set[str] | None = None
 
     def values(self) -> Floats:
-        """Return the metric of every finished member, in order of arrival."""
-        return np.array([entry.report.metrics[self.metric] for entry in self.finished], dtype=np.float64)
+        """Return the metric of every finished member, in order of arrival; read-only."""
+        return self._values
+
+    def known(self) -> Set[str]:
+        """Return the `settings_key` of all settings that were ever dispatched. A look-up, not to be copied lightly:
+        it holds as many keys as there are members."""
+        return self._known
+
+    @cached_property
+    def _values(self) -> Floats:
+        values_M = np.array([entry.report.metrics[self.metric] for entry in self.finished], dtype=np.float64)
+        values_M.flags.writeable = False
+        return values_M
+
+    @cached_property
+    def _known(self) -> Set[str]:
+        if self.keys is not None:
+            return self.keys
+        done = (entry.task for entries in (self.finished, self.failed) for entry in entries)
+        return frozenset(settings_key(task.settings) for tasks in (done, self.pending) for task in tasks)
 
 
-def to_json(record: Any) -> dict[str, Any]:
-    """Return a record as a JSON-able mapping."""
-    return asdict(record)
+_encode = json.JSONEncoder(sort_keys=True).encode  # made once: `json.dumps` would make one at every call
+
+
+def settings_key(settings: Settings) -> str:
+    """Return a string that equal settings share."""
+    return _encode(settings)
+
+
+def to_json(record: Task | Report | Failure) -> dict[str, Any]:
+    """Return a record as a JSON-able mapping; its JSON values are shared, not copied."""
+    values = _flat(record)
+    if isinstance(record, Task):
+        values["resources"] = _flat(record.resources)
+        values["teachers"] = [{**_flat(t), "state": _flat(t.state)} for t in record.teachers]
+    elif isinstance(record, Report):
+        values["files"] = {name: _flat(address) for name, address in record.files.items()}
+    return values
+
+
+def _flat(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def task_from_json(values: Mapping[str, Any]) -> Task:
@@ -175,7 +274,7 @@ def task_from_json(values: Mapping[str, Any]) -> Task:
 
 def report_from_json(values: Mapping[str, Any]) -> Report:
     """Return the report that `to_json` wrote."""
-    return Report(**{**values, "files": {name: Address(**a) for name, a in values["files"].items()}})
+    return Report(**{**values, "files": Files({name: Address(**a) for name, a in values["files"].items()})})
 
 
 def failure_from_json(values: Mapping[str, Any]) -> Failure:

@@ -6,7 +6,11 @@
     members/<id>/checkpoint   the last checkpoint, whoever wrote it: attempts of one task are the same computation
     final/  figures/          the bundle, the pictures
 
-Local files are written beside their place and renamed; object stores publish an object when it is closed.
+Local files are written beside their place and renamed; object stores publish an object when it is closed. So a killed
+process, however it ends, leaves whole files or none. What that does not cover is a machine that loses power: waiting
+for the disk (`fsync`) costs forty times the write, and members write five files each. So only what cannot be made again
+waits (`durable`): the journal, the run's description, the bundles. Members' files and checkpoints do not; `resume`
+looks whether those of finished members are there, whole, and has the lost ones trained again.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,9 @@ from distens.errors import StorageError
 from distens.records import Address, Floats, State
 
 META = "distens"
+
+SMALL_BYTES = 4096
+"""Files up to this size are read: a mapping costs as much, and a process may have 65,530 of them."""
 
 
 class Store:
@@ -66,8 +73,13 @@ class Store:
         found = self._fs.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.endswith(".part"))
 
-    def write(self, name: str, content: bytes, exclusive: bool = False) -> Address:
-        """Write a file at once or not at all.
+    def holds(self, address: Address) -> bool:
+        """Return whether a file is there, as long as it was written."""
+        info = self._fs.get_file_info(self.path(address.path))
+        return info.type == fs.FileType.File and info.size == address.size_bytes
+
+    def write(self, name: str, content: bytes, exclusive: bool = False, durable: bool = True) -> Address:
+        """Write a file at once or not at all; `durable` waits until it would survive a loss of power.
 
         Raises:
             StorageError: the place cannot be written; or, with `exclusive`, the file is there already.
@@ -79,8 +91,9 @@ class Store:
                 part = f"{path}.{uuid.uuid4().hex}.part"
                 with open(part, "wb") as out:
                     out.write(content)
-                    out.flush()
-                    os.fsync(out.fileno())
+                    if durable:
+                        out.flush()
+                        os.fsync(out.fileno())
                 if exclusive:  # a link, unlike a rename, never replaces
                     os.link(part, path)
                     os.remove(part)
@@ -140,18 +153,18 @@ class Store:
         except ValueError as error:
             raise StorageError(f"{self.url}: {name} is damaged: {error}") from error
 
-    def write_state(self, name: str, state: State) -> Address:
+    def write_state(self, name: str, state: State, durable: bool = True) -> Address:
         """Write a state as one safetensors file, its description in the header."""
         from safetensors.numpy import save
 
         arrays = {key: np.asarray(value, order="C") for key, value in state.arrays.items()}
-        return self.write(name, save(arrays, metadata={META: json.dumps(dict(state.meta))}))
+        return self.write(name, save(arrays, metadata={META: json.dumps(dict(state.meta))}), durable=durable)
 
     def read_state(self, name: str, address: Address | None = None) -> State:
         """Return the state in a safetensors file."""
         return decode_state(self.read(name, address), f"{self.url}/{name}")
 
-    def write_predictions(self, name: str, probs_NC: Floats) -> Address:
+    def write_predictions(self, name: str, probs_NC: Floats, durable: bool = True) -> Address:
         """Write class probabilities as an Arrow file: one column of N lists of C float32."""
         flat = pa.array(np.ascontiguousarray(probs_NC, dtype=np.float32).ravel())
         column = pa.FixedSizeListArray.from_arrays(flat, probs_NC.shape[1])
@@ -159,22 +172,31 @@ class Store:
         table = pa.table({"probabilities": column})
         with pa.ipc.new_file(sink, table.schema) as out:
             out.write_table(table)
-        return self.write(name, sink.getvalue().to_pybytes())
+        return self.write(name, sink.getvalue().to_pybytes(), durable=durable)
 
     def read_predictions(self, address: Address) -> Floats:
-        """Return probs_NC, float32, read-only; memory-mapped where the file is local."""
+        """Return probs_NC, float32, read-only; memory-mapped where the file is local and not small."""
+        mapped = self.local and address.size_bytes > SMALL_BYTES
         try:
-            if self.local:
-                source = pa.memory_map(self.path(address.path))
+            with self._opened(address, mapped) as source:  # a mapping outlives its file, whose descriptor is given back
                 if source.size() != address.size_bytes:
                     found = f"{source.size()} bytes instead of {address.size_bytes}"
                     raise StorageError(f"{self.url}: {address.path} is damaged: {found}")
-            else:
-                source = pa.BufferReader(self.read(address.path, address))
-            column = pa.ipc.open_file(source).read_all()["probabilities"].combine_chunks()
+                # Not `read_all` and `combine_chunks`: they copy, and then nothing is mapped.
+                column = pa.ipc.open_file(source).get_batch(0).column(0)
         except (OSError, pa.ArrowInvalid) as error:
             raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
-        return column.flatten().to_numpy().reshape(len(column), -1)
+        probs_NC = column.flatten().to_numpy().reshape(len(column), -1)
+        if self.local and not mapped:  # of a small file, half is its description
+            probs_NC = probs_NC.copy()
+            probs_NC.flags.writeable = False
+        return probs_NC
+
+    def _opened(self, address: Address, mapped: bool) -> Any:
+        if mapped:
+            return pa.memory_map(self.path(address.path))
+        content = Path(self.path(address.path)).read_bytes() if self.local else self.read(address.path, address)
+        return pa.BufferReader(content)
 
 
 def decode_state(content: bytes, where: str) -> State:
@@ -192,7 +214,8 @@ def decode_state(content: bytes, where: str) -> State:
 
 
 class Journal:
-    """What was dispatched and what came back, in order; one small file an entry, so that it works on object stores.
+    """What was dispatched and what came back, in order; small files, so that it works on object stores: one for
+    every pack that is dispatched, and one for every list of outcomes.
 
     Each entry is written before it is acted on. Numbers are taken exclusively: a second coordinator on the same run
     fails instead of mixing its entries with ours.
@@ -200,9 +223,13 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        names = store.names("journal")
-        self.entries: list[dict[str, Any]] = [e for name in names for e in store.read_json(f"journal/{name}")]
-        self._next = len(names)
+        self._names = store.names("journal")
+        self._next = len(self._names)
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield what was there when this journal was opened, in order; nothing of it is kept."""
+        for name in self._names:
+            yield from self._store.read_json(f"journal/{name}")
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Write entries, all at once.
@@ -218,7 +245,6 @@ class Journal:
                 raise StorageError(f"{self._store.url}: another process is running this run; stop it first") from error
             raise
         self._next += 1
-        self.entries += entries
 
 
 class Checkpoint:
@@ -232,7 +258,7 @@ class Checkpoint:
     def save(self, state: State) -> None:
         """Replace the checkpoint."""
         if self._store is not None:
-            self._store.write_state(self._name, state)
+            self._store.write_state(self._name, state, durable=False)
 
     def load(self) -> State | None:
         """Return the last checkpoint; None if there is none or it is damaged (then the task starts afresh)."""

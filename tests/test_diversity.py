@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from distens.diversity import pairwise
-from distens.diversity.pairwise import disagreement, diversity, error_correlation, mean_over_pairs
+from distens.diversity.pairwise import disagreement, diversity, diversity_to, error_correlation, mean_over_pairs
 
 
 def random_members(members: int, examples: int, classes: int, seed: int = 0):
@@ -21,13 +21,44 @@ def test_diversity_by_hand():
     np.testing.assert_allclose(div_MM, [[0, 0.5, 0.75], [0.5, 0, 0.75], [0.75, 0.75, 0]], atol=1e-8)
 
 
-def test_diversity_is_the_mean_of_distances_in_blocks_too(monkeypatch):
-    probs_MNC, _ = random_members(7, 23, 3)
-    plain = [[np.linalg.norm(p - q, axis=1).mean() / np.sqrt(2) for q in probs_MNC] for p in probs_MNC]
-    np.testing.assert_allclose(diversity(probs_MNC), plain, atol=1e-12)
+def distances(probs_MNC):
+    """The definition, in float64."""
+    return [[np.linalg.norm(p - q, axis=1).mean() / np.sqrt(2) for q in probs_MNC] for p in probs_MNC]
+
+
+def in_small_blocks(monkeypatch):
     monkeypatch.setattr(pairwise, "_MEMBERS", 3)
-    monkeypatch.setattr(pairwise, "_NUMBERS", 100)
-    np.testing.assert_allclose(diversity(list(probs_MNC)), plain, atol=1e-12)
+    monkeypatch.setattr(pairwise, "_NUMBERS", 2000)
+    monkeypatch.setattr(pairwise, "_PAIRS", 5)
+    monkeypatch.setattr(pairwise, "_RUN", 4)
+
+
+def test_diversity_is_the_mean_of_distances_in_blocks_too(monkeypatch):
+    probs_MNC, _ = random_members(7, 230, 3)
+    np.testing.assert_allclose(diversity(probs_MNC), distances(probs_MNC), atol=1e-6)
+    in_small_blocks(monkeypatch)
+    np.testing.assert_allclose(diversity(list(probs_MNC)), distances(probs_MNC), atol=1e-6)
+
+
+def test_diversity_is_accurate_for_members_that_hardly_differ():
+    """Members within about 1e-4 of each other, where |a|^2 + |b|^2 - 2 a.b in float32 would be all rounding."""
+    rng = np.random.default_rng(0)
+    probs_MNC = 0.999 * random_members(1, 500, 10)[0] + 1e-4 * rng.random((6, 500, 10))
+    probs_MNC /= probs_MNC.sum(axis=2, keepdims=True)
+    expected = distances(probs_MNC)
+    assert 1e-5 < np.max(expected) < 3e-4
+    np.testing.assert_allclose(diversity(probs_MNC), expected, atol=1e-8)
+
+
+def test_diversity_to_is_the_mean_over_the_chosen_but_itself(monkeypatch):
+    """Against rows of the whole matrix; a member that is the only one chosen has nobody to differ from."""
+    probs_MNC, _ = random_members(7, 230, 3)
+    div_MM = np.array(distances(probs_MNC))
+    expected = [div_MM[m, [k for k in (1, 4, 6) if k != m]].mean() for m in range(7)]
+    np.testing.assert_allclose(diversity_to(probs_MNC, np.array([1, 4, 6])), expected, atol=1e-6)
+    assert diversity_to(probs_MNC, np.array([2]))[2] == 0
+    in_small_blocks(monkeypatch)
+    np.testing.assert_allclose(diversity_to(list(probs_MNC), np.array([1, 4, 6])), expected, atol=1e-6)
 
 
 def test_twins_have_no_diversity_and_swapping_changes_nothing():
@@ -39,7 +70,7 @@ def test_twins_have_no_diversity_and_swapping_changes_nothing():
     assert (np.diag(div_MM) == 0).all()
     assert div_MM.max() <= 1
     order = np.array([4, 2, 0, 1, 3])
-    np.testing.assert_allclose(diversity(probs_MNC[order]), div_MM[np.ix_(order, order)], atol=1e-12)
+    np.testing.assert_allclose(diversity(probs_MNC[order]), div_MM[np.ix_(order, order)], atol=1e-6)
 
 
 def test_disagreement_by_hand(monkeypatch):

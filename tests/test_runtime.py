@@ -27,12 +27,12 @@ def dataset():
     return load(DataSection(source="sklearn:iris"), 0).dataset.for_members()
 
 
-def carried_out(spec, tasks, dataset, folder):
+def carried_out(spec, tasks, dataset, folder, packs=None):
     """Return all outcomes of the tasks, through the runner that spec describes."""
     runner = registry.build("runtime", spec, "runtime")
     runner.start(Shared(Store(str(folder)), dataset))
     try:
-        return list(runner.run(iter(tasks)))
+        return [outcome for outcomes in runner.run(iter(packs or [[task] for task in tasks])) for outcome in outcomes]
     finally:
         runner.stop()
 
@@ -87,10 +87,10 @@ def test_a_task_is_pulled_only_when_a_slot_is_free(dataset, tmp_path):
     def tasks():
         for i in range(3):
             assert len(seen) == i
-            yield Task(f"m{i}", "search", QUICK, i)
+            yield [Task(f"m{i}", "search", QUICK, i)]
 
-    for outcome in runner.run(tasks()):
-        seen.append(outcome.task_id)
+    for outcomes in runner.run(tasks()):
+        seen += [outcome.task_id for outcome in outcomes]
     runner.stop()
     assert seen == ["m0", "m1", "m2"]
 

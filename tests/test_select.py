@@ -7,6 +7,7 @@ import pytest
 
 from distens import registry
 from distens.probabilities import metrics, mix
+from distens.select import _losses
 from distens.select.greedy import Greedy
 from distens.select.top import Top
 
@@ -150,6 +151,60 @@ def test_greedy_is_what_trying_every_addition_finds():
     np.testing.assert_allclose(
         Greedy(size=8, bags=1).select(probs_MNC, labels_N), np.bincount(bag[:best], minlength=9) / best
     )
+
+
+def plain(probs_MNC, labels_N, metric: str, rows_N, size: int, order_M):
+    """The definition on drawn rows, in float64: for every addition, the mean with each member."""
+    probs_MNC, labels_N = probs_MNC[:, rows_N].astype(float), labels_N[rows_N]
+    sum_NC, counts_M = np.zeros(probs_MNC.shape[1:]), np.zeros(len(probs_MNC))
+    for _ in range(size):
+        sums = sum_NC + probs_MNC
+        if metric == "error":
+            losses_M = (sums.argmax(axis=2) != labels_N).mean(axis=1)
+        else:
+            means = sums[:, np.arange(len(labels_N)), labels_N] / (counts_M.sum() + 1)
+            losses_M = -np.log(np.maximum(means, 1e-12)).mean(axis=1)
+        equal = np.flatnonzero(losses_M <= losses_M.min() + 1e-12)
+        chosen = min(equal, key=lambda m: (counts_M[m] == 0, order_M[m]))
+        sum_NC += probs_MNC[chosen]
+        counts_M[chosen] += 1
+    return counts_M / size
+
+
+def sure_members(seed: int = 5):
+    """Members that name one class with certainty, or share it among two or four: sums are full of exact ties, and of
+    labels that nobody believes in (-log p is at its floor)."""
+    rng = np.random.default_rng(seed)
+    labels_N = rng.integers(4, size=45)
+    named_MNK = np.where(rng.random((30, 45, 4)) < 0.5, labels_N[:, None], rng.integers(4, size=(30, 45, 4)))
+    return np.eye(4, dtype=np.float32)[named_MNK].mean(axis=2).astype(np.float32), labels_N
+
+
+@pytest.mark.parametrize("metric", ["nll", "error"])
+@pytest.mark.parametrize("members", ["noisy", "sure"])
+@pytest.mark.parametrize("numbers", [200, 131_072])
+def test_selections_are_those_of_the_definition_with_bags_and_ties_and_in_blocks(members, metric, numbers, monkeypatch):
+    monkeypatch.setattr(_losses, "_NUMBERS", numbers)
+    probs_MNC, labels_N = noisy_members(30, 70, 4, seed=1) if members == "noisy" else sure_members()
+    for bags in (1, 3):
+        rng = np.random.default_rng(0)
+        order_M, rows = rng.permutation(30), len(labels_N)
+        draws = [rng.integers(rows, size=rows) if bags > 1 else np.arange(rows) for _ in range(bags)]
+        expected = np.mean([plain(probs_MNC, labels_N, metric, rows_N, 12, order_M) for rows_N in draws], axis=0)
+        found = Greedy(size=12, cut=False, bags=bags).select(probs_MNC, labels_N, metric)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_losses_with_counted_rows_by_hand():
+    """Rows that count 2, 0 and 1, label 0 throughout. Alone, (0.5, 0.9, 0.2) has -log p (2 log 2 + log 5) / 3 = 0.9986
+    and errs on 1 of 3. With it in, (0.3, 0.1, 1) gives means 0.4 and 0.6: (2 * 0.9163 + 0.5108) / 3 = 0.7811; it errs
+    on the first row, which counts twice, and gets the last one right: 2/3."""
+    probs_MNC, labels_N = label_probs([0.5, 0.9, 0.2], [0.3, 0.1, 1.0])
+    for metric, alone, second in (("nll", 0.9986, 0.7811), ("error", 1 / 3, 2 / 3)):
+        losses = _losses.Measure(probs_MNC, labels_N, metric).on(np.array([2, 0, 1]))
+        np.testing.assert_allclose(losses.with_each()[0], alone, atol=1e-4)
+        losses.add(0)
+        np.testing.assert_allclose(losses.with_each()[1], second, atol=1e-4)
 
 
 def test_greedy_beats_the_best_member_on_what_it_minimises():

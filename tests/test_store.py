@@ -1,5 +1,9 @@
 """Files are whole or absent, damage is noticed, names stay inside the folder, and the journal survives anything."""
 
+import os
+from copy import deepcopy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,12 +12,15 @@ from distens.ledger import Ledger
 from distens.records import (
     Address,
     Failure,
+    Files,
     Finished,
+    History,
     Report,
     State,
     Task,
     Teacher,
     report_from_json,
+    settings_key,
     task_from_json,
     to_json,
 )
@@ -78,13 +85,29 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 def test_records_survive_json():
-    address = Address("members/m/1/state.safetensors", "ab", 3)
+    address = Address("members/m/1/state.safetensors", "ab" * 32, 3)
     task = Task(
         "m", "student", {"family": "a", "h": [1]}, 7, distill={"kind": "student"}, teachers=(Teacher({}, address, 0.5),)
     )
     report = Report("m", 2, {"nll": 0.5}, 1.5, 10, 0.1, "node", {"state": address})
     assert task_from_json(to_json(task)) == task
     assert report_from_json(to_json(report)) == report
+    assert deepcopy([task, report]) == [task, report]  # as they travel
+
+
+def test_files_are_their_addresses():
+    """Kept as one folder, shared names and 40 bytes a file; equal to the mapping that they were made of."""
+    plain = {
+        "search": Address("members/m/1/search.arrow", "0f" * 32, 2**40),
+        "state": Address("members/m/1/state.safetensors", "a0" * 32, 0),
+    }
+    files = Files(plain)
+    assert files == plain
+    assert list(files) == ["search", "state"]
+    assert dict(deepcopy(files)) == plain
+    with pytest.raises(KeyError, match="test"):
+        files["test"]
+    assert Files({}) == {}
 
 
 def make_report(task_id, attempt=1, nll=0.5):
@@ -93,12 +116,13 @@ def make_report(task_id, attempt=1, nll=0.5):
 
 def test_the_ledger_answers_the_same_after_a_restart(store):
     ledger = Ledger(store)
-    for name in ("m0", "m1", "m2", "m3"):
-        ledger.ask(Task(name, "search", {"family": "a"}, 1))
-    ledger.tell(make_report("m1"))
-    ledger.tell(Failure("m0", 1, "crashed", "killed", 1.0, "n", final=False))
-    ledger.tell(make_report("m0", 2))
-    ledger.tell(Failure("m3", 1, "diverged", "nan", 1.0, "n"))
+    ledger.ask([Task(name, "search", {"family": "a"}, 1) for name in ("m0", "m1")])
+    ledger.ask([Task(name, "search", {"family": "b"}, 1) for name in ("m2", "m3")])
+    ledger.tell([make_report("m1"), Failure("m0", 1, "crashed", "killed", 1.0, "n", final=False)])
+    ledger.tell([make_report("m0", 2)])
+    assert ledger.tell([make_report("m0", 1)]) == []  # a late double
+    ledger.tell([Failure("m3", 1, "diverged", "nan", 1.0, "n")])
+    assert len(store.names("journal")) == 5  # one for every pack, and one for every list of outcomes
 
     again = Ledger(store)
     for one in (ledger, again):
@@ -115,7 +139,7 @@ def test_the_ledger_answers_the_same_after_a_restart(store):
             ("m0", True),
             ("m3", False),
         ]
-    assert again.ask(again.task("m2")).attempt == 2  # what was pending gets the next attempt number
+    assert again.ask([again.task("m2")])[0].attempt == 2  # what was pending gets the next attempt number
 
 
 def test_two_drivers_cannot_write_one_journal(store):
@@ -123,7 +147,7 @@ def test_two_drivers_cannot_write_one_journal(store):
     one.append({"a": 1})
     with pytest.raises(StorageError, match="another process is running this run"):
         two.append({"b": 2})
-    assert Journal(store).entries == [{"a": 1}]
+    assert list(Journal(store).entries()) == [{"a": 1}]
 
 
 def test_a_checkpoint_is_kept_replaced_and_cleared(store, tmp_path):
@@ -138,3 +162,72 @@ def test_a_checkpoint_is_kept_replaced_and_cleared(store, tmp_path):
     assert checkpoint.load() is None  # a damaged one is no checkpoint: the member starts afresh
     checkpoint.clear()
     assert store.names("members/m0") == []
+
+
+def ask_and_tell(ledger, names, nll=0.5):
+    ledger.ask([Task(name, "search", {"family": "a", "name": name}, 1) for name in names])
+    ledger.tell([make_report(name, nll=nll) for name in names])
+
+
+def history_of(ledger):
+    return ledger.history("search", "nll", np.zeros(0, dtype=int), lambda _: np.zeros((0, 0)))
+
+
+def test_a_history_stays_what_it_was(store):
+    """Histories share the ledger's lists, which grow; each ends where they ended when it was made."""
+    ledger = Ledger(store)
+    ask_and_tell(ledger, ["m0", "m1"])
+    before = history_of(ledger)
+    ask_and_tell(ledger, ["m2", "m3"], nll=0.25)
+    ledger.ask([Task("m4", "search", {"family": "a", "name": "m4"}, 1)])
+    after = history_of(ledger)
+    assert [e.task.id for e in before.finished] == ["m0", "m1"]
+    assert (len(before.finished), before.finished[-1].task.id, len(before.finished[1:])) == (2, "m1", 1)
+    with pytest.raises(IndexError):
+        before.finished[2]
+    assert before.values().tolist() == [0.5, 0.5]
+    assert after.values().tolist() == [0.5, 0.5, 0.25, 0.25]
+    keys = [settings_key({"family": "a", "name": f"m{i}"}) for i in range(5)]
+    assert [key in before.known() for key in keys] == [True, True, False, False, False]
+    assert set(after.known()) == set(keys)
+    assert before.known() | {"x"} == {*keys[:2], "x"}
+    by_hand = History(tuple(after.finished), (), tuple(after.pending))
+    assert by_hand.known() == after.known()
+
+
+def test_what_is_about_to_be_pending_is_known(store):
+    ledger = Ledger(store)
+    ask_and_tell(ledger, ["m0"])
+    more = Task("m1", "search", {"family": "b"}, 1)
+    history = ledger.history("search", "nll", np.zeros(0, dtype=int), lambda _: np.zeros((0, 0)), [more])
+    assert history.pending == (more,)
+    assert settings_key(more.settings) in history.known()
+    assert settings_key(more.settings) not in history_of(ledger).known()
+    assert len(history.known()) == 2
+
+
+def test_what_was_lost_is_pending_again(store):
+    ledger = Ledger(store)
+    ask_and_tell(ledger, ["m0", "m1"])
+    ledger.lose([ledger.finished("search")[0]])
+    for one in (ledger, Ledger(store)):
+        assert [e.task.id for e in one.finished("search")] == ["m1"]
+        assert [(t.id, t.attempt) for t in one.pending("search")] == [("m0", 2)]
+        assert (one.done("m0"), one.count("search"), one.running()) == (False, 2, 1)
+
+
+def test_small_predictions_are_read_and_large_ones_are_mapped(tmp_path):
+    """So that thousands of members cost neither file descriptors nor, but for large files, mappings."""
+    store = Store(str(tmp_path))
+    small = [store.read_predictions(store.write_predictions(f"s{i}.arrow", np.ones((4, 2)))) for i in range(50)]
+    large = [store.read_predictions(store.write_predictions(f"l{i}.arrow", np.ones((4000, 2)))) for i in range(50)]
+    maps = Path("/proc/self/maps").read_text()
+    assert maps.count(f"{tmp_path}/l") == 50
+    assert f"{tmp_path}/s" not in maps
+    links = [
+        os.readlink(f"/proc/self/fd/{n}")
+        for n in os.listdir("/proc/self/fd")
+        if n.isdigit() and int(n) > 2 and os.path.exists(f"/proc/self/fd/{n}")
+    ]
+    assert not [link for link in links if link.startswith(str(tmp_path))]
+    assert all(not p.flags.writeable for p in (*small, *large))

@@ -26,6 +26,7 @@ from distens.records import Address, Failure, Finished, Report, State, Task
 from distens.serve import bundle, predictor
 from distens.store import Store
 from distens.tracking import _records
+from distens.tracking._logbook import final_records
 from distens.tracking._registration import Version, compare
 from distens.tracking._sender import Sender
 from distens.tracking.mlflow_runs import MlflowRuns
@@ -250,6 +251,26 @@ def test_closing_gives_up_when_nothing_moves():
     sender.put("2", print)
     left = sender.close(0.05)
     assert (left.waiting, left.refused, str(left.error)) == (2, (), "away")
+
+
+def test_waiting_for_a_long_backlog_is_said():
+    """Five records of 0.2 s: whoever waits is told every 0.3 s how many are left, and how long they will take."""
+    said = []
+    sender = Sender(lambda: "book")
+    for i in range(5):
+        sender.put(str(i), lambda book: time.sleep(0.2))
+    left = sender.close(0.3, lambda waiting, seconds: said.append((waiting, seconds)))
+    assert (left.waiting, left.refused) == (0, ())
+    assert said and all(0 < waiting < 5 and seconds > 0.05 for waiting, seconds in said)
+
+
+def test_of_very_many_members_only_the_selected_get_further_calls(tmp_path):
+    """1,000 with a diversity are all told; of 1,001 only the two with a weight."""
+    for count, told in ((1000, 1000), (1001, 2)):
+        names = [f"m{i:04d}" for i in range(count)]
+        final = final_of(tmp_path, diversity=dict.fromkeys(names, 0.1))
+        labels = [label for label, _ in final_records(final)]
+        assert sum(label.startswith("the weight of") for label in labels) == told
 
 
 # MLflow in a SQLite file ---------------------------------------------------------------------------------------------

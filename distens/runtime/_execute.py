@@ -1,39 +1,99 @@
-"""Carry out one task: the only place where a member is trained, whichever runner asked for it."""
+"""Carry out one pack of tasks: the only place where members are trained, whichever runner asked for it.
+
+pack ──► finished by an earlier attempt? ──► its report
+     ──► of one architecture, more than one ──► trained together ─┬─► each, as it finishes: predictions, state,
+     ──► any other ──► trained alone ─────────────────────────────┘   and last its report: then it is never lost
+"""
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from distens import probabilities, registry
+from distens import packing, probabilities, registry
 from distens.data.dataset import Dataset
 from distens.errors import ConfigError, Diverged, Refused, StorageError
-from distens.members.protocol import Member
-from distens.records import Failure, Floats, Outcome, Reason, Report, Task, report_from_json, to_json
+from distens.members.protocol import Member, Packable
+from distens.records import Failure, Files, Floats, Outcome, Reason, Report, Task, report_from_json, to_json
 from distens.runtime.protocol import Shared
 from distens.store import Checkpoint, Store
 from distens.training.work import Work
 
 
-def execute(task: Task, shared: Shared, threads: int) -> Outcome:
-    """Train the task's member, write its state and predictions, and return the report; or say why not.
+def execute(pack: Sequence[Task], shared: Shared, threads: int) -> list[Outcome]:
+    """Train the tasks' members, write their states and predictions, and return reports; or say why not.
 
     A task that an earlier attempt finished, but could not report, is not done again.
     """
+    from threadpoolctl import threadpool_limits
+
+    again = (task for task in pack if task.attempt > 1)
+    found: dict[str, Outcome] = {report.task_id: report for report in finished_before(again, shared.store)}
+    rest = [task for task in pack if task.id not in found]
+    with threadpool_limits(limits=threads):  # once a pack: it looks at every library that is loaded
+        for tasks in _together(rest):
+            for outcome in _carry_out(tasks, shared, threads):
+                found[outcome.task_id] = outcome
+    return [found[task.id] for task in pack]
+
+
+def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
+    """Yield the reports of tasks that an earlier attempt, or a lost one, finished."""
+    for task in pack:
+        for attempt in store.names(f"members/{task.id}"):
+            name = f"members/{task.id}/{attempt}/report.json"
+            if attempt.isdigit() and store.exists(name):
+                try:
+                    report = report_from_json(store.read_json(name))
+                except StorageError:
+                    continue
+                if all(map(store.holds, report.files.values())):
+                    yield report
+                    break
+
+
+def _together(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
+    """Yield groups of tasks that can be trained as one program, in order of their first."""
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        shared = packing.key(task.settings) if len(tasks) > 1 and task.distill is None else None
+        groups.setdefault(task.id if shared is None else (shared, task.resources), []).append(task)
+    yield from groups.values()
+
+
+def _carry_out(tasks: Sequence[Task], shared: Shared, threads: int) -> Iterator[Outcome]:
+    if len(tasks) == 1:
+        yield _guarded(tasks[0], lambda: _train(tasks[0], shared, threads))
+        return
+    left, broken = {task.id: task for task in tasks}, None
+    try:
+        for outcome in _train_pack(tasks, shared, threads):
+            del left[outcome.task_id]
+            yield outcome
+    except Exception as error:  # whatever one member does: below, the others finish and it is found
+        broken = _reason(error)  # not the error itself, which would hold on to the pack's memory
+    rest = list(left.values())
+    parts = [rest[: len(rest) // 2], rest[len(rest) // 2 :]] if broken == "out_of_memory" else [[t] for t in rest]
+    for part in filter(None, parts):
+        yield from _carry_out(part, shared, threads)
+
+
+def _guarded(task: Task, train: Callable[[], Report]) -> Outcome:
+    """The task boundary: whatever a member does, the run goes on and names it."""
     started = time.perf_counter()
     try:
-        earlier = _earlier(task, shared.store)
-        return earlier if earlier is not None else _train(task, shared, threads)
+        return train()
     except Diverged as error:
         reason, message = "diverged", str(error)
     except (Refused, ConfigError) as error:
         reason, message = "refused", str(error)
-    except Exception as error:  # the task boundary: whatever a member does, the run goes on and names it
+    except Exception as error:
         reason, message = _reason(error), _last_lines(error)
     return Failure(task.id, task.attempt, reason, message, time.perf_counter() - started, platform.node())
 
@@ -48,63 +108,74 @@ def _last_lines(error: Exception, count: int = 6) -> str:
     return "".join(traceback.format_exception(error)[-count:]).strip()
 
 
-def _earlier(task: Task, store: Store) -> Report | None:
-    for attempt in store.names(f"members/{task.id}"):
-        name = f"members/{task.id}/{attempt}/report.json"
-        if attempt.isdigit() and store.exists(name):
-            try:
-                return report_from_json(store.read_json(name))
-            except StorageError:
-                continue
-    return None
-
-
 def _train(task: Task, shared: Shared, threads: int) -> Report:
-    from threadpoolctl import threadpool_limits
-
-    dataset, store = shared.dataset, shared.store
-    checkpoint = Checkpoint(store, task.id)
-    device = _device(task.resources.gpus)
-    work = Work(task.seed, checkpoint, device, threads, task.resources.gpus)
+    work = _work(task, shared.store, threads)
     member: Member = registry.build_member(task.settings, task.id)
     started = time.perf_counter()
-    with threadpool_limits(limits=threads):
-        found = dict(_fit(task, member, dataset, store, work))
-        seconds = found.pop("seconds", time.perf_counter() - started)
-        probs = {"search": _predict(member, dataset, "search")}  # the first call also warms up
-        started = time.perf_counter()
-        probs |= {split: _predict(member, dataset, split) for split in ("combine", "test")}
-        rows = len(probs["combine"]) + len(probs["test"])
-        predict_ms_per_1000 = 1e6 * (time.perf_counter() - started) / rows
-    folder = f"members/{task.id}/{task.attempt}"
-    files = {split: store.write_predictions(f"{folder}/{split}.arrow", p) for split, p in probs.items()}
-    files["state"] = store.write_state(f"{folder}/state.safetensors", member.state())
-    report = Report(
-        task_id=task.id,
-        attempt=task.attempt,
-        metrics={**_finite(found), **probabilities.metrics(probs["search"], dataset.labels["search"])},
-        seconds=seconds,
-        parameters=int(found["parameters"]),
-        predict_ms_per_1000=predict_ms_per_1000,
-        node=platform.node(),
-        files=files,
-    )
-    store.write_json(f"{folder}/report.json", to_json(report))  # the marker: all else is written
-    checkpoint.clear()
-    return report
+    metrics = dict(_fit(task, member, shared, work))
+    metrics.setdefault("seconds", time.perf_counter() - started)
+    return _deliver(task, member, metrics, shared, work.checkpoint)
 
 
-def _fit(task: Task, member: Member, dataset: Dataset, store: Store, work: Work) -> Mapping[str, float]:
+def _train_pack(tasks: Sequence[Task], shared: Shared, threads: int) -> Iterator[Outcome]:
+    members: list[Packable] = [registry.build_member(task.settings, task.id) for task in tasks]
+    works = [_work(task, shared.store, threads) for task in tasks]
+    started = time.perf_counter()
+    for place, found in type(members[0]).fit_pack(members, shared.dataset.examples(), works):
+        task, member, checkpoint = tasks[place], members[place], works[place].checkpoint
+        if isinstance(found, Diverged):
+            seconds = time.perf_counter() - started
+            yield Failure(task.id, task.attempt, "diverged", str(found), seconds, platform.node())
+        else:
+            metrics = {"seconds": (time.perf_counter() - started) / len(tasks), **found}
+            yield _guarded(task, lambda t=task, m=member, f=metrics, c=checkpoint: _deliver(t, m, f, shared, c))
+
+
+def _work(task: Task, store: Store, threads: int) -> Work:
+    gpus = task.resources.gpus
+    return Work(task.seed, Checkpoint(store, task.id), _device(gpus), threads, gpus)
+
+
+def _fit(task: Task, member: Member, shared: Shared, work: Work) -> Mapping[str, float]:
+    examples = shared.dataset.examples()
     if task.distill is None:
-        return member.fit(dataset.examples(), work)
+        return member.fit(examples, work)
     teachers: list[Member] = []
     for teacher in task.teachers:
         trained: Member = registry.build_member(teacher.settings, task.id)
-        trained.load(store.read_state(teacher.state.path, teacher.state))
+        trained.load(shared.store.read_state(teacher.state.path, teacher.state))
         teachers.append(trained)
     weights_M = np.array([teacher.weight for teacher in task.teachers])
     distiller = registry.build("distill", task.distill, "distill")
-    return distiller.distill(teachers, weights_M, member, dataset.examples(), work)
+    return distiller.distill(teachers, weights_M, member, examples, work)
+
+
+def _deliver(task: Task, member: Member, found: Mapping[str, float], shared: Shared, checkpoint: Checkpoint) -> Report:
+    """Write a trained member's predictions and state, and last its report, which says that all else is there."""
+    dataset, store = shared.dataset, shared.store
+    metrics = _finite(found)
+    probs = {"search": _predict(member, dataset, "search")}  # the first call also warms up
+    started = time.perf_counter()
+    probs |= {split: _predict(member, dataset, split) for split in ("combine", "test")}
+    rows = len(probs["combine"]) + len(probs["test"])
+    predict_ms_per_1000 = 1e6 * (time.perf_counter() - started) / rows
+    folder = f"members/{task.id}/{task.attempt}"
+    files = {s: store.write_predictions(f"{folder}/{s}.arrow", p, durable=False) for s, p in probs.items()}
+    files["state"] = store.write_state(f"{folder}/state.safetensors", member.state(), durable=False)
+    seconds = metrics.pop("seconds")
+    report = Report(
+        task_id=task.id,
+        attempt=task.attempt,
+        metrics={**metrics, **probabilities.metrics(probs["search"], dataset.labels["search"])},
+        seconds=seconds,
+        parameters=int(metrics["parameters"]),
+        predict_ms_per_1000=predict_ms_per_1000,
+        node=platform.node(),
+        files=Files(files),
+    )
+    store.write(f"{folder}/report.json", json.dumps(to_json(report), allow_nan=False).encode(), durable=False)
+    checkpoint.clear()
+    return report
 
 
 def _predict(member: Member, dataset: Dataset, split: str) -> Floats:

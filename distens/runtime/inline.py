@@ -1,24 +1,30 @@
-"""One task after the other, in this process: for tests, debugging and small machines."""
+"""One pack after the other, in this process: for tests, debugging and small machines."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
 from distens.records import Outcome, Resources, Task
 from distens.runtime._execute import execute
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import PackSize, Shared
 
 
 @dataclass
 class Inline:
-    """Attributes: threads: CPU threads that a member may use; results are bit-equal only for equal numbers."""
+    """Attributes:
+    threads: CPU threads that a pack may use; results are bit-equal only for equal numbers.
+    pack: how many members are trained together.
+    """
+
+    dispatch_seconds: ClassVar[float] = 0.0
 
     threads: Annotated[int, Ge(1)] = 1
+    pack: PackSize = "auto"
 
     def __post_init__(self) -> None:
         self._shared: Shared | None = None
@@ -36,11 +42,15 @@ class Inline:
         self._shared, self._threads_before = shared, torch.get_num_threads()
         torch.set_num_threads(self.threads)
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
-        """Carry out each task before the next is pulled."""
+    def slots(self) -> int:
+        """Return one: this process."""
+        return 1
+
+    def run(self, packs: Iterator[Sequence[Task]]) -> Iterator[Sequence[Outcome]]:
+        """Carry out each pack before the next is pulled."""
         assert self._shared is not None, "start comes first"
-        for task in tasks:
-            yield execute(task, self._shared, self.threads)
+        for pack in packs:
+            yield execute(pack, self._shared, self.threads)
 
     def stop(self) -> None:
         """Give torch its threads back."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
+
+from annotated_types import Ge
 
 from distens.data.dataset import Dataset
 from distens.records import Outcome, Resources, Task
@@ -19,8 +21,20 @@ class Shared:
     dataset: Dataset
 
 
+PackSize = Annotated[int, Ge(1)] | Literal["auto"]
+"""How many tasks are dispatched together: always so many, or as many as `distens.packing` thinks best."""
+
+
 class Runner(Protocol):
-    """A dataclass whose fields are its options."""
+    """A dataclass whose fields are its options.
+
+    Attributes:
+        pack: how many tasks are dispatched together at most.
+        dispatch_seconds: what handing over one pack costs, however small it is.
+    """
+
+    dispatch_seconds: ClassVar[float]
+    pack: PackSize
 
     @property
     def resources(self) -> Resources:
@@ -31,10 +45,16 @@ class Runner(Protocol):
         """Get ready. Raises RunError if the resources asked for do not exist anywhere."""
         ...
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
-        """Pull the next task whenever a slot is free and yield outcomes as they come, in order of arrival.
+    def slots(self) -> int:
+        """Return how many packs are carried out side by side, as things are now."""
+        ...
 
-        A failure with `final=False` is a lost attempt: the runner itself tries again with the next attempt number.
+    def run(self, packs: Iterator[Sequence[Task]]) -> Iterator[Sequence[Outcome]]:
+        """Pull the next pack whenever a slot is free and yield outcomes as they come, in order of arrival.
+
+        A pack is carried out in one slot; its outcomes come together, or in several lists where part of it is tried
+        again. A failure with `final=False` is a lost attempt: the runner itself tries again with the next attempt
+        number.
         """
         ...
 

@@ -1,9 +1,13 @@
-"""A warm pool of Ray actors, one member each at a time. The only file with Ray's actors.
+"""A warm pool of Ray actors, one pack of members each at a time. The only file with Ray's actors.
 
-    tasks ──pull──► slot 1: starting ─► idle ─► busy ──► report ──► yield
+    packs ──pull──► slot 1: starting ─► idle ─► busy ──► outcomes ──► yield
                     slot 2: …                    │
-                                                 └─ died, timed out, out of memory ─► the actor is replaced and the
-                                                    task tried again, same seed, next attempt, from its checkpoint
+                                                 └─ died, timed out, out of memory ─► the actor is replaced
+                                                    a member alone: tried again, `retries` times
+                                                    a pack: what had finished is reported; the rest is split in two
+                                                    halves and tried again, until the bad member is alone
+
+A further attempt has the same seed and the next number, and goes on from the last checkpoint.
 
 Ray's own restarts are off (`max_restarts=0`): a restarted actor would run a task again under its old attempt number,
 and a node that vanishes would burn its retries while Ray still waits for it.
@@ -18,10 +22,10 @@ import socket
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import ray
 from annotated_types import Ge, Gt
@@ -29,8 +33,9 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
 
 from distens.errors import RunError
 from distens.records import Failure, Outcome, Reason, Resources, Task
-from distens.runtime._execute import execute
-from distens.runtime.protocol import Shared
+from distens.runtime._execute import execute, finished_before
+from distens.runtime.protocol import PackSize, Shared
+from distens.store import Store
 
 log = logging.getLogger("distens")
 
@@ -48,9 +53,14 @@ START_SECONDS = 60.0
 START_FAILURES = 5
 """So many actors in a row that do not come up are no accident."""
 
+NAMED = 4
+"""A message about a lost pack names so many of its members."""
+
+Pack = Sequence[Task]
+
 
 class _Actor:
-    """Trains one member at a time; keeps libraries loaded and data mapped in between."""
+    """Trains one pack at a time; keeps libraries loaded and data mapped in between."""
 
     def __init__(self, shared: Shared, threads: int, search_path: list[str]) -> None:
         sys.path += [folder for folder in search_path if folder not in sys.path]  # a user's own module, beside a config
@@ -63,16 +73,16 @@ class _Actor:
     def ready(self) -> str:
         return ray.get_runtime_context().get_node_id()
 
-    def execute(self, task: Task) -> Outcome:
-        return execute(task, self._shared, self._threads)
+    def execute(self, pack: Pack) -> list[Outcome]:
+        return execute(pack, self._shared, self._threads)
 
 
 @dataclass
 class _Slot:
-    """An actor and the task it has: `starting` until the process is up, so that start-up is not the member's time."""
+    """An actor and the pack it has: `starting` until the process is up, so that start-up is not the members' time."""
 
     actor: Any
-    task: Task
+    pack: Pack
     ref: Any
     starting: bool
     since: float
@@ -82,16 +92,20 @@ class _Slot:
 class RayActors:
     """Attributes:
     address: a Ray cluster (`auto`, `host:port`, `ray://…`); without one, the cluster found by Ray, or a local Ray.
-    cpus_per_member, gpus_per_member: what one member occupies; GPUs may be shared (`0.25`).
-    concurrency: members at once; without it, as many as the cluster's resources hold.
+    cpus_per_member, gpus_per_member: what one member, or one pack, occupies; GPUs may be shared (`0.25`).
+    concurrency: packs at once; without it, as many as the cluster's resources hold.
+    pack: how many members are trained together; `1` gives each an actor of its own.
     retries: how often a member is tried again whose process died, ran out of memory or raised.
-    timeout_seconds: a member that trains longer is ended and named.
+    timeout_seconds: a member that trains longer is ended and named; a pack has so much time for each of its members.
     """
+
+    dispatch_seconds: ClassVar[float] = 0.002
 
     address: str | None = None
     cpus_per_member: Annotated[float, Gt(0)] = 1.0
     gpus_per_member: Annotated[float, Ge(0)] = 0.0
     concurrency: Annotated[int, Ge(1)] | None = None
+    pack: PackSize = "auto"
     retries: Annotated[int, Ge(0)] = 2
     timeout_seconds: Annotated[float, Gt(0)] | None = None
 
@@ -101,13 +115,14 @@ class RayActors:
         self._busy: list[_Slot] = []
         self._idle: list[Any] = []
         self._shared_ref: Any = None
+        self._store: Store | None = None
         self._ours = False
         self._start_failures = 0
         self._room: tuple[float, int] = (-math.inf, 0)
 
     @property
     def resources(self) -> Resources:
-        """Return what one member occupies."""
+        """Return what one member, or one pack, occupies."""
         return Resources(self.cpus_per_member, self.gpus_per_member)
 
     def start(self, shared: Shared) -> None:
@@ -119,8 +134,8 @@ class RayActors:
         if not ray.is_initialized():
             self._connect()
         self._check_resources()
-        self._shared_ref = ray.put(shared)
-        log.info("up to %d members at once, %g CPU each", self._capacity(), self.cpus_per_member)
+        self._shared_ref, self._store = ray.put(shared), shared.store
+        log.info("up to %d packs at once, %g CPU each", self.slots(), self.cpus_per_member)
 
     def _connect(self) -> None:
         address = self.address or os.environ.get("RAY_ADDRESS") or _cluster_here()
@@ -144,7 +159,9 @@ class RayActors:
                 option = f"runtime.{kind.lower()}s_per_member"
                 raise RunError(f"{option}: {asked:g} {kind}s for one member, but no node has more than {largest:g}")
 
-    def _capacity(self) -> int:
+    def slots(self) -> int:
+        """Return how many actors the cluster, as it is now, has room for."""
+
         def fits(node: dict[str, float]) -> int:
             rooms = [node.get("CPU", 0.0) / self.cpus_per_member]
             if self.gpus_per_member:
@@ -157,44 +174,53 @@ class RayActors:
             self._room = (now, min(room, self.concurrency or room))
         return self._room[1]
 
-    def run(self, tasks: Iterator[Task]) -> Iterator[Outcome]:
-        """Pull a task for every free actor; yield outcomes in order of arrival."""
+    def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Outcome]]:
+        """Pull a pack for every free actor; yield outcomes in order of arrival."""
         assert self._shared_ref is not None, "start comes first"
-        again: deque[Task] = deque()
+        again: deque[Pack] = deque()
         lost: Counter[str] = Counter()
         while True:
-            while self._idle or len(self._busy) < self._capacity():
-                task = again.popleft() if again else next(tasks, None)
-                if task is None:
+            while self._idle or len(self._busy) < self.slots():
+                pack = again.popleft() if again else next(packs, None)
+                if pack is None:
                     break
-                self._dispatch(task)
+                self._dispatch(pack)
             if not self._busy:
                 return
             for slot in self._ready():
                 self._busy.remove(slot)
-                outcome = self._started(slot) if slot.starting else self._outcome(slot)
-                if outcome is None:
+                if slot.starting:
+                    self._started(slot)
                     continue
-                if isinstance(outcome, Failure) and outcome.reason in RETRIED:
-                    lost[outcome.task_id] += 1
-                    if lost[outcome.task_id] <= self.retries:
-                        again.append(replace(slot.task, attempt=slot.task.attempt + 1))
-                        outcome = replace(outcome, final=False)
-                yield outcome
+                outcomes, left = self._outcomes(slot)
+                if left:
+                    again += [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
+                yield [self._retried(outcome, slot.pack, again, lost) for outcome in outcomes]
 
-    def _dispatch(self, task: Task) -> None:
+    def _retried(self, outcome: Outcome, pack: Pack, again: deque[Pack], lost: Counter[str]) -> Outcome:
+        """Queue a member that failed by itself for its next attempt, if it has one; return its outcome accordingly."""
+        if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED:
+            return outcome
+        lost[outcome.task_id] += 1
+        if lost[outcome.task_id] > self.retries:
+            return outcome
+        task = next(task for task in pack if task.id == outcome.task_id)
+        again.append([replace(task, attempt=task.attempt + 1)])
+        return replace(outcome, final=False)
+
+    def _dispatch(self, pack: Pack) -> None:
         if self._idle:
             actor = self._idle.pop()
-            self._busy.append(_Slot(actor, task, actor.execute.remote(task), False, time.monotonic()))
+            self._busy.append(_Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic()))
             return
         threads = max(1, int(self.cpus_per_member))
         remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
         needs = {"num_cpus": self.cpus_per_member, "num_gpus": self.gpus_per_member, "max_restarts": 0}
         actor = remote.options(**needs).remote(self._shared_ref, threads, list(sys.path))
-        self._busy.append(_Slot(actor, task, actor.ready.remote(), True, time.monotonic()))
+        self._busy.append(_Slot(actor, pack, actor.ready.remote(), True, time.monotonic()))
 
     def _ready(self) -> list[_Slot]:
-        """Return slots whose call ended or whose member's time is over; wait for the first such."""
+        """Return slots whose call ended or whose pack's time is over; wait for the first such."""
         while True:
             done, _ = ray.wait([slot.ref for slot in self._busy], num_returns=1, timeout=1.0)
             now = time.monotonic()
@@ -203,11 +229,14 @@ class RayActors:
                 return found
             for slot in self._busy:
                 if slot.starting and now - slot.since > START_SECONDS:
-                    log.warning("%s waits for free resources since %.0f s", slot.task.id, now - slot.since)
+                    log.warning("%s waits for free resources since %.0f s", slot.pack[0].id, now - slot.since)
                     slot.since = now
 
     def _late(self, slot: _Slot, now: float) -> bool:
-        return self.timeout_seconds is not None and not slot.starting and now - slot.since > self.timeout_seconds
+        return not slot.starting and now - slot.since > self._limit(slot.pack)
+
+    def _limit(self, pack: Pack) -> float:
+        return math.inf if self.timeout_seconds is None else self.timeout_seconds * len(pack)
 
     def _started(self, slot: _Slot) -> None:
         try:
@@ -216,27 +245,45 @@ class RayActors:
             self._start_failures += 1
             if self._start_failures >= START_FAILURES:
                 raise RunError(f"runtime: {START_FAILURES} actors in a row did not start; the last: {error}") from error
-            self._dispatch(slot.task)
+            self._dispatch(slot.pack)
             return
         self._start_failures = 0
-        self._busy.append(_Slot(slot.actor, slot.task, slot.actor.execute.remote(slot.task), False, time.monotonic()))
+        self._busy.append(_Slot(slot.actor, slot.pack, slot.actor.execute.remote(slot.pack), False, time.monotonic()))
 
-    def _outcome(self, slot: _Slot) -> Outcome:
+    def _outcomes(self, slot: _Slot) -> tuple[Sequence[Outcome], list[Task]]:
+        """Return what came of a pack, and what of it is left to be tried again."""
         seconds = time.monotonic() - slot.since
+        reason: Reason
         try:
-            outcome: Outcome = ray.get(slot.ref, timeout=0)
+            outcomes: list[Outcome] = ray.get(slot.ref, timeout=0)
         except GetTimeoutError:
-            message = f"still training after {self.timeout_seconds:g} s (runtime.timeout_seconds)"
-            outcome = Failure(slot.task.id, slot.task.attempt, "timed_out", message, seconds, "")
+            reason, message = (
+                "timed_out",
+                f"still training after {self._limit(slot.pack):g} s (runtime.timeout_seconds)",
+            )
         except RayError as error:
-            reason = _reason(error)
-            outcome = Failure(slot.task.id, slot.task.attempt, reason, _one_line(error), seconds, "")
-        clean = not isinstance(outcome, Failure) or outcome.reason in ("diverged", "refused")
-        if clean:
-            self._idle.append(slot.actor)
+            reason, message = _reason(error), _one_line(error)
         else:
-            ray.kill(slot.actor)  # whatever state it is in: the next task gets a new process
-        return outcome
+            if any(isinstance(o, Failure) and o.reason not in ("diverged", "refused") for o in outcomes):
+                ray.kill(slot.actor)  # whatever state it is in: the next pack gets a new process
+            else:
+                self._idle.append(slot.actor)
+            return outcomes, []
+        ray.kill(slot.actor)
+        return self._lost(slot.pack, reason, message, seconds)
+
+    def _lost(self, pack: Pack, reason: Reason, message: str, seconds: float) -> tuple[Sequence[Outcome], list[Task]]:
+        """Return what came of a pack whose actor is gone, and what is left; a member alone counts as it is."""
+        if len(pack) == 1:
+            return [Failure(pack[0].id, pack[0].attempt, reason, message, seconds, "")], []
+        assert self._store is not None
+        finished = list(finished_before(pack, self._store))
+        done = {report.task_id for report in finished}
+        left = [task for task in pack if task.id not in done]
+        names = ", ".join(task.id for task in left[:NAMED]) + (", …" if len(left) > NAMED else "")
+        why = f"{message} (in a pack of {len(pack)}, with {names} unfinished; they are split and tried again)"
+        failures = [Failure(task.id, task.attempt, reason, why, seconds / len(pack), "", final=False) for task in left]
+        return [*finished, *failures], [replace(task, attempt=task.attempt + 1) for task in left]
 
     def stop(self) -> None:
         """End our actors, running members included; leave a Ray that was there before us."""
@@ -244,7 +291,7 @@ class RayActors:
             return
         for actor in [slot.actor for slot in self._busy] + self._idle:
             ray.kill(actor)
-        self._busy, self._idle, self._shared_ref = [], [], None
+        self._busy, self._idle, self._shared_ref, self._store = [], [], None, None
         if self._ours:
             ray.shutdown()
             self._ours = False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 
-from distens.records import Floats, History, Settings
+from distens.records import Floats, Settings
 from distens.space import Space, key
 
 STEPS = 10
@@ -14,27 +14,22 @@ NEIGHBOURS = 6
 """A walk looks at this many neighbours per step, each one domain away, and takes at most STEPS steps."""
 
 
-def known(history: History) -> set[str]:
-    """Return the keys of all settings that were ever dispatched: finished, failed and pending."""
-    tasks = [entry.task for entry in (*history.finished, *history.failed)] + list(history.pending)
-    return {key(task.settings) for task in tasks}
-
-
-def draw(space: Space, count: int, taken: Iterable[str], rng: np.random.Generator) -> list[Settings]:
+def draw(space: Space, count: int, taken: Set[str], rng: np.random.Generator) -> list[Settings]:
     """Return `count` settings drawn uniformly: new and different while the space has any left, then repeats."""
     found = draw_new(space, count, taken, rng)
     return found + [space.draw(rng) for _ in range(count - len(found))]
 
 
 def draw_new(
-    space: Space, count: int, taken: Iterable[str], rng: np.random.Generator, needed: int | None = None
+    space: Space, count: int, taken: Set[str], rng: np.random.Generator, needed: int | None = None
 ) -> list[Settings]:
     """Return up to `count` different settings, none of them in `taken`.
 
     Fewer come back where the space is exhausted (told by a long row of misses: a finite space is not enumerated), or,
     once `needed` are found, where draws repeat themselves so often that more would cost too much.
     """
-    seen, found, misses, draws = set(taken), [], 0, 0
+    found: dict[str, Settings] = {}
+    misses, draws = 0, 0
     needed = count if needed is None else needed
     patience = int(min(100 + 20 * space.count, 20_000))
     while len(found) < count and misses < patience and (draws < 2 * count or len(found) < needed):
@@ -42,18 +37,17 @@ def draw_new(
         name = key(settings)
         draws += 1
         misses += 1
-        if name not in seen:
-            seen.add(name)
-            found.append(settings)
+        if name not in taken and name not in found:
+            found[name] = settings
             misses = 0
-    return found
+    return list(found.values())
 
 
 def walk_uphill(
     space: Space,
     starts: Sequence[Settings],
     height: Callable[[Floats], Floats],
-    taken: Iterable[str],
+    taken: Set[str],
     rng: np.random.Generator,
 ) -> list[Settings]:
     """Return the highest new settings that each walk saw, without repeats; all walks go in step.
@@ -63,7 +57,6 @@ def walk_uphill(
         height: encoded settings (P x width) -> P numbers to climb.
         taken: keys of settings that are not new.
     """
-    seen = set(taken)
     here = list(starts)
     heights = height(space.encode(here)) if here else np.zeros(0)
     best: dict[int, tuple[float, Settings]] = {}
@@ -76,7 +69,7 @@ def walk_uphill(
         going_on = []
         for i, row, row_heights in zip(walking, steps, reached, strict=True):
             order = np.argsort(-row_heights, kind="stable")
-            new = next((j for j in order if key(row[j]) not in seen), None)
+            new = next((j for j in order if key(row[j]) not in taken), None)
             if new is not None and (i not in best or row_heights[new] > best[i][0]):
                 best[i] = (float(row_heights[new]), row[new])
             if row_heights[order[0]] > heights[i]:

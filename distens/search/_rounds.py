@@ -7,16 +7,16 @@ space ──► draws ───────────────────�
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from scipy.stats import rankdata
 
-from distens.records import Floats, History, Settings
+from distens.records import Finished, Floats, History, Integers, Settings
 from distens.search._forest import Forest, expected_improvement, tame
-from distens.search._proposals import draw, draw_new, known, walk_uphill
+from distens.search._proposals import draw, draw_new, walk_uphill
 from distens.seeding import derive, generator
 from distens.space import Space, key
 
@@ -33,8 +33,11 @@ class Penalty(Protocol):
         ...
 
 
-MakePenalty = Callable[[Floats, Floats, Floats, int], Penalty]
-"""(finished_MD, pending_QD, proposals_PD, seed) -> penalty; all encoded settings."""
+MakePenalty = Callable[[Sequence[Finished], Floats, Floats, Floats, int], Penalty]
+"""(finished, finished_MD, pending_QD, proposals_PD, seed) -> penalty; _D are encoded settings."""
+
+TRIED = 1000
+"""A forest learns from this many members at most."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,12 @@ def propose(
     The generator is spent by one number, whatever the options, and every source of chance is derived from it by name.
     """
     root = int(rng.integers(2**63))
-    taken, finished = known(history), len(history.finished)
+    taken, finished = history.known(), len(history.finished)
     pending = [task.settings for task in history.pending]
     random = count if finished < 2 else min(count, max(0, budget.initial - finished - len(pending)))
     picks = draw(space, random, taken, generator(root, "initial"))
     if len(picks) < count:
-        taken |= {key(settings) for settings in picks}
+        taken = taken | set(map(key, picks)) if picks else taken
         picks += _ranked(history, space, pending + picks, taken, count - len(picks), root, budget, make_penalty)
     if len(picks) < count:  # the space is exhausted
         picks += draw(space, count - len(picks), taken | set(map(key, picks)), generator(root, "repeats"))
@@ -75,17 +78,20 @@ def _ranked(
     history: History,
     space: Space,
     pending: list[Settings],
-    taken: set[str],
+    taken: Set[str],
     count: int,
     root: int,
     budget: Budget,
     make_penalty: MakePenalty | None,
 ) -> list[Settings]:
     """Return up to `count` new settings, each the best by rank given those before it."""
-    tried = [entry.task.settings for entry in (*history.finished, *history.failed)]
-    tried_MD, pending_QD = space.encode(tried), space.encode(pending)
     values = history.values()
     values_M = tame(np.concatenate([values, np.full(len(history.failed), values.max())]))
+    places = representative(values_M, TRIED, generator(root, "tried"))
+    entries, values_M = (*history.finished, *history.failed), values_M[places]
+    tried = [entries[place].task.settings for place in places]
+    finished = [history.finished[place] for place in places if place < len(values)]
+    tried_MD, pending_QD = space.encode(tried), space.encode(pending)
     best, seed = float(values.min()), derive(root, "forest")
     believer = Forest(tried_MD, values_M, seed)
 
@@ -107,16 +113,27 @@ def _ranked(
     if not proposals:
         return []
     proposals_PD = space.encode(proposals)
-    finished_MD = tried_MD[: len(history.finished)]
-    penalty = make_penalty(finished_MD, pending_QD, proposals_PD, derive(root, "penalty")) if make_penalty else None
-    places: list[int] = []
+    penalty = None
+    if make_penalty:
+        seed_of_penalty = derive(root, "penalty")
+        penalty = make_penalty(finished, tried_MD[: len(finished)], pending_QD, proposals_PD, seed_of_penalty)
+    picked: list[int] = []
     while True:
         score_P = rankdata(-improvement(proposals_PD))
         score_P += penalty.ranks() if penalty else 0.0
-        score_P[places] = np.inf
-        places.append(int(np.argmin(score_P)))
-        if len(places) == min(count, len(proposals)):
-            return [proposals[place] for place in places]
+        score_P[picked] = np.inf
+        picked.append(int(np.argmin(score_P)))
+        if len(picked) == min(count, len(proposals)):
+            return [proposals[place] for place in picked]
         if penalty:
-            penalty.picked(places[-1])
-        forest = fit(np.vstack([pending_QD, proposals_PD[places]]))
+            penalty.picked(picked[-1])
+        forest = fit(np.vstack([pending_QD, proposals_PD[picked]]))
+
+
+def representative(values_M: Floats, most: int, rng: np.random.Generator) -> Integers:
+    """Return the places, in order, of at most so many members: the best half, and of the others a random half."""
+    if len(values_M) <= most:
+        return np.arange(len(values_M))
+    order_M = np.argsort(values_M, kind="stable")
+    best, others = order_M[: most // 2], order_M[most // 2 :]
+    return np.sort(np.append(best, rng.choice(others, most - most // 2, replace=False)))

@@ -48,21 +48,31 @@ def read_trees(booster: lightgbm.Booster) -> list[Tree]:
     return trees
 
 
-def predict_pairs(trees: list[Tree], left_PD: Floats, right_QD: Floats) -> Floats:
-    """Return, for every pair, the mean of the two orders' predictions: (f([p; q]) + f([q; p])) / 2, shape P x Q.
+class Partners:
+    """One half of all pairs to come: what its settings pass on the way to every leaf, in bits, worked out once.
 
     Args:
-        trees: grown on rows [enc; enc] of twice the width of `left_PD` and `right_QD`.
+        trees: grown on rows [enc; enc] of twice the width of `right_QD`.
     """
-    width = left_PD.shape[1]
-    left_DP, right_DQ = np.ascontiguousarray(left_PD.T), np.ascontiguousarray(right_QD.T)
-    total_PQ = np.zeros((len(left_PD), len(right_QD)), dtype=np.float32)
-    for tree in trees:
-        value = tree.value.astype(np.float32)[:, None]
-        left = [_passes(tree, left_DP, half * width) * value for half in (0, 1)]
-        right = [_passes(tree, right_DQ, half * width).astype(np.float32) for half in (1, 0)]
-        total_PQ += np.concatenate(left).T @ np.concatenate(right)
-    return total_PQ.astype(np.float64) / 2.0
+
+    def __init__(self, trees: list[Tree], right_QD: Floats) -> None:
+        self._trees, self._count, width = trees, len(right_QD), right_QD.shape[1]
+        right_DQ = np.ascontiguousarray(right_QD.T)
+        halves = ([_passes(tree, right_DQ, half * width) for half in (1, 0)] for tree in trees)
+        self._bits = [np.packbits(np.concatenate(half), axis=1) for half in halves]
+
+    def predict(self, left_PD: Floats) -> Floats:
+        """Return, for every pair, the mean of both orders' predictions: (f([p; q]) + f([q; p])) / 2, shape P x Q."""
+        width = left_PD.shape[1]
+        left_DP = np.ascontiguousarray(left_PD.T)
+        total_PQ = np.zeros((len(left_PD), self._count), dtype=np.float32)
+        for tree, bits in zip(self._trees, self._bits, strict=True):
+            left = np.concatenate([_passes(tree, left_DP, half * width) for half in (0, 1)])
+            reached = np.flatnonzero(left.any(axis=1))
+            values = np.tile(tree.value, 2)[reached].astype(np.float32)
+            right = np.unpackbits(bits[reached], axis=1, count=self._count).astype(np.float32)
+            total_PQ += (left[reached] * values[:, None]).T @ right
+        return total_PQ.astype(np.float64) / 2.0
 
 
 def _passes(tree: Tree, features_DQ: Floats, start: int) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
@@ -12,15 +13,18 @@ from annotated_types import Ge, Gt
 from scipy.stats import rankdata
 
 from distens.diversity.pairwise import diversity
-from distens.records import Floats, History, Settings
+from distens.records import Finished, Floats, History, Settings
 from distens.registry import Plugin, build
 from distens.search._pairs import PairSurrogate
-from distens.search._rounds import Budget, propose
+from distens.search._rounds import Budget, propose, representative
 from distens.space import Space
 
 _EXAMPLES = 1000
 """Diversity is learned from this many examples, evenly spaced: their sampling error (about 0.01) is well below the
 surrogate's own."""
+
+_MEMBERS = 500
+"""Pairs and the pool are of this many members at most."""
 
 
 def _default_pool() -> Any:
@@ -44,7 +48,9 @@ class DivBO:
     Where we differ from the paper, or it is silent: both orders of a pair are averaged; the `samples` normal numbers
     of a pool member are shared by all proposals, which leaves each alpha_div distributed as in eq. 4 and takes that
     noise out of their comparison; pending members have the forest's mean as their value and stand in P, so that the
-    next pick is pushed away from them; failed members have the worst value and never enter pairs or P.
+    next pick is pushed away from them; failed members have the worst value and never enter pairs or P. The
+    forest learns from 1,000 members at most and P and pairs are of 500 at most, the best half and a random half of the
+    others: a step costs the same whether 1,000 or 10,000 have finished.
 
     Attributes:
         beta: how much diversity counts; accuracy of members falls clearly from 0.2 (paper, figure 7).
@@ -66,7 +72,7 @@ class DivBO:
     initial: Annotated[int, Ge(2)] = 5
     samples: Annotated[int, Ge(1)] = 15
     models: Annotated[int, Ge(2)] = 5
-    max_pairs: Annotated[int, Ge(100)] = 20_000
+    max_pairs: Annotated[int, Ge(100)] = 6000
 
     def __post_init__(self) -> None:
         if self.local >= self.proposals:
@@ -97,16 +103,21 @@ class _DiversityRanks:
         search: DivBO,
         history: History,
         weight: float,
+        finished: Sequence[Finished],
         finished_MD: Floats,
         pending_QD: Floats,
         proposals_PD: Floats,
         seed: int,
     ) -> None:
-        probs_MNC = [history.predictions(entry.task.id) for entry in history.finished]
+        values_M = np.array([entry.report.metrics[history.metric] for entry in finished])
+        places = representative(values_M, _MEMBERS, np.random.default_rng(seed))
+        probs_MNC = [history.predictions(finished[place].task.id) for place in places]
+        finished_MD = finished_MD[places]
         pool = np.flatnonzero(search.pool.select(probs_MNC, history.labels_N, history.metric))
         step = -(-len(history.labels_N) // _EXAMPLES)
         div_MM = diversity([probs_NC[::step] for probs_NC in probs_MNC])
-        self._surrogate = PairSurrogate(finished_MD, div_MM, pool, search.models, search.max_pairs, seed)
+        surrogate = PairSurrogate(finished_MD, div_MM, pool, search.models, search.max_pairs, seed)
+        self._diversity_of = surrogate.towards(proposals_PD)
         self._weight, self._proposals_PD = weight, proposals_PD
         self._rng = np.random.default_rng(seed)
         self._least_SP = np.full((search.samples, len(proposals_PD)), np.inf)
@@ -121,7 +132,7 @@ class _DiversityRanks:
         self._join(self._proposals_PD[place : place + 1])
 
     def _join(self, thetas_TD: Floats) -> None:
-        mean_TP, std_TP = self._surrogate.predict(thetas_TD, self._proposals_PD)
+        mean_TP, std_TP = self._diversity_of(thetas_TD)
         noise_TS = self._rng.standard_normal((len(thetas_TD), len(self._least_SP)))
         for mean_P, std_P, noise_S in zip(mean_TP, std_TP, noise_TS, strict=True):
             np.minimum(self._least_SP, mean_P + noise_S[:, None] * std_P, out=self._least_SP)

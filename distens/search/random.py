@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distens.records import History, Settings
-from distens.search._proposals import draw, known
+from distens.search._proposals import draw
 from distens.space import Space
 
 
@@ -17,4 +17,4 @@ class Random:
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`); repeats only where the space is exhausted."""
-        return draw(space, count, known(history), rng)
+        return draw(space, count, history.known(), rng)

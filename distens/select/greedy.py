@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import Floats, Integers
-from distens.select._losses import Sums, check
+from distens.select._losses import Losses, Measure
 
 _EQUAL = 1e-12
 
@@ -42,30 +42,25 @@ class Greedy:
 
     def select(self, probs_MNC: Floats | Sequence[Floats], labels_N: Integers, metric: str = "nll") -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
-        check(probs_MNC, metric)
+        measure = Measure(probs_MNC, labels_N, metric)
         rng = np.random.default_rng(self.seed)
-        order_M = rng.permutation(len(probs_MNC))
+        order_M, rows = rng.permutation(len(probs_MNC)), len(labels_N)
         if self.bags == 1:
-            return self._select(probs_MNC, labels_N, metric, order_M)
+            return self._select(measure.on(), order_M)
         weights_M = np.zeros(len(probs_MNC))
         for _ in range(self.bags):
-            rows_N = rng.integers(len(labels_N), size=len(labels_N))
-            sample_MNC = [probs_NC[rows_N] for probs_NC in probs_MNC]
-            weights_M += self._select(sample_MNC, labels_N[rows_N], metric, order_M)
+            counts_N = np.bincount(rng.integers(rows, size=rows), minlength=rows)
+            weights_M += self._select(measure.on(counts_N), order_M)
         return weights_M / self.bags
 
-    def _select(
-        self, probs_MNC: Floats | Sequence[Floats], labels_N: Integers, metric: str, order_M: Integers
-    ) -> Floats:
-        members = len(probs_MNC)
-        counts_M = np.zeros(members)
+    def _select(self, losses: Losses, order_M: Integers) -> Floats:
+        counts_M = np.zeros(len(order_M))
         best, best_counts_M = np.inf, counts_M
-        sums = Sums(probs_MNC, labels_N, metric)
         for _ in range(self.size):
-            losses_M = sums.with_each()
+            losses_M = losses.with_each()
             equal = np.flatnonzero(losses_M <= losses_M.min() + _EQUAL)
-            chosen = min(equal, key=lambda m: (counts_M[m] == 0, order_M[m]))
-            sums.add(int(chosen))
+            chosen = int(equal[np.lexsort((order_M[equal], counts_M[equal] == 0))[0]])
+            losses.add(chosen)
             counts_M[chosen] += 1
             if losses_M[chosen] < best - _EQUAL or not self.cut:
                 best, best_counts_M = losses_M[chosen], counts_M.copy()

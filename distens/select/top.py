@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import Floats, Integers
-from distens.select._losses import Sums, check
+from distens.select._losses import Measure
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class Top:
 
     def select(self, probs_MNC: Floats | Sequence[Floats], labels_N: Integers, metric: str = "nll") -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
-        check(probs_MNC, metric)
-        losses_M = Sums(probs_MNC, labels_N, metric).with_each()
+        losses_M = Measure(probs_MNC, labels_N, metric).on().with_each()
         kept = np.argsort(losses_M, kind="stable")[: self.size]
         weights_M = np.zeros(len(losses_M))
         weights_M[kept] = 1.0 / len(kept)

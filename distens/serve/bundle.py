@@ -18,6 +18,7 @@ from typing import Any
 from distens import __version__, registry
 from distens.errors import BundleError, StorageError, did_you_mean
 from distens.records import Address, Settings, State
+from distens.serve.cascade import Cascade
 from distens.store import Store
 
 FORMAT = 1
@@ -54,6 +55,7 @@ class Bundle:
         temperature: applied to the combined probabilities.
         metrics: the run's row of results for this bundle.
         version: of distens, that wrote it.
+        cascade: how to ask fewer members than all; None for one member, and in bundles older than cascades.
         extra: whatever else the writer had to say.
     """
 
@@ -67,6 +69,7 @@ class Bundle:
     temperature: float
     metrics: Mapping[str, Any]
     version: str
+    cascade: Cascade | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -82,6 +85,7 @@ def write(
     combine_state: State,
     temperature: float,
     metrics: Mapping[str, Any],
+    cascade: Cascade | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a bundle into a folder of the run's store.
@@ -108,6 +112,7 @@ def write(
             "combine": combine if isinstance(combine, str) else dict(combine),
             "temperature": float(temperature),
             "metrics": dict(metrics),
+            "cascade": cascade and cascade.to_json(),
             "extra": dict(extra or {}),
             "files": {file: {"sha256": a.sha256, "size_bytes": a.size_bytes} for file, a in files.items()},
         },
@@ -195,6 +200,7 @@ def _parse(values: Mapping[str, Any], store: Store) -> Bundle:
         temperature=temperature,
         metrics=values["metrics"],
         version=str(values["distens"]),
+        cascade=Cascade.from_json(found, len(members)) if (found := values.get("cascade")) is not None else None,
         extra=values.get("extra", {}),
     )
 

@@ -21,8 +21,9 @@ class BundleModel(PythonModel):
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return probs_NC; `params` are not used."""
-        return pd.DataFrame(self.predictor.predict_proba(model_input), columns=pd.Index(self.predictor.classes))
+        """Return probs_NC; `params` may hold a budget: `mean_members` or `tolerance`, see `Predictor`."""
+        probs_NC = self.predictor.predict_proba(model_input, **(params or {}))
+        return pd.DataFrame(probs_NC, columns=pd.Index(self.predictor.classes))
 
 
 mlflow.models.set_model(BundleModel())

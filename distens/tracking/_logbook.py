@@ -21,7 +21,14 @@ from distens.tracking.protocol import Final, RunInfo
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
-@dataclass
+CONTRIBUTED = ("weight", "diversity")
+
+MOST_CONTRIBUTIONS = 1000
+"""With more members than this, only those that were selected get these numbers on their own runs: every one is a call
+to the server. `results.json` in the run's folder has them all."""
+
+
+@dataclass(slots=True)
 class Run:
     """A run as the server holds it."""
 
@@ -104,10 +111,13 @@ class Logbook:
         return self.server.create(self.run.run_name, tags, now_ms())
 
     def _keep(self, child: Run) -> None:
-        self.children[child.tags.get("distens.record", child.id)] = child
+        # Of thousands of children only what is asked of them again.
+        contributed = {key: child.metrics[key] for key in CONTRIBUTED if key in child.metrics}
+        kept = Run(child.id, child.status, child.start_ms, {}, metrics=contributed)
+        self.children[child.tags.get("distens.record", child.id)] = kept
         # A failed attempt never hides the member that came of a later one; the newest outcome is the last kept.
         if "distens.reason" not in child.tags:
-            self.members[child.tags.get("distens.task", "")] = child
+            self.members[child.tags.get("distens.task", "")] = kept
 
     def start(self) -> None:
         """Say what the run is, and that it is running."""
@@ -122,21 +132,23 @@ class Logbook:
     def member(self, task: Task, outcome: Finished | Failure, at_ms: int) -> None:
         """Log one attempt as a child run, unless it is there; an interrupted one is completed."""
         tags = _records.labels(task, outcome)
-        child = self.children.get(tags["distens.record"])
+        known = self.children.get(tags["distens.record"])
+        if known is not None and known.status != "RUNNING":
+            if isinstance(outcome, Finished):
+                self.members[task.id] = known
+            return
+        child = known
         if child is None:
             seconds = outcome.report.seconds if isinstance(outcome, Finished) else outcome.seconds
             parent = {"mlflow.parentRunId": self.parent.id}
             start_ms = at_ms - int(1000 * seconds)
             child = self.server.create(_records.title(task, outcome), {**tags, **parent}, start_ms)
-        elif child.status != "RUNNING":
-            self._keep(child)
-            return
         params = _records.flatten({**task.settings, "seed": task.seed})
         # The run's own start as the time of its numbers: sent again they are the same numbers, not further ones.
         self.server.log(child.id, child.start_ms, metrics=_records.measures(outcome), params=params)
         child.status = "FINISHED" if isinstance(outcome, Finished) else "FAILED"
         self.server.close(child.id, child.status, at_ms)
-        self._keep(child)
+        self._keep(Run(child.id, child.status, child.start_ms, tags))
 
     def progress(self, step: int, metrics: Mapping[str, float], at_ms: int) -> None:
         """Log the search so far, unless that step is there."""
@@ -186,7 +198,8 @@ class Logbook:
 def final_records(final: Final) -> Iterator[tuple[str, Callable[[Logbook], None]]]:
     """Yield what a finished run has to say, in records small enough that each shows progress."""
     yield "the table of results", lambda book: book.results(final)
-    for name in sorted({*final.weights, *final.diversity}):
+    few = len(final.diversity) <= MOST_CONTRIBUTIONS
+    for name in sorted({*final.weights, *final.diversity} if few else final.weights):
         sources = {"weight": final.weights, "diversity": final.diversity}
         metrics = {key: values[name] for key, values in sources.items() if name in values}
         yield f"the weight of {name}", lambda book, n=name, m=metrics: book.contribution(n, m)

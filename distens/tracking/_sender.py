@@ -57,14 +57,23 @@ class Sender(Generic[Book]):
             self._queue.append((label, send))
             self._changed.notify_all()
 
-    def close(self, wait_seconds: float) -> Left:
-        """Wait until all is sent, or until nothing was sent for `wait_seconds`; then stop."""
+    def close(self, wait_seconds: float, still: Callable[[int, float], None] | None = None) -> Left:
+        """Wait until all is sent, or until nothing was sent for `wait_seconds`; then stop.
+
+        Args:
+            wait_seconds: while records are sent this bounds nothing, so that a long backlog is sent whole.
+            still: is told every `wait_seconds` how many records wait and how many seconds they will take.
+        """
         with self._changed:
             self._longest_pause = min(self._longest_pause, 1.0)
             self._changed.notify_all()
-            seen, deadline = self._sent, time.monotonic() + wait_seconds
-            while self._queue and time.monotonic() < deadline:
-                self._changed.wait(max(deadline - time.monotonic(), 0.0))
+            began, before = time.monotonic(), self._sent
+            said, seen, deadline = began, before, began + wait_seconds
+            while self._queue and (now := time.monotonic()) < deadline:
+                if still is not None and now >= said + wait_seconds and self._sent > before:
+                    still(len(self._queue), len(self._queue) * (now - began) / (self._sent - before))
+                    said = now
+                self._changed.wait(deadline - now)
                 if self._sent != seen:
                     seen, deadline = self._sent, time.monotonic() + wait_seconds
             self._closed = True

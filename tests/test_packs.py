@@ -1,0 +1,271 @@
+"""Members that are trained together: whatever one of them does, the others finish, once, and it is found and named."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import plugins
+import psutil
+import pytest
+from plugins import Store
+
+import distens
+import distens.members
+from distens import registry, seeding
+from distens.config import DataSection, parse
+from distens.data.load import load
+from distens.deliver import LEADERS
+from distens.progress import Progress
+from distens.records import Failure, Finished, History, Report, Task
+from distens.runtime.protocol import Shared
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reachable():
+    before = distens.members.__path__
+    plugins.reach()
+    yield
+    distens.members.__path__ = before
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load(DataSection(source="sklearn:iris"), 0).dataset.for_members()
+
+
+@pytest.fixture
+def notes(tmp_path):
+    (tmp_path / "notes").mkdir()
+    return tmp_path / "notes" / "notes.txt"
+
+
+def tasks_of(notes, *does, **options):
+    """Tasks m0, m1, … with seeds 0, 1, … that do as they are told."""
+    settings = {"family": "a", "kind": "pretend", "notes": str(notes), **options}
+    return [Task(f"m{i}", "search", {**settings, "rate": 0.5 + i, "does": d}, i) for i, d in enumerate(does)]
+
+
+def lines(notes):
+    return notes.read_text().splitlines()
+
+
+def trained(notes):
+    """The seeds of all members that were trained, as often as they were."""
+    return sorted(line.removeprefix("trained ") for line in lines(notes) if line.startswith("trained "))
+
+
+def outcomes_of(spec, packs, dataset, folder):
+    runner = registry.build("runtime", spec, "runtime")
+    runner.start(Shared(Store(str(folder)), dataset))
+    try:
+        return list(runner.run(iter(packs)))
+    finally:
+        runner.stop()
+
+
+def test_a_pack_of_one_kind_is_one_program_and_its_outcomes_come_together(dataset, tmp_path, notes):
+    (outcomes,) = outcomes_of("inline", [tasks_of(notes, *["well"] * 3)], dataset, tmp_path / "a")
+    assert [o.task_id for o in outcomes] == ["m0", "m1", "m2"]
+    assert all(isinstance(o, Report) and o.seconds == 0.5 for o in outcomes)
+    assert lines(notes) == ["pack 0 1 2", "trained 0", "trained 1", "trained 2"]
+    store = Store(str(tmp_path / "a"))
+    alone = outcomes_of("inline", [[task] for task in tasks_of(notes, *["well"] * 3)], dataset, tmp_path / "b")
+    for one, (other,) in zip(outcomes, alone, strict=True):
+        found, wanted = store.read_predictions(one.files["test"]), Store(str(tmp_path / "b"))
+        assert np.array_equal(found, wanted.read_predictions(other.files["test"]))
+
+
+def test_only_what_differs_in_free_settings_alone_is_one_program(dataset, tmp_path, notes):
+    """Widths 1, 2, 1 and a neighbour counter: two of a width together, the third alone, and the other kind."""
+    one, two, three = tasks_of(notes, "well", "well", "well")
+    two = Task("m1", "search", {**two.settings, "width": 2}, 1)
+    other = Task("m3", "search", {"family": "k", "kind": "estimator", "estimator": "k_nearest_neighbours"}, 3)
+    (outcomes,) = outcomes_of("inline", [[one, two, three, other]], dataset, tmp_path)
+    assert [o.task_id for o in outcomes] == ["m0", "m1", "m2", "m3"]
+    assert all(isinstance(o, Report) for o in outcomes)
+    assert lines(notes) == ["pack 0 2", "trained 0", "trained 2", "alone 1", "trained 1"]
+
+
+def test_a_member_that_raises_is_named_and_the_others_finish(dataset, tmp_path, notes):
+    """m0 is finished when m1 raises; m2 is then trained alone, and nothing twice."""
+    (outcomes,) = outcomes_of("inline", [tasks_of(notes, "well", "raise", "well")], dataset, tmp_path)
+    first, bad, last = outcomes
+    assert isinstance(first, Report) and isinstance(last, Report)
+    assert isinstance(bad, Failure)
+    assert (bad.reason, bad.final) == ("crashed", True)
+    assert "this one is broken" in bad.message
+    assert lines(notes) == ["pack 0 1 2", "trained 0", "alone 1", "alone 2", "trained 2"]
+
+
+def test_a_member_that_diverges_or_is_refused_leaves_the_others_alone(dataset, tmp_path, notes):
+    (outcomes,) = outcomes_of("inline", [tasks_of(notes, "diverge", "well", "refuse", "well")], dataset, tmp_path)
+    reasons = [o.reason if isinstance(o, Failure) else "" for o in outcomes]
+    assert reasons == ["diverged", "", "refused", ""]
+    assert trained(notes) == ["1", "3"]
+
+
+def test_a_pack_that_is_too_large_is_halved(dataset, tmp_path, notes):
+    """Of 4, none fits together with another: 4, then 2 and 2, then each alone."""
+    (outcomes,) = outcomes_of("inline", [tasks_of(notes, *["memory"] * 4)], dataset, tmp_path)
+    assert all(isinstance(o, Report) for o in outcomes)
+    packs = [line for line in lines(notes) if not line.startswith("trained")]
+    assert packs == ["pack 0 1 2 3", "pack 0 1", "alone 0", "alone 1", "pack 2 3", "alone 2", "alone 3"]
+
+
+def test_a_member_that_kills_its_process_is_found_and_given_up(dataset, tmp_path, notes, ray_here):
+    """Six in a pack, the fourth kills. m0 to m2 are finished. Left are m3, m4, m5, then m3 alone: tried `retries` + 1
+    times, and given up. m4 and m5 are trained in their own half."""
+    spec = {"kind": "ray_actors", "concurrency": 1, "retries": 1}
+    pack = tasks_of(notes, "well", "well", "well", "kill", "well", "well")
+    found = [o for outcomes in outcomes_of(spec, [pack], dataset, tmp_path) for o in outcomes]
+    reports = {o.task_id: o for o in found if isinstance(o, Report)}
+    assert sorted(reports) == ["m0", "m1", "m2", "m4", "m5"]
+    assert [reports[name].attempt for name in ("m0", "m4")] == [1, 2]
+    assert trained(notes) == ["0", "1", "2", "4", "5"]
+    lost = [o for o in found if isinstance(o, Failure)]
+    assert [(o.task_id, o.attempt, o.final) for o in lost if o.task_id != "m3"] == [("m4", 1, False), ("m5", 1, False)]
+    assert "in a pack of 6, with m3, m4, m5 unfinished; they are split and tried again" in lost[0].message
+    bad = [(o.attempt, o.reason, o.final) for o in lost if o.task_id == "m3"]
+    assert bad == [(1, "crashed", False), (2, "crashed", False), (3, "crashed", True)]
+
+
+def test_a_pack_whose_actor_is_killed_loses_no_finished_member(dataset, tmp_path, notes, ray_here):
+    """SIGKILL from outside while m1 is being trained: m0 is reported as it was, m1 and m2 are tried again."""
+
+    def kill():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if (tmp_path / "members/m0/1/report.json").exists():
+                for process in psutil.Process().children(recursive=True):
+                    if process.name().startswith("ray::_Actor.exe"):
+                        (notes.with_name("go")).touch()
+                        process.kill()
+                        return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    spec = {"kind": "ray_actors", "concurrency": 1, "retries": 0}  # a lost pack is not a member's own failure
+    pack = tasks_of(notes, "well", "wait", "well")
+    lists = outcomes_of(spec, [pack], dataset, tmp_path)
+    killer.join()
+    first = {o.task_id: (type(o), o.attempt) for o in lists[0]}
+    assert first == {"m0": (Report, 1), "m1": (Failure, 1), "m2": (Failure, 1)}
+    rest = [o for outcomes in lists[1:] for o in outcomes]
+    assert {(o.task_id, type(o), o.attempt) for o in rest} == {("m1", Report, 2), ("m2", Report, 2)}
+    assert trained(notes).count("0") == 1
+
+
+def test_a_pack_has_as_much_time_as_its_members(dataset, tmp_path, notes, ray_here):
+    """2 members at 1.5 s: after 3 s the pack is split. The slow one is alone then, and ended for good after 1.5 s."""
+    spec = {"kind": "ray_actors", "concurrency": 1, "timeout_seconds": 1.5}
+    lists = outcomes_of(spec, [tasks_of(notes, "wait", "well")], dataset, tmp_path)
+    found = [o for outcomes in lists for o in outcomes]
+    slow = [(o.attempt, o.reason, o.final) for o in found if isinstance(o, Failure) and o.task_id == "m0"]
+    assert slow == [(1, "timed_out", False), (2, "timed_out", True)]
+    assert any(isinstance(o, Failure) and "still training after 3 s" in o.message for o in found)
+    assert [(o.task_id, o.attempt) for o in found if isinstance(o, Report)] == [("m1", 2)]
+
+
+def test_progress_takes_few_steps_and_few_selections():
+    """Steps are the numbers of two digits and zeros: 99 up to 99, then 90 for each further digit, and 10,000: 280. The
+    ensemble of the first is the first; 10,000 arrivals at once leave no time for many more selections."""
+    selections = []
+
+    class Counting:
+        def select(self, probs_MNC, labels_N, metric):
+            selections.append(len(probs_MNC))
+            time.sleep(0.01)
+            return np.eye(len(probs_MNC))[0]
+
+    labels_N = np.zeros(3, dtype=int)
+    history = History(labels_N=labels_N, predictions=lambda _: np.tile([[0.5, 0.5]], (3, 1)))
+    progress = Progress(Counting(), "nll", 10_000)
+    steps = []
+    for i in range(10_000):
+        report = Report(f"m{i}", 1, {"nll": 2.0 - i / 10_000}, 1.0, 1, 1.0, "", {})
+        steps.append(progress.add(Finished(Task(f"m{i}", "search", {}, i), report), lambda: history))
+    assert sum(step is not None for step in steps) == 280
+    assert (progress.finished, progress.best, steps[-1]) == (10_000, 2.0 - 0.9999, 10_000)
+    assert 1 <= len(selections) < 20
+    assert max(selections) <= LEADERS
+
+
+# Whole runs ----------------------------------------------------------------------------------------------------------
+
+
+def config(folder, notes, **changes):
+    values = {
+        "name": "packs",
+        "storage": str(folder),
+        "data": {"source": "sklearn:iris"},
+        "members": {
+            "pretend": {
+                "kind": "pretend",
+                "notes": str(notes),
+                "rate": {"low": -1.0, "high": 1.0},
+                "width": {"choices": [1, 2, 3]},
+            }
+        },
+        "search": {"kind": "random", "members": 10},
+        "select": "top",
+        "runtime": {"kind": "inline", "pack": 4},
+        "tracking": "off",
+    }
+    return parse({**values, **changes})
+
+
+def journal(path):
+    return [json.loads(file.read_text()) for file in sorted(Path(path, "journal").glob("*.json"))]
+
+
+def test_search_fills_packs_with_what_can_be_trained_together(tmp_path, notes):
+    """Ten members in packs of four: 4, 4 and 2, each of one width, with the ids and seeds that they have alone."""
+    updates = []
+    result = distens.run(config(tmp_path, notes), updates.append)
+    asked = [[e["task"] for e in entries] for entries in journal(result.path) if "task" in entries[0]]
+    assert [len(pack) for pack in asked] == [4, 4, 2]
+    assert all(len({task["settings"]["width"] for task in pack}) == 1 for pack in asked)
+    rates = [task["settings"]["rate"] for pack in asked for task in pack]
+    assert len(set(rates)) == 10
+    assert [task["id"] for pack in asked for task in pack] == [f"m{i:04d}" for i in range(10)]
+    assert asked[1][2]["seed"] == seeding.derive(0, "member", "m0006")
+    assert [len(line.split()) - 1 for line in lines(notes) if line.startswith("pack")] == [4, 4, 2]
+    assert [u.finished for u in updates if u.phase == "search" and u.outcome] == list(range(1, 11))
+
+
+def test_what_was_pending_is_packed_again(tmp_path, notes):
+    """A driver that died after it had handed out the second pack: its four go out again, together, as attempt 2."""
+    whole = distens.run(config(tmp_path / "whole", notes))
+    path = distens.run(config(tmp_path / "cut", notes)).path
+    Path(path, "results.json").unlink()
+    for number in (3, 4, 5):  # all after: asked 4, told 4, asked 4
+        Path(path, "journal", f"{number:08d}.json").unlink()
+    for i in range(4, 10):
+        distens.store.Store(path).delete(f"members/m{i:04d}")
+    notes.unlink()
+    again = distens.resume(path)
+    asked = [[e["task"] for e in entries] for entries in journal(path) if "task" in entries[0]]
+    assert [[(t["id"], t["attempt"]) for t in pack] for pack in asked[2:]] == [
+        [(f"m{i:04d}", 2) for i in range(4, 8)],
+        [("m0008", 1), ("m0009", 1)],
+    ]
+    assert len(trained(notes)) == 6
+    assert again.rows["ensemble"]["nll"] == whole.rows["ensemble"]["nll"]
+
+
+def test_what_did_not_survive_the_machine_is_trained_again(tmp_path, notes):
+    """A member's files are not waited for: two that are journalled as finished, but torn or gone, are made again."""
+    path = distens.run(config(tmp_path, notes)).path
+    Path(path, "results.json").unlink()
+    Path(path, "members", "m0003", "1", "state.safetensors").write_bytes(b"")
+    Path(path, "members", "m0005", "1", "test.arrow").unlink()
+    notes.unlink()
+    result = distens.resume(path)
+    assert len(trained(notes)) == 2
+    failures = json.loads(Path(path, "results.json").read_text())["failures"]
+    assert [(f["id"], f["final"]) for f in failures] == [("m0003", False), ("m0005", False)]
+    assert len(result.weights) == 10
+    assert {p.name for p in Path(path, "members", "m0003").iterdir()} == {"1", "3"}  # 2 may still have a late writer
