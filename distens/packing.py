@@ -10,13 +10,14 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from distens import registry
-from distens.records import Finished, Settings
-from distens.space import key as settings_key
+from distens.records import Finished, Settings, settings_key
 
-Pack = int | Literal["auto"]
+Pack = Annotated[int, Ge(1)] | Literal["auto"]
 """How many tasks go to an actor at a time; `auto` asks a `Planner`."""
 
 SHARE = 8

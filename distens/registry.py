@@ -28,9 +28,13 @@ class Plugin:
 
 def names(family: str) -> list[str]:
     """Return the names of a family's plug-ins, without importing them."""
-    package = importlib.import_module(f"distens.{family}")
-    found = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return sorted(name for name in found if not name.startswith("_") and name != "protocol")
+    return list(_listed(tuple(importlib.import_module(f"distens.{family}").__path__)))
+
+
+@cache
+def _listed(folders: tuple[str, ...]) -> tuple[str, ...]:
+    found = (module.name for module in pkgutil.iter_modules(folders))
+    return tuple(sorted(name for name in found if not name.startswith("_") and name != "protocol"))
 
 
 @cache

@@ -429,8 +429,3 @@ class Space:
     def corners(self) -> Iterator[Settings]:
         """Yield settings that together take every end of every range and every choice: what to check before work."""
         yield from self._root.corners()
-
-
-def key(settings: Settings) -> str:
-    """Return a string that equal settings share."""
-    return json.dumps(settings, sort_keys=True)

@@ -23,6 +23,7 @@ from distens.records import (
     Task,
     failure_from_json,
     report_from_json,
+    settings_key,
     task_from_json,
     to_json,
 )
@@ -35,7 +36,7 @@ from distens.search._trees import Partners, read_trees
 from distens.search.bayes import Bayes
 from distens.search.divbo import DivBO
 from distens.seeding import derive
-from distens.space import Space, key
+from distens.space import Space
 
 SEARCHES = registry.names("search")
 FEW = {"proposals": 300, "local": 20}
@@ -87,7 +88,7 @@ def make_history(space: Space, finished: int, failed: int = 0, pending: int = 0,
 
 def keys(history: History) -> set[str]:
     tasks = [entry.task for entry in (*history.finished, *history.failed)] + list(history.pending)
-    return {key(task.settings) for task in tasks}
+    return {settings_key(task.settings) for task in tasks}
 
 
 def search(name: str, **options):
@@ -107,7 +108,7 @@ def test_proposals_lie_in_the_space_and_are_new_and_different(name, counts):
         proposed = search(name).propose(history, SPACE, count, np.random.default_rng(0))
         assert len(proposed) == count
         assert all(SPACE.contains(settings) for settings in proposed)
-        assert len({key(settings) for settings in proposed} - keys(history)) == count
+        assert len({settings_key(settings) for settings in proposed} - keys(history)) == count
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0), (12, 1, 2)])
@@ -148,7 +149,7 @@ def test_a_finite_space_is_used_up_before_anything_repeats(name):
     proposed = search(name).propose(history, TINY, 4, np.random.default_rng(0))
     assert len(proposed) == 4
     assert all(TINY.contains(settings) for settings in proposed)
-    assert len(keys(history) | {key(settings) for settings in proposed}) == 5
+    assert len(keys(history) | {settings_key(settings) for settings in proposed}) == 5
     everything = make_history(TINY, 5)
     assert len(search(name).propose(everything, TINY, 3, np.random.default_rng(0))) == 3
 
@@ -383,7 +384,7 @@ def test_a_history_longer_than_what_is_learned_from(name, monkeypatch):
     watched = dataclasses.replace(history, predictions=predictions)
     picks = search(name).propose(watched, SPACE, 3, np.random.default_rng(0))
     assert picks == search(name).propose(history, SPACE, 3, np.random.default_rng(0))
-    assert len({key(settings) for settings in picks} - keys(history)) == 3
+    assert len({settings_key(settings) for settings in picks} - keys(history)) == 3
     assert len(read) == (8 if name == "divbo" else 0)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from distens.errors import ConfigError
-from distens.space import INACTIVE, Space, key
+from distens.records import settings_key
+from distens.space import INACTIVE, Space
 
 MEMBERS = {
     "net": {
@@ -36,7 +37,7 @@ def test_draws_lie_in_the_space_and_survive_json():
         assert space.contains(settings)
         again = json.loads(json.dumps(settings))
         assert space.contains(again)
-        assert key(again) == key(settings)
+        assert settings_key(again) == settings_key(settings)
         assert np.array_equal(space.encode([again]), space.encode([settings]))
 
 
@@ -98,7 +99,7 @@ def test_encoding_by_hand():
 
 def test_different_settings_are_encoded_differently():
     space = Space(MEMBERS)
-    found = {key(s): s for s in draws(space, 500)}
+    found = {settings_key(s): s for s in draws(space, 500)}
     rows = space.encode(list(found.values()))
     assert len({row.tobytes() for row in rows}) == len(found)
     assert np.isfinite(rows).all()
@@ -139,7 +140,7 @@ def test_how_many_settings_there_are():
     """3 layer counts x (2 + 4 whole numbers) + 1 = 19; any real range makes it infinite."""
     finite = {"a": {"n": {"low": 1, "high": 3}, "m": {"choices": ["x", "y", {"low": 1, "high": 4}]}}, "b": {"fixed": 1}}
     assert Space(finite).count == 19
-    assert len({key(s) for s in draws(Space(finite), 2000)}) == 19
+    assert len({settings_key(s) for s in draws(Space(finite), 2000)}) == 19
     assert Space(MEMBERS).count == math.inf
 
 

@@ -9,9 +9,10 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
+from distens.packing import Pack
 from distens.records import Outcome, Resources, Task
 from distens.runtime._execute import execute
-from distens.runtime.protocol import PackSize, Shared
+from distens.runtime.protocol import Shared
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Inline:
     dispatch_seconds: ClassVar[float] = 0.0
 
     threads: Annotated[int, Ge(1)] = 1
-    pack: PackSize = "auto"
+    pack: Pack = "auto"
 
     def __post_init__(self) -> None:
         self._shared: Shared | None = None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
-
-from annotated_types import Ge
+from typing import ClassVar, Protocol
 
 from distens.data.dataset import Dataset
+from distens.packing import Pack
 from distens.records import Outcome, Resources, Task
 from distens.store import Store
 
@@ -21,10 +20,6 @@ class Shared:
     dataset: Dataset
 
 
-PackSize = Annotated[int, Ge(1)] | Literal["auto"]
-"""How many tasks are dispatched together: always so many, or as many as `distens.packing` thinks best."""
-
-
 class Runner(Protocol):
     """A dataclass whose fields are its options.
 
@@ -34,7 +29,7 @@ class Runner(Protocol):
     """
 
     dispatch_seconds: ClassVar[float]
-    pack: PackSize
+    pack: Pack
 
     @property
     def resources(self) -> Resources:

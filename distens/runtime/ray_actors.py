@@ -31,10 +31,11 @@ import ray
 from annotated_types import Ge, Gt
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
 
+from distens import packing
 from distens.errors import RunError
 from distens.records import Failure, Outcome, Reason, Resources, Task
 from distens.runtime._execute import execute, finished_before
-from distens.runtime.protocol import PackSize, Shared
+from distens.runtime.protocol import Shared
 from distens.store import Store
 
 log = logging.getLogger("distens")
@@ -105,7 +106,7 @@ class RayActors:
     cpus_per_member: Annotated[float, Gt(0)] = 1.0
     gpus_per_member: Annotated[float, Ge(0)] = 0.0
     concurrency: Annotated[int, Ge(1)] | None = None
-    pack: PackSize = "auto"
+    pack: packing.Pack = "auto"
     retries: Annotated[int, Ge(0)] = 2
     timeout_seconds: Annotated[float, Gt(0)] | None = None
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 
-from distens.records import Floats, Settings
-from distens.space import Space, key
+from distens.records import Floats, Settings, settings_key
+from distens.space import Space
 
 STEPS = 10
 NEIGHBOURS = 6
@@ -34,7 +34,7 @@ def draw_new(
     patience = int(min(100 + 20 * space.count, 20_000))
     while len(found) < count and misses < patience and (draws < 2 * count or len(found) < needed):
         settings = space.draw(rng)
-        name = key(settings)
+        name = settings_key(settings)
         draws += 1
         misses += 1
         if name not in taken and name not in found:
@@ -69,11 +69,11 @@ def walk_uphill(
         going_on = []
         for i, row, row_heights in zip(walking, steps, reached, strict=True):
             order = np.argsort(-row_heights, kind="stable")
-            new = next((j for j in order if key(row[j]) not in taken), None)
+            new = next((j for j in order if settings_key(row[j]) not in taken), None)
             if new is not None and (i not in best or row_heights[new] > best[i][0]):
                 best[i] = (float(row_heights[new]), row[new])
             if row_heights[order[0]] > heights[i]:
                 here[i], heights[i] = row[order[0]], row_heights[order[0]]
                 going_on.append(i)
         walking = going_on
-    return list({key(settings): settings for _, settings in best.values()}.values())
+    return list({settings_key(settings): settings for _, settings in best.values()}.values())

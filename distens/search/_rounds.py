@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 from scipy.stats import rankdata
 
-from distens.records import Finished, Floats, History, Integers, Settings
+from distens.records import Finished, Floats, History, Integers, Settings, settings_key
 from distens.search._forest import Forest, expected_improvement, tame
 from distens.search._proposals import draw, draw_new, walk_uphill
 from distens.seeding import derive, generator
-from distens.space import Space, key
+from distens.space import Space
 
 
 class Penalty(Protocol):
@@ -67,10 +67,10 @@ def propose(
     random = count if finished < 2 else min(count, max(0, budget.initial - finished - len(pending)))
     picks = draw(space, random, taken, generator(root, "initial"))
     if len(picks) < count:
-        taken = taken | set(map(key, picks)) if picks else taken
+        taken = taken | set(map(settings_key, picks)) if picks else taken
         picks += _ranked(history, space, pending + picks, taken, count - len(picks), root, budget, make_penalty)
     if len(picks) < count:  # the space is exhausted
-        picks += draw(space, count - len(picks), taken | set(map(key, picks)), generator(root, "repeats"))
+        picks += draw(space, count - len(picks), taken | set(map(settings_key, picks)), generator(root, "repeats"))
     return picks
 
 
@@ -108,7 +108,7 @@ def _ranked(
 
     starts = np.argsort(-improvement(tried_MD), kind="stable")[: budget.local]
     proposals = walk_uphill(space, [tried[i] for i in starts], improvement, taken, generator(root, "walks"))
-    drawn_taken, drawn = taken | set(map(key, proposals)), budget.proposals - budget.local
+    drawn_taken, drawn = taken | set(map(settings_key, proposals)), budget.proposals - budget.local
     proposals += draw_new(space, drawn, drawn_taken, generator(root, "draws"), needed=count - len(proposals))
     if not proposals:
         return []

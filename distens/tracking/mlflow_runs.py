@@ -310,7 +310,7 @@ def _version(found: Any) -> Version:
 
 def _signature(rows: Any, classes: Sequence[str]) -> Any:
     from mlflow.models import ModelSignature, infer_signature
-    from mlflow.types.schema import AnyType, ColSpec, Schema
+    from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec, Schema
 
     if not hasattr(rows, "columns"):
         inputs = infer_signature(rows).inputs
@@ -320,4 +320,5 @@ def _signature(rows: Any, classes: Sequence[str]) -> Any:
         # A column of whole numbers is of floats where one is missing, and MLflow would refuse the one type or the
         # other; the bundle's own preprocessing checks these columns.
         inputs = Schema([ColSpec(AnyType(), spec.name) if spec.name in whole else spec for spec in found.inputs])
-    return ModelSignature(inputs, Schema([ColSpec("double", str(name)) for name in classes]))
+    budget = ParamSchema([ParamSpec(name, "double", None) for name in ("mean_members", "tolerance")])
+    return ModelSignature(inputs, Schema([ColSpec("double", str(name)) for name in classes]), budget)

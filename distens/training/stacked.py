@@ -22,7 +22,17 @@ from torch.nn import functional
 
 from distens.training.dropout import Dropout, Masks, adopt, rates
 
-_IMAGE_LAYERS = (nn.Conv2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_IMAGE_LAYERS = (
+    nn.Conv2d,
+    nn.GroupNorm,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.ReLU,
+    nn.GELU,
+    nn.Tanh,
+    nn.Identity,
+)
 _AGREE = 1e-3
 """How far logits may be from a single network's, relative to the largest: layers that were misread are far worse."""
 
@@ -70,7 +80,7 @@ class Stack:
         with torch.no_grad():
             columns = zip(*(network.parameters() for network in networks), strict=True)
             self._assemble(torch.cat([torch.stack(column).flatten() for column in columns]).to(device))
-            if not self._agrees(networks):
+            if not self._known() and not self._agrees(networks):
                 self._understood = False
                 self._assemble(self.weights)
                 if not self._agrees(networks):
@@ -84,6 +94,10 @@ class Stack:
         stages = _layers(self._template, len(self), leaves, self._rates) if self._understood else None
         self._stages = stages or [_Vmapped(self._template, leaves, self._rates, self._example)]
         self.kinds = frozenset(kind for stage in self._stages for kind in stage.kinds)
+
+    def _known(self) -> bool:
+        """Return whether every layer is one of torch's, and the only code is that of a chain."""
+        return self.kinds <= {"dense", "images"}
 
     def _agrees(self, networks: Sequence[nn.Module]) -> bool:
         networks_MNC = torch.stack([copy.deepcopy(n).cpu().eval()(self._example) for n in (networks[0], networks[-1])])
@@ -107,6 +121,12 @@ class Stack:
     def chosen(self, numbers: Tensor, places: Sequence[int]) -> Tensor:
         """Return the part of some members of numbers laid out like `weights`."""
         return torch.cat([block[list(places)].flatten() for block in self.blocks(numbers)])
+
+    def give(self, place: int, network: nn.Module) -> None:
+        """Copy one member's weights into a network of its own."""
+        with torch.no_grad():
+            for parameter, block in zip(network.parameters(), self.blocks(self.weights), strict=True):
+                parameter.copy_(block[place])
 
     def named(self, place: int, numbers: Tensor) -> dict[str, Tensor]:
         """Return one member's part of numbers laid out like `weights`, by its own network's names."""
@@ -175,21 +195,21 @@ def _layers(template: nn.Module, members: int, leaves: Leaves, rates_M: Mapping[
     chain = _chain(template)
     flat = next((i for i, module in enumerate(chain) if isinstance(module, nn.Flatten)), -1)
     images, dense = chain[: max(flat, 0)], chain[flat + 1 :]
-    if not all(map(_is_image_layer, images)) or not dense or not isinstance(dense[-1], nn.Linear):
+    if not all(map(_is_image_layer, images)) or not dense or type(dense[-1]) is not nn.Linear:
         return None
     stages: list[_Stage] = [_Images(images, members, leaves)] if images else [_Flat()]
     names = iter(rates_M)
     for module in dense:
         previous = stages[-1]
-        if isinstance(module, nn.Linear):
+        if type(module) is nn.Linear:
             bias = None if module.bias is None else leaves[id(module.bias)]
             stages.append(_Dense(leaves[id(module.weight)], bias, first=isinstance(previous, _Flat)))
-        elif isinstance(module, nn.Dropout):
+        elif type(module) is nn.Dropout:
             layer = next(names)
             stages.append(_Dropout(layer, rates_M[layer]))
         elif type(module) in _DERIVATIVES and not isinstance(previous, _Flat):
             stages.append(_Activation(module))
-        elif not isinstance(module, nn.Identity):
+        elif type(module) is not nn.Identity:
             return None
     return stages
 
@@ -201,7 +221,7 @@ def _chain(network: nn.Module) -> list[nn.Module]:
 
 
 def _is_image_layer(module: nn.Module) -> bool:
-    if isinstance(module, (*_IMAGE_LAYERS, nn.ReLU, nn.GELU, nn.Tanh, nn.Identity)):
+    if type(module) in _IMAGE_LAYERS:  # a subclass may compute anything
         return True
     children = list(module.children())  # a block, whose own code must not mind how many channels there are
     return bool(children) and not list(module.parameters(recurse=False)) and all(map(_is_image_layer, children))
