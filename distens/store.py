@@ -21,7 +21,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -87,9 +87,8 @@ class Store:
         path = self.path(name)
         try:
             if self.local:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
                 part = f"{path}.{uuid.uuid4().hex}.part"
-                with open(part, "wb") as out:
+                with _open_new(part) as out:
                     out.write(content)
                     if durable:
                         out.flush()
@@ -169,9 +168,9 @@ class Store:
         flat = pa.array(np.ascontiguousarray(probs_NC, dtype=np.float32).ravel())
         column = pa.FixedSizeListArray.from_arrays(flat, probs_NC.shape[1])
         sink = pa.BufferOutputStream()
-        table = pa.table({"probabilities": column})
-        with pa.ipc.new_file(sink, table.schema) as out:
-            out.write_table(table)
+        batch = pa.record_batch({"probabilities": column})
+        with pa.ipc.new_file(sink, batch.schema) as out:
+            out.write_batch(batch)
         return self.write(name, sink.getvalue().to_pybytes(), durable=durable)
 
     def read_predictions(self, address: Address) -> Floats:
@@ -197,6 +196,14 @@ class Store:
             return pa.memory_map(self.path(address.path))
         content = Path(self.path(address.path)).read_bytes() if self.local else self.read(address.path, address)
         return pa.BufferReader(content)
+
+
+def _open_new(path: str) -> BinaryIO:
+    try:
+        return open(path, "xb")
+    except FileNotFoundError:  # rarer than looking for the folder every time
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, "xb")
 
 
 def decode_state(content: bytes, where: str) -> State:

@@ -189,7 +189,8 @@ def predict(network: nn.Module, inputs: Floats, classes: int) -> Floats:
     import torch
 
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    network.eval()
+    if network.training:
+        network.eval()
     out_NC = np.empty((len(inputs), classes), dtype=np.float32)
     with torch.inference_mode(), local_chance(device.type):
         for first in range(0, len(inputs), PREDICT_ROWS):
