@@ -20,7 +20,7 @@ from _bench_clock import Clock
 from _bench_tasks import BATCH_SIZE, WEIGHT_DECAY, Job, accuracies, tensors, torch_optimizer
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 
 class Slices(IterableDataset[tuple[Tensor, Tensor]]):
@@ -76,8 +76,12 @@ def plain_channels_last(job: Job, clock: Clock) -> list[float]:
     return accuracies(job.problem, networks, job.device)
 
 
-def torchensemble(job: Job, clock: Clock) -> list[float]:
-    """Train TorchEnsemble's ensemble of independent networks. One learning rate for all: it has no other way."""
+def torchensemble(job: Job, clock: Clock, usual: bool = False) -> list[float]:
+    """Train TorchEnsemble's ensemble of independent networks. One learning rate for all: it has no other way.
+
+    Args:
+        usual: feed it with the DataLoader of its documentation, row by row, instead of the fastest one.
+    """
     voting_classifier = importlib.import_module("torchensemble").VotingClassifier
     inputs, labels_N, _ = tensors(job.problem, job.device)
     rate = math.exp(sum(map(math.log, job.rates_M)) / job.members)
@@ -92,14 +96,34 @@ def torchensemble(job: Job, clock: Clock) -> list[float]:
         clock.start()
         ensemble = voting_classifier(estimator=Network, n_estimators=job.members, cuda=job.device == "cuda")
         ensemble.set_optimizer(name, **options)
-        batches = DataLoader(Slices(inputs, labels_N), batch_size=None)  # it wants a DataLoader, it gets the fastest
-        ensemble.fit(batches, epochs=job.epochs, log_interval=10**9, save_model=False)
+        fastest = DataLoader(Slices(inputs, labels_N), batch_size=None)  # it wants a DataLoader
+        ensemble.fit(
+            _loader(inputs, labels_N) if usual else fastest, epochs=job.epochs, log_interval=10**9, save_model=False
+        )
         clock.stop()
     return accuracies(job.problem, list(ensemble.estimators_), job.device)
 
 
-def lightning(job: Job, clock: Clock) -> list[float]:
-    """Train one network after the other with Lightning's Trainer, barebones, which is its fastest."""
+def torchensemble_usual(job: Job, clock: Clock) -> list[float]:
+    """Train TorchEnsemble's ensemble as its documentation does."""
+    return torchensemble(job, clock, usual=True)
+
+
+def _loader(inputs: Tensor, labels_N: Tensor) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(inputs, labels_N), batch_size=BATCH_SIZE, shuffle=True)
+
+
+def lightning_usual(job: Job, clock: Clock) -> list[float]:
+    """Train one network after the other with Lightning's Trainer and a DataLoader, without logs and checkpoints."""
+    return lightning(job, clock, usual=True)
+
+
+def lightning(job: Job, clock: Clock, usual: bool = False) -> list[float]:
+    """Train one network after the other with Lightning's Trainer, barebones and with the fastest loader.
+
+    Args:
+        usual: with an ordinary Trainer and DataLoader instead; logs, checkpoints and progress are off.
+    """
     from lightning.pytorch import LightningModule, Trainer
 
     class Module(LightningModule):
@@ -124,8 +148,10 @@ def lightning(job: Job, clock: Clock) -> list[float]:
             torch.manual_seed(seed)
             module = Module(job.problem.network(), rate)
             accelerator = "gpu" if job.device == "cuda" else "cpu"
-            trainer = Trainer(max_epochs=job.epochs, accelerator=accelerator, devices=1, barebones=True)
-            trainer.fit(module, Slices(inputs, labels_N))
+            off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+            options: dict[str, Any] = dict.fromkeys(off, False) if usual else {"barebones": True}
+            trainer = Trainer(max_epochs=job.epochs, accelerator=accelerator, devices=1, **options)
+            trainer.fit(module, _loader(inputs, labels_N) if usual else Slices(inputs, labels_N))
             networks.append(module.network)
         clock.stop()
     return accuracies(job.problem, [network.to(job.device) for network in networks], job.device)

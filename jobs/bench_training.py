@@ -78,6 +78,8 @@ CONTENDERS = {
     "pool": Contender("distens, packed, pool", "", ray=True),
     "torchensemble": Contender("TorchEnsemble", "_bench_others:torchensemble"),
     "lightning": Contender("Lightning, one by one", "_bench_others:lightning"),
+    "torchensemble_usual": Contender("TorchEnsemble, DataLoader", "_bench_others:torchensemble_usual", sizes=(16, 64)),
+    "lightning_usual": Contender("Lightning, DataLoader", "_bench_others:lightning_usual", sizes=(16, 64)),
     "sklearn": Contender("scikit-learn MLPClassifier", "_bench_others:sklearn"),
     "tune_class": Contender("Tune class trials", "_bench_tune:tune_class", ray=True, sizes=(16, 64)),
     "tune_function": Contender("Tune function trials", "_bench_tune:tune_function", ray=True, sizes=(16,)),
