@@ -86,7 +86,7 @@ def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, 
     table = _Table(inputs.to(device), targets.to(device))
     for group in begun.values():
         group.sort(key=lambda item: learners[item[0]].recipe.epochs)
-        most = chunk_size(learners[0].network, inputs[:2], learners[0].recipe.batch_size, device)
+        most = chunk_size(learners[0], inputs[:2])
         size = math.ceil(len(group) / math.ceil(len(group) / most))  # of even sizes: a small rest would be slow
         for first in range(0, len(group), size):
             some = group[first : first + size]
@@ -97,11 +97,18 @@ def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, 
                     yield some[place][0], found
 
 
-def chunk_size(network: nn.Module, example: Tensor, batch_size: int, device: str) -> int:
-    """Return how many such networks are best trained at once: by a CPU's cache, or by what a GPU has free and one step
-    of two networks was seen to take."""
+def chunk_size(learner: Learner, example: Tensor) -> int:
+    """Return how many such members are best trained at once: by a CPU's cache, or by what a GPU has free, the share of
+    it that the member was given, and what one step of two networks was seen to take."""
+    network, batch_size, device = learner.network, learner.recipe.batch_size, learner.work.device
     if device.startswith("cuda"):
-        return max(1, int(GPU_SHARE * torch.cuda.mem_get_info()[0] / _gpu_bytes(network, example, batch_size, device)))
+        free, _ = torch.cuda.mem_get_info()
+        room = GPU_SHARE * min(1.0, learner.work.gpus or 1.0) * free
+        return max(1, int(room / _gpu_bytes(network, example, batch_size, device)))
+    return _cpu_chunk(network, example, batch_size)
+
+
+def _cpu_chunk(network: nn.Module, example: Tensor, batch_size: int) -> int:
     weights = 5 * 4 * parameters(network)  # with gradients, two moments and the step
     numbers = 2 * 4 * batch_size * activations(network, example)  # with their gradients
     return max(LEAST, CACHE_BYTES // (weights + numbers))
@@ -148,7 +155,7 @@ def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> t
         return 1, "such layers gain nothing from stacking on a CPU"
     if "images" not in kinds and flops > DENSE_STEP_FLOPS:
         return 1, f"{numbers} keep a processor busy"
-    return chunk_size(network, example, batch_size, "cpu"), f"{numbers}, as much as stays in cache"
+    return _cpu_chunk(network, example, batch_size), f"{numbers}, as much as stays in cache"
 
 
 def gains_alone(network: nn.Module, example: Tensor, batch_size: int) -> bool:
@@ -254,7 +261,7 @@ class _Chunk:
                 if not math.isfinite(mean):
                     yield member.place, loop.diverged(member.learner.recipe, mean, self._epoch)
                 elif self._epoch == member.learner.recipe.epochs:
-                    self._stack.give(i, member.learner.network)
+                    self._stack.give(i, member.learner.network.to(self._device))
                     yield member.place, self._metrics(member, mean)
                 else:
                     stay.append(i)
