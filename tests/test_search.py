@@ -111,6 +111,20 @@ def test_proposals_lie_in_the_space_and_are_new_and_different(name, counts):
         assert len({settings_key(settings) for settings in proposed} - keys(history)) == count
 
 
+@pytest.mark.parametrize("counts", [(0, 0, 1), (12, 1, 2)])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_pack_is_filled_with_what_differs_in_its_free_settings_alone(name, counts):
+    """The history holds other families too, whose best settings are no place to start from in a part of the space."""
+    history = make_history(SPACE, *counts)
+    for settings in [SPACE.draw(np.random.default_rng(seed)) for seed in range(8)]:
+        free = tuple(key for key, value in settings.items() if isinstance(value, float))[:2]
+        part = SPACE.narrowed(settings, free)
+        proposed = search(name).propose(history, part, 3, np.random.default_rng(0))
+        assert all(part.contains(other) and SPACE.contains(other) for other in proposed)
+        if free:
+            assert len({settings_key(other) for other in proposed}) == 3
+
+
 @pytest.mark.parametrize("counts", [(0, 0, 0), (12, 1, 2)])
 @pytest.mark.parametrize("name", SEARCHES)
 def test_same_history_and_seed_same_proposals(name, counts):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -106,8 +107,10 @@ def _ranked(
     def improvement(features_PD: Floats) -> Floats:
         return expected_improvement(*forest.predict(features_PD), best)
 
-    starts = np.argsort(-improvement(tried_MD), kind="stable")[: budget.local]
-    proposals = walk_uphill(space, [tried[i] for i in starts], improvement, taken, generator(root, "walks"))
+    order = np.argsort(-improvement(tried_MD), kind="stable")
+    # A narrowed space holds few of those tried; none of the others leads into it.
+    starts = list(islice((tried[i] for i in order if space.contains(tried[i])), budget.local))
+    proposals = walk_uphill(space, starts, improvement, taken, generator(root, "walks"))
     drawn_taken, drawn = taken | set(map(settings_key, proposals)), budget.proposals - budget.local
     proposals += draw_new(space, drawn, drawn_taken, generator(root, "draws"), needed=count - len(proposals))
     if not proposals:
