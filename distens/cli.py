@@ -50,6 +50,14 @@ def main() -> None:
         sys.exit(USER_ERROR if isinstance(error, ConfigError | DataError) else FAILED)
     except BrokenPipeError:
         sys.exit(FAILED)
+    except SystemExit as done:
+        if done.code != STOPPED:
+            raise
+        # All is closed. An interrupt that came while a C library ran Python would make the interpreter's own exit
+        # kill itself by the signal, and whoever waits for us would not see our status.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(STOPPED)
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -146,7 +146,7 @@ def test_a_stopped_run_says_how_to_resume(tmp_path):
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     folder = next((tmp_path / "runs").iterdir())
     assert f"distens resume {folder}" in errors
     assert "Traceback" not in errors
