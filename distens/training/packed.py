@@ -155,7 +155,7 @@ def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> t
         return 1, "such layers gain nothing from stacking on a CPU"
     if "images" not in kinds and flops > DENSE_STEP_FLOPS:
         return 1, f"{numbers} keep a processor busy"
-    return _cpu_chunk(network, example, batch_size), f"{numbers}, as much as stays in cache"
+    return _cpu_chunk(network, example, batch_size), f"{numbers}, less together than one by one"
 
 
 def gains_alone(network: nn.Module, example: Tensor, batch_size: int) -> bool:
