@@ -18,8 +18,8 @@ it inside the clock, as each run of Tune and of distens does. Repetitions are in
 times are medians (least to most), ratios are medians of the repetitions' own ratios.
 
 `--efficiency` shows how well two actors share the work: M/2 times one member's training time, over the wall time for
-M members; it wants an idle machine with two cores. Every competitor is optional: `pip install torchensemble lightning
-scikit-learn "ray[tune]"`. The defaults take about a quarter of an hour on two cores.
+M members; it wants an idle machine with two cores. The script needs `pip install psutil`; every competitor is optional:
+`pip install torchensemble lightning scikit-learn "ray[tune]"`. The defaults take about a quarter of an hour on two cores.
 """
 
 from __future__ import annotations
