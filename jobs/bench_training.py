@@ -19,7 +19,7 @@ times are medians (least to most), ratios are medians of the repetitions' own ra
 
 `--efficiency` shows how well two actors share the work: M/2 times one member's training time, over the wall time for
 M members; it wants an idle machine with two cores. The script needs `pip install psutil`; every competitor is optional:
-`pip install torchensemble lightning scikit-learn "ray[tune]"`. The defaults take a quarter of an hour on two cores.
+`pip install torchensemble lightning scikit-learn "ray[tune]"`. The defaults take about 25 minutes on two cores.
 """
 
 from __future__ import annotations
