@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -77,17 +77,49 @@ class DataSection(_Section):
     splits: Splits = Splits()  # pyright: ignore[reportCallIssue]
 
 
+MEMBERS = 32
+"""How many members are started where neither search nor schedule says when to stop."""
+
+
 class SearchSection(BaseModel):
-    """How many members, and which search names their settings. Other keys are options of the search."""
+    """How many members, and which search names their settings. Other keys are options of the search.
+
+    Attributes:
+        members: how many are started; without, and without `seconds`, as many as the schedule says, or MEMBERS.
+        seconds: nothing is dispatched any more once the search has run so long, over all resumes; what is being
+            trained then is finished.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: str = "divbo"
-    members: int = Field(32, ge=1, le=1_000_000)
+    members: int | None = Field(None, ge=1, le=1_000_000)
+    seconds: float | None = Field(None, gt=0)
 
     def spec(self) -> dict[str, Any]:
         """Return the plug-in's part: kind and options."""
         return {"kind": self.kind, **(self.model_extra or {})}
+
+
+class SweepSection(_Section):
+    """Whole runs over values of the config itself (`distens sweep`), the best chosen on the *combine* split.
+
+    Attributes:
+        over: dotted key of the config -> a domain as in `members`: `search.beta: {low: 0.01, high: 0.2}`.
+        samples: how many runs.
+        metric: a row of the table and what is measured of it, on *combine*: never *test*, which stays unread for the
+            choice.
+        mode: `min` or `max`; without it whichever is better of that metric.
+        concurrency: runs at once; they share the cluster's room.
+        search: one of `distens/search`.
+    """
+
+    over: dict[str, dict[str, Any]] = Field(min_length=1)
+    samples: int = Field(ge=1)
+    metric: str = "ensemble.nll"
+    mode: Literal["min", "max"] | None = None
+    concurrency: int = Field(1, ge=1)
+    search: Spec = "random"
 
 
 class Config(_Section):
@@ -99,9 +131,11 @@ class Config(_Section):
         metric: what search and selection minimise on the *search* split: `nll` or `error`.
         storage: a folder, or any pyarrow address (`s3://…`), under which runs are kept.
         members: family name -> a member whose values are fixed or domains (see `distens.space`).
-        select, combine, distill, runtime, tracking: plug-ins of those families; `distill: null` makes no student.
+        schedule, select, combine, distill, runtime, tracking: plug-ins of those families; `distill: null` makes no
+            student.
         calibrate: one temperature, fitted on the *combine* split, for every row of the table alike; or none.
         baselines: trained at the end for comparison.
+        sweep: for `distens sweep` alone: runs of this config with other values.
     """
 
     name: Name
@@ -112,6 +146,7 @@ class Config(_Section):
     data: DataSection
     members: dict[Name, dict[str, Any]] = Field(min_length=1)
     search: SearchSection = SearchSection()  # pyright: ignore[reportCallIssue]
+    schedule: Spec = "none"
     select: Spec = "greedy"
     combine: Spec = "average"
     calibrate: Literal["temperature", "none"] = "temperature"
@@ -119,10 +154,19 @@ class Config(_Section):
     baselines: tuple[str, ...] = ()
     runtime: Spec = "ray_actors"
     tracking: Spec = "mlflow_runs"
+    sweep: SweepSection | None = None
 
     def identity(self) -> dict[str, Any]:
-        """Return the part that decides the result: all but where it runs, is stored and is tracked."""
-        return self.model_dump(mode="json", exclude={"storage", "runtime", "tracking"})
+        """Return the part that decides the result: all but where it runs, is stored and is tracked.
+
+        What has no effect unless it is given is left out, so that a run keeps its name when there is more to be given.
+        """
+        values = self.model_dump(mode="json", exclude={"storage", "runtime", "tracking", "sweep"})
+        if values["schedule"] in ("none", {"kind": "none"}):
+            del values["schedule"]
+        if values["search"]["seconds"] is None:
+            del values["search"]["seconds"]
+        return values
 
     def hash(self) -> str:
         """Return eight hexadecimal digits that name this run."""
@@ -165,8 +209,7 @@ def _section(path: Sequence[int | str]) -> type[BaseModel]:
     section: type[BaseModel] = Config
     for step in path:
         kind = section.model_fields[str(step)].annotation
-        assert isinstance(kind, type) and issubclass(kind, BaseModel)
-        section = kind
+        section = next(k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, BaseModel))
     return section
 
 
@@ -231,6 +274,15 @@ def _set(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override!r}: expected key.key=value")
+    put(values, path, read_yaml(text, f"--set {path}"), "--set ")
+
+
+def put(values: dict[str, Any], path: str, value: Any, where: str = "") -> None:
+    """Set one value of a config, as plain values, by its dotted key.
+
+    Raises:
+        ConfigError: the key leads through something that is no section.
+    """
     *parents, last = path.split(".")
     place: dict[str, Any] = values
     for step in parents:
@@ -238,6 +290,6 @@ def _set(values: dict[str, Any], override: str) -> None:
         if isinstance(inner, str):  # `search: divbo` and --set search.beta=0.1
             inner = place[step] = {"kind": inner}
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {path}: {step!r} is not a section, found {inner!r}")
+            raise ConfigError(f"{where}{path}: {step!r} is not a section, found {inner!r}")
         place = inner
-    place[last] = read_yaml(text, f"--set {path}")
+    place[last] = value

@@ -1,14 +1,15 @@
 """One run, from a config to a bundle.
 
-    plan ─► data ─► search: propose ─► journal ─► dispatch ─► runner ─► members       (as many packs at once as fit)
-                      ▲                                          │
-                      └── history ◄── journal ◄── reports, failures
+    plan ─► data ─► schedule: promote, or start ─► search: propose ─► journal ─► dispatch ─► runner ─► members
+                      ▲       (or wait, or end)                                    as many packs at once as fit │
+                      └── history ◄── journal ◄── reports, failures ◄───────────────────────────────────────────┘
                                           │
                                        finish: select ─► student, baselines ─► combine ─► test ─► bundle ─► tracker
 
 Every task is journalled before it is dispatched, and its outcome before it is acted on. So the driver may die at any
 moment: `resume` reads the journal, hands out again what was pending (with the next attempt number, the same settings
-and the same seed), and proposes on from there. Proposals depend on history and on how many came before, not on time.
+and the same seed), and goes on deciding from there. Decisions and proposals depend on history and on how many members
+came before, not on time (but for `search.seconds`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distens import __version__, finish, packing, seeding
+from distens import __version__, finish, packing, resuming, seeding
 from distens.config import Config, parse_yaml, to_yaml
 from distens.data.load import Loaded, load
-from distens.errors import ConfigError, RunError, StorageError
+from distens.errors import RunError, StorageError
 from distens.finish import Result
 from distens.ledger import Ledger
 from distens.packing import Planner
@@ -31,8 +33,12 @@ from distens.plan import Plan, check
 from distens.progress import Progress, Update, Watch, line
 from distens.records import Failure, Finished, Floats, History, Settings, State, Task
 from distens.runtime.protocol import Shared
+from distens.schedule.protocol import Promotion, Start, in_parts
 from distens.store import Store
 from distens.tracking.protocol import RunInfo
+
+MANY = 1_000_000
+"""Members to be started, where only time sets a limit."""
 
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
 
@@ -68,7 +74,8 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     Args:
         path: the run's folder.
         watch: is told of every outcome.
-        overrides: `key.key=value`, for `runtime` and `tracking`; anything else would be another run.
+        overrides: `key.key=value`, for `runtime` and `tracking`, and to raise `schedule.maximum` (of a finished run
+            too); anything else would be another run.
 
     Raises:
         ConfigError: the config was changed, in the folder or by `overrides`.
@@ -79,8 +86,10 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
         raise RunError(f"{path}: no run here (run.json is missing)")
     info = store.read_json("run.json")
     config = parse_yaml(store.read("config.yaml").decode(), f"{path}/config.yaml", overrides)
-    _check_unchanged(config, info, path)
+    deeper = resuming.goes_deeper(config, info["identity"], path)
     plan = check(config)
+    if deeper:
+        resuming.deepen(plan.config, store, info)
     return _Run(plan, store, watch or _silent, info).go()
 
 
@@ -90,22 +99,13 @@ def _silent(update: Update) -> None:
 
 def _store(config: Config) -> Store:
     storage = Store(config.storage)
+    probe = f".probe-{uuid.uuid4().hex}"  # of its own: several runs may start in one storage at once
     try:
-        storage.write(".probe", b"")
-        storage.remove(".probe")
+        storage.write(probe, b"", durable=False)
+        storage.remove(probe)
     except (StorageError, OSError) as error:
         raise StorageError(f"storage: {config.storage!r} cannot be written: {error}") from error
     return Store(f"{config.storage.rstrip('/')}/{config.run_name()}")
-
-
-def _check_unchanged(config: Config, info: dict[str, Any], path: str) -> None:
-    now, then = config.identity(), info["identity"]
-    changed = [key for key in now if now[key] != then.get(key)]
-    if changed:
-        raise ConfigError(
-            f"{path}: the config was changed since the run started ({', '.join(changed)}). A run is resumed as it was; "
-            "start another with the new values. Only storage, runtime and tracking may differ"
-        )
 
 
 class _Run:
@@ -117,7 +117,8 @@ class _Run:
         self.loaded: Loaded
         self.resumed = info is not None
         self.info = info or {}
-        self.progress = Progress(plan.selector, self.config.metric, self.config.search.members)
+        self.progress = Progress(plan.selector, self.config.metric, plan.members or 0)
+        self._search_began: float | None = None
         self.planner: Planner
 
     def go(self) -> Result:
@@ -189,48 +190,76 @@ class _Run:
 
     def _search(self) -> None:
         self.progress.replay(self._history())
+        self._search_began = time.monotonic() - self.ledger.elapsed
         for task, outcome in self._complete(self._proposals()):
             step = self.progress.add(outcome, self._history)
             if step is not None:
                 self.plan.tracker.progress(step, self.progress.values())
             self._show(line(task, outcome, self.config.metric), outcome)
+        self._search_began = None
         failed = self.ledger.failed("search")
         if not self.ledger.finished("search"):
             reasons = "\n".join(f"  {f.task.id}: {f.failure.reason}: {f.failure.message}" for f in failed[:5])
             raise RunError(f"every member failed ({len(failed)} of {len(failed)}):\n{reasons}")
 
+    def _elapsed(self) -> float | None:
+        """Return how long the search has run, over all resumes, if it matters."""
+        if self.config.search.seconds is None or self._search_began is None:
+            return None
+        return time.monotonic() - self._search_began
+
     def _proposals(self) -> Iterator[Sequence[Task]]:
-        """Yield packs: first what was pending when the driver died, then what search proposes."""
+        """Yield packs: first what was pending when the driver died, then what schedule and search want, an empty one
+        where they wait for what is pending."""
         yield from self._packs(self.ledger.pending("search"))
-        while (number := self.ledger.count("search")) < self.config.search.members:
-            left = self.config.search.members - number
-            yield [self._task(number + i, settings) for i, settings in enumerate(self._propose(number, left))]
+        seconds = self.config.search.seconds
+        while seconds is None or (self._elapsed() or 0.0) < seconds:
+            decision = self.plan.next(self._history())
+            if decision.promote:  # one pack, then it is asked again: more may have come back by then
+                yield next(self._packs([self._promoted(promotion) for promotion in decision.promote]))
+            elif decision.start:
+                yield self._started(decision.start)
+            elif self.ledger.pending("search"):
+                yield []
+            else:
+                return
 
-    def _propose(self, number: int, left: int) -> Sequence[Settings]:
-        """Return the settings of the next pack: one as search likes it best, then more that go with it, as many as pay
-        off. Chance depends on how many came before."""
+    def _promoted(self, promotion: Promotion) -> Task:
+        task, budget = promotion.entry.task, promotion.budget
+        resources = self.plan.runner.resources
+        return replace(task, id=f"{task.member}-{budget}", budget=budget, attempt=1, resources=resources)
+
+    def _started(self, start: Start) -> list[Task]:
+        """Return the next pack of new members: one as search likes it best, then more that go with it, as many as pay
+        off. Chance depends on how many came before in their bracket."""
         search, space, seed = self.plan.search, self.plan.space, self.config.seed
-        rng = seeding.generator(seed, "search", number)
-        first = search.propose(self._history(), space, 1, rng)[0]
-        count = self._size(first, left, self.ledger.finished("search"))
-        if count == 1:
-            return [first]
-        if packing.key(first) is not None:
-            space = space.narrowed(first, packing.free(first))
-        history = self._history(also=[self._task(number, first)])
-        return [first, *search.propose(history, space, count - 1, seeding.generator(seed, "search", number, "pack"))]
+        number = self.ledger.started("search", start.bracket)
+        names = ("search", *filter(None, [start.bracket]), number)
+        history = self._history(bracket=start.bracket)
+        first = search.propose(history, space, 1, seeding.generator(seed, *names))[0]
+        tasks = [self._task(number, first, start)]
+        count = self._size(first, MANY if start.left is None else start.left, history.finished)
+        if count > 1:
+            if packing.key(first) is not None:
+                space = space.narrowed(first, packing.free(first))
+            history = self._history(also=tasks, bracket=start.bracket)
+            more = search.propose(history, space, count - 1, seeding.generator(seed, *names, "pack"))
+            tasks += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
+        return tasks
 
-    def _task(self, number: int, settings: Settings) -> Task:
-        name = f"m{number:04d}"
-        seed = seeding.derive(self.config.seed, "member", name)
-        return Task(name, "search", settings, seed, self.plan.runner.resources)
+    def _task(self, number: int, settings: Settings, start: Start) -> Task:
+        member = f"{start.bracket}m{number:04d}"
+        seed = seeding.derive(self.config.seed, "member", member)
+        budget = start.budget if start.budget and in_parts(settings) else None
+        name = member if budget is None else f"{member}-{budget}"
+        return Task(name, "search", settings, seed, self.plan.runner.resources, budget=budget, bracket=start.bracket)
 
     def _show(self, text: str, outcome: Finished | Failure | None = None) -> None:
         self.watch(
             Update(
                 phase="search",
                 text=text,
-                total=self.config.search.members,
+                total=self.progress.total,
                 finished=self.progress.finished,
                 failed=self.progress.failed,
                 running=self.ledger.running(),
@@ -241,9 +270,9 @@ class _Run:
             )
         )
 
-    def _history(self, also: Sequence[Task] = ()) -> History:
+    def _history(self, also: Sequence[Task] = (), bracket: str = "") -> History:
         labels_N = self.loaded.dataset.labels["search"]
-        return self.ledger.history("search", self.config.metric, labels_N, self._predictions, also)
+        return self.ledger.history("search", self.config.metric, labels_N, self._predictions, also, bracket)
 
     def _predictions(self, task_id: str) -> Floats:
         return self.store.read_predictions(self.ledger.report(task_id).files["search"])
@@ -271,19 +300,22 @@ class _Run:
         yield from self._complete(self._packs(tasks))
 
     def _complete(self, packs: Iterator[Sequence[Task]]) -> Iterator[tuple[Task, Finished | Failure]]:
-        """Carry out tasks that are not done yet; yield every outcome, lost attempts included, once it is journalled."""
+        """Carry out tasks that are not done yet; yield every outcome, lost attempts included, once it is journalled.
+        Empty packs are passed on: they say that there is nothing to do before the next outcome."""
 
         def dispatched() -> Iterator[Sequence[Task]]:
             for pack in packs:
                 left = [task for task in pack if not self.ledger.done(task.id)]
-                if left:
+                if not pack:
+                    yield []
+                elif left:
                     asked = self.ledger.ask(left)
                     if asked[0].purpose == "search":
                         self._show("")
                     yield asked
 
         for outcomes in self.plan.runner.run(dispatched()):
-            for told in self.ledger.tell(outcomes):
+            for told in self.ledger.tell(outcomes, self._elapsed()):
                 task = told.task if isinstance(told, Finished) else self.ledger.task(told.task_id)
                 self.plan.tracker.member(task, told)
                 if task.purpose != "search":

@@ -161,11 +161,13 @@ def _report(
         for entry, weight in sorted(measured.selected, key=lambda pair: -pair[1])
     ]
     failures = _failures(ledger)
+    epochs = _epochs(ledger)
     seconds = sum(entry.report.seconds for entry in measured.entries)
     given_up = sum(f["final"] for f in failures)
     details = {
         "members": f"{len(measured.entries)} finished, {given_up} given up, {len(measured.selected)} selected",
-        "training of all members": f"{seconds:.1f} s in total",
+        "search ended": _why_ended(plan, ledger),
+        "training of all members": f"{seconds:.1f} s in total" + (f", {epochs:,} epochs" if epochs else ""),
         "selection": ", ".join(f"mean {name.replace('_', ' ')} {value:.3f}" for name, value in pairs.items()),
         "calibration": "one temperature per row, fitted on the combine split"
         if plan.config.calibrate == "temperature"
@@ -175,7 +177,7 @@ def _report(
     if len(failures) > MOST_FAILURES:
         details["failures"] = f"{len(failures)}, of which the first {MOST_FAILURES} are shown; results.json has all"
     return report.ReportData(
-        run_name=plan.config.run_name(),
+        run_name=_name(result),
         rows=result.rows,
         missing=result.missing,
         verdict=result.verdict,
@@ -187,12 +189,20 @@ def _report(
     )
 
 
+def _name(result: Result) -> str:
+    return result.path.rstrip("/").rpartition("/")[2]  # a run that was deepened keeps the folder's
+
+
 def _failures(ledger: Ledger) -> list[dict[str, Any]]:
-    return [
-        {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message, "final": told.final}
-        for task, told in ledger.outcomes()
-        if not isinstance(told, Finished)
-    ]
+    """Return what failed, with the lower rung that its member keeps, if it has one."""
+    kept = {e.task.member: e.task.id for e in ledger.finished("search") if e.task.budget is not None}
+    failures = []
+    for task, told in ledger.outcomes():
+        if not isinstance(told, Finished):
+            record = {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message}
+            lower = {"keeps": kept[task.member]} if told.final and task.member in kept else {}
+            failures.append({**record, "final": told.final, **lower})
+    return failures
 
 
 def _results(
@@ -204,7 +214,7 @@ def _results(
     pairs: Mapping[str, float],
 ) -> dict[str, Any]:
     return {
-        "run": plan.config.run_name(),
+        "run": _name(result),
         **result.rows,
         "missing": dict(result.missing),
         "verdict": list(result.verdict),
@@ -214,7 +224,24 @@ def _results(
         "members": {e.task.id: e.report.metrics[plan.config.metric] for e in measured.entries},
         "failures": _failures(ledger),
         "search_seconds": sum(entry.report.seconds for entry in measured.entries),
+        "search_epochs": _epochs(ledger),
+        "search_ended": _why_ended(plan, ledger),
     }
+
+
+def _epochs(ledger: Ledger) -> int:
+    """Return how many epochs the search trained, those of rungs that are not used included; families without epochs
+    add none."""
+    found = (entry.report.metrics for entry in ledger.all_finished("search"))
+    return round(sum(metrics.get("new_epochs", metrics.get("epochs", 0)) for metrics in found))
+
+
+def _why_ended(plan: Plan, ledger: Ledger) -> str:
+    started = ledger.count("search")
+    decision = plan.next(ledger.reports("search", plan.config.metric))
+    if decision.promote or decision.start:
+        return f"after {ledger.elapsed:.0f} s (search.seconds), with {started} members started"
+    return f"with all {started} members started"
 
 
 def _bundles(

@@ -47,7 +47,7 @@ class Row:
 class Measured:
     """All that deciding and measuring found, for what is delivered from it."""
 
-    entries: Sequence[Finished]  # every finished member of the search, in order of arrival
+    entries: Sequence[Finished]  # every finished member of the search, in the schedule's order: without one, of arrival
     weights_M: Floats  # theirs; 0 where not selected
     selected: Sequence[tuple[Finished, float]]  # those with a weight, and it
     rows: Mapping[str, Row]
@@ -84,7 +84,7 @@ def metric_of(probs_MNC: Sequence[Floats], weights_M: Floats, labels_N: Integers
 
 def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> tuple[Result, Final]:
     """Do everything that comes after the search; tasks go through `complete`, so all of it resumes."""
-    metric, entries = plan.config.metric, ledger.finished("search")
+    metric, entries = plan.config.metric, standing(plan, ledger)
     search_MNC = [store.read_predictions(e.report.files["search"]) for e in entries]
     weights_M = plan.selector.select(search_MNC, loaded.dataset.labels["search"], metric)
     best = min(entries, key=lambda entry: entry.report.metrics[metric])
@@ -100,6 +100,19 @@ def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete:
     result = Result(store.url, table, measured.missing, verdict, weights)
     notes, final = deliver(plan, store, ledger, loaded, measured, result, search_MNC)
     return replace(result, notes=notes), final
+
+
+def standing(plan: Plan, ledger: Ledger) -> Sequence[Finished]:
+    """Return what there is to select from: one entry for each member."""
+    return plan.schedule.standing(ledger.reports("search", plan.config.metric))
+
+
+def in_one_go(entry: Finished) -> Settings:
+    """Return settings that train a member at once as far as its last rung; or, where its rate ends, to its end."""
+    settings, budget = entry.task.settings, entry.task.budget
+    if budget is None or registry.build_member(settings).last_epoch() is not None:
+        return settings
+    return {**settings, "epochs": budget}
 
 
 def table_row(row: Row, labels_N: Integers) -> dict[str, float]:
@@ -149,7 +162,7 @@ class _Finisher:
         kinds = {e.task.settings["kind"]: e.task.settings for e in self.entries}
         networks = {kind for kind, settings in kinds.items() if baselines.is_network(settings)}
         entries = [e for e in self.entries if e.task.settings["kind"] in networks]
-        return min(entries, key=lambda e: e.report.metrics[self.config.metric]).task.settings if entries else None
+        return in_one_go(min(entries, key=lambda e: e.report.metrics[self.config.metric])) if entries else None
 
     def _task(self, name: str, purpose: str, settings: Settings, **more: Any) -> Task:
         seed = seeding.derive(self.config.seed, "finish", name)
@@ -164,7 +177,7 @@ class _Finisher:
             tasks += self._larger_single_tasks()
         if "seed_ensemble" in self.config.baselines:
             for i in range(1, len(self.selected)):
-                tasks.append(self._task(f"seed_ensemble-{i}", "seed_ensemble", self.best.task.settings))
+                tasks.append(self._task(f"seed_ensemble-{i}", "seed_ensemble", in_one_go(self.best)))
         return tasks
 
     def _student_tasks(self) -> list[Task]:

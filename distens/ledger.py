@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any, TypeVar, overload
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
+
+from distens._tally import Keys, Prefix, Purpose
 from distens.records import (
     Failed,
     Failure,
@@ -17,6 +18,7 @@ from distens.records import (
     Integers,
     Outcome,
     Report,
+    Rung,
     Task,
     failure_from_json,
     report_from_json,
@@ -26,25 +28,31 @@ from distens.records import (
 )
 from distens.store import Journal, Store
 
-T = TypeVar("T")
-
 
 class Ledger:
-    """All tasks of a run. Whatever it answers, it would answer again after a restart, from the journal alone."""
+    """All tasks of a run. Whatever it answers, it would answer again after a restart, from the journal alone.
+
+    Attributes:
+        elapsed: seconds that the search had run, over all its resumes, when the last outcome came that was told them.
+    """
 
     def __init__(self, store: Store) -> None:
+        self.elapsed = 0.0
         self._journal = Journal(store)
         self._pending: dict[str, Task] = {}
         self._done: dict[str, Finished | Failed] = {}
         self._arrived: list[Finished | Failure] = []
-        self._purposes: dict[str, _Purpose] = defaultdict(_Purpose)
+        self._purposes: dict[str, Purpose] = defaultdict(Purpose)
         for entry in self._journal.entries():
             if "task" in entry:
                 self._asked(task_from_json(entry["task"]))
             elif "report" in entry:
                 self._told(report_from_json(entry["report"]))
-            else:
+            elif "failure" in entry:
                 self._told(failure_from_json(entry["failure"]))
+            else:
+                self._only(entry["only"])
+            self.elapsed = entry.get("elapsed", self.elapsed)
 
     def ask(self, pack: Sequence[Task]) -> list[Task]:
         """Journal tasks that are about to be dispatched together, and return them with their attempt numbers."""
@@ -54,11 +62,13 @@ class Ledger:
             self._asked(task)
         return asked
 
-    def tell(self, outcomes: Sequence[Outcome]) -> list[Finished | Failure]:
+    def tell(self, outcomes: Sequence[Outcome], elapsed: float | None = None) -> list[Finished | Failure]:
         """Journal outcomes that came together, before anyone acts on them. A late double of one is left out."""
         fresh = [outcome for outcome in outcomes if outcome.task_id not in self._done]
+        also = {} if elapsed is None else {"elapsed": elapsed}
         if fresh:
-            self._journal.append(*({_kind(outcome): to_json(outcome)} for outcome in fresh))
+            self._journal.append(*({_kind(outcome): to_json(outcome), **also} for outcome in fresh))
+            self.elapsed = also.get("elapsed", self.elapsed)
         return [self._told(outcome) for outcome in fresh]
 
     def lose(self, entries: Sequence[Finished]) -> None:
@@ -69,15 +79,25 @@ class Ledger:
         for failure in failures:
             self._told(failure)
 
+    def only(self, purpose: str) -> None:
+        """Journal that tasks of all other purposes never were: what they were made from is going to change."""
+        self._journal.append({"only": purpose})
+        self._only(purpose)
+
+    def _only(self, purpose: str) -> None:
+        self._arrived = [told for told in self._arrived if self.task(_id(told)).purpose == purpose]
+        self._pending = {name: task for name, task in self._pending.items() if task.purpose == purpose}
+        self._done = {name: entry for name, entry in self._done.items() if entry.task.purpose == purpose}
+        for other in [name for name in self._purposes if name != purpose]:
+            del self._purposes[other]
+
     def _next_attempt(self, task: Task) -> Task:
         before = self._pending.get(task.id)
         return task if before is None else replace(before, attempt=before.attempt + 1, resources=task.resources)
 
     def _asked(self, task: Task) -> None:
         if task.id not in self._pending:
-            purpose = self._purposes[task.purpose]
-            purpose.count += 1
-            purpose.keys.setdefault(settings_key(task.settings), len(purpose.keys))
+            self._purposes[task.purpose].ask(task)
         self._pending[task.id] = task
 
     def _told(self, outcome: Outcome) -> Finished | Failure:
@@ -87,13 +107,13 @@ class Ledger:
             if task.attempt != outcome.attempt:
                 task = replace(task, attempt=outcome.attempt)
             told = self._done[task.id] = Finished(task, outcome)
-            self._purposes[task.purpose].finished.append(told)
+            self._purposes[task.purpose].finish(told)
         else:
             told = outcome
             if outcome.final:
                 task = self._pending.pop(outcome.task_id)
                 self._done[task.id] = failed = Failed(task, outcome)
-                self._purposes[task.purpose].failed.append(failed)
+                self._purposes[task.purpose].fail(failed)
             else:
                 task = self._lost(outcome.task_id)  # and the runner has already begun the next attempt
                 self._pending[task.id] = replace(task, attempt=outcome.attempt + 1)
@@ -105,8 +125,7 @@ class Ledger:
         if entry is None:
             return self._pending[task_id]
         assert isinstance(entry, Finished)
-        purpose = self._purposes[entry.task.purpose]
-        purpose.finished = [other for other in purpose.finished if other is not entry]
+        self._purposes[entry.task.purpose].lose(entry)
         return entry.task
 
     def done(self, task_id: str) -> bool:
@@ -124,20 +143,25 @@ class Ledger:
         return entry.report
 
     def finished(self, purpose: str) -> Sequence[Finished]:
-        """Return a purpose's finished tasks, in order of arrival."""
+        """Return a purpose's finished tasks, in order of arrival; of a member trained in rungs, its highest."""
         return Prefix(self._purposes[purpose].finished)
 
     def failed(self, purpose: str) -> Sequence[Failed]:
-        """Return a purpose's tasks that were given up, in order of arrival."""
+        """Return a purpose's tasks that were given up, in order of arrival, but for rungs above a finished one."""
         return Prefix(self._purposes[purpose].failed)
 
-    def all_finished(self) -> list[Finished]:
-        """Return every finished task, whatever it was for."""
-        return [entry for entry in self._done.values() if isinstance(entry, Finished)]
+    def all_finished(self, purpose: str | None = None) -> list[Finished]:
+        """Return every finished task, every rung of a member included, of one purpose or of all."""
+        done = (entry for entry in self._done.values() if isinstance(entry, Finished))
+        return [entry for entry in done if purpose in (None, entry.task.purpose)]
 
     def count(self, purpose: str) -> int:
-        """Return how many tasks were asked for a purpose."""
-        return self._purposes[purpose].count
+        """Return how many members were asked for a purpose."""
+        return sum(self._purposes[purpose].started.values())
+
+    def started(self, purpose: str, bracket: str) -> int:
+        """Return how many members were asked for in one bracket."""
+        return self._purposes[purpose].started[bracket]
 
     def pending(self, purpose: str) -> list[Task]:
         """Return tasks that were dispatched and have not come back, in order of dispatch."""
@@ -159,74 +183,38 @@ class Ledger:
         labels_N: Integers,
         predictions: Callable[[str], Floats],
         also: Sequence[Task] = (),
+        bracket: str = "",
     ) -> History:
-        """Return what search may know, as of now; `also` are pending too. Costs nothing for what is done."""
+        """Return what search may know, as of now; `also` are pending too. Costs nothing for what is done.
+
+        Args:
+            bracket: where members are to be started; known settings are those of its members.
+        """
+        kept = self._purposes[purpose]
+        pending = [task for task in self.pending(purpose) if task.budget is None or task.member not in kept.places]
         return History(
             finished=self.finished(purpose),
             failed=self.failed(purpose),
-            pending=(*self.pending(purpose), *also),
+            pending=(*pending, *also),
             metric=metric,
             labels_N=labels_N,
             predictions=predictions,
-            keys=Keys(self._purposes[purpose].keys, frozenset(settings_key(task.settings) for task in also)),
+            keys=Keys(kept.keys[bracket], frozenset(settings_key(task.settings) for task in also)),
+            rungs={key: Rung(Prefix(rung.asked), Prefix(rung.done)) for key, rung in kept.rungs.items()},
+            started=dict(kept.started),
         )
 
-
-@dataclass
-class _Purpose:
-    """What grows while tasks of one purpose come and go; entries are never moved while a history is about."""
-
-    finished: list[Finished] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
-    keys: dict[str, int] = field(default_factory=dict)  # the key of every settings ever dispatched -> its place
-    count: int = 0
+    def reports(self, purpose: str, metric: str) -> History:
+        """Return a history for what decides by reports alone."""
+        return self.history(purpose, metric, np.zeros(0, dtype=np.int64), _unread)
 
 
-class Prefix(Sequence[T]):
-    """A list that only grows, as long as it is now: a snapshot without a copy."""
-
-    __slots__ = ("_entries", "_length")
-
-    def __init__(self, entries: list[T]) -> None:
-        self._entries, self._length = entries, len(entries)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[T]:
-        return islice(self._entries, self._length)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: Any) -> Any:
-        places = range(self._length)[index]
-        return self._entries[places] if isinstance(places, int) else [self._entries[i] for i in places]
+def _unread(task_id: str) -> Floats:
+    raise AssertionError(f"what is decided by reports does not read the predictions of {task_id}")
 
 
-class Keys(Set[str]):
-    """The keys of a dictionary that only grows, as many as there are now, and some more."""
-
-    __slots__ = ("_length", "_more", "_places")
-
-    def __init__(self, places: dict[str, int], more: Set[str] = frozenset()) -> None:
-        self._places, self._length = places, len(places)
-        self._more = frozenset(key for key in more if key not in places)
-
-    @classmethod
-    def _from_iterable(cls, it: Iterable[Any]) -> frozenset[Any]:  # what `|` and `&` return
-        return frozenset(it)
-
-    def __contains__(self, key: object) -> bool:
-        return self._places.get(key, self._length) < self._length or key in self._more  # pyright: ignore
-
-    def __iter__(self) -> Iterator[str]:
-        yield from islice(self._places, self._length)
-        yield from self._more
-
-    def __len__(self) -> int:
-        return self._length + len(self._more)
+def _id(told: Finished | Failure) -> str:
+    return told.task.id if isinstance(told, Finished) else told.task_id
 
 
 def _kind(outcome: Outcome) -> str:

@@ -23,12 +23,17 @@ def _best(update: Update) -> str:
     return f"best {update.best:.4f}{both}"
 
 
+def _count(update: Update) -> str:
+    done = update.finished + update.failed
+    return f"{done}/{update.total}" if update.total else f"{done}"
+
+
 def plain(update: Update) -> None:
     """Print an update as one line, if it has something to say."""
     if not update.text:
         return
     stamp = time.strftime("%H:%M:%S")
-    count = f"[{update.finished + update.failed}/{update.total}] " if update.total else ""
+    count = f"[{_count(update)}] " if update.phase == "search" else ""
     best = f"  ({_best(update)})" if update.best is not None else ""
     typer.echo(f"{stamp} {count}{update.text}{best}")
 
@@ -71,12 +76,12 @@ class Live:
             return Text("")
         seconds = time.monotonic() - self._started
         head = Table.grid(padding=(0, 2))
-        done = update.finished + update.failed
         cells: list[Any] = [Text(f"{update.phase}", style="bold")]
-        if update.total:
+        if update.phase == "search":
             failed = f", {update.failed} failed" if update.failed else ""
-            cells += [ProgressBar(total=update.total, completed=done, width=24)]
-            cells += [Text(f"{done}/{update.total} members{failed}")]
+            done = update.finished + update.failed
+            cells += [ProgressBar(total=update.total, completed=done, width=24)] if update.total else []
+            cells += [Text(f"{_count(update)} members{failed}")]
             cells += [Text(f"{update.running} running")]
         cells += [Text(f"{update.metric} on search: {_best(update)}" if update.best is not None else "")]
         cells += [Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d}", style="dim")]

@@ -17,7 +17,7 @@ from annotated_types import Ge
 from distens import registry
 from distens.records import Finished, Settings, settings_key
 
-Pack = Annotated[int, Ge(1)] | Literal["auto"]
+PackSize = Annotated[int, Ge(1)] | Literal["auto"]
 """How many tasks go to an actor at a time; `auto` asks a `Planner`."""
 
 SHARE = 8
@@ -28,9 +28,10 @@ OVERHEAD = 100
 """Tasks that take less than this many times their dispatch are dispatched several at a time."""
 
 MOST = 64
-"""Tasks in a pack at most, but for GPUs."""
+"""Short tasks dispatched together at most, where nothing is gained by training them as one program."""
 
 RECENT = 20
+"""Finished tasks whose mean time says how short tasks are; before there are as many, they go one by one."""
 
 
 def free(settings: Settings) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ class Planner:
         reasons: what was decided: family -> a sentence.
     """
 
-    pack: Pack
+    pack: PackSize
     slots: Callable[[], int]
     dispatch_seconds: float
     gpu: bool
@@ -109,8 +110,11 @@ class Planner:
 
     def _advised(self, shared: str, settings: Settings) -> tuple[int, str]:
         if shared not in self._advice:
-            member = registry.build_member(settings)
-            self._advice[shared] = member.pack_advice(self.input_shape, self.classes, self.gpu)
+            try:
+                member = registry.build_member(settings)
+                self._advice[shared] = member.pack_advice(self.input_shape, self.classes, self.gpu)
+            except Exception as error:  # whatever a member's own code does: it is named where it is trained
+                self._advice[shared] = (1, str(error))
         return self._advice[shared]
 
     def _batch(self, finished: Sequence[Finished]) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distens import registry
 from distens.combine.protocol import Combiner
-from distens.config import Config
+from distens.config import MEMBERS, Config
 from distens.errors import ConfigError, did_you_mean
 from distens.evaluate import baselines
+from distens.records import History
 from distens.runtime.protocol import Runner
+from distens.schedule.protocol import Decision, Length, Schedule, in_parts
 from distens.search.protocol import Search
 from distens.select.protocol import Selector
 from distens.space import Space
@@ -26,12 +29,25 @@ class Plan:
     config: Config
     space: Space
     search: Search
+    schedule: Schedule
+    members: int | None
+    """How many are started; None: as many as there is time for."""
+
     selector: Selector
     combiner: Combiner
     runner: Runner
     tracker: Tracker
     student: dict[str, Any] | None
     """The student's network, as settings; None for that of the best member that is one, without its dropout."""
+
+    def next(self, history: History) -> Decision:
+        """Return what the schedule wants done, with no more members than there are to be started."""
+        decision = self.schedule.decide(history)
+        if decision.start is None or self.members is None:
+            return decision
+        left = self.members - sum(history.started.values())
+        left = left if decision.start.left is None else min(left, decision.start.left)
+        return replace(decision, start=replace(decision.start, left=left) if left > 0 else None)
 
 
 def check(config: Config) -> Plan:
@@ -42,8 +58,8 @@ def check(config: Config) -> Plan:
     """
     members = {name: _with_default_ranges(name, template) for name, template in config.members.items()}
     space = Space(members)
-    _check_corners(space)
-    search = registry.build("search", config.search.spec(), "search", beside=("members",))
+    lengths = _check_corners(space)
+    search = registry.build("search", config.search.spec(), "search", beside=("members", "seconds"))
     if space.count == 1 and config.search.kind != "random":
         raise ConfigError(
             f"search.kind: {config.search.kind!r} has nothing to search: `members` holds one setting only. "
@@ -53,12 +69,14 @@ def check(config: Config) -> Plan:
     _check_baselines(config, networks)
     built = {part: registry.build(part, getattr(config, part), part) for part in ("select", "combine", "runtime")}
     _check_gpus(members, built["runtime"])
+    schedule, members_given, total = _schedule(config, lengths)
     tracker = registry.build("tracking", config.tracking, "tracking")
     distill, student = _distill(config, networks)
     resolved = config.model_copy(
         update={
             "members": members,
-            "search": config.search.model_copy(update=registry.resolved(search)),
+            "search": config.search.model_copy(update={**registry.resolved(search), "members": members_given}),
+            "schedule": registry.resolved(schedule),
             "distill": distill,
             "tracking": registry.resolved(tracker),
             **{part: registry.resolved(plugin) for part, plugin in built.items()},
@@ -68,6 +86,8 @@ def check(config: Config) -> Plan:
         Config.model_validate(resolved.model_dump(mode="json")),
         space,
         search,
+        schedule,
+        total,
         built["select"],
         built["combine"],
         built["runtime"],
@@ -89,17 +109,41 @@ def _with_default_ranges(name: str, template: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _check_corners(space: Space) -> None:
+def _check_corners(space: Space) -> dict[str, Length]:
+    """Build a member at every end of every range; return how long those are trained that can be in parts."""
     findings: dict[str, None] = {}
+    lengths: dict[str, Length] = {}
     for settings in space.corners():
         try:
-            registry.build_member(settings)
+            member = registry.build_member(settings)
+            if in_parts(settings):
+                _add_length(lengths, settings["family"], member)
         except ConfigError as error:
             findings.update(dict.fromkeys(str(error).splitlines()))
             if len(findings) >= MOST_FINDINGS:
                 break
     if findings:
         raise ConfigError("\n".join(findings))
+    return lengths
+
+
+def _add_length(lengths: dict[str, Length], family: str, member: Any) -> None:
+    known, last = lengths.get(family, Length((), None)), member.last_epoch()
+    lasts = [some for some in (known.last, last) if some is not None]
+    lengths[family] = Length(tuple(sorted({*known.epochs, member.epochs})), min(lasts, default=None))
+
+
+def _schedule(config: Config, lengths: Mapping[str, Length]) -> tuple[Schedule, int | None, int | None]:
+    """Return the schedule, `search.members` with its default filled in, and how many members that starts."""
+    schedule: Schedule = registry.build("schedule", config.schedule, "schedule")
+    try:
+        schedule = schedule.planned(lengths)
+        given = config.search.members
+        if given is None and config.search.seconds is None and schedule.total(None) is None:
+            given = MEMBERS
+        return schedule, given, schedule.total(given)
+    except ValueError as error:
+        raise ConfigError(f"schedule: {error}") from error
 
 
 def _check_gpus(members: dict[str, dict[str, Any]], runner: Runner) -> None:

@@ -20,7 +20,8 @@ class Update:
     Attributes:
         phase: `data`, `search`, `finish` or `done`.
         text: a line for a log; empty if all that changed is what is running.
-        total: members that the search will train; `finished` and `failed` are among them.
+        total: members that the search will start, 0 where only time sets a limit; `finished` (in their first rung at
+            least) and `failed` are among them.
         running: how many were dispatched and have not come back.
         best, ensemble: the metric on the *search* split of the best member, and of the selection, so far.
         path: the run's folder, once it is there.
@@ -59,8 +60,8 @@ SHARE = 0.01
 class Progress:
     """How far the search has come: counts, best single, ensemble. It decides nothing, and costs next to nothing.
 
-    The ensemble is a selection among the LEADERS best members so far, made anew only while that takes less than SHARE
-    of the time.
+    A member trained in rungs counts once, and is as good as its best rung. The ensemble is a selection among the
+    LEADERS best members so far, made anew only while that takes less than SHARE of the time.
     """
 
     selector: Selector
@@ -70,14 +71,16 @@ class Progress:
     failed: int = 0
     best: float | None = None
     ensemble: float | None = None
-    _leaders: list[tuple[float, int, str]] = field(default_factory=list, repr=False)  # a heap, the worst on top
+    _arrived: int = field(default=0, repr=False)
+    _seen: set[str] = field(default_factory=set, repr=False)  # members trained in rungs
+    _leaders: list[tuple[float, int, str, str]] = field(default_factory=list, repr=False)  # a heap, the worst on top
     _began: float = field(default_factory=time.monotonic, repr=False)
     _spent: float = field(default=0.0, repr=False)
     _longest: float = field(default=0.0, repr=False)
 
     def replay(self, history: History) -> None:
         """Catch up with a history that was there before us."""
-        self.failed = len(history.failed)
+        self.failed = self._arrived = len(history.failed)
         for entry in history.finished:
             self._finish(entry)
         if history.finished:
@@ -86,13 +89,13 @@ class Progress:
     def add(self, outcome: Finished | Failure, history: Callable[[], History]) -> int | None:
         """Take in one outcome; return its step if the curves in tracking need it."""
         if isinstance(outcome, Failure):
-            self.failed += outcome.final
+            self._arrived += outcome.final
+            self.failed = len(history().failed)  # a rung above another may fail without its member
             return None
         self._finish(outcome)
         if self._spent + self._longest <= SHARE * (time.monotonic() - self._began):
             self._select(history())
-        done = self.finished + self.failed
-        return done if _is_step(done) or done == self.total else None
+        return self._arrived if _is_step(self._arrived) or self._arrived == self.total else None
 
     def values(self) -> dict[str, float]:
         """Return what the curves in tracking show."""
@@ -103,14 +106,21 @@ class Progress:
 
     def _finish(self, entry: Finished) -> None:
         value = entry.report.metrics[self.metric]
-        self.finished += 1
+        task = entry.task
+        self._arrived += 1
+        self.finished += task.member not in self._seen
+        if task.budget is not None:
+            self._seen.add(task.member)
         self.best = value if self.best is None else min(self.best, value)
-        leader = (-value, -self.finished, entry.task.id)
+        leader = (-value, -self._arrived, task.member, task.id)
         (heappush if len(self._leaders) < LEADERS else heappushpop)(self._leaders, leader)
 
     def _select(self, history: History) -> None:
         started = time.monotonic()
-        probs_MNC = [history.predictions(name) for *_, name in sorted(self._leaders, reverse=True)]
+        names: dict[str, str] = {}
+        for *_, member, name in sorted(self._leaders, reverse=True):
+            names.setdefault(member, name)
+        probs_MNC = [history.predictions(name) for name in names.values()]
         weights_M = self.selector.select(probs_MNC, history.labels_N, self.metric)
         self.ensemble = metric_of(probs_MNC, weights_M, history.labels_N, self.metric)
         took = time.monotonic() - started

@@ -120,16 +120,18 @@ class Teacher(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Task(_Record):
-    """One member to be trained. The same id and seed give the same member on any attempt.
+    """One member to be trained, or one rung of it. The same id and seed give the same member on any attempt.
 
     Attributes:
-        id: unique in the run, e.g. `m0007` for search, `student`, `larger_single-1`.
+        id: unique in the run, e.g. `m0007` for search, `student`, `larger_single-1`; `m0007-9` for a rung.
         purpose: why it is trained: `search`, `student`, `student_on_labels`, `larger_single`, `seed_ensemble`.
         settings: what to train.
         seed: the only source of chance.
         distill: the distiller's kind and options; None to train on labels.
         teachers: who is distilled; empty unless `distill` is given.
         attempt: 1 for the first; fences off a late writer.
+        budget: epochs to train up to, from where the member's rung below ended; None: all that the settings say.
+        bracket: the members that a schedule compares with each other share it; empty where there is only one.
     """
 
     id: str
@@ -140,6 +142,13 @@ class Task(_Record):
     distill: Mapping[str, Any] | None = None
     teachers: tuple[Teacher, ...] = ()
     attempt: int = 1
+    budget: int | None = None
+    bracket: str = ""
+
+    @property
+    def member(self) -> str:
+        """The name that the rungs of one member share: its id, where it is trained in one go."""
+        return self.id if self.budget is None else self.id.removesuffix(f"-{self.budget}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,19 +206,37 @@ class Failed(_Record):
     failure: Failure
 
 
+@dataclass(frozen=True, slots=True)
+class Rung(_Record):
+    """The tasks of one bracket that train up to one number of epochs.
+
+    Attributes:
+        asked: the members that were sent here, in order of dispatch.
+        done: what came back, in order of arrival.
+    """
+
+    asked: Sequence[str] = ()
+    done: Sequence[Finished | Failed] = ()
+
+
 def _no_predictions(task_id: str) -> Floats:
     raise KeyError(task_id)
 
 
 @dataclass(frozen=True)
 class History:
-    """All that search may know, in order of arrival (finished, failed) or of dispatch (pending).
+    """All that search and schedule may know, in order of arrival (finished, failed) or of dispatch (pending).
+
+    Of a member trained in rungs, `finished` holds the highest rung that finished, at its first one's place; it is
+    failed or pending only while it has none. A rung that failed above another is in `rungs` alone.
 
     Attributes:
         metric: the key of `Report.metrics` that search minimises.
         labels_N: the labels of the *search* split.
         predictions: task id -> probs_NC on the *search* split (read on demand, memory-mapped, read-only).
         keys: what `known` returns; None to gather it from the entries.
+        rungs: (bracket, epochs) -> what was sent there and what came back; empty without a schedule.
+        started: bracket -> how many members, those that no rung takes included.
     """
 
     finished: Sequence[Finished] = ()
@@ -219,14 +246,16 @@ class History:
     labels_N: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     predictions: Callable[[str], Floats] = _no_predictions
     keys: Set[str] | None = None
+    rungs: Mapping[tuple[str, int], Rung] = field(default_factory=dict)
+    started: Mapping[str, int] = field(default_factory=dict)
 
     def values(self) -> Floats:
         """Return the metric of every finished member, in order of arrival; read-only."""
         return self._values
 
     def known(self) -> Set[str]:
-        """Return the `settings_key` of all settings that were ever dispatched. A look-up, not to be copied lightly:
-        it holds as many keys as there are members."""
+        """Return the `settings_key` of all settings that were ever dispatched (in the bracket that is being filled,
+        where there are several). A look-up, not to be copied lightly: it holds as many keys as there are members."""
         return self._known
 
     @cached_property
@@ -256,6 +285,9 @@ def to_json(record: Task | Report | Failure) -> dict[str, Any]:
     values = _flat(record)
     if isinstance(record, Task):
         values["resources"] = _flat(record.resources)
+        for name, absent in (("budget", None), ("bracket", "")):  # without a schedule, as if there were none
+            if values[name] == absent:
+                del values[name]
         values["teachers"] = [{**_flat(t), "state": _flat(t.state)} for t in record.teachers]
     elif isinstance(record, Report):
         values["files"] = {name: _flat(address) for name, address in record.files.items()}

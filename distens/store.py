@@ -3,7 +3,8 @@
     config.yaml  run.json     what was asked
     journal/                  what was dispatched and what came back, in order
     members/<id>/<attempt>/   state.safetensors, search.arrow, combine.arrow, test.arrow, then report.json as the marker
-    members/<id>/checkpoint   the last checkpoint, whoever wrote it: attempts of one task are the same computation
+    members/<id>/checkpoint   the last checkpoint, whoever wrote it: attempts of one task are the same computation;
+                              the rungs of a member (m0007-1, m0007-3, …) share that of m0007, which stays when they end
     final/  figures/          the bundle, the pictures
 
 Local files are written beside their place and renamed; object stores publish an object when it is closed. So a killed

@@ -168,7 +168,8 @@ def test_every_shipped_config_is_valid(pytestconfig):
 
 
 def test_every_plugin_follows_the_naming_rule():
-    for family in ("search", "select", "combine", "distill", "members", "models", "objectives", "runtime", "tracking"):
+    families = ("search", "schedule", "select", "combine", "distill", "members", "models", "objectives")
+    for family in (*families, "runtime", "tracking"):
         found = registry.names(family)
         assert found, family
         for name in found:

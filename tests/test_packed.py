@@ -18,11 +18,12 @@ from distens.models.resnet import Resnet
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.store import Checkpoint, Store
 from distens.training import loop, packed
+from distens.training.cost import activations, multiplications
 from distens.training.dropout import Masks, adopt
 from distens.training.loop import Recipe
 from distens.training.network import initialise
 from distens.training.packed import Learner
-from distens.training.stacked import Stack, Unstackable
+from distens.training.stacked import Stack, Unstackable, kinds
 from distens.training.work import Work
 
 CLOSE = {"atol": 2e-5, "rtol": 2e-4}
@@ -143,7 +144,7 @@ class OddModel:
 
 
 @pytest.mark.parametrize(
-    ("model", "kinds"),
+    ("model", "made_of"),
     [
         (Mlp(hidden=(8,), activation="gelu", dropout=0.2), {"dense"}),
         (Mlp(hidden=(8,), activation="tanh", dropout=0.2), {"dense"}),
@@ -154,11 +155,12 @@ class OddModel:
     ],
     ids=lambda value: getattr(value, "activation", type(value).__name__),
 )
-def test_every_architecture_takes_the_same_steps_stacked(model, kinds):
+def test_every_architecture_takes_the_same_steps_stacked(model, made_of):
     """Few steps at a small rate: later, rounding alone drives trainings of deep networks apart."""
     data, how = examples(rows=40), recipe(learning_rate=0.02, momentum=0.9, epochs=2, batch_size=16)
     pack = [learner(model, data, how, seed) for seed in range(3)]
-    assert Stack([each.network for each in pack], torch.from_numpy(data.inputs[:2])).kinds == kinds
+    assert Stack([each.network for each in pack], torch.from_numpy(data.inputs[:2])).kinds == made_of
+    assert kinds(pack[0].network) == made_of
     found = outcomes(pack, data)
     for seed, each in enumerate(pack):
         network, metrics = alone(model, data, how, Work(seed))
@@ -260,6 +262,12 @@ def frozen():
     return network
 
 
+def hooked():
+    network = nn.Sequential(nn.Linear(4, 4))
+    network[0].register_forward_hook(lambda module, inputs, out: 2 * out)
+    return network
+
+
 def misread():
     """A block whose own code counts channels, so that it means another thing when members stand beside each other."""
 
@@ -276,12 +284,18 @@ def misread():
 
 @pytest.mark.parametrize(
     ("build", "why"),
-    [(shared, "shared"), (frozen, "frozen"), (lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), "buffers")],
-    ids=["shared", "frozen", "buffers"],
+    [
+        (shared, "shared"),
+        (frozen, "frozen"),
+        (hooked, "hooks"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), "buffers"),
+    ],
+    ids=["shared", "frozen", "hooked", "buffers"],
 )
 def test_networks_that_cannot_be_stacked_are_refused(build, why):
     with pytest.raises(Unstackable, match=why):
         Stack([build(), build()], torch.zeros(2, 4))
+    assert packed.advise(build(), torch.zeros(2, 4), 64, gpu=True)[0] == 1
 
 
 def test_a_block_that_counts_channels_is_noticed():
@@ -334,6 +348,119 @@ def test_packable_members_say_how_many_gain(kind):
     assert size >= 1 and why
 
 
+class Decides(nn.Module):
+    """A network whose code looks at its numbers, so that it can run for one member alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, inputs):
+        logits = self.layer(inputs.flatten(1))
+        return logits if logits.sum().item() > 0 else -logits
+
+
+@dataclasses.dataclass(frozen=True)
+class DecidesModel:
+    def build(self, input_shape, classes):
+        return Decides()
+
+
+def test_a_network_that_cannot_be_stacked_is_found_out_and_trained_alone():
+    """Advice runs no such code in the driver, a stack refuses it, training and asking it go one by one."""
+    data = examples(shape=(6,))
+    member = Classifier(model=DecidesModel(), epochs=2)
+    for gpu in (False, True):
+        assert member.pack_advice((6,), 4, gpu)[0] >= 1
+    network, _ = alone(DecidesModel(), data, member._recipe(), Work(0))
+    assert "pack" not in member.fit(data, Work(0))
+    same(member._network, network, atol=0, rtol=0)
+    with pytest.raises(Unstackable, match="item"):
+        outcomes([learner(DecidesModel(), data, recipe(), seed) for seed in range(2)], data)
+    two = [member, copy.deepcopy(member)]
+    np.testing.assert_array_equal(Classifier.stack(two)(data.inputs)[1], member.predict(data.inputs))
+
+
+def test_a_member_that_cannot_even_be_built_is_not_the_planners_to_name():
+    """LeNet needs images; a member that is refused is refused where it is trained, and the run goes on."""
+    planner = packing.Planner("auto", lambda: 1, 0.0, gpu=False, input_shape=(4,), classes=3)
+    assert planner.size({"kind": "classifier", "model": {"kind": "lenet"}}, left=5) == 1
+    assert planner.size({"kind": "classifier", "model": {"kind": "mlp"}}, left=5) == 5
+
+
+class Chancy(Decides):
+    """A network that draws chance of its own."""
+
+    def forward(self, inputs):
+        return nn.functional.dropout(self.layer(inputs.flatten(1)), 0.5, self.training).sin()
+
+
+def test_chance_of_a_networks_own_is_no_packs():
+    """In a pack it would not follow from the member's seed; as it is refused, members are trained one by one."""
+    learners = [Learner(Chancy(), recipe(), Work(seed)) for seed in range(2)]
+    with pytest.raises(RuntimeError, match="random"):
+        outcomes(learners, examples(shape=(6,)))
+
+
+class Notices(nn.Module):
+    """A block whose code fails, without a word, if members stand beside each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+
+    def forward(self, inputs):
+        found = self.conv(inputs)
+        assert found.shape[1] == 2
+        return found
+
+
+def test_a_block_that_fails_beside_others_is_run_as_it_is():
+    networks = [nn.Sequential(Notices(), nn.Flatten(), nn.Linear(8, 4)) for _ in range(3)]
+    assert kinds(networks[0]) == {"images", "blocks", "dense"}
+    inputs = torch.rand(5, 1, 2, 2)
+    stack = Stack(networks, inputs[:2])
+    assert stack.kinds == {"vmap"}
+    with torch.inference_mode():
+        found = stack.forward(inputs.expand(3, *inputs.shape)).transpose(1, 2)
+        torch.testing.assert_close(found, torch.stack([network(inputs) for network in networks]))
+
+
+def test_what_only_looks_like_a_chain_is_none():
+    """An activation before the first weights would work in place on the inputs; another Flatten keeps other axes."""
+    assert kinds(nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.ReLU(), nn.Linear(4, 4))) == {"vmap"}
+    assert kinds(nn.Sequential(nn.Flatten(2), nn.Linear(4, 4))) == {"vmap"}
+    assert kinds(nn.Sequential(nn.Flatten(), nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 4)))) == {"dense"}
+
+
+def test_cost_by_hand_and_the_network_is_left_as_it_was():
+    """A 1x4x4 image, two 3x3 filters to 2x2 pixels: 18 weights at 4 places; then 8 inputs to 3 outputs: 72 + 24 = 96
+    multiplications, and 16 + 8 + 3 numbers."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(), nn.Flatten(), nn.Linear(8, 3))
+    before = torch.get_rng_state()
+    example = torch.zeros(2, 1, 4, 4)
+    assert (multiplications(network, example), activations(network, example)) == (96, 27)
+    assert network.training and not any(m._forward_hooks for m in network.modules())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nothing_is_stacked_to_ask_for_advice(monkeypatch):
+    """A stack is built where members are trained, once for a lone member."""
+    built = []
+
+    class Counted(Stack):
+        def __init__(self, networks, *given, **how):
+            built.append(len(networks))
+            super().__init__(networks, *given, **how)
+
+    monkeypatch.setattr(packed, "Stack", Counted)
+    member = Classifier(epochs=1)
+    assert [member.pack_advice((6,), 4, gpu)[0] > 1 for gpu in (False, True)] == [True, True]
+    assert built == []
+    assert member.fit(examples(shape=(6,)), Work(0))["pack"] == 1
+    assert built == [1]
+
+
 def test_an_objective_of_ones_own_is_trained_one_by_one():
     class Own(CrossEntropy):
         def loss(self, logits_NC, targets):
@@ -349,8 +476,8 @@ def test_an_objective_of_ones_own_is_trained_one_by_one():
     assert members[0].pack_advice((6,), 4, gpu=False)[0] == 1
     found = dict(Classifier.fit_pack(members, data, [Work(0), Work(1)]))
     lone = Classifier(objective=Own(), epochs=1)
-    lone.fit(data, Work(0))
     assert "pack" not in found[0] and copy.deepcopy(members[1]).predict(data.inputs).shape == (150, 4)
+    assert lone.fit(data, Work(0))["train_loss"] > 1.5 * found[0]["train_loss"]
 
 
 def test_advice_follows_the_arithmetic():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 import distens
 from distens.config import parse, to_yaml
+from distens.coordinator import _store
 from distens.data.load import load
 from distens.errors import ConfigError, RunError, StorageError
 from distens.plan import check
@@ -199,6 +201,15 @@ def test_a_storage_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"storage: .*file' cannot be written"):
         distens.run(config(tmp_path / "file"))
+
+
+def test_runs_that_start_at_once_in_one_storage_do_not_disturb_each_other(tmp_path):
+    """Each looks whether it can write there, and takes away its own probe alone."""
+    small = check(config(tmp_path)).config
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(_store, [small] * 400))
+    assert {store.url for store in stores} == {f"{tmp_path}/{small.run_name()}"}
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_in_which_every_member_fails_names_them(tmp_path):

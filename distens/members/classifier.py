@@ -1,9 +1,9 @@
-"""A network of `distens/models`, trained by a plain loop."""
+"""A network of `distens/models`, trained in a pack with its like, or alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Lt
@@ -76,17 +76,23 @@ class Classifier:
 
     def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
         """Train; see `distens.training.loop.fit` for metrics and errors."""
+        import torch
+
         from distens.training import packed
 
         learner = self._learner(examples, work)
-        example = loop.to_tensors(replace(examples, inputs=examples.inputs[:2], targets=examples.targets[:2]))[0]
-        if isinstance(self.objective, CrossEntropy) and packed.gains_alone(learner.network, example, self.batch_size):
+        example = torch.zeros((2, *examples.inputs.shape[1:]))
+        if self._written_out() and packed.gains_alone(learner.network, example, self.batch_size):
             ((_, found),) = packed.fit([learner], examples)
             if isinstance(found, Diverged):
                 raise found
             return found
         learned = chosen(examples, self.rows, work.seed)
         return loop.fit(learner.network, learned, work, learner.recipe, self.objective.loss)
+
+    def last_epoch(self) -> int | None:
+        """Return the epoch at which the rate ends; None: training can go on for ever (see `Schedule`)."""
+        return self.epochs if self.schedule == "cosine" else None
 
     def _recipe(self) -> loop.Recipe:
         return loop.Recipe(
@@ -123,10 +129,13 @@ class Classifier:
 
         from distens.training import packed
 
-        if not isinstance(self.objective, CrossEntropy):
+        if not self._written_out():
             return 1, "only cross-entropy is written out for packs"
         built = network.initialise(lambda: self.model.build(input_shape, classes), seed=0)
         return packed.advise(built, torch.zeros((2, *input_shape)), self.batch_size, gpu)
+
+    def _written_out(self) -> bool:
+        return type(self.objective) is CrossEntropy  # a subclass may minimise anything
 
     def _learner(self, examples: Examples, work: Work) -> Learner:
         from distens.training.packed import Learner

@@ -72,6 +72,11 @@ class Module:
         self._input_shape: tuple[int, ...] = ()
         self._classes = 0
 
+    def last_epoch(self) -> int | None:
+        """Return the epoch beyond which training cannot go on: a LightningModule may ask its trainer which is the last;
+        None: there is none."""
+        return self.epochs if _is_lightning(_find(self.path)) else None
+
     def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
         """Train; see `distens.training.lightning.fit` for metrics and errors."""
         self._input_shape, self._classes = tuple(examples.inputs.shape[1:]), examples.classes

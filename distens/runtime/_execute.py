@@ -137,7 +137,8 @@ def _train_pack(tasks: Sequence[Task], shared: Shared, threads: int) -> Iterator
 
 def _work(task: Task, store: Store, threads: int) -> Work:
     gpus = task.resources.gpus
-    return Work(task.seed, Checkpoint(store, task.id), _device(gpus), threads, gpus)
+    checkpoint = Checkpoint(store, task.member)  # the rungs of a member share it: each goes on where one ended
+    return Work(task.seed, checkpoint, _device(gpus), threads, gpus, task.budget)
 
 
 def _fit(task: Task, member: Member, shared: Shared, work: Work) -> Mapping[str, float]:
@@ -174,7 +175,8 @@ def _deliver(task: Task, member: Member, found: Mapping[str, float], shared: Sha
         files=Files(files),
     )
     store.write(f"{folder}/report.json", json.dumps(to_json(report), allow_nan=False).encode(), durable=False)
-    checkpoint.clear()
+    if task.budget is None:
+        checkpoint.clear()
     return report
 
 

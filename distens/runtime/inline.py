@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from distens.packing import Pack
+from distens.packing import PackSize
 from distens.records import Outcome, Resources, Task
 from distens.runtime._execute import execute
 from distens.runtime.protocol import Shared
@@ -25,7 +25,7 @@ class Inline:
     dispatch_seconds: ClassVar[float] = 0.0
 
     threads: Annotated[int, Ge(1)] = 1
-    pack: Pack = "auto"
+    pack: PackSize = "auto"
 
     def __post_init__(self) -> None:
         self._shared: Shared | None = None
@@ -51,6 +51,7 @@ class Inline:
         """Carry out each pack before the next is pulled."""
         assert self._shared is not None, "start comes first"
         for pack in packs:
+            assert pack, "nothing is pending here that an empty pack could wait for"
             yield execute(pack, self._shared, self.threads)
 
     def stop(self) -> None:

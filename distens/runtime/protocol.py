@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from distens.data.dataset import Dataset
-from distens.packing import Pack
+from distens.packing import PackSize
 from distens.records import Outcome, Resources, Task
 from distens.store import Store
 
@@ -29,7 +29,7 @@ class Runner(Protocol):
     """
 
     dispatch_seconds: ClassVar[float]
-    pack: Pack
+    pack: PackSize
 
     @property
     def resources(self) -> Resources:
@@ -47,9 +47,9 @@ class Runner(Protocol):
     def run(self, packs: Iterator[Sequence[Task]]) -> Iterator[Sequence[Outcome]]:
         """Pull the next pack whenever a slot is free and yield outcomes as they come, in order of arrival.
 
-        A pack is carried out in one slot; its outcomes come together, or in several lists where part of it is tried
-        again. A failure with `final=False` is a lost attempt: the runner itself tries again with the next attempt
-        number.
+        An empty pack says that there is none before the next outcome: the runner asks again after it. A pack is carried
+        out in one slot; its outcomes come together, or in several lists where part of it is tried again. A failure
+        with `final=False` is a lost attempt: the runner itself tries again with the next attempt number.
         """
         ...
 

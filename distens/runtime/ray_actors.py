@@ -106,7 +106,7 @@ class RayActors:
     cpus_per_member: Annotated[float, Gt(0)] = 1.0
     gpus_per_member: Annotated[float, Ge(0)] = 0.0
     concurrency: Annotated[int, Ge(1)] | None = None
-    pack: packing.Pack = "auto"
+    pack: packing.PackSize = "auto"
     retries: Annotated[int, Ge(0)] = 2
     timeout_seconds: Annotated[float, Gt(0)] | None = None
 
@@ -183,7 +183,7 @@ class RayActors:
         while True:
             while self._idle or len(self._busy) < self.slots():
                 pack = again.popleft() if again else next(packs, None)
-                if pack is None:
+                if not pack:  # there is no more, or none before the next outcome
                     break
                 self._dispatch(pack)
             if not self._busy:

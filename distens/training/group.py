@@ -15,6 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -59,7 +60,7 @@ def fit(
     told = {
         "build": build,
         "examples": ray.put(examples),
-        "work": Work(work.seed, work.checkpoint, "cuda" if gpus else "cpu", work.threads, float(gpus)),
+        "work": replace(work, device="cuda" if gpus else "cpu", gpus=float(gpus)),
         "course": dict(course),
         "loss": loss,
         "search_path": list(sys.path),

@@ -9,77 +9,76 @@ as fast, mostly for want of Python and allocation; grouped convolutions 1.5 time
 in torch's default one; vmap 0.7 times with convolutions.
 """
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from distens.training.dropout import Dropout, Masks, adopt
-
-_IMAGE_LAYERS = (
-    nn.Conv2d,
-    nn.GroupNorm,
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.ReLU,
-    nn.GELU,
-    nn.Tanh,
-    nn.Identity,
-)
-
-Leaves = Mapping[int, tuple[Tensor, Tensor]]
-"""The template's parameter (its id) -> its weights and gradients in the stack, both (M, *shape)."""
+from distens.training.dropout import Masks
+from distens.training.islands import Images, Leaves, is_image_layer
 
 
 class _Stage(Protocol):
-    @property
-    def kinds(self) -> tuple[str, ...]: ...
-
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor: ...
 
     def backward(self, gradients: Tensor) -> Tensor | None: ...
 
 
-def chain(template: nn.Module, members: int, leaves: Leaves, rates_M: Mapping[str, Tensor]) -> list[_Stage] | None:
-    """Return the stages of a chain of image layers, then dense ones; None for any other network."""
-    modules = _modules(template)
-    flat = next((i for i, module in enumerate(modules) if isinstance(module, nn.Flatten)), -1)
-    images, dense = modules[: max(flat, 0)], modules[flat + 1 :]
-    if not all(map(_is_image_layer, images)) or not dense or type(dense[-1]) is not nn.Linear:
-        return None
-    stages: list[_Stage] = [_Images(images, members, leaves)] if images else [_Flat()]
+def kinds(network: nn.Module) -> frozenset[str]:
+    """Return what a stack of such networks is made of, by their structure alone: `dense`, `images` and `blocks` (of
+    image layers) where they are a chain, or else `vmap`."""
+    parts = _parts(network)
+    if parts is None:
+        return frozenset({"vmap"})
+    images, _ = parts
+    blocks = any(next(layer.children(), None) is not None for layer in images)
+    return frozenset({"dense"} | ({"images"} if images else set()) | ({"blocks"} if blocks else set()))
+
+
+def chain(template: nn.Module, members: int, leaves: Leaves, rates_M: Mapping[str, Tensor]) -> list[_Stage]:
+    """Return the stages of networks whose `kinds` are those of a chain."""
+    parts = _parts(template)
+    assert parts is not None, "not a chain"
+    images, dense = parts
+    stages: list[_Stage] = [Images(images, members, leaves) if images else _Flat()]
     names = iter(rates_M)
     for module in dense:
-        previous = stages[-1]
-        if type(module) is nn.Linear:
+        if isinstance(module, nn.Linear):
             bias = None if module.bias is None else leaves[id(module.bias)]
-            stages.append(_Dense(leaves[id(module.weight)], bias, first=isinstance(previous, _Flat)))
-        elif type(module) is nn.Dropout:
+            stages.append(_Dense(leaves[id(module.weight)], bias, first=isinstance(stages[-1], _Flat)))
+        elif isinstance(module, nn.Dropout):
             layer = next(names)
             stages.append(_Dropout(layer, rates_M[layer]))
-        elif type(module) in _DERIVATIVES and not isinstance(previous, _Flat):
+        elif not isinstance(module, nn.Identity):
             stages.append(_Activation(module))
-        elif type(module) is not nn.Identity:
-            return None
     return stages
+
+
+def _parts(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]] | None:
+    """Return a chain's image layers and its dense ones, between which it flattens; None for any other network."""
+    modules = _modules(network)
+    flat = next((i for i, module in enumerate(modules) if _flattens(module)), -1)
+    images, dense = modules[: max(flat, 0)], modules[flat + 1 :]
+    if not all(map(is_image_layer, images)) or not dense or type(dense[-1]) is not nn.Linear:
+        return None
+    if any(type(module) not in _DENSE_LAYERS for module in dense):  # a subclass may compute anything
+        return None
+    computing = (module for module in dense if not isinstance(module, nn.Identity | nn.Dropout))
+    if not images and not isinstance(next(computing), nn.Linear):
+        return None  # an activation would work in place, on the inputs
+    return images, dense
+
+
+def _flattens(module: nn.Module) -> bool:
+    return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
 
 
 def _modules(network: nn.Module) -> list[nn.Module]:
     if type(network) is not nn.Sequential:
         return [network]
     return [module for child in network for module in _modules(child)]
-
-
-def _is_image_layer(module: nn.Module) -> bool:
-    if type(module) in _IMAGE_LAYERS:  # a subclass may compute anything
-        return True
-    children = list(module.children())  # a block, whose own code must not mind how many channels there are
-    return bool(children) and not list(module.parameters(recurse=False)) and all(map(_is_image_layer, children))
 
 
 class _Room:
@@ -102,8 +101,6 @@ class _Room:
 class _Flat:
     """(M, N, …) -> (M, width, N), a view."""
 
-    kinds = ()
-
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor:
         return values.flatten(2).transpose(1, 2) if values.ndim > 3 else values.transpose(1, 2)
 
@@ -112,8 +109,6 @@ class _Flat:
 
 
 class _Dense:
-    kinds = ("dense",)
-
     def __init__(self, weight: tuple[Tensor, Tensor], bias: tuple[Tensor, Tensor] | None, first: bool) -> None:
         (self._weight, self._weight_gradient), self._first = weight, first
         self._turned = self._weight.transpose(1, 2)
@@ -147,10 +142,10 @@ _DERIVATIVES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tens
 }
 """Activation -> (module, gradients, inputs, outputs) -> gradients of the inputs, in place."""
 
+_DENSE_LAYERS = (nn.Linear, nn.Dropout, nn.Identity, *_DERIVATIVES)
+
 
 class _Activation:
-    kinds = ()
-
     def __init__(self, module: nn.Module) -> None:
         self._module, self._derivative = module, _DERIVATIVES[type(module)]
         self._values = self._result = torch.empty(0)
@@ -166,8 +161,6 @@ class _Activation:
 
 
 class _Dropout:
-    kinds = ()
-
     def __init__(self, layer: str, rates_M: Tensor) -> None:
         self._layer, self._rates_M, self._active = layer, rates_M, bool((rates_M > 0).any())
         self._out, self._mask = _Room(), torch.empty(0)
@@ -180,176 +173,3 @@ class _Dropout:
 
     def backward(self, gradients: Tensor) -> Tensor:
         return gradients.mul_(self._mask) if self._active else gradients
-
-
-class _Island:
-    """The first stage where autograd does the work."""
-
-    kinds: tuple[str, ...] = ("vmap",)
-
-    def __init__(self, leaves: Leaves) -> None:
-        self._weights = [weight.detach().requires_grad_() for weight, _ in leaves.values()]
-        self._gradients = [gradient for _, gradient in leaves.values()]
-        self._result = torch.empty(0)
-
-    def forward(self, values: Tensor, masks: Masks | None) -> Tensor:
-        with torch.enable_grad():
-            self._result = self._call(values, masks)
-        return self._result.detach()
-
-    def _call(self, values: Tensor, masks: Masks | None) -> Tensor:
-        raise NotImplementedError
-
-    def backward(self, gradients: Tensor) -> None:
-        found = torch.autograd.grad(self._result, self._weights, gradients)
-        for place, gradient in zip(self._gradients, found, strict=True):
-            place.copy_(gradient)
-
-
-class _Images(_Island):
-    """(M, N, channels, height, width) -> (M, width, N) through grouped convolutions."""
-
-    def __init__(self, modules: Sequence[nn.Module], members: int, leaves: Leaves) -> None:
-        own = {id(p): leaves[id(p)] for module in modules for p in module.parameters()}
-        super().__init__(own)
-        weights = dict(zip(own, self._weights, strict=True))
-        self._modules = [_grouped(module, members, weights) for module in modules]
-        blocks = any(list(module.children()) for module in modules)
-        self.kinds = ("images", "blocks") if blocks else ("images",)
-        first = modules[0]
-        self._shares = isinstance(first, nn.Conv2d) and first.groups == 1
-
-    def _call(self, values: Tensor, masks: Masks | None) -> Tensor:
-        members, rows, channels, height, width = values.shape
-        if self._shares and values.stride(0) == 0:  # the first convolution reads what all share only once
-            images = values[0]
-        else:
-            images = values.permute(1, 3, 4, 0, 2).reshape(rows, height, width, members * channels).permute(0, 3, 1, 2)
-        if not images.is_cuda:
-            images = images.contiguous(memory_format=torch.channels_last)
-        for module in self._modules:
-            images = module(images)
-        return images.unflatten(1, (members, -1)).permute(1, 2, 3, 4, 0).reshape(members, -1, rows)
-
-
-def _grouped(module: nn.Module, members: int, weights: Mapping[int, Tensor]) -> nn.Module:
-    """Return a layer for M times the channels, each member's apart; or a block of such layers."""
-    if isinstance(module, nn.Conv2d):
-        return _GroupedConv(module, members, weights)
-    if isinstance(module, nn.GroupNorm):
-        return _GroupedNorm(module, members, weights)
-    if isinstance(module, nn.MaxPool2d):
-        return _Pool(module)
-    clone = copy.copy(module)
-    clone._modules = {name: child and _grouped(child, members, weights) for name, child in module._modules.items()}
-    return clone
-
-
-class _GroupedConv(nn.Module):
-    def __init__(self, conv: nn.Conv2d, members: int, weights: Mapping[int, Tensor]) -> None:
-        super().__init__()
-        self._conv, self._members = conv, members
-        self._weight = weights[id(conv.weight)]
-        self._bias = None if conv.bias is None else weights[id(conv.bias)]
-        plain = conv.groups == 1 and conv.in_channels == 1 and conv.padding_mode == "zeros"
-        steps = (*conv.stride, *conv.dilation)
-        self._unfolds = plain and set(steps) == {1} and not isinstance(conv.padding, str)
-
-    def forward(self, images: Tensor) -> Tensor:
-        conv = self._conv
-        shared = images.shape[1] == conv.in_channels
-        if shared and self._unfolds and torch.is_inference_mode_enabled() and not images.is_cuda:
-            return self._unfolded(images)
-        weight, bias = self._weight.flatten(0, 1), None if self._bias is None else self._bias.flatten()
-        if not images.is_cuda:
-            weight = weight.contiguous(memory_format=torch.channels_last)
-        groups = conv.groups if shared else conv.groups * self._members
-        out = functional.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
-        return out if out.is_cuda else out.contiguous(memory_format=torch.channels_last)  # of one channel it may not be
-
-    def _unfolded(self, images: Tensor) -> Tensor:
-        """Return the convolution as one matrix product, channels last: on a CPU four times as fast for one channel."""
-        conv = self._conv
-        height, width = (int(size) for size in conv.kernel_size)
-        down, along = (int(size) for size in conv.padding)
-        padded = functional.pad(images, (along, along, down, down))
-        patches = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-        rows, out_height, out_width = patches.shape[:3]
-        weight = self._weight.flatten(0, 1).flatten(1).t()
-        flat = patches.reshape(rows * out_height * out_width, -1)
-        out = flat @ weight if self._bias is None else torch.addmm(self._bias.flatten(), flat, weight)
-        return out.view(rows, out_height, out_width, -1).permute(0, 3, 1, 2)
-
-
-class _Pool(nn.Module):
-    def __init__(self, pool: nn.MaxPool2d) -> None:
-        super().__init__()
-        self._pool = pool
-        options = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-        self._halves = options in ((2, 2, 0, 1, False), ((2, 2), (2, 2), 0, 1, False))
-
-    def forward(self, images: Tensor) -> Tensor:
-        rows, channels, height, width = images.shape
-        # In prediction alone: to learn, pooling must remember where the largest was.
-        if not self._halves or not torch.is_inference_mode_enabled() or images.is_cuda or height % 2 or width % 2:
-            return self._pool(images)
-        pairs = images.permute(0, 2, 3, 1).reshape(rows, height // 2, 2, width * channels)
-        pairs = torch.maximum(pairs[:, :, 0], pairs[:, :, 1]).view(rows, height // 2, width // 2, 2, channels)
-        return torch.maximum(pairs[:, :, :, 0], pairs[:, :, :, 1]).permute(0, 3, 1, 2)
-
-
-class _GroupedNorm(nn.Module):
-    def __init__(self, norm: nn.GroupNorm, members: int, weights: Mapping[int, Tensor]) -> None:
-        super().__init__()
-        self._groups, self._eps = norm.num_groups * members, norm.eps
-        self._weight, self._bias = (None if p is None else weights[id(p)] for p in (norm.weight, norm.bias))
-
-    def forward(self, images: Tensor) -> Tensor:
-        weight, bias = (None if p is None else p.flatten() for p in (self._weight, self._bias))
-        return functional.group_norm(images, self._groups, weight, bias, self._eps)
-
-
-class Vmapped(_Island):
-    """(M, N, …) -> (M, C, N) through the network's own code."""
-
-    def __init__(self, template: nn.Module, leaves: Leaves, rates_M: Mapping[str, Tensor], example: Tensor) -> None:
-        super().__init__(leaves)
-        self._module = copy.deepcopy(template)
-        self._parameters = [name for name, _ in self._module.named_parameters()]
-        self._rates_M, self._widths = rates_M, {}
-        with torch.no_grad():
-            layers = {layer.layer: layer for layer in adopt(self._module)}
-            handles = [layer.register_forward_hook(self._see) for layer in layers.values()]
-            self._module.eval()(example)
-        for handle in handles:
-            handle.remove()
-        for layer in layers.values():
-            layer.given = torch.ones(())
-        self._buffers = {name: f"{path}.given" for path, m in self._module.named_modules() for name in _layer_of(m)}
-
-    def _see(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(layer, Dropout)
-        self._widths[layer.layer] = inputs[0].shape[1:]
-
-    def _call(self, values: Tensor, masks: Masks | None) -> Tensor:
-        rows = values.shape[1]
-        given: dict[str, Tensor] = {}
-        for layer, path in self._buffers.items():
-            shape = self._widths[layer]
-            if masks is not None:
-                mask = masks.take(layer, self._rates_M[layer], shape.numel(), rows)
-                given[path] = mask.transpose(1, 2).reshape(len(values), rows, *shape)
-            else:
-                given[path] = values.new_ones(len(values))
-
-        def call(weights: Sequence[Tensor], given: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-            parameters = dict(zip(self._parameters, weights, strict=True))
-            return torch.func.functional_call(self._module, {**parameters, **given}, (inputs,))
-
-        logits_MNC = torch.vmap(call, randomness="different")(self._weights, given, values)
-        return logits_MNC.transpose(1, 2)
-
-
-def _layer_of(module: nn.Module) -> Iterator[str]:
-    if isinstance(module, Dropout):
-        yield module.layer

@@ -28,7 +28,7 @@ from distens.errors import Diverged, Refused
 from distens.records import State
 from distens.seeding import derive
 from distens.training.checkpoint import Pace, pack, unpack
-from distens.training.loop import order, to_tensors
+from distens.training.loop import began_at, order, to_tensors
 from distens.training.network import local_chance, parameters
 from distens.training.work import Work
 
@@ -84,19 +84,20 @@ def fit(
         raise Refused(f"{len(examples.inputs)} rows are too few for {processes} processes")
     module = network if isinstance(network, LightningModule) else _Plain(network, loss, course.learning_rate or 1e-3)
     identity = {**asdict(course), "seed": work.seed, "processes": processes}
-    state = work.checkpoint.load()
-    resumes = state is not None and state.meta.get("of") == identity
-    pace = Pace(work.checkpoint, state.meta["seconds"] if state and resumes else 0.0)
-    watch = _Watch(pace, work.seed, rank)
+    until, state = work.until(course.epochs), work.checkpoint.load()
+    if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
+        state = None
+    pace = Pace(work.checkpoint, state.meta["seconds"] if state else 0.0)
+    watch = _Watch(pace, work, rank, until, state)
     cuda = work.device.startswith("cuda")
     with _quiet(), local_chance(work.device), _repeatable(cuda):
         torch.manual_seed(derive(work.seed, "train"))
         trainer = Trainer(
-            max_epochs=course.epochs,
+            max_epochs=max(course.epochs, until),
             accelerator="gpu" if cuda else "cpu",
             devices="auto" if group else 1,
             strategy=group.strategy if group else "auto",
-            plugins=[_StateIO(pace, state, identity), *([group.environment] if group else [])],
+            plugins=[_StateIO(watch, state, identity), *([group.environment] if group else [])],
             callbacks=[watch],
             use_distributed_sampler=False,
             logger=False,
@@ -109,15 +110,19 @@ def fit(
         loader = DataLoader(
             TensorDataset(*to_tensors(examples)), sampler=order, batch_size=None, generator=torch.Generator()
         )
-        with _interruptible():
-            trainer.fit(module, loader, ckpt_path="checkpoint" if resumes else None)
+        if state is not None and state.meta["epoch"] == until:  # trained up to its budget, but not reported
+            module.load_state_dict(unpack(state)["state_dict"])
+        else:
+            with _interruptible():
+                trainer.fit(module, loader, ckpt_path="checkpoint" if state else None)
     network.to(work.device)
     return {
-        "epochs": course.epochs,
-        "steps": course.epochs * len(order),
+        "epochs": until,
+        "steps": until * len(order),
         "train_loss": watch.mean,
         "parameters": parameters(network),
         "seconds": pace.seconds(),
+        **({} if work.budget is None else {"new_epochs": until - watch.began}),
     }
 
 
@@ -161,26 +166,25 @@ class _Order(Sampler[Tensor]):
 
 
 class _Watch(Callback):
-    """Seeds each epoch, sums its loss, and saves between epochs when it is time."""
+    """Seeds each epoch, sums its loss, saves between epochs when it is time, and stops where the budget ends."""
 
-    def __init__(self, pace: Pace, seed: int, rank: int) -> None:
-        self._pace, self._seed, self._rank = pace, seed, rank
+    def __init__(self, pace: Pace, work: Work, rank: int, until: int, state: State | None) -> None:
+        self.pace, self._work, self._rank, self._until, self.budget = pace, work, rank, until, work.budget
         self._first: int | None = None
         self._total = torch.zeros(())
         self._steps = 0
-        self.mean = math.nan
+        self.epoch = 0  # how many were trained
+        self.mean = state.meta["loss"] if state else math.nan
+        self.began = began_at(state.meta, work) if state else 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the end of the epoch before: Lightning steps epoch-wise schedulers only after its hooks for that.
         epoch = trainer.current_epoch
         self._first = epoch if self._first is None else self._first
-        if epoch > self._first and trainer.strategy.broadcast(self._pace.due()):
-            # What Lightning does a moment later; or else it would resume behind the last batch of the epoch before.
-            loop = trainer.fit_loop.epoch_loop
-            for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
-                progress.reset_on_run()
-            trainer.save_checkpoint("checkpoint")
-        torch.manual_seed(derive(self._seed, "epoch", epoch, self._rank))
+        self.epoch = epoch
+        if epoch > self._first and trainer.strategy.broadcast(self.pace.due()):
+            self._save(trainer)
+        torch.manual_seed(derive(self._work.seed, "epoch", epoch, self._rank))
         self._total = torch.zeros((), device=pl_module.device)
         self._steps = 0
 
@@ -197,18 +201,34 @@ class _Watch(Callback):
         if not math.isfinite(mean):
             raise Diverged(f"the loss was {mean} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
         self.mean = mean
+        if self.epoch + 1 == self._until:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epoch = self._until
+        if self.budget is not None:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        # What Lightning does a moment later; or else it would resume behind the last batch of the epoch before.
+        loop = trainer.fit_loop.epoch_loop
+        for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
+            progress.reset_on_run()
+        trainer.save_checkpoint("checkpoint")
 
 
 class _StateIO(CheckpointIO):
     """Keeps Lightning's checkpoint as a state in the member's place for it."""
 
-    def __init__(self, pace: Pace, state: State | None, identity: Mapping[str, Any]) -> None:
-        self._pace, self._state, self._identity = pace, state, identity
+    def __init__(self, watch: _Watch, state: State | None, identity: Mapping[str, Any]) -> None:
+        self._watch, self._state, self._identity = watch, state, identity
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         # The settings rebuild the module: its hyperparameters need not be kept, and may be any object.
         kept = {key: value for key, value in checkpoint.items() if not key.startswith(("hyper_", "hparams_"))}
-        self._pace.save(pack(kept, {"seconds": self._pace.seconds(), "of": self._identity}))
+        watch, pace = self._watch, self._watch.pace
+        numbers = {"epoch": watch.epoch, "seconds": pace.seconds(), "loss": watch.mean, "began": watch.began}
+        pace.save(pack(kept, {**numbers, "budget": watch.budget, "of": self._identity}))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         assert self._state is not None

@@ -7,7 +7,7 @@ nothing but the network, the optimizer and that number, and a resumed training e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged
+from distens.records import State
 from distens.seeding import derive
 from distens.training.checkpoint import Pace, pack, unpack
 from distens.training.network import local_chance, parameters, seed_global
@@ -66,6 +67,7 @@ def fit(
 
     Returns:
         `epochs`, `steps`, `train_loss` (the last epoch's mean), `parameters`, `seconds` (of interrupted attempts too).
+        All count from the very beginning; with a budget, `new_epochs` are those since the one before it was reached.
 
     Raises:
         Diverged: an epoch's loss is not finite.
@@ -76,11 +78,15 @@ def fit(
     dropouts = adopt(network)
     network.to(work.device).train()
     optimizer = make_optimizer(network, recipe)
-    first, seconds = _resume(network, optimizer, recipe, work)
-    pace = Pace(work.checkpoint, seconds)
-    mean = math.nan
+    reached = last(recipe, work)
+    if reached.weights is not None:
+        network.load_state_dict(reached.weights)
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": reached.moments, "param_groups": groups})
+    pace = Pace(work.checkpoint, reached.seconds)
+    mean, began, until = reached.loss, reached.began, work.until(recipe.epochs)
     with local_chance(work.device):
-        for epoch in range(first, recipe.epochs):
+        for epoch in range(reached.epoch, until):
             seed_global(derive(work.seed, "epoch", epoch), work.device)  # for what a network draws beside dropout
             masks = Masks([work.seed], epoch, work.device)
             for dropout in dropouts:
@@ -88,16 +94,67 @@ def fit(
             mean = _epoch(network, optimizer, loss, inputs, targets, recipe, epoch, work.seed)
             if not math.isfinite(mean):
                 raise diverged(recipe, mean, epoch + 1)
-            if pace.due() and epoch + 1 < recipe.epochs:
-                tree = {"network": network.state_dict(), "optimizer": optimizer.state_dict()["state"]}
-                meta = {"epoch": epoch + 1, "seconds": pace.seconds(), "of": _identity(recipe, work)}
-                pace.save(pack(tree, meta))
+            if pace.due() if epoch + 1 < until else work.budget:
+                moments = optimizer.state_dict()["state"]
+                reached = Reached(epoch + 1, pace.seconds(), network.state_dict(), moments, mean, began)
+                pace.save(kept(reached, recipe, work))
+    return metrics(network, len(inputs), recipe, work, mean, pace.seconds(), began)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a training has come: epochs, seconds, weights by name, what torch's optimizers keep of each weight, the
+    last epoch's loss, and the epoch at which what its budget pays for began."""
+
+    epoch: int = 0
+    seconds: float = 0.0
+    weights: Mapping[str, Tensor] | None = None
+    moments: Mapping[int, Mapping[str, Any]] | None = None
+    loss: float = math.nan
+    began: int = 0
+
+
+def last(recipe: Recipe, work: Work) -> Reached:
+    """Return what the member's checkpoint holds; the very beginning if there is none of this training, or it went on
+    beyond what is wanted."""
+    state = work.checkpoint.load()
+    if state is None or state.meta.get("of") != _identity(recipe, work):
+        return Reached()
+    meta, tree = state.meta, unpack(state)
+    if meta["epoch"] > work.until(recipe.epochs):
+        return Reached()
+    began = began_at(meta, work)
+    return Reached(meta["epoch"], meta["seconds"], tree["network"], tree["optimizer"], meta["loss"], began)
+
+
+def began_at(meta: Mapping[str, Any], work: Work) -> int:
+    """Return the epoch at which what the budget pays for began, by a checkpoint from which training goes on."""
+    return meta["began"] if meta["budget"] == work.budget else meta["epoch"]
+
+
+def kept(reached: Reached, recipe: Recipe, work: Work) -> State:
+    """Return the checkpoint from which `last` gives the same."""
+    numbers = {"epoch": reached.epoch, "seconds": reached.seconds, "loss": reached.loss, "began": reached.began}
+    meta = {**numbers, "budget": work.budget, "of": _identity(recipe, work)}
+    return pack({"network": reached.weights, "optimizer": reached.moments}, meta)
+
+
+def _identity(recipe: Recipe, work: Work) -> dict[str, Any]:
+    return {**asdict(recipe), "seed": work.seed}
+
+
+def metrics(
+    network: nn.Module, rows: int, recipe: Recipe, work: Work, train_loss: float, seconds: float, began: int
+) -> dict[str, float]:
+    """Return what `fit` returns."""
+    epochs = work.until(recipe.epochs)
     return {
-        "epochs": recipe.epochs,
-        "steps": recipe.epochs * math.ceil(len(inputs) / recipe.batch_size),
-        "train_loss": mean,
+        "epochs": epochs,
+        "steps": epochs * math.ceil(rows / recipe.batch_size),
+        "train_loss": train_loss,
         "parameters": parameters(network),
-        "seconds": pace.seconds(),
+        "seconds": seconds,
+        **({} if work.budget is None else {"new_epochs": epochs - began}),
     }
 
 
@@ -161,18 +218,3 @@ def _epoch(
         optimizer.step()
         total += value.detach() * len(rows)
     return total.item() / len(inputs)
-
-
-def _identity(recipe: Recipe, work: Work) -> dict[str, Any]:
-    return {**asdict(recipe), "seed": work.seed}
-
-
-def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, work: Work) -> tuple[int, float]:
-    """Bring network and optimizer to the last checkpoint; return the epochs done and the seconds that they took."""
-    state = work.checkpoint.load()
-    if state is None or state.meta.get("of") != _identity(recipe, work):
-        return 0, 0.0
-    tree = unpack(state)
-    network.load_state_dict(tree["network"])
-    optimizer.load_state_dict({"state": tree["optimizer"], "param_groups": optimizer.state_dict()["param_groups"]})
-    return state.meta["epoch"], state.meta["seconds"]

@@ -14,11 +14,10 @@ from distens.records import Floats
 from distens.seeding import derive
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 PREDICT_ROWS = 1024
 """Rows per step of prediction; fixed, because the step decides the last bits."""
-
 
 STACKED_ROWS = 256
 STACKED_BYTES = 24 << 20
@@ -73,47 +72,6 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def multiplications(network: nn.Module, example: Tensor) -> int:
-    """Return the multiplications of one row's forward pass: every weight of a layer, times the places it is used at."""
-    import math
-
-    from torch import Tensor
-    from torch.nn import Conv2d
-
-    found: list[int] = []
-
-    def see(module: nn.Module, given: Any, out: Tensor) -> None:
-        weight = getattr(module, "weight", None)
-        places = math.prod(out.shape[2:]) if isinstance(module, Conv2d) else 1
-        found.append(places * weight.numel() if isinstance(weight, Tensor) else 0)
-
-    watch(network, example, see)
-    return max(1, sum(found))
-
-
-def activations(network: nn.Module, example: Tensor) -> int:
-    """Return how many numbers the layers give for one row, the row itself included."""
-    found = [example[0].numel()]
-
-    def see(module: nn.Module, given: Any, out: Tensor) -> None:
-        found.append(out[0].numel())
-
-    watch(network, example, see)
-    return sum(found)
-
-
-def watch(network: nn.Module, example: Tensor, see: Callable[[nn.Module, Any, Tensor], None]) -> None:
-    """Call `see` with every layer that has weights of its own, and its output for the example."""
-    layers = [m for m in network.modules() if next(m.parameters(recurse=False), None) is not None]
-    handles = [layer.register_forward_hook(see) for layer in layers]
-    import torch
-
-    with torch.inference_mode():
-        network(example)
-    for handle in handles:
-        handle.remove()
-
-
 def to_arrays(network: nn.Module) -> dict[str, Any]:
     """Return copies of all weights and buffers by name; bfloat16, which numpy lacks, as float32."""
     import torch
@@ -151,6 +109,7 @@ def stack(networks: Sequence[nn.Module], input_shape: tuple[int, ...], classes: 
     """
     import torch
 
+    from distens.training.cost import activations
     from distens.training.stacked import Stack, Unstackable
 
     device = next(networks[0].parameters()).device
@@ -161,7 +120,7 @@ def stack(networks: Sequence[nn.Module], input_shape: tuple[int, ...], classes: 
         together = None
     if together is None:
         return lambda inputs: np.stack([predict(network, inputs, classes) for network in networks])
-    row_bytes = 4 * len(networks) * activations(networks[0], example)
+    row_bytes = 4 * len(networks) * activations(networks[0].eval(), example)
     step = min(STACKED_ROWS, max(16, STACKED_BYTES // row_bytes))
 
     def probabilities(inputs: Floats) -> Floats:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +24,13 @@ from distens.data.dataset import Examples
 from distens.errors import Diverged
 from distens.records import Integers
 from distens.training import loop
-from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.checkpoint import Pace
+from distens.training.cost import activations, multiplications
 from distens.training.dropout import Masks
-from distens.training.loop import Recipe
-from distens.training.network import activations, local_chance, multiplications, parameters
+from distens.training.loop import Reached, Recipe
+from distens.training.network import local_chance, parameters
 from distens.training.optimizers import OPTIMIZERS
-from distens.training.stacked import Stack, Unstackable
+from distens.training.stacked import Stack, Unstackable, kinds
 from distens.training.work import Work
 
 CACHE_BYTES = 14 << 20
@@ -67,6 +67,11 @@ class Learner:
     rows_N: Integers | None = None
     label_smoothing: float = 0.0
 
+    @property
+    def until(self) -> int:
+        """The epoch at which its training ends."""
+        return self.work.until(self.recipe.epochs)
+
 
 def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, dict[str, float] | Diverged]]:
     """Train all, with cross-entropy; yield each one's place and metrics as it finishes, or why it stopped.
@@ -77,16 +82,22 @@ def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, 
     Raises:
         Unstackable: the networks cannot be stacked (see `Stack`); nothing was trained.
     """
-    begun: dict[int, list[tuple[int, _Start]]] = {}
+    begun: dict[int, list[tuple[int, Reached]]] = {}
     for place, learner in enumerate(learners):
-        start = _start(learner)
-        begun.setdefault(start.epoch, []).append((place, start))
+        start = loop.last(learner.recipe, learner.work)
+        if start.weights is not None and start.epoch == learner.until:  # trained up to its budget, but not reported
+            learner.network.load_state_dict(start.weights)
+            learner.network.to(learner.work.device)
+            rows = len(examples.inputs if learner.rows_N is None else learner.rows_N)
+            yield place, _metrics(learner, rows, start.loss, start.seconds, start.began, 1)
+        else:
+            begun.setdefault(start.epoch, []).append((place, start))
     inputs, targets = loop.to_tensors(examples)
     device = learners[0].work.device
     table = _Table(inputs.to(device), targets.to(device))
     for group in begun.values():
-        group.sort(key=lambda item: learners[item[0]].recipe.epochs)
-        most = chunk_size(learners[0], inputs[:2])
+        group.sort(key=lambda item: learners[item[0]].until)
+        most = chunk_size(learners[0], inputs[:2]) if len(group) > 1 else 1
         size = math.ceil(len(group) / math.ceil(len(group) / most))  # of even sizes: a small rest would be slow
         for first in range(0, len(group), size):
             some = group[first : first + size]
@@ -132,6 +143,9 @@ torch's modules are as good. Images stacked several at a time go on winning, for
 torch's time for one network over the stack's, per member-step: MLP of 1e7 operations 1.7 alone and 3 in a pack, of 1e8
 0.9 and 1.0; LeNet of 3e8 1.1 and 1.5, of 4e9 1.0 and 1.1."""
 
+WRITTEN_OUT = frozenset({"dense", "images"})
+"""Layers that are faster stacked on a CPU too (see `Stack.kinds`); the others' own code runs as it is."""
+
 GPU_STEP_FLOPS = 5e10
 """What a step should hold to keep a large GPU busy, launches included."""
 
@@ -142,18 +156,18 @@ def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> t
     From the number of weights and the arithmetic of a step; the memory that a GPU really has free is asked where
     training begins (`chunk_size`).
     """
-    flops = 6 * batch_size * multiplications(network, example)
-    numbers = f"{parameters(network):,} weights, {flops / 1e6:,.0f} million operations a step"
     try:
-        kinds = Stack([network, network], example).kinds
+        found = kinds(network)
     except Unstackable as error:
         return 1, str(error)
+    if not gpu and not found <= WRITTEN_OUT:
+        return 1, "such layers gain nothing from stacking on a CPU"
+    flops = _step_flops(network, example, batch_size)
+    numbers = f"{parameters(network):,} weights, {flops / 1e6:,.0f} million operations a step"
     if gpu:
         size = max(1, min(MOST_ON_GPU, round(GPU_STEP_FLOPS / flops)))
         return size, f"{numbers} leave a GPU idle" if size > 1 else f"{numbers} keep a GPU busy"
-    if "blocks" in kinds or "vmap" in kinds:
-        return 1, "such layers gain nothing from stacking on a CPU"
-    if "images" not in kinds and flops > DENSE_STEP_FLOPS:
+    if "images" not in found and flops > DENSE_STEP_FLOPS:
         return 1, f"{numbers} keep a processor busy"
     return _cpu_chunk(network, example, batch_size), f"{numbers}, less together than one by one"
 
@@ -164,11 +178,15 @@ def gains_alone(network: nn.Module, example: Tensor, batch_size: int) -> bool:
     (An MLP with 26,000 weights on a CPU: 0.27 ms a step; by torch's modules, autograd and optimizer 0.46.)
     """
     try:
-        kinds = Stack([network], example).kinds
+        found = kinds(network)
     except Unstackable:
         return False
-    most = IMAGE_STEP_FLOPS if "images" in kinds else DENSE_STEP_FLOPS
-    return kinds <= {"dense", "images"} and 6 * batch_size * multiplications(network, example) <= most
+    most = IMAGE_STEP_FLOPS if "images" in found else DENSE_STEP_FLOPS
+    return found <= WRITTEN_OUT and _step_flops(network, example, batch_size) <= most
+
+
+def _step_flops(network: nn.Module, example: Tensor, batch_size: int) -> int:
+    return 6 * batch_size * multiplications(network, example)  # two a weight forward, and twice that backward
 
 
 @dataclass(frozen=True)
@@ -200,28 +218,6 @@ def _cross_entropy(logits_MCB: Tensor, targets: Tensor, smoothing_M: Tensor | No
     return gradients_MCB.div_(logits_MCB.shape[2])
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Where a member begins: its checkpoint, or nothing."""
-
-    epoch: int = 0
-    seconds: float = 0.0
-    weights: Mapping[str, Tensor] | None = None
-    moments: Mapping[int, Mapping[str, Tensor]] | None = None
-
-
-def _start(learner: Learner) -> _Start:
-    state = learner.work.checkpoint.load()
-    if state is None or state.meta.get("of") != _identity(learner):
-        return _Start()
-    tree = unpack(state)
-    return _Start(state.meta["epoch"], state.meta["seconds"], tree["network"], tree["optimizer"])
-
-
-def _identity(learner: Learner) -> dict[str, Any]:
-    return {**asdict(learner.recipe), "seed": learner.work.seed}
-
-
 @dataclass
 class _Going:
     """A member that is still in the chunk."""
@@ -229,16 +225,19 @@ class _Going:
     place: int
     learner: Learner
     seconds: float
+    began: int
     pace: Pace
 
 
 class _Chunk:
-    def __init__(self, learners: Sequence[Learner], starts: Sequence[_Start], table: _Table, device: str) -> None:
+    def __init__(self, learners: Sequence[Learner], starts: Sequence[Reached], table: _Table, device: str) -> None:
         for learner, start in zip(learners, starts, strict=True):
             if start.weights is not None:
                 learner.network.load_state_dict(start.weights)
-        pairs = zip(learners, starts, strict=True)
-        self._going = [_Going(i, ln, start.seconds, Pace(ln.work.checkpoint)) for i, (ln, start) in enumerate(pairs)]
+        self._going = [
+            _Going(place, learner, start.seconds, start.began, Pace(learner.work.checkpoint))
+            for place, (learner, start) in enumerate(zip(learners, starts, strict=True))
+        ]
         self._table, self._device, self._pack = table, device, len(learners)
         self._batch_size, self._epoch = learners[0].recipe.batch_size, starts[0].epoch
         self._rows = len(table.inputs) if learners[0].rows_N is None else len(learners[0].rows_N)
@@ -260,25 +259,20 @@ class _Chunk:
                 member.seconds += share
                 if not math.isfinite(mean):
                     yield member.place, loop.diverged(member.learner.recipe, mean, self._epoch)
-                elif self._epoch == member.learner.recipe.epochs:
+                elif self._epoch == member.learner.until:
                     self._stack.give(i, member.learner.network.to(self._device))
+                    if member.learner.work.budget is not None:
+                        self._save(i, mean)
                     yield member.place, self._metrics(member, mean)
                 else:
                     stay.append(i)
             self._keep(stay)
             if self._going and self._going[0].pace.due():
-                self._save()
+                for i, place in enumerate(stay):
+                    self._save(i, mean_M[place])
 
     def _metrics(self, member: _Going, mean: float) -> dict[str, float]:
-        recipe = member.learner.recipe
-        return {
-            "epochs": recipe.epochs,
-            "steps": recipe.epochs * math.ceil(self._rows / recipe.batch_size),
-            "train_loss": mean,
-            "parameters": parameters(member.learner.network),
-            "seconds": member.seconds,
-            "pack": self._pack,
-        }
+        return _metrics(member.learner, self._rows, mean, member.seconds, member.began, self._pack)
 
     def _keep(self, places: Sequence[int]) -> None:
         if len(places) == len(self._going):
@@ -317,8 +311,13 @@ class _Chunk:
             shaped = [part.unflatten(0, rows_MK.shape) for part in parts]
             yield from zip(*(values.split(size, 1) for values in (*shaped, losses_MK)), strict=True)
 
-    def _save(self) -> None:
-        for i, member in enumerate(self._going):
-            network = self._stack.named(i, self._stack.weights)
-            meta = {"epoch": self._epoch, "seconds": member.seconds, "of": _identity(member.learner)}
-            member.pace.save(pack({"network": network, "optimizer": self._optimizer.state(i)}, meta))
+    def _save(self, place: int, mean: float) -> None:
+        member = self._going[place]
+        weights, moments = self._stack.named(place, self._stack.weights), self._optimizer.state(place)
+        reached = Reached(self._epoch, member.seconds, weights, moments, mean, member.began)
+        member.pace.save(loop.kept(reached, member.learner.recipe, member.learner.work))
+
+
+def _metrics(learner: Learner, rows: int, loss: float, seconds: float, began: int, pack: int) -> dict[str, float]:
+    found = loop.metrics(learner.network, rows, learner.recipe, learner.work, loss, seconds, began)
+    return {**found, "pack": pack}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distens.training import layers
 from distens.training.dropout import Masks, rates
+from distens.training.islands import Vmapped
 
 _AGREE = 1e-3
 """How far logits may be from a single network's, relative to the largest: layers that were misread are far worse."""
@@ -17,6 +18,16 @@ _AGREE = 1e-3
 
 class Unstackable(Exception):
     """These networks cannot be trained as one."""
+
+
+def kinds(network: nn.Module) -> frozenset[str]:
+    """Return what a stack of such networks would be made of (see `Stack.kinds`); nothing is built or run for it.
+
+    Raises:
+        Unstackable: there can be none.
+    """
+    _check(network)
+    return layers.kinds(network)
 
 
 class Stack:
@@ -35,7 +46,8 @@ class Stack:
         kinds: what it is made of: `dense`, `images`, `blocks` (of image layers), `vmap`.
 
     Raises:
-        Unstackable: the networks differ in more than dropout, or hold buffers, frozen or shared weights.
+        Unstackable: the networks differ in more than dropout, or hold buffers, hooks, frozen or shared weights, or
+            their own code fails, or gives other numbers, for many at once.
     """
 
     def __init__(
@@ -49,42 +61,50 @@ class Stack:
         self._names = [[name for name, _ in network.named_parameters()] for network in networks]
         self._shapes = [parameter.shape for parameter in networks[0].parameters()]
         for network in networks:
-            _check(network, self._shapes)
+            if [parameter.shape for parameter in network.parameters()] != self._shapes:
+                raise Unstackable("the networks differ in their shapes")
+            _check(network)
         found = [rates(network) for network in networks]
-        layers = max(found, key=len)
-        self._template = copy.deepcopy(networks[found.index(layers)]).cpu().eval()
-        self._rates = {name: torch.tensor([f.get(name, 0.0) for f in found], device=device) for name in layers}
-        self._example, self._understood = example, True
+        fullest = max(found, key=len)
+        self._template = copy.deepcopy(networks[found.index(fullest)]).cpu().eval()
+        self._rates = {name: torch.tensor([f.get(name, 0.0) for f in found], device=device) for name in fullest}
+        self._example, self.kinds = example, layers.kinds(self._template)
         with torch.no_grad():
             columns = zip(*(network.parameters() for network in networks), strict=True)
             self._assemble(torch.cat([torch.stack(column).flatten() for column in columns]).to(device))
-            if not self._known() and not self._agrees(networks):
-                self._understood = False
+            if self.kinds <= {"dense", "images"}:  # layers of torch's alone, and no code but a chain's
+                return
+            problem = self._problem(networks)
+            if problem and self.kinds != {"vmap"}:
+                self.kinds = frozenset({"vmap"})
                 self._assemble(self.weights)
-                if not self._agrees(networks):
-                    raise Unstackable("the networks' layers cannot be stacked: their outputs would change")
+                problem = self._problem(networks)
+            if problem:
+                raise Unstackable(f"the networks' layers cannot be stacked: {problem}")
 
     def _assemble(self, weights: Tensor) -> None:
         self.weights = weights
         self.gradients = torch.zeros_like(weights) if self._learns else weights  # nobody writes to them otherwise
         blocks = zip(self.blocks(weights), self.blocks(self.gradients), strict=True)
         leaves = {id(p): pair for p, pair in zip(self._template.parameters(), blocks, strict=True)}
-        stages = layers.chain(self._template, len(self), leaves, self._rates) if self._understood else None
-        self._stages = stages or [layers.Vmapped(self._template, leaves, self._rates, self._example)]
-        self.kinds = frozenset(kind for stage in self._stages for kind in stage.kinds)
+        if "vmap" in self.kinds:
+            self._stages = [Vmapped(self._template, leaves, self._rates, self._example)]
+        else:
+            self._stages = layers.chain(self._template, len(self), leaves, self._rates)
 
-    def _known(self) -> bool:
-        """Return whether every layer is one of torch's, and the only code is that of a chain."""
-        return self.kinds <= {"dense", "images"}
-
-    def _agrees(self, networks: Sequence[nn.Module]) -> bool:
+    def _problem(self, networks: Sequence[nn.Module]) -> str:
+        """Return why the stack is not the networks side by side; empty if it is."""
         networks_MNC = torch.stack([copy.deepcopy(n).cpu().eval()(self._example) for n in (networks[0], networks[-1])])
-        with torch.inference_mode():
-            example = self._example.to(self.device).expand(len(self), *self._example.shape)
-            stack_MNC = self.forward(example).transpose(1, 2)[[0, -1]].cpu()
+        try:
+            with torch.inference_mode():
+                example = self._example.to(self.device).expand(len(self), *self._example.shape)
+                stack_MNC = self.forward(example).transpose(1, 2)[[0, -1]].cpu()
+        except Exception as error:  # code written for one network may do anything when it is run for many
+            return repr(error)
         if stack_MNC.shape != networks_MNC.shape:
-            return False
-        return bool((stack_MNC - networks_MNC).abs().max() <= _AGREE * networks_MNC.abs().max().clamp(min=1.0))
+            return "their outputs would have another shape"
+        close = (stack_MNC - networks_MNC).abs().max() <= _AGREE * networks_MNC.abs().max().clamp(min=1.0)
+        return "" if close else "their outputs would change"
 
     def blocks(self, numbers: Tensor) -> list[Tensor]:
         """Return numbers laid out like `weights` as views, (M, *shape) for every weight of a network."""
@@ -144,12 +164,12 @@ class Stack:
         self._assemble(weights)
 
 
-def _check(network: nn.Module, shapes: Sequence[torch.Size]) -> None:
-    if [parameter.shape for parameter in network.parameters()] != list(shapes):
-        raise Unstackable("the networks differ in their shapes")
+def _check(network: nn.Module) -> None:
     if next(network.buffers(), None) is not None:
         raise Unstackable("the networks keep buffers")
+    if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
+        raise Unstackable("hooks change what the networks' layers compute")
     if not all(p.requires_grad and p.dtype is torch.float32 for p in network.parameters()):
         raise Unstackable("some weights are frozen, or are no float32")
-    if len(shapes) != len(list(network.named_parameters(remove_duplicate=False))):
+    if len(list(network.parameters())) != len(list(network.named_parameters(remove_duplicate=False))):
         raise Unstackable("some weights are shared between layers")

@@ -17,6 +17,9 @@ class Work:
         device: `cpu` or `cuda`.
         threads: CPU threads that the member may use.
         gpus: GPUs that the member was given; may be a fraction.
+        budget: the epoch to train up to, from the checkpoint if it is not beyond, where another one is left for whoever
+            goes on; None: all that the settings say. Only a kind that can stop anywhere is given one (see
+            `distens.schedule.protocol.in_parts`).
     """
 
     seed: int
@@ -24,3 +27,8 @@ class Work:
     device: str = "cpu"
     threads: int = 1
     gpus: float = 0.0
+    budget: int | None = None
+
+    def until(self, epochs: int) -> int:
+        """Return the epoch at which training ends, of as many as the settings say."""
+        return epochs if self.budget is None else self.budget

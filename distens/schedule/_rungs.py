@@ -1,0 +1,79 @@
+"""What schedules with rungs share: their epochs, the best of a rung, and for which members they work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+
+import numpy as np
+
+from distens.records import Failed, Finished
+from distens.schedule.protocol import Length
+
+
+def budgets(minimum: int, maximum: int, eta: int) -> tuple[int, ...]:
+    """Return the epochs of the rungs, rising: maximum, maximum / eta, … rounded down, none below the minimum.
+
+    Counted from above, where the papers count from below (r eta^k), so that the last rung is the maximum whatever it
+    is. With a maximum eta times as large there is one rung more, and the others are the same.
+
+    Raises:
+        ValueError: there is only one rung.
+    """
+    found: list[int] = []
+    while maximum // eta ** len(found) >= minimum:
+        found.insert(0, maximum // eta ** len(found))
+    if len(found) < 2:
+        raise ValueError(
+            f"no effect: of {maximum} epochs at most (`maximum`) and {minimum} at first (`minimum`) there is only one "
+            f"rung; with eta {eta} two need a minimum of {maximum // eta} or less"
+            if maximum >= minimum
+            else f"minimum: {minimum} epochs in the first rung are more than the {maximum} of the last (`maximum`)"
+        )
+    return tuple(found)
+
+
+def furthest(maximum: int | None, lengths: Mapping[str, Length]) -> int:
+    """Return the epochs of the last rung: the option, or what the members' settings say.
+
+    Raises:
+        ValueError: the members cannot be trained in rungs, or not so far, or the settings do not say how far.
+    """
+    if not lengths:
+        raise ValueError("no effect: no family of `members` can be trained in parts")
+    for family, length in lengths.items():
+        if len(length.epochs) > 1:
+            raise ValueError(
+                f"it decides how far a member is trained, so members.{family}.epochs cannot be searched; give one "
+                f"number, found {', '.join(map(str, length.epochs))}"
+            )
+    epochs = {family: length.epochs[0] for family, length in lengths.items()}
+    if maximum is None:
+        if len(set(epochs.values())) > 1:
+            found = ", ".join(f"{family} {count}" for family, count in epochs.items())
+            raise ValueError(f"maximum: missing, and the families' epochs differ ({found})")
+        return next(iter(epochs.values()))
+    for family, length in lengths.items():
+        if length.last is not None and maximum > length.last:
+            raise ValueError(
+                f"maximum: members of {family!r} cannot be trained beyond epoch {length.last}, found {maximum}: their "
+                f"learning rate ends there. Set members.{family}.epochs to the furthest you will ever go (in a run of "
+                "its own), or give them a constant rate"
+            )
+    return maximum
+
+
+def best(entries: Sequence[Finished | Failed], metric: str, count: int, gone: Set[str] = frozenset()) -> list[Finished]:
+    """Return the best so many of a rung but for members that are gone, best first; equal ones in order of their names,
+    not of arrival.
+
+    A failed member is the worst: it takes part in counting, and is never among the best.
+    """
+    if not count:
+        return []
+    values_M = np.array([e.report.metrics[metric] if isinstance(e, Finished) else np.inf for e in entries])
+    least = np.partition(values_M, count - 1)[count - 1]
+    ahead = [entries[place] for place in np.flatnonzero(values_M < least).tolist()]
+    level = [entries[place] for place in np.flatnonzero(values_M == least).tolist()]
+    ahead += sorted(level, key=lambda entry: entry.task.member)[: count - len(ahead)]
+    going = [entry for entry in ahead if isinstance(entry, Finished) and entry.task.member not in gone]
+    return sorted(going, key=lambda entry: (entry.report.metrics[metric], entry.task.member))
