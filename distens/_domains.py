@@ -1,5 +1,4 @@
-"""The parts of a search space: a value that is fixed, a range, a choice, a group of parts; and what is left of one when
-some of it is settled.
+"""What one value of a search space may be: fixed, of a range, of a normal distribution.
 
 A node draws a value, says whether a value is one of its own, changes one a little, and encodes values: `fill` writes
 the columns of those that are there over what `skip` writes for one that is not.
@@ -7,12 +6,11 @@ the columns of those that are there over what `skip` writes for one that is not.
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import NormalDist
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +19,50 @@ from distens.records import Floats
 
 INACTIVE = -1.0
 """Stands for a range that does not exist in these settings (DivBO's specification, section 3)."""
+
+TAIL = 0.001
+"""A normal distribution has no ends; those of its inner 99.8% stand for them (3.1 standard deviations)."""
+
+
+class Node(Protocol):
+    """A part of the space."""
+
+    @property
+    def width(self) -> int:
+        """How many columns it is encoded in."""
+        ...
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """Return a value, uniformly."""
+        ...
+
+    def contains(self, value: Any) -> bool:
+        """Return whether `draw` could have made this value."""
+        ...
+
+    def fill(self, values: Sequence[Any], out: Floats) -> None:
+        """Write a row for each value."""
+        ...
+
+    def skip(self, out: list[float]) -> None:
+        """Append what a row has where this part does not exist."""
+        ...
+
+    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
+        """Return a value with one domain changed."""
+        ...
+
+    def domains(self, value: Any) -> int:
+        """Return how many domains a value was drawn from."""
+        ...
+
+    def corners(self) -> Iterator[Any]:
+        """Yield values that together take every end of every range and every choice."""
+        ...
+
+    def count(self) -> float:
+        """Return how many different values there are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +102,7 @@ class Range:
     high: float
     log: bool
     whole: bool
+    step: float = 0  # low, high and all between are multiples of it; 0 for every number
 
     width = 2
 
@@ -71,20 +114,23 @@ class Range:
         unit = min(max(unit, 0.0), 1.0)
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         value = low + unit * (high - low)
-        value = math.exp(value) if self.log else value
-        if self.whole:
-            return int(min(max(round(value), self.low), self.high))
-        return float(min(max(value, self.low), self.high))
+        value = min(max(math.exp(value) if self.log else value, self.low), self.high)
+        return self._multiple(round(value / self.step)) if self.step else float(value)
+
+    def _multiple(self, number: int) -> float | int:
+        return int(number * self.step) if self.whole else multiple(number, self.step)
 
     def draw(self, rng: np.random.Generator) -> Any:
-        if self.whole and not self.log:
-            return int(rng.integers(int(self.low), int(self.high) + 1))
+        if self.step and not self.log:
+            return self._multiple(int(rng.integers(round(self.low / self.step), round(self.high / self.step) + 1)))
         return self._unscale(rng.random())
 
     def contains(self, value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value) or (self.whole and not float(value).is_integer()):
             return False
-        return self.low <= value <= self.high and (not self.whole or float(value).is_integer())
+        if self.step:
+            return is_multiple(value, self.step) and self.low <= self._multiple(round(value / self.step)) <= self.high
+        return self.low <= value <= self.high
 
     def fill(self, values: Sequence[Any], out: Floats) -> None:
         numbers = np.array([math.log(value) for value in values] if self.log else values, dtype=np.float64)
@@ -98,9 +144,13 @@ class Range:
         moved = self._unscale(self._scale(value) + 0.2 * rng.standard_normal())
         if moved != value:
             return moved
-        # A step too small for a narrow range of whole numbers, or off an end: the next number on either side.
-        step = 1 if self.whole else 0.1 * (self.high - self.low)
-        sides = [side for side in (value - step, value + step) if self.low <= side <= self.high]
+        # A change too small for few multiples, or off an end: the next number on either side.
+        if self.step:
+            number = round(value / self.step)
+            sides = [self._multiple(number - 1), self._multiple(number + 1)]
+        else:
+            sides = [value - 0.1 * (self.high - self.low), value + 0.1 * (self.high - self.low)]
+        sides = [side for side in sides if self.low <= side <= self.high]
         return sides[int(rng.integers(len(sides)))]
 
     def domains(self, value: Any) -> int:
@@ -111,214 +161,110 @@ class Range:
         yield self._unscale(1.0)
 
     def count(self) -> float:
-        return self.high - self.low + 1 if self.whole else math.inf
+        return round((self.high - self.low) / self.step) + 1 if self.step else math.inf
 
 
 @dataclass(frozen=True)
-class Choice:
-    options: tuple[Node, ...]
-    families: tuple[str, ...] = ()  # of the outermost choice: their names, by which the taken one is found at once
+class Normal:
+    """Numbers from a normal distribution; on the unit scale each is its share of smaller ones, so that half of the
+    scale holds half of the draws."""
 
-    @property
-    def width(self) -> int:
-        return len(self.options) + sum(option.width for option in self.options)
+    mean: float
+    sd: float
+    step: float = 0  # as in Range
 
-    def index(self, value: Any) -> int:
-        if self.families:
-            return self.families.index(value["family"])
-        return next(i for i, option in enumerate(self.options) if option.contains(value))
+    width = 2
 
-    def draw(self, rng: np.random.Generator) -> Any:
-        return self.options[int(rng.integers(len(self.options)))].draw(rng)
-
-    def contains(self, value: Any) -> bool:
-        return any(option.contains(value) for option in self.options)
-
-    def fill(self, values: Sequence[Any], out: Floats) -> None:
-        chosen = np.array([self.index(value) for value in values], dtype=np.int64)
-        out[np.arange(len(values)), chosen] = 1.0
-        start = len(self.options)
-        for i, option in enumerate(self.options):
-            columns = slice(start, start + option.width)
-            rows = np.flatnonzero(chosen == i)
-            if option.width and len(rows):
-                part = out[rows, columns]
-                option.fill([values[row] for row in rows.tolist()], part)
-                out[rows, columns] = part
-            start = columns.stop
-
-    def skip(self, out: list[float]) -> None:
-        out += [0.0] * len(self.options)
-        for option in self.options:
-            option.skip(out)
-
-    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
-        chosen = self.index(value)
-        inner = self.options[chosen].domains(value)
-        if inner and rng.integers(inner + 1):  # one of the chosen option's own domains, as likely as the choice itself
-            return self.options[chosen].neighbour(value, rng)
-        others = [option for i, option in enumerate(self.options) if i != chosen]
-        return others[int(rng.integers(len(others)))].draw(rng) if others else value
-
-    def domains(self, value: Any) -> int:
-        return (len(self.options) > 1) + self.options[self.index(value)].domains(value)
-
-    def corners(self) -> Iterator[Any]:
-        for option in self.options:
-            yield from option.corners()
-
-    def count(self) -> float:
-        return sum(option.count() for option in self.options)
-
-
-@dataclass(frozen=True)
-class Group:
-    """A mapping or a list whose parts may be domains."""
-
-    keys: tuple[str, ...] | None  # None for a list
-    parts: tuple[Node, ...]
-
-    @property
-    def width(self) -> int:
-        return sum(part.width for part in self.parts)
-
-    def values(self, value: Any) -> Sequence[Any]:
-        return value if self.keys is None else [value[key] for key in self.keys]
-
-    def _group(self, values: Sequence[Any]) -> Any:
-        return list(values) if self.keys is None else dict(zip(self.keys, values, strict=True))
+    def _rounded(self, value: float) -> float:
+        return multiple(round(value / self.step), self.step) if self.step else value
 
     def draw(self, rng: np.random.Generator) -> Any:
-        return self._group([part.draw(rng) for part in self.parts])
+        return self._rounded(float(rng.normal(self.mean, self.sd)))
 
     def contains(self, value: Any) -> bool:
-        if self.keys is None:
-            right = isinstance(value, list | tuple) and len(value) == len(self.parts)
-        else:
-            right = isinstance(value, Mapping) and set(value) == set(self.keys)
-        return right and all(p.contains(v) for p, v in zip(self.parts, self.values(value), strict=True))
+        if not is_number(value):
+            return False
+        return not self.step or is_multiple(value, self.step)
 
     def fill(self, values: Sequence[Any], out: Floats) -> None:
-        start = 0
-        for name, part in zip(self.keys or range(len(self.parts)), self.parts, strict=True):
-            if part.width:
-                part.fill([value[name] for value in values], out[:, start : start + part.width])
-            start += part.width
+        below = NormalDist(self.mean, self.sd).cdf
+        out[:, 0], out[:, 1] = [below(value) for value in values], 1.0
 
     def skip(self, out: list[float]) -> None:
-        for part in self.parts:
-            part.skip(out)
+        out += (INACTIVE, 0.0)
 
     def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
-        values = list(self.values(value))
-        counts = np.array([part.domains(v) for part, v in zip(self.parts, values, strict=True)])
-        if counts.sum():
-            i = int(rng.choice(len(counts), p=counts / counts.sum()))
-            values[i] = self.parts[i].neighbour(values[i], rng)
-        return self._group(values)
+        normal = NormalDist(self.mean, self.sd)
+        unit = normal.cdf(value) + 0.2 * rng.standard_normal()
+        moved = self._rounded(normal.inv_cdf(min(max(unit, TAIL), 1 - TAIL)))
+        if moved != value:
+            return moved
+        aside = (self.step or 0.1 * self.sd) * (1 if rng.integers(2) else -1)
+        return self._rounded(value + aside)
 
     def domains(self, value: Any) -> int:
-        return sum(part.domains(v) for part, v in zip(self.parts, self.values(value), strict=True))
+        return 1
 
     def corners(self) -> Iterator[Any]:
-        first = [next(part.corners()) for part in self.parts]
-        yield self._group(first)
-        for i, part in enumerate(self.parts):  # one part at a time: their number grows as a sum, not as a product
-            for j, corner in enumerate(part.corners()):
-                if j:
-                    yield self._group([*first[:i], corner, *first[i + 1 :]])
+        for unit in (TAIL, 1 - TAIL):
+            yield self._rounded(NormalDist(self.mean, self.sd).inv_cdf(unit))
 
     def count(self) -> float:
-        return math.prod(part.count() for part in self.parts)
+        return math.inf
 
 
-@dataclass(frozen=True)
-class Narrowed:
-    """A part of the space of which some is settled: it draws from what is left, and encodes as before."""
-
-    whole: Node
-    left: Node
-
-    @property
-    def width(self) -> int:
-        return self.whole.width
-
-    def draw(self, rng: np.random.Generator) -> Any:
-        return copy.deepcopy(self.left.draw(rng))
-
-    def contains(self, value: Any) -> bool:
-        return self.left.contains(value)
-
-    def fill(self, values: Sequence[Any], out: Floats) -> None:
-        self.whole.fill(values, out)
-
-    def skip(self, out: list[float]) -> None:
-        self.whole.skip(out)
-
-    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
-        return self.left.neighbour(value, rng)
-
-    def domains(self, value: Any) -> int:
-        return self.left.domains(value)
-
-    def corners(self) -> Iterator[Any]:
-        yield from self.left.corners()
-
-    def count(self) -> float:
-        return self.left.count()
+def multiple(number: int, step: float) -> float:
+    """Return number x step as it is written: 3 x 0.1 is 0.3."""
+    return float(f"{number * step:.12g}")
 
 
-Node = Constant | Range | Choice | Group | Narrowed
+def is_multiple(value: float, step: float) -> bool:
+    return math.isclose(value / step, round(value / step), rel_tol=1e-9, abs_tol=1e-9)
 
 
-def narrow(node: Node, value: Any, free: tuple[tuple[str, ...], ...]) -> Node:
-    """Return the part of a node where all is as in `value` but what lies under a path in `free`."""
-    if () in free:
-        return node
-    if isinstance(node, Choice) and free:
-        return Narrowed(node, narrow(node.options[node.index(value)], value, free))
-    if isinstance(node, Narrowed):
-        return Narrowed(node.whole, narrow(node.left, value, free))
-    if isinstance(node, Group) and node.keys is not None and free:
-        below = [tuple(path[1:] for path in free if path[0] == name) for name in node.keys]
-        parts = zip(node.parts, node.values(value), below, strict=True)
-        return Group(node.keys, tuple(narrow(part, inner, under) for part, inner, under in parts))
-    return Narrowed(node, Constant(value))
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def parse(value: Any, where: str) -> Node:
-    if isinstance(value, Mapping):
-        if "choices" in value:
-            return _parse_choice(value, where)
-        if "low" in value or "high" in value:
-            return _parse_range(value, where)
-        return Group(tuple(map(str, value)), tuple(parse(v, f"{where}.{k}") for k, v in value.items()))
-    if isinstance(value, list | tuple):
-        if any(isinstance(part, Mapping) for part in value):
-            return Group(None, tuple(parse(part, f"{where}.{i}") for i, part in enumerate(value)))
-        return Constant(list(value))
-    return Constant(value)
-
-
-def _parse_choice(value: Mapping[str, Any], where: str) -> Node:
-    found = value["choices"]
-    if set(value) != {"choices"} or not isinstance(found, list | tuple) or not found:
-        raise ConfigError(f"{where}: a choice is {{choices: [one or more values]}}, found {dict(value)!r}")
-    if len({json.dumps(option, sort_keys=True) for option in found}) != len(found):
-        raise ConfigError(f"{where}: choices name a value twice: {found!r}")
-    return Choice(tuple(parse(option, f"{where}.choices.{i}") for i, option in enumerate(found)))
-
-
-def _parse_range(value: Mapping[str, Any], where: str) -> Node:
-    low, high, log = value.get("low"), value.get("high"), value.get("log", False)
-    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
-    if set(value) - {"low", "high", "log"} or not numbers or not isinstance(log, bool):
-        raise ConfigError(
-            f"{where}: a range is {{low: number, high: number, log: true or false}}, found {dict(value)!r}"
-        )
+def parse_range(value: Mapping[str, Any], where: str) -> Node:
+    low, high, log, step = value.get("low"), value.get("high"), value.get("log", False), value.get("step", 0)
+    if set(value) - {"low", "high", "log", "step"} or not _are_numbers(low, high, step) or not isinstance(log, bool):
+        form = "{low: number, high: number, log: true or false, step: number}"
+        raise ConfigError(f"{where}: a range is {form}, found {dict(value)!r}")
     assert low is not None and high is not None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(f"{where}: no number lies in the range from {low} to {high}; low must be below high")
     if log and low <= 0:
         raise ConfigError(f"{where}: a logarithmic range starts above 0, found low: {low}")
-    return Range(low, high, log, isinstance(low, int) and isinstance(high, int))
+    whole = isinstance(low, int) and isinstance(high, int) and isinstance(step, int)
+    if "step" not in value:
+        return Range(low, high, log, whole, 1 if whole else 0)
+    _check_step(step, where)
+    # Ends that are no multiples are brought to the next ones inside, as in Ray Tune.
+    first = round(low / step) if is_multiple(low, step) else math.ceil(low / step)
+    last = round(high / step) if is_multiple(high, step) else math.floor(high / step)
+    if first >= last:
+        raise ConfigError(f"{where}: fewer than two multiples of the step {step} lie from {low} to {high}")
+    ends = (first * step, last * step) if whole else (multiple(first, step), multiple(last, step))
+    return Range(*ends, log, whole, step)
+
+
+def parse_normal(value: Mapping[str, Any], where: str) -> Node:
+    mean, sd, step = value["mean"], value["sd"], value.get("step", 0)
+    if set(value) - {"mean", "sd", "step"} or not _are_numbers(mean, sd, step):
+        form = "{mean: number, sd: number, step: number}"
+        raise ConfigError(f"{where}: a normal distribution is {form}, found {dict(value)!r}")
+    if not (math.isfinite(mean) and math.isfinite(sd) and sd > 0):
+        raise ConfigError(f"{where}: a normal distribution has a finite mean and an sd above 0, found {dict(value)!r}")
+    if "step" in value:
+        _check_step(step, where)
+    return Normal(mean, sd, step)
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _check_step(step: float, where: str) -> None:
+    if not (math.isfinite(step) and step > 0):
+        raise ConfigError(f"{where}: a step is a number above 0, found {step}")

@@ -35,6 +35,7 @@ from distens.search._rounds import representative
 from distens.search._trees import Partners, read_trees
 from distens.search.bayes import Bayes
 from distens.search.divbo import DivBO
+from distens.search.gain import changes
 from distens.seeding import derive
 from distens.space import Space
 
@@ -408,6 +409,38 @@ def test_what_history_knows_is_left_as_it_is(name):
     before = set(history.known())
     search(name).propose(history, SPACE, 3, np.random.default_rng(0))
     assert set(history.known()) == before == keys(history)
+
+
+def test_the_change_of_a_mixture_by_hand():
+    """Two rows, a mixture E = (0.8, 0.2) that is the first member. Mixed in with weight 1/2, the second, p = (0.4, 0.6),
+    has ratios (0.5, 3): 1 + (ratio - 1) / 2 = (0.75, 2), so the loss changes by -(log 0.75 + log 2) / 2 = -0.2027,
+    over 1/2. The third, p = (0.8, 0.02), is worse on the hard row: (1, 0.55), -(log 0.55) / 2 = 0.2989. The first
+    changes nothing."""
+    label_probs_MN = np.array([[0.8, 0.2], [0.4, 0.6], [0.8, 0.02]])
+    found_M = changes(label_probs_MN, np.array([1.0, 0.0, 0.0]), 0.5)
+    assert found_M == pytest.approx([0.0, -0.4055, 0.5978], abs=1e-4)
+
+
+def test_gain_looks_where_the_ensemble_is_weak_though_members_there_are_worse_alone():
+    """Members with x near 1 know class 0 and are best alone: loss -(0.8 log 0.99 + 0.2 log 0.2) = 0.33. Those below 0.3
+    know class 1, a fifth of the rows: 0.8 * 0.60 + 0.2 * 0.11 = 0.50. The three best are all of the former, and `bayes`
+    goes on there; mixed into those, one of the latter gains (0.8 * 0.55 / 0.97 + 0.2 * 0.9 / 0.2) - 1 = 0.35."""
+    space = Space({"net": {"kind": "classifier", "x": {"low": 0.0, "high": 1.0}}})
+    labels_N = np.repeat([0, 1], [80, 20])
+    predictions, finished = {}, []
+    for x in (0.05, 0.2, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.98):
+        task = Task(f"m{x}", "search", {"family": "net", "kind": "classifier", "x": x}, seed=0)
+        right_N = np.where(labels_N == 0, *((0.55, 0.9) if x < 0.3 else (0.6 + 0.39 * x, 0.2)))
+        predictions[task.id] = np.where(labels_N[:, None] == [0, 1], right_N[:, None], 1 - right_N[:, None])
+        report = Report(task.id, 1, metrics(predictions[task.id], labels_N), 1.0, 10, 1.0, "here", {})
+        finished.append(Finished(task, report))
+    history = History(tuple(finished), labels_N=labels_N, predictions=predictions.__getitem__)
+    pool = {"kind": "top", "size": 3}
+    alone, together = (
+        [kind.propose(history, space, 1, np.random.default_rng(seed))[0]["x"] for seed in range(5)]
+        for kind in (search("bayes"), search("gain", pool=pool))
+    )
+    assert max(together) < 0.4 < 0.6 < min(alone)
 
 
 def test_failures_are_avoided():

@@ -25,17 +25,17 @@ def draw_new(
 ) -> list[Settings]:
     """Return up to `count` different settings, none of them in `taken`.
 
-    Fewer come back where the space is exhausted (told by a long row of misses: a finite space is not enumerated), or,
-    once `needed` are found, where draws repeat themselves so often that more would cost too much.
+    Fewer come back where the space is exhausted (the end of a list; else told by a long row of misses: a finite space
+    is not enumerated), or, once `needed` are found, where draws repeat themselves so often that more would cost too much.
     """
     found: dict[str, Settings] = {}
-    misses, draws = 0, 0
+    misses = 0
     needed = count if needed is None else needed
     patience = int(min(100 + 20 * space.count, 20_000))
-    while len(found) < count and misses < patience and (draws < 2 * count or len(found) < needed):
-        settings = space.draw(rng)
+    for draws, settings in enumerate(space.draws(rng)):
+        if len(found) == count or misses == patience or (draws >= 2 * count and len(found) >= needed):
+            break
         name = settings_key(settings)
-        draws += 1
         misses += 1
         if name not in taken and name not in found:
             found[name] = settings

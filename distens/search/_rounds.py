@@ -37,6 +37,9 @@ class Penalty(Protocol):
 MakePenalty = Callable[[Sequence[Finished], Floats, Floats, Floats, int], Penalty]
 """(finished, finished_MD, pending_QD, proposals_PD, seed) -> penalty; _D are encoded settings."""
 
+Goal = Callable[[History, Integers], tuple[Floats, float]]
+"""(history, places of finished members) -> what is minimised, for each of them, and the value to be improved on."""
+
 TRIED = 1000
 """A forest learns from this many members at most."""
 
@@ -57,10 +60,14 @@ def propose(
     rng: np.random.Generator,
     budget: Budget,
     make_penalty: MakePenalty | None = None,
+    goal: Goal | None = None,
 ) -> list[Settings]:
     """Return `count` settings: random until `budget.initial` are finished or pending and 2 finished, then by rank.
 
     The generator is spent by one number, whatever the options, and every source of chance is derived from it by name.
+
+    Args:
+        goal: what is minimised; None for the metric, to be improved on from its least value so far.
     """
     root = int(rng.integers(2**63))
     taken, finished = history.known(), len(history.finished)
@@ -69,7 +76,7 @@ def propose(
     picks = draw(space, random, taken, generator(root, "initial"))
     if len(picks) < count:
         taken = taken | set(map(settings_key, picks)) if picks else taken
-        picks += _ranked(history, space, pending + picks, taken, count - len(picks), root, budget, make_penalty)
+        picks += _ranked(history, space, pending + picks, taken, count - len(picks), root, budget, make_penalty, goal)
     if len(picks) < count:  # the space is exhausted
         picks += draw(space, count - len(picks), taken | set(map(settings_key, picks)), generator(root, "repeats"))
     return picks
@@ -84,16 +91,22 @@ def _ranked(
     root: int,
     budget: Budget,
     make_penalty: MakePenalty | None,
+    goal: Goal | None,
 ) -> list[Settings]:
     """Return up to `count` new settings, each the best by rank given those before it."""
     values = history.values()
-    values_M = tame(np.concatenate([values, np.full(len(history.failed), values.max())]))
+    values_M = np.concatenate([values, np.full(len(history.failed), values.max())])
     places = representative(values_M, TRIED, generator(root, "tried"))
-    entries, values_M = (*history.finished, *history.failed), values_M[places]
+    entries, values_M, best = (*history.finished, *history.failed), values_M[places], float(values.min())
     tried = [entries[place].task.settings for place in places]
-    finished = [history.finished[place] for place in places if place < len(values)]
+    finished_places = places[places < len(values)]
+    finished = [history.finished[place] for place in finished_places]
+    if goal:
+        found, best = goal(history, finished_places)
+        values_M = np.concatenate([found, np.full(len(places) - len(found), found.max())])
+    values_M = tame(values_M)
     tried_MD, pending_QD = space.encode(tried), space.encode(pending)
-    best, seed = float(values.min()), derive(root, "forest")
+    seed = derive(root, "forest")
     believer = Forest(tried_MD, values_M, seed)
 
     def fit(pending_QD: Floats) -> Forest:

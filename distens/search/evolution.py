@@ -1,0 +1,76 @@
+"""Regularised evolution (Real et al. 2019, "Regularized Evolution for Image Classifier Architecture Search", AAAI)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge
+
+from distens.records import History, Settings, settings_key
+from distens.search._proposals import draw
+from distens.space import Space
+
+TRIES = 100
+"""So many mutations are tried for one that is new, each of another tournament's winner; then settings are drawn."""
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Change one thing about the best of a few of the newest members (algorithm 1 of the paper).
+
+    The population are the `population` members that finished last: whoever is oldest dies, not whoever is worst, so
+    that good settings live on only through children that do well again. `sample` of them are drawn with replacement,
+    and the best of these is the parent of the next member: the same but for one domain (`Space.neighbour`; there is no
+    crossing). Neural ensemble search evolves its pool of members this way (Zaidi et al. 2021, "NES-RE"; there, parents
+    are those whom an ensemble would take).
+
+    Where we differ from the paper: members run side by side, so that a batch is of as many tournaments in one
+    population, which moves on as members arrive; a child that is known already is not trained again; failed members
+    have no children.
+
+    Attributes:
+        population: how many are alive (100 in the paper, for 20,000 members; 30 in DivBO's comparison, for 250).
+        sample: how many of them compete to be the parent; more is greedier (a quarter of the population in the paper).
+        initial: how many members, finished or pending, are drawn at random first (in the paper a population).
+    """
+
+    population: Annotated[int, Ge(1)] = 30
+    sample: Annotated[int, Ge(1)] = 8
+    initial: Annotated[int, Ge(1)] = 30
+
+    def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
+        """Return `count` settings (see `Search`)."""
+        born = len(history.finished) + len(history.pending)
+        first = max(0, len(history.finished) - self.population)
+        alive = zip(history.finished[first:], history.values()[first:].tolist(), strict=True)
+        # A narrowed space holds few of those alive; a child of any other would not lie in it.
+        parents = [(value, entry.task.settings) for entry, value in alive if space.contains(entry.task.settings)]
+        random = min(count, max(0, self.initial - born)) if parents else count
+        picks = draw(space, random, history.known(), rng)
+        taken = set(map(settings_key, picks))
+        while len(picks) < count and (child := self._child(parents, space, history.known(), taken, rng)) is not None:
+            picks.append(child)
+            taken.add(settings_key(child))
+        if len(picks) < count:  # nothing new is near
+            picks += draw(space, count - len(picks), history.known() | taken, rng)
+        return picks
+
+    def _child(
+        self,
+        parents: Sequence[tuple[float, Settings]],
+        space: Space,
+        known: Set[str],
+        taken: Set[str],
+        rng: np.random.Generator,
+    ) -> Settings | None:
+        """Return new settings that differ from a tournament's winner in one domain; None if none are found."""
+        for _ in range(TRIES):
+            rivals = [parents[int(place)] for place in rng.integers(len(parents), size=self.sample)]
+            _, parent = min(rivals, key=lambda rival: rival[0])
+            child = space.neighbour(parent, rng)
+            if (name := settings_key(child)) not in known and name not in taken:
+                return child
+        return None
