@@ -1,0 +1,116 @@
+"""Replays as work for processes: one file per table, method and repetition; what is there is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from _search_replay import Plan, Replay, diversities, filled, selected
+from _search_tables import Table, read
+from threadpoolctl import threadpool_limits
+
+from distens import registry
+from distens.records import Floats
+
+BUDGETS = (25, 50, 75, 100)
+"""Evaluations after which selectors are asked, besides the end."""
+
+
+def _loaded() -> str:
+    """Import all searches and selectors and return eight digits that name their code.
+
+    At once, and when the process starts: files that are edited later are neither imported half-way through a
+    comparison nor taken for what made its results.
+    """
+    for family in ("search", "select"):
+        for name in registry.names(family):
+            registry.find(family, name, family)
+    root = Path(registry.__file__).parent
+    files = [
+        *root.glob("*.py"),
+        *(file for part in ("search", "select", "diversity") for file in (root / part).glob("*.py")),
+    ]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:8]
+
+
+CODE = _loaded()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One table and repetition with all methods: what a process is given."""
+
+    cache: str
+    table: str
+    repetition: int
+    plan: Plan
+    methods: Mapping[str, Any]
+    selectors: Mapping[str, Any]
+    others: Sequence[str]
+    out: str
+
+    def file(self, method: str) -> Path:
+        """Return where a result is kept."""
+        return Path(self.out) / self.table / f"{method}-{self.repetition}.json"
+
+    def todo(self) -> list[str]:
+        """Return the methods with something left to do."""
+        return [name for name in self.methods if self._missing(name, _known(self.file(name)))]
+
+    def _missing(self, method: str, known: Mapping[str, Any] | None) -> list[str]:
+        """Return the selectors that a result lacks."""
+        if known is None:
+            return list(self.selectors)
+        asked = {"spec": self.methods[method], **asdict(self.plan)}
+        found = {key: known[key] for key in asked}
+        if found != asked:
+            raise SystemExit(f"{self.file(method)}: is of {found}, not of {asked}; use another --out or method name")
+        have = known["selected"]
+        return [name for name, spec in self.selectors.items() if name not in have or have[name]["spec"] != spec]
+
+    def carry_out(self) -> str:
+        """Do what is left, one file per method; return a line about it."""
+        started, did = time.process_time(), []
+        with threadpool_limits(1):
+            for method in self.todo():
+                self._one(method)
+                did.append(method)
+        seconds = time.process_time() - started
+        return f"{self.table} {self.repetition}: {', '.join(did) or 'done before'}, {seconds:.0f} CPU s"
+
+    def _one(self, method: str) -> None:
+        table, div_KK = _table(self.cache, self.table)
+        result, spec = _known(self.file(method)), self.methods[method]
+        if result is None:
+            trace = Replay(table, self.repetition, self.plan, div_KK).run(filled(spec, self.others))
+            names = {"table": self.table, "method": method, "repetition": self.repetition, "spec": spec}
+            result = {**names, **asdict(self.plan), "code": CODE, "trace": asdict(trace), "selected": {}}
+        for name in self._missing(method, result):
+            made = selected(table, result["trace"]["arrived"], self.selectors[name], self.plan.metric, BUDGETS)
+            result["selected"][name] = {**made, "code": CODE}
+        file = self.file(method)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(result))
+        part.rename(file)
+
+
+def _known(file: Path) -> dict[str, Any] | None:
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+_LAST: dict[tuple[str, str], tuple[Table, Floats]] = {}
+
+
+def _table(cache: str, name: str) -> tuple[Table, Floats]:
+    """Return a table and its diversities; the last one asked for is kept."""
+    if (cache, name) not in _LAST:
+        _LAST.clear()
+        table = read(Path(cache) / f"{name}.npz")
+        _LAST[cache, name] = table, diversities(table)
+    return _LAST[cache, name]

@@ -1,0 +1,70 @@
+"""Listen to the surrogates while searches use them: a constant one, or one without variance, is a silent fault."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distens.records import Floats
+
+FEW = 5
+"""The spread over fewer predictions than this says nothing."""
+
+
+@dataclass
+class Seen:
+    """Spreads of surrogates' outputs: name -> of each use."""
+
+    spreads: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, value: Any) -> None:
+        """Take note of one."""
+        self.spreads.setdefault(name, []).append(float(value))
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Return by name the least, the mean and the number of uses."""
+        return {
+            name: {"least": min(values), "mean": float(np.mean(values)), "uses": len(values)}
+            for name, values in sorted(self.spreads.items())
+        }
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Seen]:
+    """Listen to `Forest` and `PairSurrogate`, wherever they are used.
+
+    `performance` and `diversity` are standard deviations of the predicted means over proposals (0: constant);
+    `performance_std` and `diversity_std` are the mean predicted deviation (0: no variance).
+    """
+    from distens.search._forest import Forest
+    from distens.search._pairs import PairSurrogate
+
+    seen, predict, towards = Seen(), Forest.predict, PairSurrogate.towards
+
+    def forest(self: Forest, features_PD: Floats) -> tuple[Floats, Floats]:
+        mean_P, variance_P = predict(self, features_PD)
+        if len(mean_P) >= FEW:
+            seen.add("performance", mean_P.std())
+            seen.add("performance_std", np.sqrt(variance_P).mean())
+        return mean_P, variance_P
+
+    def pairs(self: PairSurrogate, right_QD: Floats) -> Any:
+        asked = towards(self, right_QD)
+
+        def predicted(left_PD: Floats) -> tuple[Floats, Floats]:
+            mean_PQ, std_PQ = asked(left_PD)
+            seen.add("diversity", mean_PQ.std(axis=1).mean())
+            seen.add("diversity_std", std_PQ.mean())
+            return mean_PQ, std_PQ
+
+        return predicted
+
+    Forest.predict, PairSurrogate.towards = forest, pairs  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield seen
+    finally:
+        Forest.predict, PairSurrogate.towards = predict, towards
