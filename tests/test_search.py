@@ -412,10 +412,10 @@ def test_what_history_knows_is_left_as_it_is(name):
 
 
 def test_the_change_of_a_mixture_by_hand():
-    """Two rows, a mixture E = (0.8, 0.2) that is the first member. Mixed in with weight 1/2, the second, p = (0.4, 0.6),
+    """Two rows; a mixture E = (0.8, 0.2) that is the first member. Mixed in with weight 1/2, the second, (0.4, 0.6),
     has ratios (0.5, 3): 1 + (ratio - 1) / 2 = (0.75, 2), so the loss changes by -(log 0.75 + log 2) / 2 = -0.2027,
-    over 1/2. The third, p = (0.8, 0.02), is worse on the hard row: (1, 0.55), -(log 0.55) / 2 = 0.2989. The first
-    changes nothing."""
+    over 1/2. The third, (0.8, 0.02), is worse on the hard row: (1, 0.55), -(log 0.55) / 2 = 0.2989. The first changes
+    nothing."""
     label_probs_MN = np.array([[0.8, 0.2], [0.4, 0.6], [0.8, 0.02]])
     found_M = changes(label_probs_MN, np.array([1.0, 0.0, 0.0]), 0.5)
     assert found_M == pytest.approx([0.0, -0.4055, 0.5978], abs=1e-4)
@@ -438,9 +438,20 @@ def test_gain_looks_where_the_ensemble_is_weak_though_members_there_are_worse_al
     pool = {"kind": "top", "size": 3}
     alone, together = (
         [kind.propose(history, space, 1, np.random.default_rng(seed))[0]["x"] for seed in range(5)]
-        for kind in (search("bayes"), search("gain", pool=pool))
+        for kind in (search("bayes"), search("gain", pool=pool, explore=0.0))
     )
     assert max(together) < 0.4 < 0.6 < min(alone)
+
+
+def test_a_share_of_the_picks_is_drawn_at_random():
+    """With explore = 0.4, 400 picks have 160 random ones in expectation, standard deviation sqrt(400 * 0.24) = 9.8."""
+    history = make_history(SPACE, 12)
+    greedy = {settings_key(Bayes(local=0).propose(history, SPACE, 1, np.random.default_rng(s))[0]) for s in range(400)}
+    both = [
+        settings_key(Bayes(local=0, explore=0.4).propose(history, SPACE, 1, np.random.default_rng(s))[0])
+        for s in range(400)
+    ]
+    assert sum(key not in greedy for key in both) == pytest.approx(160, abs=40)
 
 
 def test_failures_are_avoided():

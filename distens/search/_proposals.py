@@ -26,7 +26,8 @@ def draw_new(
     """Return up to `count` different settings, none of them in `taken`.
 
     Fewer come back where the space is exhausted (the end of a list; else told by a long row of misses: a finite space
-    is not enumerated), or, once `needed` are found, where draws repeat themselves so often that more would cost too much.
+    is not enumerated), or, once `needed` are found, where draws repeat themselves so often that more would cost too
+    much.
     """
     found: dict[str, Settings] = {}
     misses = 0

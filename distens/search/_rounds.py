@@ -46,11 +46,13 @@ TRIED = 1000
 
 @dataclass(frozen=True)
 class Budget:
-    """How many proposals a round weighs: `local` walks from settings already tried, the rest drawn."""
+    """How many proposals a round weighs: `local` walks from settings already tried, the rest drawn; how many picks are
+    random at first, and which share of the later ones."""
 
     proposals: int
     local: int
     initial: int
+    explore: float = 0.0
 
 
 def propose(
@@ -73,6 +75,7 @@ def propose(
     taken, finished = history.known(), len(history.finished)
     pending = [task.settings for task in history.pending]
     random = count if finished < 2 else min(count, max(0, budget.initial - finished - len(pending)))
+    random += int(generator(root, "explore").binomial(count - random, budget.explore))
     picks = draw(space, random, taken, generator(root, "initial"))
     if len(picks) < count:
         taken = taken | set(map(settings_key, picks)) if picks else taken

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 
 from distens.records import History, Settings
 from distens.search._rounds import Budget, propose
@@ -26,11 +26,13 @@ class Bayes:
         proposals: how many settings are weighed at each step, drawn uniformly but for `local` of them.
         local: how many walks uphill from the most promising settings already tried.
         initial: how many members, finished or pending, are drawn at random before the forest is asked.
+        explore: the share of later members that are drawn at random all the same.
     """
 
     proposals: Annotated[int, Ge(2)] = 5000
     local: Annotated[int, Ge(0)] = 50
     initial: Annotated[int, Ge(2)] = 5
+    explore: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def __post_init__(self) -> None:
         if self.local >= self.proposals:
@@ -38,4 +40,4 @@ class Bayes:
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`)."""
-        return propose(history, space, count, rng, Budget(self.proposals, self.local, self.initial))
+        return propose(history, space, count, rng, Budget(self.proposals, self.local, self.initial, self.explore))

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from scipy.stats import rankdata
 
 from distens.diversity.pairwise import diversity
@@ -59,6 +59,7 @@ class DivBO:
         proposals: how many settings are weighed at each step, drawn uniformly but for `local` of them.
         local: how many walks uphill from the most promising settings already tried.
         initial: how many members, finished or pending, are drawn at random first.
+        explore: the share of later members that are drawn at random all the same.
         samples: N of eq. 4.
         models: how many boosted models the pair surrogate has.
         max_pairs: how many ordered pairs it learns from at most.
@@ -70,6 +71,7 @@ class DivBO:
     proposals: Annotated[int, Ge(2)] = 5000
     local: Annotated[int, Ge(0)] = 50
     initial: Annotated[int, Ge(2)] = 5
+    explore: Annotated[float, Ge(0), Lt(1)] = 0.0
     samples: Annotated[int, Ge(1)] = 15
     models: Annotated[int, Ge(2)] = 5
     max_pairs: Annotated[int, Ge(100)] = 6000
@@ -92,7 +94,8 @@ class DivBO:
         """Return `count` settings (see `Search`)."""
         weight = self.weight(len(history.finished))
         penalty = partial(_DiversityRanks, self, history, weight) if weight > 0 else None
-        return propose(history, space, count, rng, Budget(self.proposals, self.local, self.initial), penalty)
+        budget = Budget(self.proposals, self.local, self.initial, self.explore)
+        return propose(history, space, count, rng, budget, penalty)
 
 
 class _DiversityRanks:

@@ -48,6 +48,7 @@ class Gain:
         proposals: how many settings are weighed at each step, drawn uniformly but for `local` of them.
         local: how many walks uphill from the most promising settings already tried.
         initial: how many members, finished or pending, are drawn at random first.
+        explore: the share of later members that are drawn at random all the same.
     """
 
     pool: Annotated[Any, Plugin("select")] = field(default_factory=_default_pool)
@@ -55,6 +56,7 @@ class Gain:
     proposals: Annotated[int, Ge(2)] = 5000
     local: Annotated[int, Ge(0)] = 50
     initial: Annotated[int, Ge(2)] = 5
+    explore: Annotated[float, Ge(0), Lt(1)] = 0.25
 
     def __post_init__(self) -> None:
         if self.local >= self.proposals:
@@ -64,7 +66,7 @@ class Gain:
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`)."""
-        budget = Budget(self.proposals, self.local, self.initial)
+        budget = Budget(self.proposals, self.local, self.initial, self.explore)
         return propose(history, space, count, rng, budget, goal=self._changes)
 
     def _changes(self, history: History, places: Integers) -> tuple[Floats, float]:
