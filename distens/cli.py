@@ -1,4 +1,4 @@
-"""The command line: `distens run|resume|predict|report|list`.
+"""The command line: `distens run|resume|sweep|predict|report|list`.
 
 Only what a command needs is imported, when it runs: `--help` brings neither torch nor ray nor mlflow.
 """
@@ -21,6 +21,7 @@ from distens.errors import ConfigError, DataError, DistensError
 if TYPE_CHECKING:
     from distens.finish import Result
     from distens.progress import Update
+    from distens.tune.sweep import SweepResult
 
 USER_ERROR, FAILED, STOPPED = 2, 1, 130
 """Exit codes: the config or the data are wrong; the run failed; it was stopped and can be resumed."""
@@ -81,6 +82,8 @@ def run(
     from distens.config import load_config
 
     checked = load_config(config, set_ or ())
+    if checked.sweep is not None:
+        raise ConfigError(f"sweep: has no effect on one run; use `distens sweep {config}`, or leave it out")
     _silence()
     from distens import coordinator
 
@@ -101,6 +104,27 @@ def resume(
     with _view() as watch:
         result = coordinator.resume(path, watch, set_ or ())
     _show(result)
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A YAML file with a `sweep` section; see configs/.")],
+    set_: Set = None,
+) -> None:
+    """Do many runs over values of a config; the same again goes on where it was stopped."""
+    from distens.config import load_config
+
+    checked = load_config(config, set_ or ())
+    _silence()
+    from distens.tune.sweep import sweep as go
+
+    try:
+        result = go(checked, typer.echo)
+    except KeyboardInterrupt:
+        typer.echo("stopped.", err=True)
+        typer.echo(f"Nothing that finished is lost. Go on with:  distens sweep {config}", err=True)
+        sys.exit(STOPPED)
+    _print_sweep(result)
 
 
 @app.command()
@@ -236,6 +260,24 @@ def _nothing() -> Iterator[None]:
 
 def _show(result: Result) -> None:
     _print_table(result.rows, result.missing, result.verdict)
+    for note in result.notes:
+        typer.echo(note)
+
+
+def _print_sweep(result: SweepResult) -> None:
+    keys = list(result.best.values)
+    lines = [["run", *keys, f"{result.metric} (combine)", ""]]
+    for run in result.runs:
+        cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (run.values[key] for key in keys)]
+        value = f"{run.value:.4f}" if run.value is not None else "failed"
+        lines.append([run.path.rsplit("/", 1)[1], *cells, value, "best" if run is result.best else ""])
+    typer.echo()
+    _print_lines(lines)
+    for run in result.runs:
+        if run.why:
+            typer.echo(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
+    typer.echo("The best is chosen on the combine split; what its test split says is in its own table:")
+    typer.echo(f"distens report {result.best.path}")
     for note in result.notes:
         typer.echo(note)
 

@@ -86,29 +86,37 @@ def now_ms() -> int:
 
 
 class Logbook:
-    """One connection's view of a run: its parent and what lies under it, read once at the start."""
+    """One connection's view of a run: its parent and what lies under it, read once at the start.
 
-    def __init__(self, server: Server, run: RunInfo) -> None:
+    Args:
+        within: the name of the sweep that the run is one of, whose folder holds the run's; None for a run by itself.
+    """
+
+    def __init__(self, server: Server, run: RunInfo, within: str | None = None) -> None:
         self.server = server
         self.run = run
-        self.parent = self._open_parent()
+        above = {}
+        if within is not None:  # whichever of a sweep's runs comes first opens the sweep's own
+            sweep = RunInfo(run.name, within, {}, run.storage.rpartition("/")[0], {}, "")
+            above = {"mlflow.parentRunId": self._open(sweep, {}).id}
+        self.parent = self._open(run, above)
         self.children: dict[str, Run] = {}
         self.members: dict[str, Run] = {}
         for child in server.runs("mlflow.parentRunId", self.parent.id):
             self._keep(child)
         self._steps: dict[str, set[int]] = {}
 
-    def _open_parent(self) -> Run:
-        storage = self.run.storage if "://" in self.run.storage else str(Path(self.run.storage).absolute())
+    def _open(self, run: RunInfo, above: Mapping[str, str]) -> Run:
+        storage = run.storage if "://" in run.storage else str(Path(run.storage).absolute())
         tags = {
-            "distens.run": run_key(self.run),
+            "distens.run": run_key(run),
             "distens.storage": _records.redact(storage)[: _records.TAG_LENGTH],
-            "distens.fingerprint": self.run.fingerprint,
+            "distens.fingerprint": run.fingerprint,
         }
         for found in self.server.runs("distens.run", tags["distens.run"]):
             if found.tags.get("distens.storage") == tags["distens.storage"]:
                 return found
-        return self.server.create(self.run.run_name, tags, now_ms())
+        return self.server.create(run.run_name, {**tags, **above}, now_ms())
 
     def _keep(self, child: Run) -> None:
         # Of thousands of children only what is asked of them again.

@@ -55,12 +55,14 @@ class MlflowRuns:
             A server that takes what it is sent is waited for as long as that lasts, and that is said; a member costs
             it about 20 ms.
         register: whether bundles become versions of registered models.
+        within: the name of the sweep that this run is one of and is nested under; `distens sweep` fills it in.
     """
 
     uri: str | None = None
     experiment: str | None = None
     wait_seconds: Annotated[float, Ge(0)] = 30.0
     register: bool = True
+    within: str | None = None
     _sender: Sender[Logbook] | None = field(default=None, init=False, repr=False, compare=False)
     _run: RunInfo | None = field(default=None, init=False, repr=False, compare=False)
     _address: str = field(default="", init=False, repr=False, compare=False)
@@ -96,7 +98,7 @@ class MlflowRuns:
     def _connect(self) -> Logbook:
         assert self._run is not None
         server = _Mlflow(self._address, self.experiment or self._run.name)
-        book = Logbook(server, self._run)
+        book = Logbook(server, self._run, self.within)
         self._page = (server.experiment_id, book.parent.id)
         return book
 

@@ -1,0 +1,268 @@
+"""What a trial leaves behind for an ensemble: a member's state and predictions, by address.
+
+Files lie as in a run (see `distens.store`), in a folder that all trials of an experiment share, with settings and seed
+in `task.json` beside them. The trial's result holds metrics, and where `report.json` lies, with its SHA-256.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import tune
+
+from distens import registry
+from distens.config import Config, load_config, parse
+from distens.data.dataset import Dataset
+from distens.data.load import load
+from distens.errors import ConfigError, RunError
+from distens.members.protocol import Member
+from distens.plan import Plan, check
+from distens.records import (
+    Address,
+    Failure,
+    Files,
+    Floats,
+    Integers,
+    Report,
+    Resources,
+    Settings,
+    Task,
+    settings_key,
+    to_json,
+)
+from distens.runtime._execute import HELD_OUT, _deliver, execute
+from distens.runtime.protocol import Shared
+from distens.seeding import derive
+from distens.store import Checkpoint, Store
+from distens.tune import domains
+
+FOLDER_KEY = "distens"
+"""Of a trial's result: where its report lies."""
+
+
+def build(settings: Mapping[str, Any]) -> Member:
+    """Return the untrained member that settings describe: `{"kind": "estimator", "estimator": "lightgbm", …}`.
+
+    Raises:
+        ConfigError: an unknown kind or option, or a value out of range.
+    """
+    return registry.build_member(settings, "member")
+
+
+def report(
+    metrics: Mapping[str, Any],
+    *,
+    member: Member | None = None,
+    rows: Mapping[str, Floats] | None = None,
+    labels: Sequence[int] | Integers | None = None,
+    seed: int = 0,
+    predictions: Floats | None = None,
+    storage: str | None = None,
+    checkpoint: tune.Checkpoint | None = None,
+) -> None:
+    """Report as `ray.tune.report` does, and where a trained member, or what it predicts, was written.
+
+    A member's `nll` and `error` on the *search* rows are among what is reported.
+
+    Args:
+        metrics: what to report; of a member also what its `fit` returned (`parameters`, and `seconds` if measured).
+        member: a trained member (see `build`): with these an ensemble can be deployed.
+        rows: with a member: split -> inputs, for `search`, `combine` and `test`.
+        labels: with a member: labels_N of the *search* rows.
+        seed: with a member: the seed it was trained with.
+        predictions: instead of a member: probs_NC of the *search* rows. They let a search look for diversity; an
+            ensemble cannot be deployed from them.
+        storage: a folder that all trials share; without, `distens` in the folder of Tune's experiment.
+        checkpoint: as in `ray.tune.report`.
+
+    Raises:
+        ConfigError: something is missing or contradicts the rest.
+        Diverged: predictions are not finite.
+    """
+    _check_arguments(metrics, member, rows, labels, predictions)
+    found = dict(metrics)
+    if member is not None or predictions is not None:
+        store = Store(storage or _experiment_storage())
+        name = tune.get_context().get_trial_id()
+        if member is not None:
+            assert rows is not None and labels is not None
+            made = _write_member(store, name, member, found, rows, np.asarray(labels), seed)
+            found = {**made.metrics, **found}
+        else:
+            made = _write_predictions(store, name, np.asarray(predictions))
+        found[FOLDER_KEY] = _address(store, made)
+    tune.report(found, checkpoint=checkpoint)
+
+
+def _check_arguments(metrics: Any, member: Any, rows: Any, labels: Any, predictions: Any) -> None:
+    if member is not None and predictions is not None:
+        raise ConfigError("report: `member` and `predictions` exclude each other: a member predicts for itself")
+    if member is None and (rows is not None or labels is not None):
+        raise ConfigError("report: `rows` and `labels` have no effect without a `member`")
+    if predictions is not None and (np.ndim(predictions) != 2 or not np.isfinite(predictions).all()):
+        raise ConfigError(f"report: predictions are finite probs_NC, found shape {np.shape(predictions)}")
+    if member is None:
+        return
+    if rows is None or set(rows) != set(HELD_OUT) or labels is None or len(labels) != len(rows["search"]):
+        found = "nothing" if rows is None else ", ".join(f"{len(inputs)} of {split}" for split, inputs in rows.items())
+        raise ConfigError(
+            f"report: a member needs `rows` for {', '.join(HELD_OUT)} and `labels` of those of search; found "
+            f"{found}; {'no' if labels is None else len(labels)} labels"
+        )
+    if "parameters" not in metrics:
+        raise ConfigError("report: `parameters` is missing in the metrics; pass on what the member's `fit` returned")
+
+
+def _experiment_storage() -> str:
+    """Return a folder beside the trials of Tune's experiment, wherever that is kept."""
+    context = tune.get_context().get_storage()
+    kind = context.storage_filesystem.type_name
+    if kind not in ("local", "s3", "gcs", "hdfs", "abfs"):
+        raise ConfigError(f"report: give `storage`; Tune keeps its experiment on a {kind} filesystem of its own")
+    path = f"{context.experiment_fs_path}/{FOLDER_KEY}"
+    return path if kind == "local" else f"{kind}://{path}"
+
+
+def _write_member(
+    store: Store,
+    name: str,
+    member: Member,
+    metrics: Mapping[str, Any],
+    rows: Mapping[str, Floats],
+    labels_N: Integers,
+    seed: int,
+) -> Report:
+    settings = {"family": registry.kind_of(member), **registry.resolved(member)}
+    task = Task(name, "search", settings, seed, _resources(), attempt=_next(store, name))
+    found = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float | np.number)}
+    found.setdefault("seconds", 0.0)
+    dataset = Dataset(rows, {"search": labels_N}, (), "")
+    write_task(store, task)
+    return _deliver(task, member, found, Shared(store, dataset), Checkpoint())
+
+
+def _write_predictions(store: Store, name: str, probs_NC: Floats) -> Report:
+    attempt = _next(store, name)
+    folder = f"members/{name}/{attempt}"
+    files = Files({"search": store.write_predictions(f"{folder}/search.arrow", probs_NC, durable=False)})
+    made = Report(name, attempt, {}, 0.0, 0, 0.0, platform.node(), files)
+    store.write_json(f"{folder}/report.json", to_json(made))
+    return made
+
+
+def write_task(store: Store, task: Task) -> None:
+    """Write what a member is trained from beside where its report will be."""
+    store.write_json(f"members/{task.id}/{task.attempt}/task.json", {"task": to_json(task), "at": time.time()})
+
+
+def _next(store: Store, name: str) -> int:
+    """Return the number of the next attempt: one that no earlier one, or a late writer, has."""
+    return 1 + max((int(n) for n in store.names(f"members/{name}") if n.isdigit()), default=0)
+
+
+def _resources() -> Resources:
+    given = tune.get_context().get_trial_resources().required_resources
+    return Resources(given.get("CPU", 0.0), given.get("GPU", 0.0))
+
+
+def _address(store: Store, made: Report) -> str:
+    path = f"members/{made.task_id}/{made.attempt}/report.json"
+    content = store.read(path)
+    found = Address(path, hashlib.sha256(content).hexdigest(), len(content))
+    return json.dumps({"storage": absolute(store.url), **dataclasses.asdict(found)})
+
+
+def as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
+    """Return a config, given as one, as a mapping, or as a YAML file's path."""
+    if isinstance(config, Config):
+        return config
+    return parse(config) if isinstance(config, Mapping) else load_config(config)
+
+
+def planned(config: Config | Mapping[str, Any] | str | Path) -> Plan:
+    """Return the plan of a config whose members are trained in trials.
+
+    Raises:
+        ConfigError: it is not valid, or has a section without effect there.
+    """
+    plan = check(as_config(config).model_copy(update={"sweep": None}))
+    if registry.kind_of(plan.schedule) != "none":
+        raise ConfigError("schedule: has no effect in Ray Tune, whose own schedulers stop trials; leave it out")
+    return plan
+
+
+def absolute(url: str) -> str:
+    """Return an address that means the same in every process: a local path made absolute."""
+    store = Store(url)
+    return store.path("") if store.local else store.url
+
+
+def experiment_folder(config: Config) -> str:
+    """Return where trials of a plan's config leave their members, and the search its journal."""
+    return absolute(f"{config.storage.rstrip('/')}/{config.run_name()}-tune")
+
+
+def param_space(config: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """Return a config's `members` for `tune.Tuner(param_space=…)`: `{"member": a choice of families}`.
+
+    Raises:
+        ConfigError: the config is not valid.
+    """
+    return domains.param_space(planned(config).config.members)
+
+
+def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., None]:
+    """Return what `tune.Tuner` runs: it trains the member in `config["member"]` on the config's data and reports it.
+
+    The data are loaded here, once, and are read from Ray's object store by every trial. A trial occupies what the
+    config's `runtime` gives one member. The same settings make the same member, under the same name: a trial that is
+    run again goes on from the last checkpoint, or finds that all is done. `seed` beside `member` in the space makes
+    others.
+
+    Raises:
+        ConfigError, DataError: the config is not valid, or its data cannot be read.
+    """
+    plan = planned(config)
+    loaded = load(plan.config.data, plan.config.seed)
+    shared = Shared(Store(experiment_folder(plan.config)), loaded.dataset.for_members())
+    resources = plan.runner.resources
+    train = functools.partial(_train, root=plan.config.seed, resources=resources, search_path=tuple(sys.path))
+    train.__name__ = "distens"  # pyright: ignore[reportAttributeAccessIssue]  # what Tune calls its trials
+    given = tune.with_parameters(train, shared=shared)
+    return tune.with_resources(given, {"cpu": resources.cpus, "gpu": resources.gpus})
+
+
+def _train(
+    config: Mapping[str, Any], *, root: int, resources: Resources, search_path: Sequence[str], shared: Shared
+) -> None:
+    sys.path += [folder for folder in search_path if folder not in sys.path]  # a user's own module, beside a config
+    settings: Settings = config["member"]
+    key = settings_key({**settings, "seed": config.get("seed")})
+    name = f"{settings['family']}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    seed = int(config.get("seed", derive(root, "member", key)))
+    task = Task(name, "search", settings, seed, resources, attempt=_next(shared.store, name))
+    write_task(shared.store, task)
+    threads = max(1, int(resources.cpus))
+    _limit_threads(threads)
+    (outcome,) = execute([task], shared, threads)
+    if isinstance(outcome, Failure):
+        raise RunError(f"{outcome.reason}: {outcome.message}")
+    costs = {"seconds": outcome.seconds, "parameters": outcome.parameters}
+    tune.report({**outcome.metrics, **costs, FOLDER_KEY: _address(shared.store, outcome)})
+
+
+def _limit_threads(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch or LightGBM is loaded
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)

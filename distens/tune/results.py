@@ -1,0 +1,187 @@
+"""From Tune's results to a run: its trials become members of a run whose search is done, and the run is finished."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from ray.tune import ResultGrid
+
+from distens import coordinator, probabilities
+from distens.config import Config
+from distens.data.load import Loaded, load
+from distens.errors import RunError
+from distens.finish import Result
+from distens.ledger import Ledger
+from distens.plan import Plan, check
+from distens.progress import Update, Watch
+from distens.records import Failure, Files, Reason, Report, Task, report_from_json, task_from_json
+from distens.store import Store
+from distens.tune.reporting import FOLDER_KEY, as_config
+from distens.tune.spaces import KIND
+
+TOLERANCE = 1e-5
+"""What a member was measured to be and what its predictions say may differ by this: they are stored as float32."""
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A member that a trial left behind."""
+
+    store: Store
+    task: Task
+    report: Report
+    at: float
+
+
+def ensemble(
+    results: ResultGrid,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    *,
+    storage: str | None = None,
+    overwrite: bool = False,
+    watch: Watch | None = None,
+    **sections: Any,
+) -> Result:
+    """Select, combine, calibrate, evaluate, bundle and register an ensemble of the members that trials reported.
+
+    This is a run (see `distens.run`) in a folder of its own, to which members' files are copied: it has the same table,
+    page and bundles, is tracked alike, and if it is interrupted `distens resume` goes on with it. Members that finished
+    in trials which Tune forgot when its driver was killed are among them; trials that failed are named.
+
+    Args:
+        results: what `tuner.fit()` returned.
+        config: the config whose `trainable` it was. Without, `data` must be given, and members are what trials trained.
+        storage: the folder that trials reported to, if no trial in `results` says so.
+        overwrite: delete a run of the same name first.
+        watch: is told how far it is.
+        sections: sections of the config, to be used instead: `data=…, select="greedy", combine="average", tracking=…`.
+
+    Raises:
+        RunError: no trial reported a member, or members predicted other rows than the data's.
+        ConfigError: a section is not valid.
+    """
+    trained, without = _members(results, storage)
+    if not trained:
+        raise RunError(_nothing(without))
+    plan = check(_config(results, trained, without, config, sections))
+    store = coordinator._store(plan.config)
+    if store.exists("run.json") and not overwrite:
+        raise RunError(f"{store.url}: there is a run of this config already; `overwrite` makes it anew")
+    store.delete()
+    _check_rows(plan, trained)
+    watch = watch or coordinator._silent
+    watch(Update("data", f"{store.url}: copying {len(trained)} members", path=store.url))
+    _fill(store, trained, without)
+    return coordinator._Run(plan, store, watch).go()
+
+
+def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], dict[str, tuple[Any, str]]]:
+    """Return the members in the folders that trials name, in order of time; and trial -> its config and why it has
+    none."""
+    places = dict.fromkeys([storage] if storage else [])
+    without: dict[str, tuple[Any, str]] = {}
+    for result in results:
+        metrics = result.metrics or {}
+        name = str(metrics.get("trial_id") or Path(result.path).name)
+        if FOLDER_KEY in metrics:
+            places[json.loads(metrics[FOLDER_KEY])["storage"]] = None
+        if result.error is not None:
+            without[name] = result.config, str(result.error).strip().splitlines()[-1]
+        elif FOLDER_KEY not in metrics:
+            without[name] = result.config, "it reported neither a member nor predictions (see distens.tune.report)"
+    trained: dict[str, _Trained] = {}
+    for place in places:
+        store = Store(place)
+        for name in store.names("members"):
+            found = _last(store, name)
+            if isinstance(found, _Trained):
+                trained[name] = found
+                without.pop(name, None)  # an earlier report of a trial that then failed
+            elif found:
+                without[name] = None, found
+    return sorted(trained.values(), key=lambda one: (one.at, one.task.id)), without
+
+
+def _last(store: Store, name: str) -> _Trained | str:
+    """Return the newest member of that name that is complete; or why there is none, if anything was meant to be."""
+    for attempt in sorted(filter(str.isdigit, store.names(f"members/{name}")), key=int, reverse=True):
+        folder = f"members/{name}/{attempt}"
+        if not store.exists(f"{folder}/report.json"):
+            continue
+        report = report_from_json(store.read_json(f"{folder}/report.json"))
+        if "state" not in report.files:
+            return "it reported predictions only: good for a search, but no model to deploy (report a `member`)"
+        about = store.read_json(f"{folder}/task.json")
+        return _Trained(store, task_from_json(about["task"]), report, about["at"])
+    return ""
+
+
+def _nothing(without: Mapping[str, tuple[Any, str]]) -> str:
+    reasons = "\n".join(f"  {name}: {why}" for name, (_, why) in list(without.items())[:5])
+    return f"no trial reported a member to make an ensemble of:\n{reasons or '  there are no trials'}"
+
+
+def _config(
+    results: ResultGrid,
+    trained: Sequence[_Trained],
+    without: Mapping[str, Any],
+    config: Config | Mapping[str, Any] | str | Path | None,
+    sections: Mapping[str, Any],
+) -> Config:
+    search = {"kind": "random", "members": len(trained) + len(without)}
+    if config is not None:
+        values = as_config(config).model_dump(mode="json")
+    else:
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", Path(results.experiment_path).name).lstrip("_-")[:64] or "tune"
+        values = {"name": name, "members": {one.task.id: _fixed(one.task) for one in trained}}
+    values.pop("sweep", None)
+    return as_config({**values, "schedule": "none", **sections, "search": search})
+
+
+def _fixed(task: Task) -> dict[str, Any]:
+    return {key: value for key, value in task.settings.items() if key != "family"}
+
+
+def _check_rows(plan: Plan, trained: Sequence[_Trained]) -> None:
+    """Refuse predictions of other rows than the data's: everything after this would be wrong without a sign."""
+    loaded: Loaded = load(plan.config.data, plan.config.seed)
+    labels = loaded.dataset.labels
+    for one in trained:
+        probs = {split: one.store.read_predictions(one.report.files[split]) for split in ("search", "combine", "test")}
+        for split, probs_NC in probs.items():
+            if probs_NC.shape != (len(labels[split]), len(loaded.dataset.classes)):
+                raise RunError(
+                    f"{one.task.id} predicted {probs_NC.shape[0]} rows of {split} in {probs_NC.shape[1]} classes, but "
+                    f"the data have {len(labels[split])} and {len(loaded.dataset.classes)}: were they split alike?"
+                )
+        found = probabilities.metrics(probs["search"], labels["search"])["nll"]
+        if not np.isclose(found, one.report.metrics["nll"], rtol=TOLERANCE, atol=TOLERANCE):
+            raise RunError(
+                f"{one.task.id}: its NLL on search was {one.report.metrics['nll']:.6g}, by the labels of these data it "
+                f"is {found:.6g}: they are other rows, or in another order"
+            )
+
+
+def _fill(store: Store, trained: Sequence[_Trained], without: Mapping[str, tuple[Any, str]]) -> None:
+    """Copy what members left, and journal all of it as tasks that came back."""
+    ledger = Ledger(store)
+    for one in trained:
+        files = {}
+        for name, address in one.report.files.items():
+            files[name] = store.write(address.path, one.store.read(address.path, address), durable=False)
+        task = replace(one.task, attempt=one.report.attempt)
+        ledger.ask([task])
+        ledger.tell([replace(one.report, task_id=task.id, files=Files(files))])
+    for name, (config, why) in without.items():
+        settings = (config or {}).get("member")
+        if not (isinstance(settings, Mapping) and "family" in settings):
+            settings = {"family": KIND, "kind": KIND}
+        ledger.ask([Task(name, "search", settings, 0)])
+        reason: Reason = next((known for known in get_args(Reason) if f"{known}: " in why), "crashed")
+        ledger.tell([Failure(name, 1, reason, why, 0.0, "")])

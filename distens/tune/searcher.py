@@ -1,0 +1,299 @@
+"""Any of our searches as a Searcher of Ray Tune.
+
+    Tune: suggest ─► lost settings, points to evaluate, else search.propose(history) ─► journal ─► a trial's config
+          on_trial_complete ─► journal ─► history
+
+It remembers records alone, and keeps them as JSON. So a restored one says what it would have said: `Tuner.restore`
+brings back the trials that Tune knows; those that it forgot, because they came after its last snapshot, are in the
+journal: finished ones stay known, and the settings of unfinished ones are suggested again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.tune.search import Searcher
+
+from distens import registry
+from distens.config import Config
+from distens.data.load import load
+from distens.errors import ConfigError, RunError, StorageError
+from distens.records import Address, Failure, Floats, History, Integers, Report, Settings, Task, report_from_json
+from distens.search.protocol import Search
+from distens.seeding import derive, generator
+from distens.store import Store
+from distens.tune.book import Book, key_of, value_of
+from distens.tune.domains import from_json, to_json
+from distens.tune.reporting import FOLDER_KEY, absolute, experiment_folder, planned
+from distens.tune.spaces import TuneSpace
+
+log = logging.getLogger("distens")
+
+FORMAT = 1
+
+
+class _NoPredictions(Exception):
+    """A search asked for what trials did not report."""
+
+
+class DivBOSearch(Searcher):
+    """Suggests what one of our searches proposes, given what Tune's trials reported.
+
+    Trials that report their predictions by `distens.tune.report` let a search look for diversity; without them, or
+    without `labels`, it goes on as plain Bayesian optimisation and says so once.
+
+    Args:
+        space: as for `tune.Tuner(param_space=…)`, which is read unless it is given here.
+        metric: what trials report; any name, `a/b` for a nested one. Tune's own `metric` unless given here.
+        mode: `min` or `max`.
+        search: one of `distens/search`, by name or as `{kind: name, option: …}`.
+        labels: labels_N of the rows that trials predict for the search.
+        storage: a folder for the journal, of this experiment alone; any pyarrow address. Without it a driver that is
+            killed forgets what finished since Tune's last snapshot.
+        seed: the only source of chance, but for what functions of `tune.sample_from` do.
+        points_to_evaluate: configs to begin with; what one leaves out is drawn.
+
+    Raises:
+        ConfigError: an unknown search or option, or a space that cannot be searched.
+    """
+
+    CKPT_FILE_TMPL = "distens-search-{}.json"
+
+    def __init__(
+        self,
+        space: Mapping[str, Any] | None = None,
+        metric: str | None = None,
+        mode: str | None = None,
+        search: str | Mapping[str, Any] = "divbo",
+        labels: Sequence[int] | Integers | None = None,
+        storage: str | None = None,
+        seed: int = 0,
+        points_to_evaluate: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        _check_objective(metric, mode)
+        super().__init__(metric, mode)
+        self._search: Search = registry.build("search", search, "search")
+        self._space = TuneSpace(space) if space else None
+        self._labels_N = None if labels is None else np.asarray(labels)
+        self._storage, self._seed = absolute(storage) if storage else None, seed
+        self._points = list(points_to_evaluate or ())
+        self._book: Book | None = None
+        self._known = False  # whether Tune's trials are those that the book has as pending
+        self._warned = False
+
+    @classmethod
+    def of(cls, config: Config | str | Path, **options: Any) -> DivBOSearch:
+        """Return the search that a config describes, for trials of `distens.tune.trainable(config)`.
+
+        Args:
+            config: a config or its YAML file.
+            options: instead of the config's: see the constructor.
+        """
+        plan = planned(config)
+        given = {
+            "metric": plan.config.metric,
+            "mode": "min",
+            "search": plan.config.search.spec(),
+            "labels": load(plan.config.data, plan.config.seed).dataset.labels["search"],
+            "storage": experiment_folder(plan.config),
+            "seed": plan.config.seed,
+        }
+        return cls(**{**given, **options})
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles the searcher with the tuner. What is in the journal is read from there.
+        return {**self.__dict__, "_book": None if self._storage else self._book, "_known": False}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Take Tune's objective and space; False if a space was given before."""
+        _check_objective(metric, mode)
+        for name, ours, theirs in (("metric", self._metric, metric), ("mode", self._mode, mode)):
+            if ours and theirs and ours != theirs:
+                raise ConfigError(f"{name}: the search was told {ours!r} and tune.TuneConfig {theirs!r}")
+        self._metric, self._mode = self._metric or metric, self._mode or mode
+        if self._space is not None:
+            return False
+        self._space = TuneSpace(config)
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """Return the config of a new trial."""
+        space, book = self._ready(), self._opened()
+        self._settle(book)
+        if trial_id not in book.pending:
+            settings = self._next(space, book)
+            book.ask(Task(trial_id, "search", settings, derive(self._seed, "member", trial_id)))
+        return space.config(book.pending[trial_id].settings)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take note of a trial's last result; of a trial without one, that it failed."""
+        book = self._opened()
+        if trial_id not in book.pending and trial_id not in book.done:
+            return
+        task = book.task(trial_id)
+        value = value_of(result, str(self._metric), str(self._mode))
+        if error or isinstance(value, str):
+            why = "Tune says that it failed" if error else str(value)
+            book.tell(Failure(trial_id, task.attempt, "crashed", why, 0.0, platform.node()))
+            return
+        assert result is not None
+        place, told = _reported(result)
+        report = Report(trial_id, task.attempt, {}, float(result.get("time_total_s", 0.0)), 0, 0.0, "", {})
+        told = report if told is None else replace(told, task_id=trial_id, attempt=task.attempt)
+        book.tell(replace(told, metrics={self._key: value}), place)
+
+    def add_evaluated_point(
+        self,
+        parameters: dict[str, Any],
+        value: float,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: list[float] | None = None,
+    ) -> None:
+        """Take note of a config that was evaluated elsewhere; it predicts nothing."""
+        space, book = self._ready(), self._opened()
+        drawn = space.space.draw(generator(self._seed, "given", len(book.entries)))
+        name = f"given-{len(book.entries)}"
+        book.ask(Task(name, "search", space.settings(parameters, drawn), 0))
+        self.on_trial_complete(name, {str(self._metric): value}, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write what is known as JSON."""
+        Path(checkpoint_path).write_text(json.dumps(self.get_state(), allow_nan=False), encoding="utf-8")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Know what `save` wrote, and what the journal has besides.
+
+        Raises:
+            StorageError: this is no such file, or the journal is another experiment's.
+        """
+        try:
+            self.set_state(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{checkpoint_path}: not the state of a DivBOSearch: {error}") from error
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what is known as JSON values."""
+        space = None
+        if self._space is not None:
+            with suppress(TypeError):  # it holds more than JSON can; `suggest` says what to do
+                space = to_json(self._space.param_space)
+        entries = list(self._opened().entries)
+        return {"format": FORMAT, "metric": self._metric, "mode": self._mode, "space": space, "entries": entries}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Know what `get_state` returned, and what the journal has besides."""
+        if state["format"] != FORMAT:
+            raise StorageError(f"a state of format {state['format']}; this version reads format {FORMAT}")
+        # Tune itself gives none of these again unless `Tuner.restore` is given a `param_space`.
+        self._metric, self._mode = self._metric or state["metric"], self._mode or state["mode"]
+        if self._space is None and state["space"] is not None:
+            self._space = TuneSpace(from_json(state["space"]))
+        self._opened().restore(state["entries"])
+        self._known = True
+
+    @property
+    def book(self) -> Book:
+        """What is known so far."""
+        return self._opened()
+
+    @property
+    def _key(self) -> str:
+        return key_of(str(self._metric), str(self._mode))
+
+    def _opened(self) -> Book:
+        if self._book is None:
+            self._book = Book(Store(self._storage) if self._storage else None)
+            strange = next((t for t in self._tasks(self._book) if self._space and not self._fits(t.settings)), None)
+            if strange is not None:
+                raise RunError(
+                    f"{self._storage}: the journal here is of another space; its trial {strange.id} has "
+                    f"{dict(strange.settings)}. Give each experiment a `storage` of its own"
+                )
+        return self._book
+
+    def _tasks(self, book: Book) -> list[Task]:
+        return [*book.pending.values(), *(entry.task for entry in book.done.values())]
+
+    def _fits(self, settings: Settings) -> bool:
+        return self._space is not None and self._space.space.contains(settings)
+
+    def _settle(self, book: Book) -> None:
+        """Without a snapshot to go by, nobody works on what the journal has as pending."""
+        if not self._known:
+            book.lose([])
+            self._known = True
+
+    def _ready(self) -> TuneSpace:
+        if self._space is None:
+            raise ConfigError(
+                "DivBOSearch: no space; give `param_space` to tune.Tuner or `space` to the search. One that holds "
+                "functions or other objects is not saved: give it to tune.Tuner.restore as well"
+            )
+        if not self._metric or not self._mode:
+            raise ConfigError("DivBOSearch: no objective; give `metric` and `mode` to tune.TuneConfig or to the search")
+        return self._space
+
+    def _next(self, space: TuneSpace, book: Book) -> Settings:
+        if book.lost:
+            return book.lost[0]
+        if book.asked < len(self._points):
+            drawn = space.space.draw(generator(self._seed, "points", book.asked))
+            return space.settings(self._points[book.asked], drawn)
+        labels_N = np.zeros(0, dtype=np.int64) if self._labels_N is None else self._labels_N
+        history = book.history(self._key, labels_N, lambda name: self._predictions(book, name))
+        try:
+            return self._propose(self._search, history, space, book.asked)
+        except _NoPredictions as error:
+            if not self._warned:
+                log.warning("%s: %s; going on as plain Bayesian optimisation", registry.kind_of(self._search), error)
+                self._warned = True
+            return self._propose(_plain(self._search), history, space, book.asked)
+
+    def _propose(self, search: Search, history: History, space: TuneSpace, number: int) -> Settings:
+        return search.propose(history, space.space, 1, generator(self._seed, "search", number))[0]
+
+    def _predictions(self, book: Book, name: str) -> Floats:
+        entry, address = book.done[name], None
+        if isinstance(getattr(entry, "report", None), Report):
+            address = entry.report.files.get("search")  # pyright: ignore[reportAttributeAccessIssue]
+        if address is None:
+            raise _NoPredictions(f"trial {name} did not report its predictions (see distens.tune.report)")
+        if self._labels_N is None:
+            raise _NoPredictions("`labels` of the predicted rows were not given")
+        probs_NC = Store(book.places[name]).read_predictions(address)
+        if len(probs_NC) != len(self._labels_N):
+            raise RunError(f"trial {name} predicted {len(probs_NC)} rows, but there are {len(self._labels_N)} `labels`")
+        return probs_NC
+
+
+def _check_objective(metric: Any, mode: Any) -> None:
+    if metric is not None and not isinstance(metric, str):
+        raise ConfigError(f"metric: one metric's name, found {metric!r}")
+    if mode not in (None, "min", "max"):
+        raise ConfigError(f"mode: found {mode!r}. Allowed: min, max")
+
+
+def _reported(result: Mapping[str, Any]) -> tuple[str, Report | None]:
+    """Return what a trial wrote by `distens.tune.report`, if it did: its folder and its report."""
+    if FOLDER_KEY not in result:
+        return "", None
+    found = json.loads(result[FOLDER_KEY])
+    place = found.pop("storage")
+    address = Address(**found)
+    return place, report_from_json(Store(place).read_json(address.path, address))
+
+
+def _plain(search: Search) -> Search:
+    """Return the search that goes by the metric alone, with what options both have in common."""
+    known = registry.options(registry.find("search", "bayes", "search"))
+    options = {key: value for key, value in registry.resolved(search).items() if key in known}
+    return registry.build("search", {"kind": "bayes", **options}, "search")

@@ -1,0 +1,311 @@
+"""Whole runs over values of their own config, as trials of Ray Tune: `distens sweep`.
+
+    sweep.over ─► every end checked ─► search ─► journal ─► a run of its own, in the sweep's folder ─► combine split ─┐
+                                          ▲                                                                          │
+                                          └──────────────────────────────────────────────────────────────────────────┘
+
+The metric is of the *combine* split. The *test* split of each run is read once, by that run, for its table, and decides
+nothing here; what it says of the best run is unbiased by the choice.
+
+A sweep that is stopped or killed goes on where it was: its journal says which runs were begun, runs that finished are
+not done again, and one that was interrupted resumes. No state of Tune's own is needed for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray import tune
+
+from distens import coordinator, registry
+from distens.config import Config, parse, write_yaml
+from distens.errors import ConfigError, RunError
+from distens.plan import Plan, check
+from distens.records import Failed, Finished, Settings
+from distens.runtime.ray_actors import RayActors
+from distens.space import Space
+from distens.store import Store
+from distens.tracking.protocol import Final, RunInfo
+from distens.tune.domains import tuned
+from distens.tune.one_run import FAILURE, MEASURED, changed, run_one
+from distens.tune.reporting import absolute
+from distens.tune.searcher import DivBOSearch
+from distens.tune.spaces import TuneSpace
+
+ROWS = ("ensemble", "best_single", "student")
+MEASURES = {"nll": "min", "brier": "min", "ece": "min", "ece_width": "min", "aurc": "min", "accuracy": "max"}
+WITHOUT_EFFECT = ("name", "role", "storage", "runtime", "tracking", "sweep")
+"""Keys that no result depends on."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One run of a sweep.
+
+    Attributes:
+        values: dotted key -> the value it was run with.
+        value: the sweep's metric on the *combine* split; None for a run that failed.
+        path: the run's folder.
+        why: why it failed.
+    """
+
+    values: Mapping[str, Any]
+    value: float | None
+    path: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What `sweep` returns: its folder, its runs in order of arrival, the best of them, and where to look."""
+
+    path: str
+    metric: str
+    runs: Sequence[Swept]
+    best: Swept
+    notes: Sequence[str]
+
+
+def sweep(config: Config, say: Callable[[str], None] = lambda line: None) -> SweepResult:
+    """Do the runs of a config's `sweep` section that are not done yet, and return them all.
+
+    Args:
+        config: a config with a `sweep` section.
+        say: is told a line for every run.
+
+    Raises:
+        ConfigError: a value that is to be swept is not valid, at either end, or has no effect.
+        RunError: every run failed.
+    """
+    job = _Sweep(config)
+    return job.go(say)
+
+
+class _Sweep:
+    def __init__(self, config: Config) -> None:
+        if config.sweep is None:
+            raise ConfigError("sweep: missing; say what to sweep `over`, and how many `samples`")
+        self.config, self.section = config, config.sweep
+        self.row, self.measure, self.mode = _objective(config)
+        space = _space(config)
+        self.space = tuned(space)
+        self._tune_space = TuneSpace(self.space)
+        self.plan = _check_ends(config, Space({"config": space}, "sweep.over"))
+        self.name = f"{config.name}-sweep-{_hash(config)}"
+        self.folder = absolute(f"{config.storage.rstrip('/')}/{self.name}")
+
+    def go(self, say: Callable[[str], None]) -> SweepResult:
+        coordinator._store(self.config)  # it can be written
+        store = Store(self.folder)
+        values = self.config.model_dump(mode="json")
+        store.write("sweep.yaml", write_yaml(values).encode())
+        runner = self.plan.runner if isinstance(self.plan.runner, RayActors) else RayActors()
+        tracker, status, notes, final = self.plan.tracker, "failed", [], None
+        if not ray.is_initialized():
+            runner._connect()
+        try:
+            tracker.start(RunInfo(self.config.name, self.name, values, self.folder, {}, ""))
+            search = self._search()
+            left = self.section.samples - len(search.book.done)
+            if left > 0:
+                self._fit(search, left, runner, say)
+            runs = self._runs(search)
+            result = self._result(runs)
+            final = _final(result, self.row)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            runner.stop()
+            notes = tracker.finish(final, status)
+        return replace(result, notes=(*result.notes, *notes))
+
+    def _search(self) -> DivBOSearch:
+        return DivBOSearch(
+            self.space,
+            metric="value",
+            mode=self.mode,
+            search=self.section.search,
+            storage=self.folder,
+            seed=self.config.seed,
+        )
+
+    def _fit(self, search: DivBOSearch, left: int, runner: RayActors, say: Callable[[str], None]) -> None:
+        os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # of which a part comes however silent it is asked to be
+        base = self.config.model_copy(update={"sweep": None, "storage": self.folder})
+        bundles, runtime = self._room(runner)
+        run = tune.with_parameters(
+            run_one,
+            base=base.model_dump(mode="json"),
+            more={"runtime": runtime, "tracking": self._tracking()},
+            objective=(self.row, self.measure),
+            search_path=list(sys.path),
+            folder=os.getcwd(),
+        )
+        tune.Tuner(
+            tune.with_resources(run, tune.PlacementGroupFactory(bundles)),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                num_samples=left,
+                max_concurrent_trials=self.section.concurrency,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=self.folder, verbose=0, callbacks=[_Lines(self, search, say)]
+            ),
+        ).fit()
+
+    def _room(self, runner: RayActors) -> tuple[list[dict[str, float]], Any]:
+        """Return the resources of one run, and its runtime: members of a run occupy what Tune keeps for it."""
+        if not isinstance(self.plan.runner, RayActors):
+            return [{"CPU": self.plan.runner.resources.cpus}], registry.resolved(self.plan.runner)
+        room = max(1, runner.slots() // self.section.concurrency)
+        needs = {"CPU": runner.cpus_per_member}
+        if runner.gpus_per_member:
+            needs["GPU"] = runner.gpus_per_member
+        return [{}, *[needs] * room], {**registry.resolved(runner), "address": None, "concurrency": room}
+
+    def _tracking(self) -> dict[str, Any]:
+        spec = registry.resolved(self.plan.tracker)
+        if "within" in spec:  # a tracker that nests
+            spec |= {"within": self.name, "experiment": spec["experiment"] or self.config.name}
+        return spec
+
+    def run_of(self, settings: Settings) -> tuple[dict[str, Any], str]:
+        """Return the values of one run, and its folder."""
+        values = self._tune_space.config(settings)
+        config = changed(self.config.model_copy(update={"sweep": None}).model_dump(mode="json"), values)
+        return values, f"{self.folder}/{check(parse(config)).config.run_name()}"
+
+    def swept(self, entry: Finished | Failed) -> Swept:
+        """Return what came of one run."""
+        values, path = self.run_of(entry.task.settings)
+        if isinstance(entry, Failed):
+            store = Store(path)
+            why = store.read(FAILURE).decode() if store.exists(FAILURE) else entry.failure.message
+            return Swept(values, None, path, why)
+        (value,) = entry.report.metrics.values()
+        return Swept(values, -value if self.mode == "max" else value, path)
+
+    def _runs(self, search: DivBOSearch) -> list[Swept]:
+        return [self.swept(entry) for entry in search.book.done.values()]
+
+    def _result(self, runs: Sequence[Swept]) -> SweepResult:
+        done = [run for run in runs if run.value is not None]
+        if not done:
+            reasons = "\n".join(f"  {_shown(run.values)}: {run.why}" for run in runs[:5])
+            raise RunError(f"{self.folder}: every run of the sweep failed:\n{reasons}")
+        sign = -1 if self.mode == "max" else 1
+        best = min(done, key=lambda run: sign * (run.value or 0.0))
+        return SweepResult(self.folder, f"{self.row}.{self.measure}", runs, best, _cautions(best))
+
+
+class _Lines(tune.Callback):
+    """Says a line for every run that ends."""
+
+    def __init__(self, job: _Sweep, search: DivBOSearch, say: Callable[[str], None]) -> None:
+        self._job, self._search, self._say = job, search, say
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune keeps the state of callbacks
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pass
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._line(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._line(trial.trial_id)
+
+    def _line(self, trial_id: str) -> None:
+        entry = self._search.book.done.get(trial_id)
+        if entry is None:
+            return
+        run = self._job.swept(entry)
+        result = f"{self._job.row}.{self._job.measure} {run.value:.4f}" if run.value is not None else run.why
+        done = len(self._search.book.done)
+        self._say(f"[{done}/{self._job.section.samples}] {_shown(run.values)}: {result}")
+
+
+def _objective(config: Config) -> tuple[str, str, str]:
+    assert config.sweep is not None
+    row, _, measure = config.sweep.metric.partition(".")
+    rows = [name for name in ROWS if name != "student" or config.distill is not None]
+    if row not in rows or measure not in MEASURES:
+        raise ConfigError(
+            f"sweep.metric: found {config.sweep.metric!r}. Allowed: ROW.MEASURE, of {', '.join(rows)} and "
+            f"{', '.join(MEASURES)}"
+        )
+    mode = config.sweep.mode or MEASURES[measure]
+    if mode != MEASURES[measure]:
+        raise ConfigError(f"sweep.mode: the worst by {measure} is not what you want; leave it out, or say the opposite")
+    return row, measure, mode
+
+
+def _space(config: Config) -> dict[str, Any]:
+    """Return the template of what is swept, every key checked."""
+    assert config.sweep is not None
+    registry.build("search", config.sweep.search, "sweep.search")
+    for key, domain in config.sweep.over.items():
+        if key.split(".")[0] in WITHOUT_EFFECT:
+            raise ConfigError(f"sweep.over.{key}: has no effect on what a run results in")
+        if not ({"choices", "low", "mean"} & set(domain)):
+            raise ConfigError(f"sweep.over.{key}: a domain is needed, as in `members`; found {domain!r}")
+    space = Space({"config": config.sweep.over}, "sweep.over")
+    if space.count < config.sweep.samples:
+        found = f"{config.sweep.samples} runs, but `over` holds {space.count:g} different ones"
+        raise ConfigError(f"sweep.samples: {found}")
+    return dict(config.sweep.over)
+
+
+def _check_ends(config: Config, space: Space) -> Plan:
+    """Return the plan of the config itself; every end of every range must be a config as well."""
+    base = config.model_copy(update={"sweep": None})
+    plan, values = check(base), base.model_dump(mode="json")
+    for corner in space.corners():
+        ours = {key: value for key, value in corner.items() if key != "family"}
+        try:
+            check(parse(changed(values, ours)))
+        except ConfigError as error:
+            raise ConfigError(f"sweep.over: with {_shown(ours)}: {error}") from error
+    return plan
+
+
+def _cautions(best: Swept) -> list[str]:
+    other = [key for key in best.values if key == "seed" or key.startswith("data.")]
+    return [
+        f"{key}: divides the rows anew, so that runs are measured on different rows; a best {key} is luck"
+        for key in other
+    ]
+
+
+def _hash(config: Config) -> str:
+    section = config.sweep.model_dump(mode="json", exclude={"concurrency", "samples"}) if config.sweep else {}
+    text = json.dumps([config.identity(), section], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+
+
+def _final(result: SweepResult, row: str) -> Final:
+    """Return what tracking shows of a sweep: its best run, and all of them as a table."""
+    measured = Store(result.best.path).read_json(MEASURED)[row]
+    rows: dict[str, Any] = {"best": {f"combine_{name}": value for name, value in measured.items()}}
+    for run in result.runs:
+        name = run.path.rsplit("/", 1)[1]
+        rows[name] = {**run.values, result.metric: run.value, **({"why": run.why} if run.why else {})}
+    verdict = (f"best by {result.metric} on the combine split: {_shown(result.best.values)} ({result.best.path})",)
+    return Final(rows, {}, {}, (), None, {}, {}, None, verdict=verdict)
