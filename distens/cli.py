@@ -82,8 +82,6 @@ def run(
     from distens.config import load_config
 
     checked = load_config(config, set_ or ())
-    if checked.sweep is not None:
-        raise ConfigError(f"sweep: has no effect on one run; use `distens sweep {config}`, or leave it out")
     _silence()
     from distens import coordinator
 

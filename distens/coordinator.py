@@ -25,7 +25,7 @@ from typing import Any
 from distens import __version__, finish, packing, resuming, seeding
 from distens.config import Config, parse_yaml, to_yaml
 from distens.data.load import Loaded, load
-from distens.errors import RunError, StorageError
+from distens.errors import ConfigError, RunError, StorageError
 from distens.finish import Result
 from distens.ledger import Ledger
 from distens.packing import Planner
@@ -54,8 +54,10 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False) -> 
     Raises:
         DistensError: nothing can be done as asked; the message says what and where.
     """
+    if config.sweep is not None:
+        raise ConfigError("sweep: has no effect on one run; `distens sweep` does them all. Leave it out")
     plan = check(config)
-    store = _store(plan.config)
+    store = open_storage(plan.config)
     if store.exists("run.json"):
         if not overwrite and store.names("journal"):  # else it failed before anything was trained
             done = store.exists("results.json")
@@ -65,7 +67,7 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False) -> 
                 f"{store.url}: this run {state}; {hint}. `--overwrite` starts afresh, another `seed` beside it"
             )
         store.delete()
-    return _Run(plan, store, watch or _silent).go()
+    return Run(plan, store, watch or silent).go()
 
 
 def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ()) -> Result:
@@ -90,14 +92,19 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     plan = check(config)
     if deeper:
         resuming.deepen(plan.config, store, info)
-    return _Run(plan, store, watch or _silent, info).go()
+    return Run(plan, store, watch or silent, info).go()
 
 
-def _silent(update: Update) -> None:
-    pass
+def silent(update: Update) -> None:
+    """Watch nothing."""
 
 
-def _store(config: Config) -> Store:
+def open_storage(config: Config) -> Store:
+    """Return the folder of a config's run, which may not be there yet.
+
+    Raises:
+        StorageError: the storage cannot be written.
+    """
     storage = Store(config.storage)
     probe = f".probe-{uuid.uuid4().hex}"  # of its own: several runs may start in one storage at once
     try:
@@ -108,7 +115,7 @@ def _store(config: Config) -> Store:
     return Store(f"{config.storage.rstrip('/')}/{config.run_name()}")
 
 
-class _Run:
+class Run:
     """The driver's memory of one run: records and counts, no models and no predictions."""
 
     def __init__(self, plan: Plan, store: Store, watch: Watch, info: dict[str, Any] | None = None) -> None:

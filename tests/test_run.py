@@ -14,7 +14,7 @@ import pytest
 
 import distens
 from distens.config import parse, to_yaml
-from distens.coordinator import _store
+from distens.coordinator import open_storage
 from distens.data.load import load
 from distens.errors import ConfigError, RunError, StorageError
 from distens.plan import check
@@ -207,7 +207,7 @@ def test_runs_that_start_at_once_in_one_storage_do_not_disturb_each_other(tmp_pa
     """Each looks whether it can write there, and takes away its own probe alone."""
     small = check(config(tmp_path)).config
     with ThreadPoolExecutor(4) as pool:
-        stores = list(pool.map(_store, [small] * 400))
+        stores = list(pool.map(open_storage, [small] * 400))
     assert {store.url for store in stores} == {f"{tmp_path}/{small.run_name()}"}
     assert not list(tmp_path.iterdir())
 

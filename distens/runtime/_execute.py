@@ -118,7 +118,7 @@ def _train(task: Task, shared: Shared, threads: int) -> Report:
     started = time.perf_counter()
     metrics = dict(_fit(task, member, shared, work))
     metrics.setdefault("seconds", time.perf_counter() - started)
-    return _deliver(task, member, metrics, shared, work.checkpoint)
+    return deliver(task, member, metrics, shared, work.checkpoint)
 
 
 def _train_pack(tasks: Sequence[Task], shared: Shared, threads: int) -> Iterator[Outcome]:
@@ -132,7 +132,7 @@ def _train_pack(tasks: Sequence[Task], shared: Shared, threads: int) -> Iterator
             yield Failure(task.id, task.attempt, "diverged", str(found), seconds, platform.node())
         else:
             metrics = {"seconds": (time.perf_counter() - started) / len(tasks), **found}
-            yield _guarded(task, lambda t=task, m=member, f=metrics, c=checkpoint: _deliver(t, m, f, shared, c))
+            yield _guarded(task, lambda t=task, m=member, f=metrics, c=checkpoint: deliver(t, m, f, shared, c))
 
 
 def _work(task: Task, store: Store, threads: int) -> Work:
@@ -155,7 +155,7 @@ def _fit(task: Task, member: Member, shared: Shared, work: Work) -> Mapping[str,
     return distiller.distill(teachers, weights_M, member, examples, work)
 
 
-def _deliver(task: Task, member: Member, found: Mapping[str, float], shared: Shared, checkpoint: Checkpoint) -> Report:
+def deliver(task: Task, member: Member, found: Mapping[str, float], shared: Shared, checkpoint: Checkpoint) -> Report:
     """Write a trained member's predictions and state, and last its report, which says that all else is there."""
     dataset, store = shared.dataset, shared.store
     metrics = _finite(found)

@@ -133,12 +133,17 @@ class RayActors:
             RunError: no Ray at the address, or no node is large enough for one member.
         """
         if not ray.is_initialized():
-            self._connect()
+            self.connect()
         self._check_resources()
         self._shared_ref, self._store = ray.put(shared), shared.store
         log.info("up to %d packs at once, %g CPU each", self.slots(), self.cpus_per_member)
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """Join the cluster, or start one.
+
+        Raises:
+            RunError: there is none at the address, or it turns us away.
+        """
         address = self.address or os.environ.get("RAY_ADDRESS") or _cluster_here()
         _check_address(address)
         # Without this, Ray repackages the virtual environment of a driver that `uv run` started, for every actor.

@@ -41,7 +41,7 @@ from distens.records import (
     settings_key,
     to_json,
 )
-from distens.runtime._execute import HELD_OUT, _deliver, execute
+from distens.runtime._execute import HELD_OUT, deliver, execute
 from distens.runtime.protocol import Shared
 from distens.seeding import derive
 from distens.store import Checkpoint, Store
@@ -149,7 +149,7 @@ def _write_member(
     found.setdefault("seconds", 0.0)
     dataset = Dataset(rows, {"search": labels_N}, (), "")
     write_task(store, task)
-    return _deliver(task, member, found, Shared(store, dataset), Checkpoint())
+    return deliver(task, member, found, Shared(store, dataset), Checkpoint())
 
 
 def _write_predictions(store: Store, name: str, probs_NC: Floats) -> Report:

@@ -70,15 +70,15 @@ def ensemble(
     if not trained:
         raise RunError(_nothing(without))
     plan = check(_config(results, trained, without, config, sections))
-    store = coordinator._store(plan.config)
+    store = coordinator.open_storage(plan.config)
     if store.exists("run.json") and not overwrite:
         raise RunError(f"{store.url}: there is a run of this config already; `overwrite` makes it anew")
     store.delete()
     _check_rows(plan, trained)
-    watch = watch or coordinator._silent
+    watch = watch or coordinator.silent
     watch(Update("data", f"{store.url}: copying {len(trained)} members", path=store.url))
     _fill(store, trained, without)
-    return coordinator._Run(plan, store, watch).go()
+    return coordinator.Run(plan, store, watch).go()
 
 
 def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], dict[str, tuple[Any, str]]]:

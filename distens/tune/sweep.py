@@ -102,14 +102,14 @@ class _Sweep:
         self.folder = absolute(f"{config.storage.rstrip('/')}/{self.name}")
 
     def go(self, say: Callable[[str], None]) -> SweepResult:
-        coordinator._store(self.config)  # it can be written
+        coordinator.open_storage(self.config)  # it can be written
         store = Store(self.folder)
         values = self.config.model_dump(mode="json")
         store.write("sweep.yaml", write_yaml(values).encode())
         runner = self.plan.runner if isinstance(self.plan.runner, RayActors) else RayActors()
         tracker, status, notes, final = self.plan.tracker, "failed", [], None
         if not ray.is_initialized():
-            runner._connect()
+            runner.connect()
         try:
             tracker.start(RunInfo(self.config.name, self.name, values, self.folder, {}, ""))
             search = self._search()
