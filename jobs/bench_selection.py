@@ -4,10 +4,10 @@
 
 Greedy selection (Caruana) of `--size` additions by `nll` and by `error`: distens with one and with 20 bootstrap
 samples of the rows (the default of a run), a plain NumPy version (for each addition, for each member: the mean with
-it, its metric), AutoGluon's `EnsembleSelection`, DeepHyper's `GreedySelector` and `TopKSelector`. Then the measures
-of diversity, each against the matrix product that it needs, alone: for `diversity` one product of all pairs of
-members per example, in float64 and in blocks of 256 members, whole and, as the matrix is symmetric, its upper half;
-for the others one product in float32.
+it, its metric), AutoGluon's `EnsembleSelection`, DeepHyper's `GreedySelector` and `TopKSelector`; and distens'
+quadratic programme, another procedure with the same purpose. Then the measures of diversity, each against the matrix
+product that it needs, alone: for `diversity` one product of all pairs of members per example, in float64 and in
+blocks of 256 members, whole and, as the matrix is symmetric, its upper half; for the others one product in float32.
 
 Every measurement is a process of its own with one thread; repetitions are interleaved, and the table has medians (the
 JSON file has all). Peak memory is that of the whole process, interpreter and data included. "same" tells whether the
@@ -78,6 +78,13 @@ def distens(probs_MNC: Any, labels_N: Any, metric: str, size: int, bags: int) ->
     return Greedy(size=size, cut=False, bags=bags).select(probs_MNC, labels_N, metric)
 
 
+def quadratic(probs_MNC: Any, labels_N: Any, metric: str, size: int) -> Any:
+    """Return weights_M of distens' quadratic programme, which has no additions."""
+    from distens.select.quadratic import Quadratic
+
+    return Quadratic().select(probs_MNC, labels_N, metric)
+
+
 def autogluon(probs_MNC: Any, labels_N: Any, metric: str, size: int) -> Any:
     """Return weights_M of AutoGluon's selector."""
     from autogluon.core import metrics  # pyright: ignore[reportMissingImports]
@@ -142,6 +149,7 @@ SELECTIONS = {
     "distens": (distens, {"bags": 1}),
     "plain NumPy": (plain, {}),
     "distens, 20 samples of rows": (distens, {"bags": 20}),
+    "distens, quadratic": (quadratic, {}),
     "AutoGluon": (autogluon, {}),
     "DeepHyper, greedy": (deephyper, {"kind": "greedy"}),
     "DeepHyper, top k": (deephyper, {"kind": "top"}),
@@ -236,7 +244,7 @@ def summarise(found: dict[tuple[str, str], list[dict[str, Any]]], name: str, met
     row["cpu_spread"] = [min(r["cpu"] for r in mine), max(r["cpu"] for r in mine)]
     if metric:
         base = found["plain NumPy", metric]
-        if "samples" not in name:  # that is another procedure
+        if name not in ("distens, 20 samples of rows", "distens, quadratic"):  # those are other procedures
             row["same"] = all(a["selection"] == b["selection"] for a, b in zip(mine, base, strict=True))
     else:
         held_to = {n.strip(): n for n in DIVERSITIES}

@@ -116,7 +116,7 @@ def test_stack_fits_by_hand():
     w = 1 - 0.073354 * 1.386294 = 0.898310.
     """
     probs_MNC = np.tile([0.8, 0.2], (1, 4, 1))
-    state = Stack(l2=1e-6).fit(probs_MNC, np.array([0, 0, 1, 0]), np.ones(1))
+    state = Stack("constant", l2=1e-6).fit(probs_MNC, np.array([0, 0, 1, 0]), np.ones(1))
     np.testing.assert_allclose(state.arrays["weights"], [0.898310], atol=2e-6)
     np.testing.assert_allclose(state.arrays["bias"], [-0.073354, 0.073354], atol=2e-6)
     np.testing.assert_allclose(Stack().combine(probs_MNC, state)[0], [0.75, 0.25], atol=1e-5)
@@ -125,37 +125,131 @@ def test_stack_fits_by_hand():
 def test_a_strong_pull_leaves_the_weighted_log_pool():
     """With w pulled to (1/2, 1/2) and b to 0, the odds are the geometric mean, sqrt(4 * 1) = 2."""
     probs_MNC = np.array([[[0.8, 0.2]], [[0.5, 0.5]]])
-    state = Stack(l2=1e9).fit(probs_MNC, np.array([1]), np.array([0.5, 0.5]))
+    state = Stack("constant", l2=1e9).fit(probs_MNC, np.array([1]), np.array([0.5, 0.5]))
     np.testing.assert_allclose(Stack().combine(probs_MNC, state), [[2 / 3, 1 / 3]], atol=1e-8)
 
 
 def test_few_rows_move_the_stacker_less_than_many():
     probs_MNC, labels_N, _ = _members(3, 20)
     pull_M = np.array([0.1, 0.1, 0.8])
-    few = Stack(l2=10.0).fit(probs_MNC, labels_N, pull_M).arrays["weights"]
-    many = Stack(l2=10.0).fit(np.tile(probs_MNC, (1, 50, 1)), np.tile(labels_N, 50), pull_M).arrays["weights"]
+    few = Stack("constant", l2=10.0).fit(probs_MNC, labels_N, pull_M).arrays["weights"]
+    many = (
+        Stack("constant", l2=10.0).fit(np.tile(probs_MNC, (1, 50, 1)), np.tile(labels_N, 50), pull_M).arrays["weights"]
+    )
     assert np.abs(few - pull_M).max() < np.abs(many - pull_M).max() / 2
 
 
 def test_a_member_that_misleads_gets_no_weight():
     probs_MNC, labels_N, _ = _members(2, 400, classes=2)
     probs_MNC = np.stack([probs_MNC[0], probs_MNC[1][:, ::-1]])  # the second says the opposite of what it knows
-    weights_M = Stack(l2=0.1).fit(probs_MNC, labels_N, np.array([0.5, 0.5])).arrays["weights"]
+    weights_M = Stack("constant", l2=0.1).fit(probs_MNC, labels_N, np.array([0.5, 0.5])).arrays["weights"]
     assert weights_M[1] == 0
     assert weights_M[0] > 0.5
 
 
+def test_per_class_fits_by_hand():
+    """One member says (0.8, 0.2) of four rows, three of class 0; the fit says 3/4 (see above). The nearest to
+    (1, 1, 0, 0) along the gradient (log 0.8, -log 0.2, 1, -1) is at t = (log 3 - log 4) / (log^2 0.8 + log^2 0.2 + 2) =
+    -0.287682 / 4.640083 = -0.061999: weights 1 - 0.061999 log 0.8 = 1.013835 and 1 + 0.061999 log 0.2 = 0.900216.
+    """
+    probs_MNC = np.tile([0.8, 0.2], (1, 4, 1))
+    state = Stack("per_class", l2=1e-6).fit(probs_MNC, np.array([0, 0, 1, 0]), np.ones(1))
+    np.testing.assert_allclose(state.arrays["weights"], [[1.013835, 0.900216]], atol=2e-6)
+    np.testing.assert_allclose(state.arrays["bias"], [-0.061999, 0.061999], atol=2e-6)
+    np.testing.assert_allclose(Stack().combine(probs_MNC, state)[0], [0.75, 0.25], atol=1e-5)
+
+
+def test_linear_fits_by_hand():
+    """As above, from the identity: the map's gradient is (log 0.8, -log 0.8; log 0.2, -log 0.2), the bias's (1, -1), so
+    t = -0.287682 / (2 log^2 0.8 + 2 log^2 0.2 + 2) = -0.287682 / 7.280166 = -0.039516; t log 0.8 = 0.008818 and
+    t log 0.2 = 0.063598 go to the first column and from the second.
+    """
+    probs_MNC = np.tile([0.8, 0.2], (1, 4, 1))
+    state = Stack("linear", l2=1e-6).fit(probs_MNC, np.array([0, 0, 1, 0]), np.ones(1))
+    np.testing.assert_allclose(state.arrays["weights"], [[[1.008818, -0.008818], [0.063598, 0.936402]]], atol=2e-6)
+    np.testing.assert_allclose(state.arrays["bias"], [-0.039516, 0.039516], atol=2e-6)
+    np.testing.assert_allclose(Stack().combine(probs_MNC, state)[0], [0.75, 0.25], atol=1e-5)
+
+
+def test_linear_combines_by_hand():
+    """Class 1 alone is given 2 log p_1: logits (0, 2 log 0.5), odds 4 to 1."""
+    state = State({"weights": np.array([[[0.0, 0.0], [0.0, 2.0]]]), "bias": np.zeros(2)}, {"form": "linear"})
+    np.testing.assert_allclose(Stack().combine(np.array([[[0.5, 0.5]]]), state), [[0.8, 0.2]], atol=1e-15)
+
+
+@pytest.mark.parametrize("form", ["constant", "per_class", "linear"])
+def test_every_form_begins_at_the_weighted_log_pool(form):
+    """w = (1/4, 3/4) of odds 4 and 1/16: 4^(1/4) 16^(-3/4) = 2^(1/2 - 3) = 0.176777, so 0.150221."""
+    probs_MNC = np.array([[[0.8, 0.2]], [[1 / 17, 16 / 17]]])
+    state = Stack(form, l2=1e9).fit(probs_MNC, np.array([0]), np.array([0.25, 0.75]))
+    np.testing.assert_allclose(Stack().combine(probs_MNC, state)[0, 0], 0.150221, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["auto", "constant", "per_class", "linear"])
+def test_stack_ignores_the_order_of_members_bit_for_bit(form):
+    probs_MNC, labels_N, _ = _members(5, 90, seed=2)
+    weights_M = np.full(5, 0.2)
+    order = np.array([3, 0, 1, 4, 2])
+    plain = Stack(form).combine(probs_MNC, Stack(form).fit(probs_MNC, labels_N, weights_M))
+    state = Stack(form).fit(probs_MNC[order], labels_N, weights_M)
+    np.testing.assert_array_equal(Stack(form).combine(probs_MNC[order], state), plain)
+
+
 def test_cross_validation_uses_freedom_only_where_it_shows():
     """Where the selection's weights are far from right and rows abound, a weaker pull is chosen and fresh rows gain;
-    with nine rows, too few to judge, the strongest."""
-    probs_MNC, labels_N, _ = _members(3, 900, seed=1)
+    with nine rows, too few to judge, the usual pull and form."""
+    probs_MNC, labels_N, _ = _members(3, 2400, seed=1)
     pull_M = np.array([0.05, 0.05, 0.9])
-    state = Stack(l2=None).fit(probs_MNC[:, :600], labels_N[:600], pull_M)
-    assert state.meta["l2"] < 1000
-    fixed = Stack(l2=1e9).fit(probs_MNC[:, :600], labels_N[:600], pull_M)
-    chosen, pool = (Stack().combine(probs_MNC[:, 600:], s) for s in (state, fixed))
-    assert negative_log_likelihood(chosen, labels_N[600:]) < negative_log_likelihood(pool, labels_N[600:]) - 0.02
-    assert Stack(l2=None).fit(probs_MNC[:, :9], labels_N[:9], pull_M).meta["l2"] == 1000
+    state = Stack("constant").fit(probs_MNC[:, :2100], labels_N[:2100], pull_M)
+    assert state.meta["l2"] == 1
+    fixed = Stack("constant", l2=1e9).fit(probs_MNC[:, :2100], labels_N[:2100], pull_M)
+    chosen, pool = (Stack().combine(probs_MNC[:, 2100:], s) for s in (state, fixed))
+    assert negative_log_likelihood(chosen, labels_N[2100:]) < negative_log_likelihood(pool, labels_N[2100:]) - 0.02
+    assert Stack().fit(probs_MNC[:, :9], labels_N[:9], pull_M).meta == {"form": "constant", "l2": 10}
+    assert Stack("linear").fit(probs_MNC[:, :9], labels_N[:9], pull_M).meta == {"form": "linear", "l2": 10}
+
+
+def _worlds():
+    """Three worlds, each of which needs one form: what two members say, and the labels."""
+    rng = np.random.default_rng(7)
+    labels_N = rng.integers(0, 3, 1500)
+    logits_MNC = rng.normal(size=(2, 1500, 3)) + 2 * np.eye(3)[labels_N]
+    sharp = 2.5 * logits_MNC  # too sure, all classes alike
+    swapped = softmax(logits_MNC)[:, :, [1, 2, 0]]  # the classes' names are mixed up
+    parts = softmax(logits_MNC)
+    knows = parts.copy()
+    knows[0, :, 2] = rng.dirichlet(np.ones(3), 1500)[:, 2]  # what it says of class 2 is noise
+    knows[1, :, :2] = rng.dirichlet(np.ones(3), 1500)[:, :2]
+    return {
+        "constant": softmax(sharp),
+        "per_class": knows / knows.sum(axis=2, keepdims=True),
+        "linear": swapped,
+    }, labels_N
+
+
+@pytest.mark.parametrize("form", ["constant", "per_class", "linear"])
+def test_the_simplest_form_that_serves_is_chosen(form):
+    worlds, labels_N = _worlds()
+    assert Stack().fit(worlds[form], labels_N, np.full(2, 0.5)).meta["form"] == form
+
+
+def test_the_mean_is_taken_where_pools_are_worse():
+    """Labels are drawn from one or the other of two members, both nearly sure: their mean is what is true. A pool
+    multiplies: where they differ it favours what neither of them thinks impossible."""
+    rng = np.random.default_rng(0)
+    probs_MNC = rng.dirichlet(np.full(4, 0.15), size=(2, 1500))
+    labels_N = (probs_MNC.mean(axis=0).cumsum(axis=1) < rng.random((1500, 1))).sum(axis=1)
+    state = Stack().fit(probs_MNC, labels_N, np.full(2, 0.5))
+    assert state.meta == {"form": "average"}
+    average = Average().combine(probs_MNC, Average().fit(probs_MNC, labels_N, np.full(2, 0.5)))
+    np.testing.assert_allclose(Stack().combine(probs_MNC, state), average, atol=1e-12)
+
+
+def test_states_from_before_there_were_forms_still_combine():
+    """Weights and bias alone, as such bundles have them, are the constant form: sqrt(4) 3 = 6."""
+    probs_MNC = np.array([[[0.8, 0.2]], [[0.5, 0.5]]])
+    state = State({"weights": np.array([0.5, 0.5]), "bias": np.array([np.log(3), 0.0])}, {"l2": 10.0})
+    np.testing.assert_allclose(Stack().combine(probs_MNC, state), [[6 / 7, 1 / 7]], atol=1e-15)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "much"])

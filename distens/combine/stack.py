@@ -1,34 +1,40 @@
-"""A stacker of very low capacity: one weight per member and one bias per class."""
+"""A stacker that is as simple as the rows allow: from the selection's own mean to a linear map of all members."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Gt, Le
-from scipy.optimize import minimize
 
-from distens.probabilities import softmax
+from distens.combine import _pools
+from distens.combine._pools import Pool
+from distens.probabilities import FLOOR, mix, softmax
 from distens.records import Floats, Integers, State
 
-_STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1)
+_STRENGTHS = (100.0, 10.0, 1.0)
 """What cross-validation chooses from, simplest (nearest to the selection's own weights) first."""
 
+_USUAL = 10.0
 _FOLDS = 5
+_ROUGHLY = 1e-9
+"""Of the loss, as a share: where fits may stop that are only compared."""
 
-_FLOOR = 1e-4
-"""Under a logarithm a zero is a veto: one member of nearest neighbours or trees would overrule all the others."""
+_AVERAGE = "average"
+Option = tuple[str, float]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The logarithmic opinion pool, fitted.
+    """The logarithmic opinion pool, fitted, with as many weights as cross-validation can defend.
 
-        p_NC = softmax(sum_m w_m log p_mNC + b_C),  w >= 0
+        p_NC = softmax(sum_m w_m log p_mNC + b_C),  w >= 0                       `constant`
 
-    minimising, over the rows of the *combine* split,
+    with a weight for each member, for each member and class (`per_class`), or with a full linear map of all members'
+    log-probabilities to logits (`linear`, a multinomial logistic regression on them), minimising, over the rows of the
+    *combine* split,
 
         sum_n -log p_n,label(n)  +  l2 (|w - weights|^2 + |b|^2)
 
@@ -37,40 +43,104 @@ class Stack:
     it on held-out predictions is stacking (Wolpert 1992), with non-negative weights after Breiman 1996, "Stacked
     Regressions"; the sum of the weights is free, so the pool also sharpens or softens, as Platt scaling does. We
     differ in pulling towards the selection's weights instead of zero. The loss is a sum, so the pull matters less the
-    more rows there are, and with few rows the result is the weighted pool itself. The problem is convex and has one
-    solution.
+    more rows there are, and with few rows the result is the weighted pool itself.
+
+    What is left open is chosen by 5-fold cross-validation on the rows given. The usual pool is `constant` (or the form
+    asked for) with l2 = 10 (or that asked for); it is left only where the best of all forms and strengths is better
+    by more than one standard error of the row by row difference, for the simplest that is within one of the best
+    (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3). Simplest of all is `average`, the
+    weighted mean, then come the forms as above, each from the strongest pull to the weakest. So extra freedom is used
+    only where it shows. We differ in that the usual comes first, not the simplest: with some hundreds of rows a
+    standard error is so wide that the mean would be kept where the pool is better nearly always. A form's weaker
+    pulls are not tried once the loss has risen; with fewer than 10 rows nothing is, and the usual is taken.
 
     Attributes:
-        l2: strength of the pull, in rows' worth of loss. None: 5-fold cross-validation on the rows given takes the
-            strongest of 1000, 100, 10, 1, 0.1 whose loss is within one standard error of the best one's; the error
-            is that of the row by row difference. So extra freedom is used only where it shows.
+        form: `constant`, `per_class`, `linear`, or `auto`: one of them or the weighted mean.
+        l2: strength of the pull, in rows' worth of loss. None: 100, 10 or 1.
     """
 
-    l2: Annotated[float, Gt(0), Le(1e9)] | None = 10.0
+    form: Literal["auto", "constant", "per_class", "linear"] = "auto"
+    l2: Annotated[float, Gt(0), Le(1e9)] | None = None
 
     def fit(self, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> State:
-        """Learn `weights` (M) and `bias` (C); the l2 used is in the state's description."""
-        pull_M = np.asarray(weights_M, dtype=np.float64)
+        """Learn `weights` (M, or M C, or M C C) and `bias` (C); the form and the l2 used are in the description."""
+        pull_M, labels_N = np.asarray(weights_M, dtype=np.float64), np.asarray(labels_N)
         # In an order of their own, members give the same sums, bit for bit, in whatever order they came.
         order_M = np.array(_order(probs_MNC, pull_M))
-        logs_MNC = np.stack([_logs(probs_MNC[m]) for m in order_M])
-        l2 = self.l2 if self.l2 is not None else _choose(logs_MNC, labels_N, pull_M[order_M])
-        weights, bias_C = _solve(logs_MNC, labels_N, pull_M[order_M], l2)
-        weights_fitted_M = np.empty_like(weights)
-        weights_fitted_M[order_M] = weights
-        return State({"weights": weights_fitted_M, "bias": bias_C}, {"l2": l2})
+        probs = [np.asarray(probs_MNC[m]) for m in order_M]
+        logs_MNC, pull_M = np.stack([_pools.logs(p) for p in probs]), pull_M[order_M]
+        form, l2 = self._choose(probs, logs_MNC, labels_N, pull_M)
+        classes = logs_MNC.shape[2]
+        if form == _AVERAGE:
+            pool = Pool(pull_M / pull_M.sum(), np.zeros(classes))
+        else:
+            pool = _pools.fit(logs_MNC, labels_N, _pools.start(form, pull_M, classes), l2)
+        back_M = np.argsort(order_M)
+        arrays = {"weights": pool.weights[back_M], "bias": pool.bias_C, "order": order_M}
+        return State(arrays, {"form": form, **({} if form == _AVERAGE else {"l2": l2})})
 
     def combine(self, probs_MNC: Floats, state: State) -> Floats:
         """Return probs_NC (float64); rows sum to one."""
+        weights = state.arrays["weights"]
+        # States from before there were forms are of one weight per member, and know no order.
+        order_M = state.arrays.get("order", np.arange(len(weights)))
+        if state.meta.get("form", "constant") == _AVERAGE:
+            return _mean([probs_MNC[m] for m in order_M], weights[order_M])
         logits_NC = np.zeros(np.shape(probs_MNC[0]), dtype=np.float64) + state.arrays["bias"]
-        for probs_NC, weight in zip(probs_MNC, state.arrays["weights"], strict=True):
-            if weight:
-                logits_NC += weight * _logs(probs_NC)
+        for m in order_M:
+            if weights[m].any():
+                logs_NC = _pools.logs(probs_MNC[m])
+                logits_NC += logs_NC @ weights[m] if weights.ndim == 3 else logs_NC * weights[m]
         return softmax(logits_NC)
 
+    def _choose(self, probs: list[Floats], logs_MNC: Floats, labels_N: Integers, pull_M: Floats) -> Option:
+        usual = ("constant" if self.form == "auto" else self.form, _USUAL if self.l2 is None else self.l2)
+        rows, strengths = len(labels_N), _STRENGTHS if self.l2 is None else (self.l2,)
+        if rows < 2 * _FOLDS or (self.form != "auto" and self.l2 is not None):
+            return usual
+        losses = {(_AVERAGE, np.inf): _losses(_mean(probs, pull_M), labels_N)} if self.form == "auto" else {}
+        for form in _pools.FORMS if self.form == "auto" else (self.form,):
+            losses |= _path(logs_MNC, labels_N, pull_M, form, strengths)
+        best_N = min(losses.values(), key=np.mean)
+        for option in [usual, *losses] if usual in losses else losses:
+            behind_N = losses[option] - best_N
+            if behind_N.mean() <= behind_N.std(ddof=1) / np.sqrt(rows):
+                return option
+        raise AssertionError("the best option is within one standard error of itself")
 
-def _logs(probs_NC: Floats) -> Floats:
-    return np.log(np.clip(np.asarray(probs_NC, dtype=np.float64), _FLOOR, None))
+
+def _path(
+    logs_MNC: Floats, labels_N: Integers, pull_M: Floats, form: str, strengths: tuple[float, ...]
+) -> dict[Option, Floats]:
+    """Return the loss of every row by the pool that did not see it, for each strength, until the mean has risen.
+
+    Each fit starts from the one before.
+    """
+    pull, losses = _pools.start(form, pull_M, logs_MNC.shape[2]), {}
+    fold_N, pools = np.empty(len(labels_N), dtype=np.int64), [pull] * _FOLDS
+    fold_N[np.argsort(labels_N, kind="stable")] = np.arange(len(labels_N)) % _FOLDS  # classes spread over all folds
+    least = np.inf
+    for l2 in strengths:
+        held_out_NC = np.empty(logs_MNC.shape[1:])
+        for fold in range(_FOLDS):
+            seen, left = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
+            pools[fold] = _pools.fit(logs_MNC[:, seen], labels_N[seen], pull, l2, pools[fold], _ROUGHLY)
+            held_out_NC[left] = softmax(pools[fold].logits(logs_MNC[:, left]))
+        losses[form, l2] = _losses(held_out_NC, labels_N)
+        if losses[form, l2].mean() > least:
+            break
+        least = losses[form, l2].mean()
+    return losses
+
+
+def _losses(probs_NC: Floats, labels_N: Integers) -> Floats:
+    return -np.log(np.maximum(probs_NC[np.arange(len(labels_N)), labels_N], FLOOR))
+
+
+def _mean(probs: list[Floats], weights_M: Floats) -> Floats:
+    """Return the weighted mean; members speak float32, whose rows sum to one only to 1e-7."""
+    mixed_NC = mix(probs, weights_M)
+    return mixed_NC / mixed_NC.sum(axis=1, keepdims=True)
 
 
 def _order(probs_MNC: Floats, weights_M: Floats) -> list[int]:
@@ -78,49 +148,3 @@ def _order(probs_MNC: Floats, weights_M: Floats) -> list[int]:
         return weights_M[m], hashlib.sha256(np.ascontiguousarray(probs_MNC[m]).tobytes()).digest()
 
     return sorted(range(len(weights_M)), key=key)
-
-
-def _solve(logs_MNC: Floats, labels_N: Integers, pull_M: Floats, l2: float) -> tuple[Floats, Floats]:
-    """Return (weights_M, bias_C) at the minimum of the class's docstring, divided by N."""
-    members, rows, classes = logs_MNC.shape
-    truth_NC = np.eye(classes)[labels_N]
-    start = np.concatenate([pull_M, np.zeros(classes)])
-    bounds = [(0, None)] * members + [(None, None)] * classes
-
-    def loss(values: Floats) -> tuple[float, Floats]:
-        logits_NC = np.tensordot(values[:members], logs_MNC, axes=1) + values[members:]
-        shifted_NC = logits_NC - logits_NC.max(axis=1, keepdims=True)
-        exp_NC = np.exp(shifted_NC)
-        total_N = exp_NC.sum(axis=1)
-        nll = np.sum(np.log(total_N)) - np.sum(shifted_NC * truth_NC)
-        excess_NC = exp_NC / total_N[:, None] - truth_NC
-        slope = np.concatenate([np.tensordot(logs_MNC, excess_NC, axes=2), excess_NC.sum(axis=0)])
-        away = values - start
-        return float(nll + l2 * away @ away) / rows, (slope + 2 * l2 * away) / rows
-
-    options = {"maxiter": 2000, "maxfun": 5000, "ftol": 1e-15, "gtol": 1e-9}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return found.x[:members].copy(), found.x[members:].copy()
-
-
-def _choose(logs_MNC: Floats, labels_N: Integers, pull_M: Floats) -> float:
-    """Return the strongest pull whose cross-validated loss is within one standard error of the best."""
-    labels_N = np.asarray(labels_N)
-    rows = len(labels_N)
-    if rows < 2 * _FOLDS:  # too few to tell strengths apart
-        return _STRENGTHS[0]
-    fold_N = np.empty(rows, dtype=np.int64)
-    fold_N[np.argsort(labels_N, kind="stable")] = np.arange(rows) % _FOLDS  # every class spread over all folds
-    losses_SN = np.empty((len(_STRENGTHS), rows))
-    for fold in range(_FOLDS):
-        seen, left = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
-        for row_S, l2 in enumerate(_STRENGTHS):
-            weights_M, bias_C = _solve(logs_MNC[:, seen], labels_N[seen], pull_M, l2)
-            probs_NC = softmax(np.tensordot(weights_M, logs_MNC[:, left], axes=1) + bias_C)
-            losses_SN[row_S, left] = -np.log(probs_NC[np.arange(len(left)), labels_N[left]])
-    best_N = losses_SN[np.argmin(losses_SN.mean(axis=1))]
-    for l2, losses_N in zip(_STRENGTHS, losses_SN, strict=True):
-        behind_N = losses_N - best_N
-        if behind_N.mean() <= behind_N.std(ddof=1) / np.sqrt(rows):
-            return l2
-    raise AssertionError("the best strength is within one standard error of itself")
