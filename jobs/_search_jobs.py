@@ -21,24 +21,31 @@ BUDGETS = (25, 50, 75, 100)
 """Evaluations after which selectors are asked, besides the end."""
 
 
-def _loaded() -> str:
-    """Import all searches and selectors and return eight digits that name their code.
+SHARED = {"search": ("space.py", "_*.py", "search/_*.py", "diversity/*.py", "select/*.py"), "select": ("select/_*.py",)}
+"""What the kinds of a family rest on, beside their own file."""
+
+
+def _loaded() -> dict[tuple[str, str], str]:
+    """Import all searches and selectors; return, for each, eight digits that name its code.
 
     At once, and when the process starts: files that are edited later are neither imported half-way through a
     comparison nor taken for what made its results.
     """
-    for family in ("search", "select"):
+    root, codes = Path(registry.__file__).parent, {}
+    for family, patterns in SHARED.items():
+        shared = b"".join(file.read_bytes() for pattern in patterns for file in sorted(root.glob(pattern)))
         for name in registry.names(family):
             registry.find(family, name, family)
-    root = Path(registry.__file__).parent
-    files = [
-        *root.glob("*.py"),
-        *(file for part in ("search", "select", "diversity") for file in (root / part).glob("*.py")),
-    ]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:8]
+            own = (root / family / f"{name}.py").read_bytes()
+            codes[family, name] = hashlib.sha256(shared + own).hexdigest()[:8]
+    return codes
 
 
-CODE = _loaded()
+CODES = _loaded()
+
+
+def _code(family: str, spec: Any) -> str:
+    return CODES[family, registry.split_spec(spec, family)[0]]
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,11 @@ class Job:
         if result is None:
             trace = Replay(table, self.repetition, self.plan, div_KK).run(filled(spec, self.others))
             names = {"table": self.table, "method": method, "repetition": self.repetition, "spec": spec}
-            result = {**names, **asdict(self.plan), "code": CODE, "trace": asdict(trace), "selected": {}}
+            code = _code("search", spec)
+            result = {**names, **asdict(self.plan), "code": code, "trace": asdict(trace), "selected": {}}
         for name in self._missing(method, result):
             made = selected(table, result["trace"]["arrived"], self.selectors[name], self.plan.metric, BUDGETS)
-            result["selected"][name] = {**made, "code": CODE}
+            result["selected"][name] = {**made, "code": _code("select", self.selectors[name])}
         file = self.file(method)
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")

@@ -50,10 +50,14 @@ class Results:
 
         return np.array([[one(table, repetition) for repetition in self.repetitions] for table in self.tables])
 
-    def codes(self) -> list[str]:
-        """Return what names the code of all traces and selections; one, unless files were edited in between."""
-        made = [[run["code"], *(one["code"] for one in run["selected"].values())] for run in self.runs.values()]
-        return sorted({code for codes in made for code in codes})
+    def mixed(self) -> list[str]:
+        """Return the methods and selectors whose results were made by more than one version of their code."""
+        found: dict[str, set[str]] = {}
+        for (_, _, method), run in self.runs.items():
+            found.setdefault(method, set()).add(run["code"])
+            for selector, one in run["selected"].items():
+                found.setdefault(selector, set()).add(one["code"])
+        return sorted(name for name, codes in found.items() if len(codes) > 1)
 
     def figure(self, method: str, key: str) -> Floats:
         """Return a figure of every trace, (T, R); for lists, their sum."""

@@ -47,8 +47,8 @@ def heading(results: Results) -> str:
     )
     if results.left_out:
         text += f" Left out, as some method lacks them: {results.left_out} replays."
-    if len(results.codes()) > 1:
-        text += f" MIXED: made by {len(results.codes())} versions of the code ({', '.join(results.codes())})."
+    if results.mixed():
+        text += f" MIXED: made by several versions of the code: {', '.join(results.mixed())}."
     return text
 
 

@@ -231,11 +231,13 @@ def test_report_compares_what_all_have(tmp_path):
     text = (tmp_path / "r.md").read_text()
     assert "| random + greedy25 |" in text and (tmp_path / "r_diversity.png").stat().st_size > 1000
     assert json.loads((tmp_path / "r.json").read_text())["methods"]["random"][0] == "random"
-    assert "MIXED" not in writing.heading(found) and len(found.codes()) == 1
+    assert "MIXED" not in writing.heading(found) and not found.mixed()
     file = tmp_path / "out" / "toy" / "bayes-0.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "code": "00000000"}))
+    edited = json.loads(file.read_text())
+    edited["selected"]["single"]["code"] = "00000000"
+    file.write_text(json.dumps(edited))
     mixed = reporting.gather({"": tmp_path / "out"}, None, None)
-    assert "MIXED: made by 2 versions" in writing.heading(mixed)
+    assert "MIXED: made by several versions of the code: single." in writing.heading(mixed)
     with pytest.raises(SystemExit, match="no table"):
         reporting.gather({"": tmp_path / "nowhere"}, None, None)
 
