@@ -20,6 +20,7 @@ from distens.records import (
     Finished,
     History,
     Report,
+    Rung,
     Task,
     failure_from_json,
     report_from_json,
@@ -31,7 +32,7 @@ from distens.search import _rounds, divbo
 from distens.search._forest import Forest, expected_improvement, tame
 from distens.search._pairs import PairSurrogate, pair_rows
 from distens.search._proposals import draw_new
-from distens.search._rounds import representative
+from distens.search._rounds import representative, trained_on
 from distens.search._trees import Partners, read_trees
 from distens.search.bayes import Bayes
 from distens.search.divbo import DivBO
@@ -452,6 +453,25 @@ def test_a_share_of_the_picks_is_drawn_at_random():
         for s in range(400)
     ]
     assert sum(key not in greedy for key in both) == pytest.approx(160, abs=40)
+
+
+def test_members_that_were_stopped_early_are_judged_as_if_they_had_gone_on():
+    """Loss is (x - 0.8)^2 + 1 / epochs. Those below 0.5 went on from 1 to 9 epochs, which took 8/9 off each; those near
+    0.8 were stopped, and lose about 1.0 where the others lose 0.2 to 0.75. Less 8/9 they are the best."""
+    space = Space({"net": {"kind": "classifier", "x": {"low": 0.0, "high": 1.0}}})
+
+    def entry(x: float, epochs: int) -> Finished:
+        task = Task(f"m{x:.2f}-{epochs}", "search", {"family": "net", "kind": "classifier", "x": x}, 0, budget=epochs)
+        return Finished(task, Report(task.id, 1, {"nll": (x - 0.8) ** 2 + 1 / epochs}, 1.0, 10, 1.0, "here", {}))
+
+    first = [entry(float(x), 1) for x in np.linspace(0.02, 0.98, 25)]
+    second = [entry(one.task.settings["x"], 9) for one in first if one.task.settings["x"] < 0.5]
+    rungs = {("", 1): Rung(done=first), ("", 9): Rung(done=second)}
+    history = History((*second, *first[len(second) :]), rungs=rungs, labels_N=np.zeros(40, dtype=np.int64))
+    expected = [(one.task.settings["x"] - 0.8) ** 2 + 1 / 9 for one in first]
+    assert trained_on(history) == pytest.approx(expected)
+    picks = [search("bayes").propose(history, space, 1, np.random.default_rng(s))[0]["x"] for s in range(5)]
+    assert picks == pytest.approx([0.8] * 5, abs=0.2)
 
 
 def test_failures_are_avoided():

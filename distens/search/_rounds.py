@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -97,7 +97,7 @@ def _ranked(
     goal: Goal | None,
 ) -> list[Settings]:
     """Return up to `count` new settings, each the best by rank given those before it."""
-    values = history.values()
+    values = trained_on(history)
     values_M = np.concatenate([values, np.full(len(history.failed), values.max())])
     places = representative(values_M, TRIED, generator(root, "tried"))
     entries, values_M, best = (*history.finished, *history.failed), values_M[places], float(values.min())
@@ -147,6 +147,29 @@ def _ranked(
         if penalty:
             penalty.picked(picked[-1])
         forest = fit(np.vstack([pending_QD, proposals_PD[picked]]))
+
+
+def trained_on(history: History) -> Floats:
+    """Return the metric of every finished member as it would be with the epochs of the last rung.
+
+    A member that a schedule stopped early is worse for that alone, and a search that took it as it is would keep away
+    from settings of members that were not lucky enough to go on. From rung to rung, those that did go on improved by a
+    median; the others are taken to have improved as much. Without a schedule these are the values themselves.
+    """
+    values_M = history.values()
+    budgets = sorted({budget for _, budget in history.rungs})
+    if len(budgets) < 2:
+        return values_M
+    reached: dict[str, dict[int, float]] = {}
+    for (_, budget), rung in history.rungs.items():
+        for entry in rung.done:
+            if isinstance(entry, Finished):
+                reached.setdefault(entry.task.member, {})[budget] = entry.report.metrics[history.metric]
+    ahead = {budgets[-1]: 0.0}
+    for low, high in reversed(list(pairwise(budgets))):
+        steps = [values[high] - values[low] for values in reached.values() if low in values and high in values]
+        ahead[low] = ahead[high] + (float(np.median(steps)) if steps else 0.0)
+    return values_M + [ahead.get(entry.task.budget or 0, 0.0) for entry in history.finished]
 
 
 def representative(values_M: Floats, most: int, rng: np.random.Generator) -> Integers:

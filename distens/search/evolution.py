@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from distens.records import History, Settings, settings_key
 from distens.search._proposals import draw
+from distens.search._rounds import trained_on
 from distens.space import Space
 
 TRIES = 100
@@ -45,7 +46,7 @@ class Evolution:
         """Return `count` settings (see `Search`)."""
         born = len(history.finished) + len(history.pending)
         first = max(0, len(history.finished) - self.population)
-        alive = zip(history.finished[first:], history.values()[first:].tolist(), strict=True)
+        alive = zip(history.finished[first:], trained_on(history)[first:].tolist(), strict=True)
         # A narrowed space holds few of those alive; a child of any other would not lie in it.
         parents = [(value, entry.task.settings) for entry, value in alive if space.contains(entry.task.settings)]
         random = min(count, max(0, self.initial - born)) if parents else count

@@ -13,7 +13,7 @@ from annotated_types import Ge
 
 from distens.records import History, Settings, settings_key
 from distens.search._proposals import draw
-from distens.search._rounds import Budget, propose
+from distens.search._rounds import Budget, propose, trained_on
 from distens.seeding import generator
 from distens.space import Space
 
@@ -149,7 +149,7 @@ class _Arm(NamedTuple):
             pending=[task for task in history.pending if task.settings["family"] == family],
             keys=history.known(),  # a look-up of all families does for each
         )
-        return cls(family, space.only(family), part, np.maximum.accumulate(-part.values()).tolist())
+        return cls(family, space.only(family), part, np.maximum.accumulate(-trained_on(part)).tolist())
 
     def new(self, count: int) -> int:
         """Return how many settings are left that are not known, `count` at most."""
