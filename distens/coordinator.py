@@ -116,11 +116,27 @@ def open_storage(config: Config) -> Store:
 
 
 class Run:
-    """The driver's memory of one run: records and counts, no models and no predictions."""
+    """The driver's memory of one run: records and counts, no models and no predictions.
 
-    def __init__(self, plan: Plan, store: Store, watch: Watch, info: dict[str, Any] | None = None) -> None:
+    Args:
+        plan: what to do.
+        store: the run's folder.
+        watch: is told of every outcome.
+        info: what `run.json` says of a run that is resumed.
+        loaded: the plan's data, if they were read before.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        watch: Watch,
+        info: dict[str, Any] | None = None,
+        loaded: Loaded | None = None,
+    ) -> None:
         self.plan, self.config, self.store, self.watch = plan, plan.config, store, watch
         self.ledger = Ledger(store)
+        self._given = loaded
         self.loaded: Loaded
         self.resumed = info is not None
         self.info = info or {}
@@ -131,7 +147,7 @@ class Run:
     def go(self) -> Result:
         """Do all that is left to do."""
         self.watch(Update("data", f"reading {self.config.data.source}"))
-        self.loaded = loaded = load(self.config.data, self.config.seed)
+        self.loaded = loaded = self._given or load(self.config.data, self.config.seed)
         self._open()
         counts = ", ".join(f"{name} {len(rows)}" for name, rows in loaded.dataset.labels.items())
         classes = len(loaded.dataset.classes)

@@ -16,10 +16,10 @@ from distens.config import to_yaml
 from distens.data.load import Loaded
 from distens.diversity import pairwise
 from distens.errors import BundleError
-from distens.evaluate import figures, report
+from distens.evaluate import figures, metrics, report
 from distens.ledger import Ledger
 from distens.plan import Plan
-from distens.records import Finished, Floats, State
+from distens.records import Finished, Floats, Integers, State
 from distens.serve import bundle, cascade, predictor
 from distens.store import Store
 from distens.tracking.protocol import Final
@@ -76,7 +76,9 @@ def deliver(
         verdict=result.verdict,
         expected={name: _check(store, f, loaded, measured.rows[name].test_NC) for name, f in folders.items()},
     )
-    store.write_json("results.json", _results(plan, ledger, result, measured, diversity, pairs))  # the run's marker
+    combine_N = loaded.dataset.labels["combine"]
+    results = _results(plan, ledger, result, measured, combine_N, diversity, pairs)
+    store.write_json("results.json", results)  # the run's marker
     return (f"report: {store.url}/report.html",), final
 
 
@@ -210,6 +212,7 @@ def _results(
     ledger: Ledger,
     result: Result,
     measured: Measured,
+    combine_N: Integers,
     diversity: Mapping[str, float],
     pairs: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -224,6 +227,7 @@ def _results(
         "members": {e.task.id: e.report.metrics[plan.config.metric] for e in measured.entries},
         "failures": _failures(ledger),
         "search_seconds": sum(entry.report.seconds for entry in measured.entries),
+        "combine": {name: metrics.row(row.combine_NC, combine_N) for name, row in measured.rows.items()},
         "search_epochs": _epochs(ledger),
         "search_ended": _why_ended(plan, ledger),
     }
@@ -233,7 +237,7 @@ def _epochs(ledger: Ledger) -> int:
     """Return how many epochs the search trained, those of rungs that are not used included; families without epochs
     add none."""
     found = (entry.report.metrics for entry in ledger.all_finished("search"))
-    return round(sum(metrics.get("new_epochs", metrics.get("epochs", 0)) for metrics in found))
+    return round(sum(one.get("new_epochs", one.get("epochs", 0)) for one in found))
 
 
 def _why_ended(plan: Plan, ledger: Ledger) -> str:

@@ -67,7 +67,7 @@ class Ledger:
         fresh = [outcome for outcome in outcomes if outcome.task_id not in self._done]
         also = {} if elapsed is None else {"elapsed": elapsed}
         if fresh:
-            self._journal.append(*({_kind(outcome): to_json(outcome), **also} for outcome in fresh))
+            self._journal.append(*({kind_of(outcome): to_json(outcome), **also} for outcome in fresh))
             self.elapsed = also.get("elapsed", self.elapsed)
         return [self._told(outcome) for outcome in fresh]
 
@@ -217,5 +217,6 @@ def _id(told: Finished | Failure) -> str:
     return told.task.id if isinstance(told, Finished) else told.task_id
 
 
-def _kind(outcome: Outcome) -> str:
+def kind_of(outcome: Outcome) -> str:
+    """Return the key under which a journal has an outcome."""
     return "report" if isinstance(outcome, Report) else "failure"

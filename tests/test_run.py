@@ -65,6 +65,7 @@ def test_a_whole_run(tmp_path):
     written = store.read_json("results.json")
     assert set(written) >= ROWS
     assert written["ensemble"] == result.rows["ensemble"]
+    assert set(written["combine"]) == ROWS
     assert store.names("figures") == ["diversity.png", "progress.png", "reliability.png", "weights.png"]
     assert store.exists("report.html")
 
@@ -76,6 +77,10 @@ def test_a_whole_run(tmp_path):
     assert np.abs(predicted_NC - stored_NC[: len(predicted_NC)]).max() < 1e-6
     student = distens.load(f"{result.path}/final/student")
     assert student.predict_proba(loaded.example_rows).shape == (5, 3)
+    best = min(written["members"], key=written["members"].get)
+    combine_NC = store.read_predictions(_address(store, f"members/{best}/1/combine.arrow"))
+    right = combine_NC.argmax(axis=1) == loaded.dataset.labels["combine"]
+    assert written["combine"]["best_single"]["accuracy"] == pytest.approx(right.mean())
     accuracy = np.mean(stored_NC.argmax(axis=1) == loaded.dataset.labels["test"])
     assert accuracy == pytest.approx(written["ensemble"]["accuracy"])
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.stats import rankdata
 
 from distens.records import Finished, Floats, History, Integers, Settings, settings_key
+from distens.registry import build
 from distens.search._forest import Forest, expected_improvement, tame
 from distens.search._proposals import draw, draw_new, walk_uphill
 from distens.seeding import derive, generator
@@ -43,6 +44,19 @@ Goal = Callable[[History, Integers], tuple[Floats, float]]
 TRIED = 1000
 """A forest learns from this many members at most."""
 
+EXAMPLES = 1000
+"""What predictions say of each other is measured on this many examples at most."""
+
+
+def evenly(examples: int) -> slice:
+    """Return EXAMPLES of so many at most, evenly spaced."""
+    return slice(None, None, -(-examples // EXAMPLES))
+
+
+def greedy_pool() -> Any:
+    """Return ensemble selection as in DivBO's paper: 25 picks, neither cut nor bagged."""
+    return build("select", {"kind": "greedy", "size": 25, "cut": False, "bags": 1}, "search.pool")
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -53,6 +67,10 @@ class Budget:
     local: int
     initial: int
     explore: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.local >= self.proposals:
+            raise ValueError(f"local: {self.local} walks leave none of {self.proposals} proposals to be drawn")
 
 
 def propose(

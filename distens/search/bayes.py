@@ -35,9 +35,11 @@ class Bayes:
     explore: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def __post_init__(self) -> None:
-        if self.local >= self.proposals:
-            raise ValueError(f"local: {self.local} walks leave none of {self.proposals} proposals to be drawn")
+        self._budget()
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`)."""
-        return propose(history, space, count, rng, Budget(self.proposals, self.local, self.initial, self.explore))
+        return propose(history, space, count, rng, self._budget())
+
+    def _budget(self) -> Budget:
+        return Budget(self.proposals, self.local, self.initial, self.explore)

@@ -14,23 +14,13 @@ from scipy.stats import rankdata
 
 from distens.diversity.pairwise import diversity
 from distens.records import Finished, Floats, History, Settings
-from distens.registry import Plugin, build
+from distens.registry import Plugin
 from distens.search._pairs import PairSurrogate
-from distens.search._rounds import Budget, propose, representative
+from distens.search._rounds import Budget, evenly, greedy_pool, propose, representative
 from distens.space import Space
-
-_EXAMPLES = 1000
-"""Diversity is learned from this many examples, evenly spaced: their sampling error (about 0.01) is well below the
-surrogate's own."""
 
 _MEMBERS = 500
 """Pairs and the pool are of this many members at most."""
-
-
-def _default_pool() -> Any:
-    return build(
-        "select", {"kind": "greedy", "size": 25, "cut": False, "bags": 1}, "search.pool"
-    )  # plain, as in the paper
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class DivBO:
 
     beta: Annotated[float, Ge(0)] = 0.05
     tau: Annotated[float, Gt(0)] = 0.2
-    pool: Annotated[Any, Plugin("select")] = field(default_factory=_default_pool)
+    pool: Annotated[Any, Plugin("select")] = field(default_factory=greedy_pool)
     proposals: Annotated[int, Ge(2)] = 5000
     local: Annotated[int, Ge(0)] = 50
     initial: Annotated[int, Ge(2)] = 5
@@ -77,8 +67,7 @@ class DivBO:
     max_pairs: Annotated[int, Ge(100)] = 6000
 
     def __post_init__(self) -> None:
-        if self.local >= self.proposals:
-            raise ValueError(f"local: {self.local} walks leave none of {self.proposals} proposals to be drawn")
+        self._budget()
         if self.pool is None:
             raise ValueError("pool: expected a selector, found nothing")
         if self.beta >= 0.2:
@@ -94,8 +83,10 @@ class DivBO:
         """Return `count` settings (see `Search`)."""
         weight = self.weight(len(history.finished))
         penalty = partial(_DiversityRanks, self, history, weight) if weight > 0 else None
-        budget = Budget(self.proposals, self.local, self.initial, self.explore)
-        return propose(history, space, count, rng, budget, penalty)
+        return propose(history, space, count, rng, self._budget(), penalty)
+
+    def _budget(self) -> Budget:
+        return Budget(self.proposals, self.local, self.initial, self.explore)
 
 
 class _DiversityRanks:
@@ -117,8 +108,9 @@ class _DiversityRanks:
         probs_MNC = [history.predictions(finished[place].task.id) for place in places]
         finished_MD = finished_MD[places]
         pool = np.flatnonzero(search.pool.select(probs_MNC, history.labels_N, history.metric))
-        step = -(-len(history.labels_N) // _EXAMPLES)
-        div_MM = diversity([probs_NC[::step] for probs_NC in probs_MNC])
+        # The sampling error of so many rows, about 0.01, is well below the surrogate's own.
+        rows = evenly(len(history.labels_N))
+        div_MM = diversity([probs_NC[rows] for probs_NC in probs_MNC])
         surrogate = PairSurrogate(finished_MD, div_MM, pool, search.models, search.max_pairs, seed)
         self._diversity_of = surrogate.towards(proposals_PD)
         self._weight, self._proposals_PD = weight, proposals_PD

@@ -10,16 +10,9 @@ from annotated_types import Ge, Gt, Lt
 
 from distens.probabilities import FLOOR
 from distens.records import Floats, History, Integers, Settings
-from distens.registry import Plugin, build
-from distens.search._rounds import Budget, propose
+from distens.registry import Plugin
+from distens.search._rounds import Budget, evenly, greedy_pool, propose
 from distens.space import Space
-
-_EXAMPLES = 1000
-"""The slope is measured on this many examples at most, evenly spaced."""
-
-
-def _default_pool() -> Any:
-    return build("select", {"kind": "greedy", "size": 25, "cut": False, "bags": 1}, "search.pool")
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class Gain:
         explore: the share of later members that are drawn at random all the same.
     """
 
-    pool: Annotated[Any, Plugin("select")] = field(default_factory=_default_pool)
+    pool: Annotated[Any, Plugin("select")] = field(default_factory=greedy_pool)
     weight: Annotated[float, Gt(0), Lt(1)] = 0.04
     proposals: Annotated[int, Ge(2)] = 5000
     local: Annotated[int, Ge(0)] = 50
@@ -59,18 +52,19 @@ class Gain:
     explore: Annotated[float, Ge(0), Lt(1)] = 0.25
 
     def __post_init__(self) -> None:
-        if self.local >= self.proposals:
-            raise ValueError(f"local: {self.local} walks leave none of {self.proposals} proposals to be drawn")
+        self._budget()
         if self.pool is None:
             raise ValueError("pool: expected a selector, found nothing")
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`)."""
-        budget = Budget(self.proposals, self.local, self.initial, self.explore)
-        return propose(history, space, count, rng, budget, goal=self._changes)
+        return propose(history, space, count, rng, self._budget(), goal=self._changes)
+
+    def _budget(self) -> Budget:
+        return Budget(self.proposals, self.local, self.initial, self.explore)
 
     def _changes(self, history: History, places: Integers) -> tuple[Floats, float]:
-        rows = slice(None, None, -(-len(history.labels_N) // _EXAMPLES))
+        rows = evenly(len(history.labels_N))
         labels_N = history.labels_N[rows]
         probs_MNC = [history.predictions(history.finished[place].task.id)[rows] for place in places]
         weights_M = self.pool.select(probs_MNC, labels_N, "nll")

@@ -57,15 +57,14 @@ class RisingBandit:
     local: Annotated[int, Ge(0)] = 50
 
     def __post_init__(self) -> None:
-        if self.local >= self.proposals:
-            raise ValueError(f"local: {self.local} walks leave none of {self.proposals} proposals to be drawn")
+        self._budget()
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`)."""
         root = int(rng.integers(2**63))
         arms = [_Arm.of(history, space, family) for family in space.families]
         turns = self._turns(arms, count)
-        budget = Budget(self.proposals, self.local, self.initial)
+        budget = self._budget()
         picks = {
             arm.family: iter(propose(arm.history, arm.space, size, generator(root, arm.family), budget))
             for arm in arms
@@ -76,6 +75,9 @@ class RisingBandit:
             taken = history.known() | set(map(settings_key, found))
             found += draw(space, count - len(found), taken, generator(root, "repeats"))
         return found
+
+    def _budget(self) -> Budget:
+        return Budget(self.proposals, self.local, self.initial)
 
     def _turns(self, arms: Sequence[_Arm], count: int) -> list[str]:
         """Return the families of the next members: of those left, whichever had the fewest turns, in order."""

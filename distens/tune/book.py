@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distens.errors import StorageError
+from distens.ledger import kind_of
 from distens.records import (
     Failed,
     Finished,
@@ -65,8 +66,7 @@ class Book:
         the report of one that failed and was resumed."""
         recovered = isinstance(self.done.get(outcome.task_id), Failed) and isinstance(outcome, Report)
         if outcome.task_id in self.pending or recovered:
-            kind = "report" if isinstance(outcome, Report) else "failure"
-            self._add({kind: to_json(outcome), "place": place})
+            self._add({kind_of(outcome): to_json(outcome), "place": place})
 
     def lose(self, known: Sequence[str]) -> None:
         """Note that of the pending trials Tune knows only these; the settings of the others are to be asked again."""

@@ -9,22 +9,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from ray import tune
 
-from distens import coordinator, probabilities
+from distens import coordinator
 from distens.config import parse, put
-from distens.data.load import load
 from distens.errors import RunError
-from distens.evaluate import metrics
-from distens.finish import Result, out_of_fold, standing
-from distens.ledger import Ledger
 from distens.plan import Plan, check
-from distens.records import Floats
 from distens.store import Store
 
 MEASURED = "combine.json"
-"""In a run's folder: rows of its table, measured on the *combine* split."""
+"""In the folder of a run that is done and tracked: the rows of its table, measured on the *combine* split."""
 
 FAILURE = "failure.txt"
 """In the folder of a run that failed: why."""
@@ -65,7 +59,8 @@ def run_one(
     store = Store(f"{plan.config.storage}/{plan.config.run_name()}")
     if not store.exists(MEASURED):
         try:
-            store.write_json(MEASURED, _measured(plan, store, _result(plan, store, more)))
+            _finish(plan, store, more)
+            store.write_json(MEASURED, store.read_json("results.json")["combine"])
         except Exception as error:  # whatever went wrong in one run: the sweep goes on and names it
             store.write(FAILURE, f"{type(error).__name__}: {error}".encode())
             raise
@@ -76,31 +71,8 @@ def run_one(
     tune.report({"value": found[row][measure]})
 
 
-def _result(plan: Plan, store: Store, more: Mapping[str, Any]) -> Result:
+def _finish(plan: Plan, store: Store, more: Mapping[str, Any]) -> None:
     if store.exists("run.json") and store.names("journal"):
-        return coordinator.resume(store.url, overrides=[f"{part}={json.dumps(more[part])}" for part in more])
-    return coordinator.run(plan.config)
-
-
-def _measured(plan: Plan, store: Store, result: Result) -> dict[str, Any]:
-    """Return row -> its measures on the *combine* split, calibrated as in the table; where the combiner learned there,
-    out of its folds."""
-    ledger = Ledger(store)
-    labels_N = load(plan.config.data, plan.config.seed).dataset.labels["combine"]
-
-    def read(name: str) -> Floats:
-        return store.read_predictions(ledger.report(name).files["combine"])
-
-    weights_M = np.array(list(result.weights.values()))
-    members_MNC = np.stack([read(name) for name in result.weights])
-    best = min(standing(plan, ledger), key=lambda entry: entry.report.metrics[plan.config.metric])
-    rows = {
-        "ensemble": out_of_fold(plan.combiner, members_MNC, labels_N, weights_M),
-        "best_single": read(best.task.id),
-    }
-    if "student" in result.rows:
-        rows["student"] = read("student")
-    return {
-        name: metrics.row(probabilities.apply_temperature(probs_NC, result.rows[name]["temperature"]), labels_N)
-        for name, probs_NC in rows.items()
-    }
+        coordinator.resume(store.url, overrides=[f"{part}={json.dumps(more[part])}" for part in more])
+    else:
+        coordinator.run(plan.config)

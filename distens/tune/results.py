@@ -18,9 +18,10 @@ from distens.data.load import Loaded, load
 from distens.errors import RunError
 from distens.finish import Result
 from distens.ledger import Ledger
-from distens.plan import Plan, check
+from distens.plan import check
 from distens.progress import Update, Watch
 from distens.records import Failure, Files, Reason, Report, Task, report_from_json, task_from_json
+from distens.runtime._execute import HELD_OUT
 from distens.store import Store
 from distens.tune.reporting import FOLDER_KEY, as_config
 from distens.tune.spaces import KIND
@@ -74,11 +75,12 @@ def ensemble(
     if store.exists("run.json") and not overwrite:
         raise RunError(f"{store.url}: there is a run of this config already; `overwrite` makes it anew")
     store.delete()
-    _check_rows(plan, trained)
+    loaded = load(plan.config.data, plan.config.seed)
+    _check_rows(loaded, trained)
     watch = watch or coordinator.silent
     watch(Update("data", f"{store.url}: copying {len(trained)} members", path=store.url))
     _fill(store, trained, without)
-    return coordinator.Run(plan, store, watch).go()
+    return coordinator.Run(plan, store, watch, loaded=loaded).go()
 
 
 def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], dict[str, tuple[Any, str]]]:
@@ -148,12 +150,11 @@ def _fixed(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.settings.items() if key != "family"}
 
 
-def _check_rows(plan: Plan, trained: Sequence[_Trained]) -> None:
+def _check_rows(loaded: Loaded, trained: Sequence[_Trained]) -> None:
     """Refuse predictions of other rows than the data's: everything after this would be wrong without a sign."""
-    loaded: Loaded = load(plan.config.data, plan.config.seed)
     labels = loaded.dataset.labels
     for one in trained:
-        probs = {split: one.store.read_predictions(one.report.files[split]) for split in ("search", "combine", "test")}
+        probs = {split: one.store.read_predictions(one.report.files[split]) for split in HELD_OUT}
         for split, probs_NC in probs.items():
             if probs_NC.shape != (len(labels[split]), len(loaded.dataset.classes)):
                 raise RunError(
