@@ -236,7 +236,7 @@ class Run:
         where they wait for what is pending."""
         yield from self._packs(self.ledger.pending("search"))
         seconds = self.config.search.seconds
-        while seconds is None or (self._elapsed() or 0.0) < seconds:
+        while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
             decision = self.plan.next(self._history())
             if decision.promote:  # one pack, then it is asked again: more may have come back by then
                 yield next(self._packs([self._promoted(promotion) for promotion in decision.promote]))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -621,6 +622,18 @@ def test_rungs_that_fail_leave_their_members_with_what_they_have(tmp_path, monke
     assert failed
     assert all(f["id"].endswith("-3") and f["keeps"] == f["id"].replace("-3", "-1") for f in failed)
     assert {f["keeps"] for f in failed} <= set(written["members"])
+
+
+def test_a_resume_agrees_that_the_time_is_over(tmp_path):
+    """What is journalled decides: time that passes between an outcome and the next question is not lost by a resume."""
+    slow = distens.run(
+        digits(tmp_path, search={"kind": "random", "seconds": 0.5}),
+        lambda update: time.sleep(0.6 if update.outcome else 0),
+    )
+    assert len(results(slow.path)["members"]) == 2
+    Path(slow.path, "results.json").unlink()
+    distens.resume(slow.path)
+    assert len(asked(slow.path)) == 2
 
 
 def test_a_search_ends_when_its_time_is_over(tmp_path):
