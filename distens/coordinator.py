@@ -22,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from distens import __version__, finish, packing, resuming, seeding
 from distens.config import Config, parse_yaml, to_yaml
 from distens.data.load import Loaded, load
@@ -161,8 +163,9 @@ class Run:
             tracker.start(self._run_info())
             for task, outcome in self.ledger.outcomes():
                 tracker.member(task, outcome)
-            self._search()
-            result, final = finish.conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
+            with threadpool_limits(limits=1, user_api="blas"):  # members have the other cores
+                self._search()
+                result, final = finish.conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
             status = "finished"
         except KeyboardInterrupt:
             status = "stopped"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import distens
 from distens.config import parse, to_yaml
@@ -160,6 +161,25 @@ def test_a_stopped_run_says_how_to_resume(tmp_path):
     folder = next((tmp_path / "runs").iterdir())
     assert f"distens resume {folder}" in errors
     assert "Traceback" not in errors
+
+
+def test_the_driver_takes_one_thread_beside_its_members(tmp_path):
+    """Two threads of linear algebra wait for each other where members have all cores: a stack took 45 times as long."""
+    seen = []
+
+    def watch(update):
+        if update.phase in ("search", "finish"):
+            seen.append(blas_threads())
+
+    with threadpool_limits(2, "blas"):
+        distens.run(config(tmp_path, search={"kind": "random", "members": 3}, baselines=[]), watch)
+        assert blas_threads() == {2}
+    assert seen
+    assert set.union(*seen) == {1}
+
+
+def blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
 
 def test_a_run_is_not_overwritten_by_accident(tmp_path):

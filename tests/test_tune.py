@@ -14,7 +14,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.pyfunc import load_model
 from ray import tune
-from test_run import config
+from test_run import blas_threads, config
+from threadpoolctl import threadpool_limits
 
 import distens
 import distens.tune
@@ -22,6 +23,7 @@ from distens.data.load import load
 from distens.errors import ConfigError, RunError, StorageError
 from distens.plan import check
 from distens.runtime._execute import HELD_OUT
+from distens.search.bayes import Bayes
 from distens.space import Space
 from distens.store import Store
 from distens.tune.book import Book
@@ -231,6 +233,20 @@ def test_a_restored_search_suggests_what_it_would_have(tmp_path, way):
     assert list(other.book.pending) == ["t8"]
     assert other.suggest("t9") == copy.suggest("t9")
     assert other.suggest("t10") == copy.suggest("t10") != copy.suggest("t9")
+
+
+def test_a_suggestion_takes_one_thread_beside_the_trials(monkeypatch):
+    seen, propose = [], Bayes.propose
+
+    def watched(self, *args):
+        seen.append(blas_threads())
+        return propose(self, *args)
+
+    monkeypatch.setattr(Bayes, "propose", watched)
+    with threadpool_limits(2, "blas"):
+        fed(DivBOSearch(space=SMALL, metric="loss", mode="min", search="bayes"), 4)
+        assert blas_threads() == {2}
+    assert seen == [{1}] * 4
 
 
 def test_a_search_that_knows_less_than_its_journal(tmp_path):

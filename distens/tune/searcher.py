@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from ray.tune.search import Searcher
+from threadpoolctl import threadpool_limits
 
 from distens import registry
 from distens.config import Config
@@ -259,7 +260,8 @@ class DivBOSearch(Searcher):
             return self._propose(_plain(self._search), history, space, book.asked)
 
     def _propose(self, search: Search, history: History, space: TuneSpace, number: int) -> Settings:
-        return search.propose(history, space.space, 1, generator(self._seed, "search", number))[0]
+        with threadpool_limits(limits=1, user_api="blas"):  # trials have the other cores
+            return search.propose(history, space.space, 1, generator(self._seed, "search", number))[0]
 
     def _predictions(self, book: Book, name: str) -> Floats:
         entry, address = book.done[name], None
