@@ -23,7 +23,9 @@ class Halving:
         1 epoch    m0  m1  m2  m3  m4  m5  m6  m7  m8     not promoted; there is none: it starts a new member
 
     Nothing waits: a member may be promoted that would not be if all had come back, a smaller share the more there are
-    (paper, section 3.2). That is all that the order of arrival decides.
+    (paper, section 3.2). That is all that the order of arrival decides. Where a search learns, later members are
+    better, and more than 1 / eta are among the best when they come: of 16 LeNets with `divbo` 7 to 9 went to the second
+    rung and 3 to 5 to the third, where a third would be 5 and 1 (`configs/fashion_mnist.yaml`, three seeds).
 
     Where we differ: rungs are counted from above (`distens.schedule._rungs.budgets`), and a member that failed counts
     as the worst of its rung. Members of families that cannot be trained in parts are trained whole, outside the rungs.
