@@ -24,7 +24,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from distens import __version__, finish, packing, resuming, seeding
+from distens import __version__, finish, resuming
 from distens.config import Config, parse_yaml, to_yaml
 from distens.data.load import Loaded, load
 from distens.errors import ConfigError, RunError, StorageError
@@ -33,14 +33,11 @@ from distens.ledger import Ledger
 from distens.packing import Planner
 from distens.plan import Plan, check
 from distens.progress import Progress, Update, Watch, line
-from distens.records import Failure, Finished, Floats, History, Settings, State, Task
+from distens.proposals import Proposals
+from distens.records import Failure, Finished, State, Task
 from distens.runtime.protocol import Shared
-from distens.schedule.protocol import Promotion, Start, in_parts
 from distens.store import Store
 from distens.tracking.protocol import RunInfo
-
-MANY = 1_000_000
-"""Members to be started, where only time sets a limit."""
 
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
 
@@ -144,7 +141,7 @@ class Run:
         self.info = info or {}
         self.progress = Progress(plan.selector, self.config.metric, plan.members or 0)
         self._search_began: float | None = None
-        self.planner: Planner
+        self.proposals: Proposals
 
     def go(self) -> Result:
         """Do all that is left to do."""
@@ -156,7 +153,9 @@ class Run:
         self.watch(Update("data", f"{self.store.url}: rows: {counts}; {classes} classes", path=self.store.url))
         tracker, runner = self.plan.tracker, self.plan.runner
         shape, gpu = loaded.dataset.inputs["train"].shape[1:], runner.resources.gpus > 0
-        self.planner = Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, classes)
+        planner = Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, classes)
+        labels_N, say = loaded.dataset.labels["search"], lambda text: self.watch(Update("search", text))
+        self.proposals = Proposals(self.plan, self.store, self.ledger, planner, labels_N, say)
         status, final, notes = "failed", None, []
         try:
             runner.start(Shared(self.store, loaded.dataset.for_members()))
@@ -215,10 +214,10 @@ class Run:
         return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
 
     def _search(self) -> None:
-        self.progress.replay(self._history())
+        self.progress.replay(self.proposals.history())
         self._search_began = time.monotonic() - self.ledger.elapsed
-        for task, outcome in self._complete(self._proposals()):
-            step = self.progress.add(outcome, self._history)
+        for task, outcome in self._complete(self.proposals.search()):
+            step = self.progress.add(outcome, self.proposals.history)
             if step is not None:
                 self.plan.tracker.progress(step, self.progress.values())
             self._show(line(task, outcome, self.config.metric), outcome)
@@ -233,52 +232,6 @@ class Run:
         if self.config.search.seconds is None or self._search_began is None:
             return None
         return time.monotonic() - self._search_began
-
-    def _proposals(self) -> Iterator[Sequence[Task]]:
-        """Yield packs: first what was pending when the driver died, then what schedule and search want, an empty one
-        where they wait for what is pending."""
-        yield from self._packs(self.ledger.pending("search"))
-        seconds = self.config.search.seconds
-        while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
-            decision = self.plan.next(self._history())
-            if decision.promote:  # one pack, then it is asked again: more may have come back by then
-                yield next(self._packs([self._promoted(promotion) for promotion in decision.promote]))
-            elif decision.start:
-                yield self._started(decision.start)
-            elif self.ledger.pending("search"):
-                yield []
-            else:
-                return
-
-    def _promoted(self, promotion: Promotion) -> Task:
-        task, budget = promotion.entry.task, promotion.budget
-        resources = self.plan.runner.resources
-        return replace(task, id=f"{task.member}-{budget}", budget=budget, attempt=1, resources=resources)
-
-    def _started(self, start: Start) -> list[Task]:
-        """Return the next pack of new members: one as search likes it best, then more that go with it, as many as pay
-        off. Chance depends on how many came before in their bracket."""
-        search, space, seed = self.plan.search, self.plan.space, self.config.seed
-        number = self.ledger.started("search", start.bracket)
-        names = ("search", *filter(None, [start.bracket]), number)
-        history = self._history(bracket=start.bracket)
-        first = search.propose(history, space, 1, seeding.generator(seed, *names))[0]
-        tasks = [self._task(number, first, start)]
-        count = self._size(first, MANY if start.left is None else start.left, history.finished)
-        if count > 1:
-            if packing.key(first) is not None:
-                space = space.narrowed(first, packing.free(first))
-            history = self._history(also=tasks, bracket=start.bracket)
-            more = search.propose(history, space, count - 1, seeding.generator(seed, *names, "pack"))
-            tasks += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
-        return tasks
-
-    def _task(self, number: int, settings: Settings, start: Start) -> Task:
-        member = f"{start.bracket}m{number:04d}"
-        seed = seeding.derive(self.config.seed, "member", member)
-        budget = start.budget if start.budget and in_parts(settings) else None
-        name = member if budget is None else f"{member}-{budget}"
-        return Task(name, "search", settings, seed, self.plan.runner.resources, budget=budget, bracket=start.bracket)
 
     def _show(self, text: str, outcome: Finished | Failure | None = None) -> None:
         self.watch(
@@ -296,34 +249,8 @@ class Run:
             )
         )
 
-    def _history(self, also: Sequence[Task] = (), bracket: str = "") -> History:
-        labels_N = self.loaded.dataset.labels["search"]
-        return self.ledger.history("search", self.config.metric, labels_N, self._predictions, also, bracket)
-
-    def _predictions(self, task_id: str) -> Floats:
-        return self.store.read_predictions(self.ledger.report(task_id).files["search"])
-
-    def _packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
-        """Yield tasks that are there already in packs: those that can be trained together, in order of the first."""
-        groups: dict[str, list[Task]] = {}
-        for task in tasks:
-            shared = packing.key(task.settings) if task.distill is None else None
-            groups.setdefault(shared or task.id, []).append(task)
-        for group in groups.values():
-            size = self._size(group[0].settings, len(group))
-            for start in range(0, len(group), size):
-                yield group[start : start + size]
-
-    def _size(self, settings: Settings, left: int, finished: Sequence[Finished] | None = None) -> int:
-        before = dict(self.planner.reasons)
-        size = self.planner.size(settings, left, finished)
-        for family, reason in self.planner.reasons.items():
-            if family not in before:
-                self.watch(Update("search", f"{family}: {reason}"))
-        return size
-
     def _complete_all(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Finished | Failure]]:
-        yield from self._complete(self._packs(tasks))
+        yield from self._complete(self.proposals.packs(tasks))
 
     def _complete(self, packs: Iterator[Sequence[Task]]) -> Iterator[tuple[Task, Finished | Failure]]:
         """Carry out tasks that are not done yet; yield every outcome, lost attempts included, once it is journalled.
