@@ -96,6 +96,11 @@ class SearchSection(BaseModel):
     members: int | None = Field(None, ge=1, le=1_000_000)
     seconds: float | None = Field(None, gt=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_name(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given
+
     def spec(self) -> dict[str, Any]:
         """Return the plug-in's part: kind and options."""
         return {"kind": self.kind, **(self.model_extra or {})}

@@ -52,6 +52,13 @@ def test_a_file_with_overrides(tmp_path):
     assert config.search.spec() == {"kind": "divbo", "beta": 0.1}
 
 
+def test_a_search_may_be_given_by_its_name_alone():
+    config = parse(values(search="gain"))
+    assert config.search.spec() == {"kind": "gain"}
+    assert config == parse(values(search={"kind": "gain"}))
+    refused({"search": "gian"}, "search.kind", "'gian'", "gain")
+
+
 def test_an_override_turns_a_bare_kind_into_a_section():
     text = to_yaml(parse(values(select="greedy")))
     assert parse_yaml(text, "x", ["select.size=3"]).select == {"kind": "greedy", "size": 3}
