@@ -132,6 +132,10 @@ class Ledger:
         """Return whether a task has finished or was given up."""
         return task_id in self._done
 
+    def asked(self, task_id: str) -> bool:
+        """Return whether a task was ever dispatched."""
+        return task_id in self._pending or task_id in self._done
+
     def task(self, task_id: str) -> Task:
         """Return a task as it was last dispatched."""
         return self._pending[task_id] if task_id in self._pending else self._done[task_id].task

@@ -87,19 +87,22 @@ class Planner:
     reasons: dict[str, str] = field(default_factory=dict)
     _advice: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
 
-    def size(self, settings: Settings, left: int, finished: Sequence[Finished] | None = None) -> int:
+    def size(
+        self, settings: Settings, left: int, finished: Sequence[Finished] | None = None, blind: bool = False
+    ) -> int:
         """Return how many tasks to send together with one of these settings, itself included.
 
         Args:
             left: how many tasks there are still to send, at least 1.
             finished: what a search knows; without, the tasks are all given, and packs do not wait for knowledge.
+            blind: the search makes no use of that.
         """
         if self.pack != "auto":
             return max(1, min(self.pack, left))
         shared = key(settings)
         size, reason = self._advised(shared, settings) if shared is not None else (1, "trained one at a time")
         if size > 1:
-            if finished is not None:
+            if finished is not None and not blind:
                 size = min(size, max(1, len(finished) // SHARE))
         elif finished is not None:
             size = self._batch(finished)

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from distens import packing, seeding
+from distens._tally import Keys
 from distens.ledger import Ledger
 from distens.packing import Planner
 from distens.plan import Plan
-from distens.records import Finished, Floats, History, Integers, Settings, Task
+from distens.records import Finished, Floats, History, Integers, Settings, Task, settings_key
 from distens.schedule.protocol import Promotion, Start, in_parts
 from distens.store import Store
 
 MANY = 1_000_000
 """Members to be started, where only time sets a limit."""
+
+AHEAD = 8
+"""A blind search's packs are gathered from so many times as many members."""
+
+
+@dataclass
+class _Drawn:
+    """What a blind search has drawn for one bracket's members, by number, and the first that was not dispatched."""
+
+    settings: list[Settings] = field(default_factory=list)
+    packs: list[str | None] = field(default_factory=list)
+    known: dict[str, int] = field(default_factory=dict)
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,7 @@ class Proposals:
     planner: Planner
     labels_N: Integers
     say: Callable[[str], None]
+    _drawn: dict[str, _Drawn] = field(default_factory=dict, repr=False)
 
     def search(self) -> Iterator[Sequence[Task]]:
         """Yield packs: first what was pending when the driver died, then what schedule and search want, an empty one
@@ -47,7 +62,8 @@ class Proposals:
             if decision.promote:  # one pack, then it is asked again: more may have come back by then
                 yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
             elif decision.start:
-                yield self._started(decision.start)
+                blind = getattr(self.plan.search, "blind", False)
+                yield (self._next_drawn if blind else self._started)(decision.start)
             elif self.ledger.pending("search"):
                 yield []
             else:
@@ -91,16 +107,47 @@ class Proposals:
             tasks += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
         return tasks
 
+    def _next_drawn(self, start: Start) -> list[Task]:
+        """Return the next member of a blind search, and those soon after it that it can be trained with."""
+        drawn = self._drawn.setdefault(start.bracket, _Drawn())
+        end = MANY if start.left is None else start.left + self.ledger.started("search", start.bracket)
+
+        def dispatched(number: int) -> bool:
+            return self.ledger.asked(_named(number, self._draw(drawn, number, start), start)[1])
+
+        while dispatched(drawn.first):
+            drawn.first += 1
+        first = drawn.first
+        size = self._size(self._draw(drawn, first, start), end - first, self.ledger.finished("search"), blind=True)
+        numbers = [first]
+        for number in range(first + 1, min(end, first + AHEAD * size)):
+            if len(numbers) == size:
+                break
+            if not dispatched(number) and drawn.packs[number] == drawn.packs[first]:
+                numbers.append(number)
+        return [self._task(number, drawn.settings[number], start) for number in numbers]
+
+    def _draw(self, drawn: _Drawn, number: int, start: Start) -> Settings:
+        while len(drawn.settings) <= number:
+            names = ("search", *filter(None, [start.bracket]), len(drawn.settings))
+            rng = seeding.generator(self.plan.config.seed, *names)
+            history = History(metric=self.plan.config.metric, keys=Keys(drawn.known))
+            settings = self.plan.search.propose(history, self.plan.space, 1, rng)[0]
+            drawn.settings.append(settings)
+            drawn.packs.append(packing.key(settings))
+            drawn.known.setdefault(settings_key(settings), len(drawn.known))
+        return drawn.settings[number]
+
     def _task(self, number: int, settings: Settings, start: Start) -> Task:
-        member = f"{start.bracket}m{number:04d}"
+        member, name, budget = _named(number, settings, start)
         seed = seeding.derive(self.plan.config.seed, "member", member)
-        budget = start.budget if start.budget and in_parts(settings) else None
-        name = member if budget is None else f"{member}-{budget}"
         return Task(name, "search", settings, seed, self.plan.runner.resources, budget=budget, bracket=start.bracket)
 
-    def _size(self, settings: Settings, left: int, finished: Sequence[Finished] | None = None) -> int:
+    def _size(
+        self, settings: Settings, left: int, finished: Sequence[Finished] | None = None, blind: bool = False
+    ) -> int:
         before = dict(self.planner.reasons)
-        size = self.planner.size(settings, left, finished)
+        size = self.planner.size(settings, left, finished, blind)
         for family, reason in self.planner.reasons.items():
             if family not in before:
                 self.say(f"{family}: {reason}")
@@ -108,3 +155,10 @@ class Proposals:
 
     def _predictions(self, task_id: str) -> Floats:
         return self.store.read_predictions(self.ledger.report(task_id).files["search"])
+
+
+def _named(number: int, settings: Settings, start: Start) -> tuple[str, str, int | None]:
+    """Return a new member's name, its task's, and the epochs that it is to be trained first; None for all."""
+    member = f"{start.bracket}m{number:04d}"
+    budget = start.budget if start.budget and in_parts(settings) else None
+    return member, member if budget is None else f"{member}-{budget}", budget

@@ -209,7 +209,7 @@ def config(folder, notes, **changes):
                 "width": {"choices": [1, 2, 3]},
             }
         },
-        "search": {"kind": "random", "members": 10},
+        "search": {"kind": "evolution", "members": 10},
         "select": "top",
         "runtime": {"kind": "inline", "pack": 4},
         "tracking": "off",
@@ -234,6 +234,26 @@ def test_search_fills_packs_with_what_can_be_trained_together(tmp_path, notes):
     assert asked[1][2]["seed"] == seeding.derive(0, "member", "m0006")
     assert [len(line.split()) - 1 for line in lines(notes) if line.startswith("pack")] == [4, 4, 2]
     assert [u.finished for u in updates if u.phase == "search" and u.outcome] == list(range(1, 11))
+
+
+def test_what_a_blind_search_draws_does_not_depend_on_packs(tmp_path, notes):
+    """One by one or four at a time, member by member the same settings; packs hold the next member and those soon
+    after it that have its width, and nobody is left out."""
+    search = {"kind": "random", "members": 10}
+    found = {}
+    for pack in (1, 4):
+        changes = {"search": search, "storage": str(tmp_path / str(pack)), "runtime": {"kind": "inline", "pack": pack}}
+        result = distens.run(config(tmp_path, notes, **changes))
+        found[pack] = [[e["task"] for e in entries] for entries in journal(result.path) if "task" in entries[0]]
+    alone = {task["id"]: task["settings"] for pack in found[1] for task in pack}
+    assert list(alone) == [f"m{i:04d}" for i in range(10)]
+    assert {task["id"]: task["settings"] for pack in found[4] for task in pack} == alone
+    assert all(len({task["settings"]["width"] for task in pack}) == 1 for pack in found[4])
+    left = list(alone)
+    for pack in found[4]:
+        assert pack[0]["id"] == left[0]
+        left = [name for name in left if name not in {task["id"] for task in pack}]
+    assert max(map(len, found[4])) > 1 and not left
 
 
 def test_what_was_pending_is_packed_again(tmp_path, notes):

@@ -568,6 +568,25 @@ def test_a_deepened_run_ends_as_a_fresh_one(tmp_path):
     assert again.weights == fresh.weights
 
 
+@pytest.mark.parametrize("packs", [("auto", 1), (1, "auto"), (3, "auto")])
+def test_a_deepened_run_has_the_members_of_a_fresh_one_whatever_their_packs(packs, tmp_path):
+    """Settings follow from a member's number alone. (Trained together, a member differs by rounding, so what is
+    promoted can differ where two are as good as equal; here none are.)"""
+    first, second = ({"kind": "inline", "pack": pack} for pack in packs)
+    given = {"search": {"kind": "random"}, "distill": None, "runtime": first}
+    grown = distens.run(digits(tmp_path / "grown", schedule={"kind": "hyperband", "maximum": 3}, **given))
+    grown = distens.resume(grown.path, overrides=["schedule.maximum=9"])
+    fresh = digits(tmp_path / "fresh", schedule={"kind": "hyperband", "maximum": 9}, **{**given, "runtime": second})
+    fresh = distens.run(fresh)
+    settings = [
+        {entry["task"]["id"]: entry["task"]["settings"] for entry in journal(run.path) if "task" in entry}
+        for run in (grown, fresh)
+    ]
+    assert {name: settings[0][name] for name in settings[1]} == settings[1]
+    assert grown.weights == pytest.approx(fresh.weights)
+    assert grown.rows["ensemble"]["nll"] == pytest.approx(fresh.rows["ensemble"]["nll"], abs=1e-4)
+
+
 def test_a_halved_run_goes_deeper_with_more_members(tmp_path):
     """27 of 27 members would be needed for 27 epochs; the 18 there are stay, and 9 more start."""
     first = distens.run(digits(tmp_path))

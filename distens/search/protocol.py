@@ -11,7 +11,11 @@ from distens.space import Space
 
 
 class Search(Protocol):
-    """A frozen dataclass whose fields are its options. It remembers nothing: everything follows from history."""
+    """A frozen dataclass whose fields are its options. It remembers nothing: everything follows from history.
+
+    A search that looks at nothing in it but which settings are known says so, `blind: ClassVar[bool] = True`: then a
+    member's settings follow from its number, whatever it was dispatched with, and whatever had come back by then.
+    """
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings that lie in the space and are, where the space allows, new and different.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from distens.space import Space
 @dataclass(frozen=True)
 class Random:
     """Draw settings uniformly (families first, log scale where the space says so), none of them twice."""
+
+    blind: ClassVar[bool] = True
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`); repeats only where the space is exhausted."""
