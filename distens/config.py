@@ -39,11 +39,15 @@ class _Section(BaseModel):
 
 
 class Splits(_Section):
-    """Shares of the rows, which sum to one; with `test: given`, for a source with a test part, the other three do."""
+    """Shares of the rows, which sum to one; with `test: given`, for a source with a test part, the other three do.
 
-    train: float = Field(0.5, gt=0, lt=1)
-    search: float = Field(0.15, gt=0, lt=1)
-    combine: float = Field(0.15, gt=0, lt=1)
+    In a federation *train* is the clients' (or nobody's, where clients have sources of their own: then it only tells
+    how to scale), and *search* and *combine* are the server's own: 0 where it has no such rows.
+    """
+
+    train: float = Field(0.5, gt=0, le=1)
+    search: float = Field(0.15, ge=0, lt=1)
+    combine: float = Field(0.15, ge=0, lt=1)
     test: Annotated[float, Field(gt=0, lt=1)] | Literal["given"] = 0.2
 
     @model_validator(mode="after")
@@ -127,6 +131,30 @@ class SweepSection(_Section):
     search: Spec = "random"
 
 
+class FederatedSection(_Section):
+    """Who the clients are, and how they meet.
+
+    Attributes:
+        clients: how many divide the *train* split; where the partition says so itself, or they have sources, left out.
+        partition: how they divide it: one of `distens/partition`.
+        sources: client -> the address of its own rows, which the server never opens; instead of a partition.
+        rounds: how often the server sends its weights, clients train, and it merges theirs.
+        per_round: how many clients are drawn for a round; all without.
+        quorum: the share of them whose updates must come, or the run stops.
+        deadline_seconds: of a round; clients that are later are left out and named.
+        most_norm: an update that goes further than so many times the round's median is refused.
+    """
+
+    clients: int | None = Field(None, ge=1, le=100_000)
+    partition: Spec | None = None
+    sources: dict[Name, Address] = Field(default_factory=dict)
+    rounds: int = Field(1, ge=1)
+    per_round: int | None = Field(None, ge=1)
+    quorum: float = Field(0.5, gt=0, le=1)
+    deadline_seconds: float | None = Field(None, gt=0)
+    most_norm: float = Field(30.0, gt=1)
+
+
 class Config(_Section):
     """One run. Everything that changes its result is in `identity`; storage, runtime and tracking may differ on resume.
 
@@ -140,12 +168,13 @@ class Config(_Section):
             student.
         calibrate: one temperature, fitted on the *combine* split, for every row of the table alike; or none.
         baselines: trained at the end for comparison.
+        federated, merge: for `role: federated` alone: the clients, and the server's rule, one of `distens/merge`.
         sweep: for `distens sweep` alone: runs of this config with other values.
     """
 
     name: Name
     seed: int = Field(0, ge=0)
-    role: Literal["ensemble"] = "ensemble"
+    role: Literal["ensemble", "federated"] = "ensemble"
     metric: Literal["nll", "error"] = "nll"
     storage: Address = "runs"
     data: DataSection
@@ -157,9 +186,31 @@ class Config(_Section):
     calibrate: Literal["temperature", "none"] = "temperature"
     distill: Spec | None = None
     baselines: tuple[str, ...] = ()
+    federated: FederatedSection | None = None
+    merge: Spec | None = None
     runtime: Spec = "ray_actors"
     tracking: Spec = "mlflow_runs"
     sweep: SweepSection | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Config:
+        if self.role == "federated":
+            if self.federated is None:
+                raise ValueError("role: `federated` needs the section `federated`: who the clients are")
+            idle = {name: getattr(self, name) for name in ("search", "schedule", "select", "combine", "sweep")}
+            for name, value in idle.items():
+                if value != Config.model_fields[name].default:
+                    raise ValueError(f"{name}: has no effect with role `federated`; leave it out")
+            return self
+        for name in ("federated", "merge"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: has no effect with role `ensemble`; write `role: federated`")
+        for name in ("search", "combine"):
+            if not getattr(self.data.splits, name):
+                raise ValueError(
+                    f"data.splits.{name}: must be above 0; only a federation's server may have no such rows"
+                )
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Return the part that decides the result: all but where it runs, is stored and is tracked.
@@ -171,6 +222,9 @@ class Config(_Section):
             del values["schedule"]
         if values["search"]["seconds"] is None:
             del values["search"]["seconds"]
+        for name in ("federated", "merge"):
+            if values[name] is None:
+                del values[name]
         return values
 
     def hash(self) -> str:

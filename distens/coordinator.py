@@ -14,32 +14,24 @@ came before, not on time (but for `search.seconds`).
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
-from distens import __version__, finish, resuming
-from distens.config import Config, parse_yaml, to_yaml
-from distens.data.load import Loaded, load
+from distens import finish, resuming
+from distens.config import Config, parse_yaml
+from distens.data.load import Loaded
 from distens.errors import ConfigError, RunError, StorageError
 from distens.finish import Result
-from distens.ledger import Ledger
-from distens.packing import Planner
 from distens.plan import Plan, check
 from distens.progress import Progress, Update, Watch, line
 from distens.proposals import Proposals
-from distens.records import Failure, Finished, State, Task
+from distens.records import Failure, Finished, Task
 from distens.runtime.protocol import Shared
+from distens.session import Session, silent
 from distens.store import Store
-from distens.tracking.protocol import RunInfo
-
-VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
+from distens.tracking.protocol import Final
 
 
 def run(config: Config, watch: Watch | None = None, overwrite: bool = False) -> Result:
@@ -94,10 +86,6 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     return Run(plan, store, watch or silent, info).go()
 
 
-def silent(update: Update) -> None:
-    """Watch nothing."""
-
-
 def open_storage(config: Config) -> Store:
     """Return the folder of a config's run, which may not be there yet.
 
@@ -115,14 +103,10 @@ def open_storage(config: Config) -> Store:
 
 
 class Run:
-    """The driver's memory of one run: records and counts, no models and no predictions.
+    """The driver's memory of one run of the ensemble role: records and counts, no models and no predictions.
 
     Args:
-        plan: what to do.
-        store: the run's folder.
-        watch: is told of every outcome.
-        info: what `run.json` says of a run that is resumed.
-        loaded: the plan's data, if they were read before.
+        plan, store, watch, info, loaded: see `Session`.
     """
 
     def __init__(
@@ -134,84 +118,24 @@ class Run:
         loaded: Loaded | None = None,
     ) -> None:
         self.plan, self.config, self.store, self.watch = plan, plan.config, store, watch
-        self.ledger = Ledger(store)
-        self._given = loaded
-        self.loaded: Loaded
-        self.resumed = info is not None
-        self.info = info or {}
+        self.session = Session(plan, store, watch, info, loaded)
+        self.ledger = self.session.ledger
         self.progress = Progress(plan.selector, self.config.metric, plan.members or 0)
         self._search_began: float | None = None
         self.proposals: Proposals
 
     def go(self) -> Result:
         """Do all that is left to do."""
-        self.watch(Update("data", f"reading {self.config.data.source}"))
-        self.loaded = loaded = self._given or load(self.config.data, self.config.seed)
-        self._open()
-        counts = ", ".join(f"{name} {len(rows)}" for name, rows in loaded.dataset.labels.items())
-        classes = len(loaded.dataset.classes)
-        self.watch(Update("data", f"{self.store.url}: rows: {counts}; {classes} classes", path=self.store.url))
-        tracker, runner = self.plan.tracker, self.plan.runner
-        shape, gpu = loaded.dataset.inputs["train"].shape[1:], runner.resources.gpus > 0
-        planner = Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, classes)
+        loaded = self.session.open()
         labels_N, say = loaded.dataset.labels["search"], lambda text: self.watch(Update("search", text))
+        planner = self.session.planner(loaded)
         self.proposals = Proposals(self.plan, self.store, self.ledger, planner, labels_N, say)
-        status, final, notes = "failed", None, []
-        try:
-            runner.start(Shared(self.store, loaded.dataset.for_members()))
-            tracker.start(self._run_info())
-            for task, outcome in self.ledger.outcomes():
-                tracker.member(task, outcome)
-            with threadpool_limits(limits=1, user_api="blas"):  # members have the other cores
-                self._search()
-                result, final = finish.conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
-            status = "finished"
-        except KeyboardInterrupt:
-            status = "stopped"
-            raise
-        finally:
-            runner.stop()
-            notes = tracker.finish(final, status)
-        self.watch(Update("done", "finished"))
-        return replace(result, notes=(*result.notes, *notes))
 
-    def _open(self) -> None:
-        fingerprint = self.loaded.dataset.fingerprint
-        if self.resumed:
-            if self.info["fingerprint"] != fingerprint:
-                raise RunError(
-                    f"data.source: the data changed since the run started (fingerprint {fingerprint[:12]} instead of "
-                    f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
-                )
-            self._forget_what_is_gone()
-            return
-        self.info = {
-            "format": 1,
-            "name": self.config.name,
-            "run": self.config.run_name(),
-            "hash": self.config.hash(),
-            "identity": self.config.identity(),
-            "fingerprint": fingerprint,
-            "versions": _versions(),
-            "started": time.time(),
-        }
-        self.store.write("config.yaml", to_yaml(self.config).encode())
-        self.store.write_state("splits.safetensors", State(self.loaded.split_rows))
-        self.store.write_json("preprocessing.json", self.loaded.preprocessing.to_json())
-        self.store.write_json("run.json", self.info)
+        def work() -> tuple[Result, Final]:
+            self._search()
+            return finish.conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
 
-    def _forget_what_is_gone(self) -> None:
-        """Members' files are not waited for (see `distens.store`): after a loss of power the last ones may be gone."""
-        if self.store.local:
-            done = self.ledger.all_finished()
-            gone = [e for e in done if not all(map(self.store.holds, e.report.files.values()))]
-            if gone:
-                self.ledger.lose(gone)
-
-    def _run_info(self) -> RunInfo:
-        config = self.config.model_dump(mode="json")
-        versions, fingerprint = self.info["versions"], self.info["fingerprint"]
-        return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
+        return self.session.carry_out(Shared(self.store, loaded.dataset.for_members()), work)
 
     def _search(self) -> None:
         self.progress.replay(self.proposals.history())
@@ -250,37 +174,13 @@ class Run:
         )
 
     def _complete_all(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Finished | Failure]]:
-        yield from self._complete(self.proposals.packs(tasks))
+        for task, told in self._complete(self.proposals.packs(tasks)):
+            self.watch(Update("finish", line(task, told, self.config.metric), outcome=told))
+            yield task, told
 
     def _complete(self, packs: Iterator[Sequence[Task]]) -> Iterator[tuple[Task, Finished | Failure]]:
-        """Carry out tasks that are not done yet; yield every outcome, lost attempts included, once it is journalled.
-        Empty packs are passed on: they say that there is nothing to do before the next outcome."""
+        def asked(task: Task) -> None:
+            if task.purpose == "search":
+                self._show("")
 
-        def dispatched() -> Iterator[Sequence[Task]]:
-            for pack in packs:
-                left = [task for task in pack if not self.ledger.done(task.id)]
-                if not pack:
-                    yield []
-                elif left:
-                    asked = self.ledger.ask(left)
-                    if asked[0].purpose == "search":
-                        self._show("")
-                    yield asked
-
-        for outcomes in self.plan.runner.run(dispatched()):
-            for told in self.ledger.tell(outcomes, self._elapsed()):
-                task = told.task if isinstance(told, Finished) else self.ledger.task(told.task_id)
-                self.plan.tracker.member(task, told)
-                if task.purpose != "search":
-                    self.watch(Update("finish", line(task, told, self.config.metric), outcome=told))
-                yield task, told
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = __version__ if name == "distens" else "not installed"
-    return found
+        yield from self.session.complete(packs, asked, self._elapsed)

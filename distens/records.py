@@ -101,6 +101,21 @@ class State:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Correction:
+    """What a client adds to each of its gradients: pull * (weights - start) + shift."""
+
+    pull: float = 0.0
+    shift_P: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held(_Record):
+    """Something that a runner keeps in memory for tasks, by the runner's own reference; it ends with the process."""
+
+    reference: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Resources(_Record):
     """What one member occupies while it trains."""
@@ -132,6 +147,10 @@ class Task(_Record):
         attempt: 1 for the first; fences off a late writer.
         budget: epochs to train up to, from where the member's rung below ended; None: all that the settings say.
         bracket: the members that a schedule compares with each other share it; empty where there is only one.
+        client: whose rows it learns from; empty: all of them.
+        round: of a federation, from 0; None outside of rounds.
+        given: what a task of a round is given in memory: `start`, the server's weights_P, and what else it needs.
+        limit_seconds: after which it is ended, if the runner's own limit does not come first.
     """
 
     id: str
@@ -144,6 +163,10 @@ class Task(_Record):
     attempt: int = 1
     budget: int | None = None
     bracket: str = ""
+    client: str = ""
+    round: int | None = None
+    given: Mapping[str, Held] = field(default_factory=dict)
+    limit_seconds: float | None = None
 
     @property
     def member(self) -> str:
@@ -187,7 +210,45 @@ class Failure(_Record):
     final: bool = True
 
 
-Outcome = Report | Failure
+@dataclass(frozen=True, slots=True)
+class Update(_Record):
+    """What one client sends back in a round: its weights after local training, counts, and no row of its data.
+
+    Attributes:
+        client: its name.
+        weights_P: float32, all numbers of its network one after the other; read-only.
+        rows: how many it has.
+        steps: of the optimizer that it made.
+        rate_sum: the sum of their learning rates.
+        histogram_C: its rows of each class.
+        loss: the mean of its last local epoch.
+        seconds: of local training.
+        node: the host that trained it.
+    """
+
+    task_id: str
+    attempt: int
+    client: str
+    weights_P: Floats
+    rows: int
+    steps: int
+    rate_sum: float
+    histogram_C: tuple[int, ...]
+    loss: float
+    seconds: float = 0.0
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored(_Record):
+    """What weights are worth, on the server's own *search* rows."""
+
+    task_id: str
+    attempt: int
+    metrics: Mapping[str, float]
+
+
+Outcome = Report | Failure | Update | Scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,14 +341,24 @@ def settings_key(settings: Settings) -> str:
     return _encode(settings)
 
 
+_ABSENT: tuple[tuple[str, Any], ...] = (
+    ("budget", None),
+    ("bracket", ""),
+    ("client", ""),
+    ("round", None),
+    ("limit_seconds", None),
+)
+
+
 def to_json(record: Task | Report | Failure) -> dict[str, Any]:
     """Return a record as a JSON-able mapping; its JSON values are shared, not copied."""
     values = _flat(record)
     if isinstance(record, Task):
         values["resources"] = _flat(record.resources)
-        for name, absent in (("budget", None), ("bracket", "")):  # without a schedule, as if there were none
+        for name, absent in _ABSENT:  # without a schedule or clients, as if there were none
             if values[name] == absent:
                 del values[name]
+        values.pop("given")  # it ends with the process, and so do the tasks that have any
         values["teachers"] = [{**_flat(t), "state": _flat(t.state)} for t in record.teachers]
     elif isinstance(record, Report):
         values["files"] = {name: _flat(address) for name, address in record.files.items()}

@@ -229,15 +229,15 @@ class Journal:
     fails instead of mixing its entries with ours.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._names = store.names("journal")
+    def __init__(self, store: Store, folder: str = "journal") -> None:
+        self._store, self._folder = store, folder
+        self._names = store.names(folder)
         self._next = len(self._names)
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield what was there when this journal was opened, in order; nothing of it is kept."""
         for name in self._names:
-            yield from self._store.read_json(f"journal/{name}")
+            yield from self._store.read_json(f"{self._folder}/{name}")
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Write entries, all at once.
@@ -247,7 +247,7 @@ class Journal:
         """
         content = json.dumps(entries, allow_nan=False).encode()
         try:
-            self._store.write(f"journal/{self._next:08d}.json", content, exclusive=True)
+            self._store.write(f"{self._folder}/{self._next:08d}.json", content, exclusive=True)
         except StorageError as error:
             if isinstance(error.__cause__, FileExistsError):
                 raise StorageError(f"{self._store.url}: another process is running this run; stop it first") from error

@@ -5,6 +5,7 @@ import pytest
 
 from distens import registry
 from distens.combine.average import Average
+from distens.combine.geometric import Geometric
 from distens.combine.stack import Stack
 from distens.errors import ConfigError
 from distens.probabilities import negative_log_likelihood, softmax
@@ -98,6 +99,13 @@ def test_average_by_hand():
     probs_MNC = np.array([[[0.8, 0.2]], [[0.4, 0.6]]])
     state = Average().fit(probs_MNC, np.array([0]), np.array([0.75, 0.25]))
     np.testing.assert_allclose(Average().combine(probs_MNC, state), [[0.7, 0.3]], atol=1e-15)
+
+
+def test_geometric_by_hand():
+    """Weights 3/4 and 1/4 of (0.8, 0.2) and (0.2, 0.8): odds 4^(3/4) / 4^(1/4) = 2, so (2/3, 1/3)."""
+    probs_MNC = np.array([[[0.8, 0.2]], [[0.2, 0.8]]])
+    state = Geometric().fit(probs_MNC, np.array([0]), np.array([3.0, 1.0]))
+    np.testing.assert_allclose(Geometric().combine(probs_MNC, state), [[2 / 3, 1 / 3]])
 
 
 def test_stack_combines_by_hand():

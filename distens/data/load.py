@@ -52,7 +52,11 @@ def load(section: DataSection, seed: int) -> Loaded:
         assert raw.test_labels_N is not None
         split_rows["test"] = np.arange(len(raw.test_labels_N))
         rows["test"], labels["test"] = raw.test_rows, raw.test_labels_N
-    inputs = {split: preprocessing.transform(rows[split]) for split in SPLITS}
+    shape = preprocessing.output_shape
+    inputs = {
+        split: preprocessing.transform(rows[split]) if len(labels[split]) else np.zeros((0, *shape), dtype=np.float32)
+        for split in SPLITS
+    }
     for array in (*inputs.values(), *labels.values(), *split_rows.values()):
         array.flags.writeable = False  # as Ray would return them, so that both runners meet the same arrays
     dataset = Dataset(inputs, labels, raw.classes, fingerprint(inputs, labels, raw.classes))

@@ -44,13 +44,26 @@ class Raw:
     test_labels_N: Integers | None = None
 
 
-def read(section: DataSection) -> Raw:
+def read(section: DataSection, least_classes: int = 2) -> Raw:
     """Return the rows and labels that a config's `data` section names.
+
+    Args:
+        least_classes: so many must have rows.
 
     Raises:
         DataError: nothing there, not readable, columns that do not exist, missing targets, a single class, options
             that have no effect on this kind of source.
     """
+    raw = _read(section)
+    present = np.unique(raw.labels_N if raw.test_labels_N is None else np.append(raw.labels_N, raw.test_labels_N))
+    if len(present) < least_classes:
+        where = section.source + (f", column {section.target!r}" if section.target is not None else "")
+        only = raw.classes[int(present[0])]
+        raise DataError(f"{where}: the target has a single class, {only!r}; at least two are needed")
+    return raw
+
+
+def _read(section: DataSection) -> Raw:
     if section.source.startswith("sklearn:"):
         return _read_sklearn(section)
     location = files.locate(section.source)
@@ -188,8 +201,6 @@ def _labels(targets: Any, where: str, names: NDArray[Any] | None = None) -> tupl
     if len(missing):
         first = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
         raise DataError(f"{where}: the target is missing in {len(missing)} rows, from 0: {first}. Leave these rows out")
-    if len(classes) == 1:
-        raise DataError(f"{where}: the target has a single class, {classes[0]!r}; at least two are needed")
     if names is None:
         return labels_N, classes
     declared = tuple(levels.name(value) for value in np.ravel(names))

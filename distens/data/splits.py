@@ -14,7 +14,8 @@ from distens.seeding import generator
 def divide(
     labels_N: Integers, classes: tuple[str, ...], splits: Splits, seed: int, rows: int | None, has_test: bool
 ) -> dict[str, Integers]:
-    """Return split -> row numbers, shuffled. Every class is in every split, as near its share as whole rows allow.
+    """Return split -> row numbers, shuffled. Every class is in every split, as near its share as whole rows allow; a
+    split whose share is 0 is empty.
 
     Args:
         labels_N: of all rows but a given test part.
@@ -36,6 +37,8 @@ def divide(
     if not has_test and splits.test == "given":
         raise DataError("data.splits.test is `given`, but the source has no test part of its own. Write a share")
     shares = {split: getattr(splits, split) for split in SPLITS if not (has_test and split == "test")}
+    none = {split: np.zeros(0, dtype=np.int64) for split, share in shares.items() if not share}
+    shares = {split: share for split, share in shares.items() if share}
     counts_C = np.bincount(labels_N, minlength=len(classes))
     _check_classes(counts_C, classes, len(shares))
     taken_C = _take(counts_C, rows, len(shares))
@@ -46,7 +49,7 @@ def divide(
         sizes = apportion(int(taken), np.array(list(shares.values())), least=1)
         for split, piece in zip(shares, np.split(chosen, np.cumsum(sizes)[:-1]), strict=True):
             pieces[split].append(piece)
-    return {split: rng.permutation(np.concatenate(parts)) for split, parts in pieces.items()}
+    return {**{split: rng.permutation(np.concatenate(parts)) for split, parts in pieces.items()}, **none}
 
 
 def apportion(total: int, shares_K: Floats, least: int) -> Integers:

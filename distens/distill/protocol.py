@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from numpy.typing import NDArray
 
 from distens.data.dataset import Examples
-from distens.records import Floats
+from distens.records import Floats, Integers
 from distens.training.work import Work
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Predicts(Protocol):
@@ -41,5 +47,80 @@ class Distiller(Protocol):
 
         Args:
             examples: the *train* split, with labels.
+        """
+        ...
+
+
+class Network(Learns, Predicts, Protocol):
+    """A member that is a network: what teachers and students of a server are that has none of the clients' rows."""
+
+    def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
+        """Become an untrained network."""
+        ...
+
+    def torch_module(self) -> nn.Module:
+        """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see what is done to it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server knows that has none of the clients' rows.
+
+    Attributes:
+        input_shape: of one row of inputs, as members see it.
+        classes: C.
+        low, high: what the numbers of a row lie between; float32, broadcast to `input_shape`.
+        labelled: the server's own rows and their labels; None if it has none.
+        counts_MC: how many rows of each class each teacher had; None if they did not say.
+    """
+
+    input_shape: tuple[int, ...]
+    classes: int
+    low: Floats
+    high: Floats
+    labelled: Examples | None = None
+    counts_MC: Integers | None = None
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What came of it, besides the student, which is trained in place.
+
+    Attributes:
+        metrics: of the student, `parameters` and `seconds` among them, and what the method adds.
+        weights_M: the teachers' weights, non-negative, sum 1, where the method learns them; they weigh logits.
+        images: some of what was made up, as rows of inputs (n, …), float32; to be looked at. None if nothing was.
+        curves: name -> one number an epoch.
+    """
+
+    metrics: Mapping[str, float]
+    weights_M: Floats | None = None
+    images: NDArray[Any] | None = None
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+class DataFree(Protocol):
+    """A distiller that asks for none of the clients' rows: a frozen dataclass whose fields are its options.
+
+    Attributes:
+        data_free: True; tells it from a `Distiller`.
+        needs_proxy: whether it cannot do without `Server.labelled` (of which it may use the inputs alone).
+    """
+
+    data_free: ClassVar[bool]
+    needs_proxy: ClassVar[bool]
+
+    def distill(
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+    ) -> Distilled:
+        """Train the student, in place, to do what the teachers do together.
+
+        Args:
+            weights_M: of the teachers, to begin with; non-negative, sum 1.
+            student: begun already; it may be another architecture than the teachers.
+
+        Raises:
+            Diverged: a loss stopped being finite.
         """
         ...

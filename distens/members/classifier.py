@@ -170,6 +170,15 @@ class Classifier:
         assert self._network is not None
         network.load_arrays(self._network, state.arrays)
 
+    def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
+        """Become an untrained network, by the seed alone."""
+        self._make(input_shape, classes, seed)
+
+    def torch_module(self) -> nn.Module:
+        """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see what is done to it."""
+        assert self._network is not None, "there is no network before fit, load or begin"
+        return self._network
+
     def to(self, device: str) -> None:
         """Move the network to `cpu` or `cuda`; predictions then come from there."""
         assert self._network is not None, "there is nothing to move before fit or load"

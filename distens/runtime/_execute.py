@@ -12,15 +12,18 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from distens import packing, probabilities, registry
-from distens.data.dataset import Dataset
-from distens.errors import ConfigError, Diverged, Refused, StorageError
+from distens.data.dataset import Dataset, Examples
+from distens.data.federation import Clients, Partitioned
+from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError
 from distens.members.protocol import Member, Packable
-from distens.records import Failure, Files, Floats, Outcome, Reason, Report, Task, report_from_json, to_json
+from distens.records import Failure, Files, Floats, Held, Outcome, Reason, Report, Task, report_from_json, to_json
+from distens.runtime import _rounds
 from distens.runtime.protocol import Shared
 from distens.store import Checkpoint, Store
 from distens.training.work import Work
@@ -30,18 +33,28 @@ HELD_OUT = ("search", "combine", "test")
 ONE_CALL_BYTES = 4 << 20
 
 
-def execute(pack: Sequence[Task], shared: Shared, threads: int) -> list[Outcome]:
+def execute(
+    pack: Sequence[Task], shared: Shared, threads: int, fetch: Callable[[Held], Any] = lambda held: held.reference
+) -> list[Outcome]:
     """Train the tasks' members, write their states and predictions, and return reports; or say why not.
 
     A task that an earlier attempt finished, but could not report, is not done again.
+
+    Args:
+        fetch: returns what a runner holds.
     """
     from threadpoolctl import threadpool_limits
 
+    if pack[0].round is not None:
+        with threadpool_limits(limits=threads):
+            outcomes = _rounds.carry_out(pack, shared, _device(pack[0].resources.gpus), fetch, _failed)
+            made = {outcome.task_id: outcome for outcome in outcomes}
+        return [made[task.id] for task in pack]
     again = (task for task in pack if task.attempt > 1)
     found: dict[str, Outcome] = {report.task_id: report for report in finished_before(again, shared.store)}
     rest = [task for task in pack if task.id not in found]
     with threadpool_limits(limits=threads):  # once a pack: it looks at every library that is loaded
-        for tasks in _together(rest):
+        for tasks in _together(rest, shared.clients):
             for outcome in _carry_out(tasks, shared, threads):
                 found[outcome.task_id] = outcome
     return [found[task.id] for task in pack]
@@ -62,11 +75,13 @@ def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
                     break
 
 
-def _together(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
-    """Yield groups of tasks that can be trained as one program, in order of their first."""
+def _together(tasks: Sequence[Task], clients: Clients | None) -> Iterator[Sequence[Task]]:
+    """Yield groups of tasks that can be trained as one program, in order of their first. Clients with data of their own
+    are not: their rows do not meet."""
     groups: dict[Any, list[Task]] = {}
     for task in tasks:
-        shared = packing.key(task.settings) if len(tasks) > 1 and task.distill is None else None
+        apart = task.distill is not None or (task.client and not isinstance(clients, Partitioned))
+        shared = packing.key(task.settings) if len(tasks) > 1 and not apart else None
         groups.setdefault(task.id if shared is None else (shared, task.resources), []).append(task)
     yield from groups.values()
 
@@ -93,13 +108,19 @@ def _guarded(task: Task, train: Callable[[], Report]) -> Outcome:
     started = time.perf_counter()
     try:
         return train()
-    except Diverged as error:
-        reason, message = "diverged", str(error)
-    except (Refused, ConfigError) as error:
-        reason, message = "refused", str(error)
     except Exception as error:
+        return _failed(task, error, time.perf_counter() - started)
+
+
+def _failed(task: Task, error: Exception, seconds: float) -> Failure:
+    reason: Reason
+    if isinstance(error, Diverged):
+        reason, message = "diverged", str(error)
+    elif isinstance(error, Refused | ConfigError | DataError):
+        reason, message = "refused", str(error)
+    else:
         reason, message = _reason(error), _last_lines(error)
-    return Failure(task.id, task.attempt, reason, message, time.perf_counter() - started, platform.node())
+    return Failure(task.id, task.attempt, reason, message, seconds, platform.node())
 
 
 def _reason(error: Exception) -> Reason:
@@ -124,8 +145,10 @@ def _train(task: Task, shared: Shared, threads: int) -> Report:
 def _train_pack(tasks: Sequence[Task], shared: Shared, threads: int) -> Iterator[Outcome]:
     members: list[Packable] = [registry.build_member(task.settings, task.id) for task in tasks]
     works = [_work(task, shared.store, threads) for task in tasks]
+    pairs = [_own(task, work, shared) for task, work in zip(tasks, works, strict=True)]
+    examples, works = pairs[0][0], [work for _, work in pairs]
     started = time.perf_counter()
-    for place, found in type(members[0]).fit_pack(members, shared.dataset.examples(), works):
+    for place, found in type(members[0]).fit_pack(members, examples, works):
         task, member, checkpoint = tasks[place], members[place], works[place].checkpoint
         if isinstance(found, Diverged):
             seconds = time.perf_counter() - started
@@ -141,8 +164,18 @@ def _work(task: Task, store: Store, threads: int) -> Work:
     return Work(task.seed, checkpoint, _device(gpus), threads, gpus, task.budget)
 
 
+def _own(task: Task, work: Work, shared: Shared) -> tuple[Examples, Work]:
+    """Return what a task learns from, and its surroundings, which say which of these rows are its client's."""
+    if not task.client:
+        return shared.dataset.examples(), work
+    assert shared.clients is not None, "a client has rows"
+    if isinstance(shared.clients, Partitioned):
+        return shared.dataset.examples(), replace(work, rows_N=shared.clients.rows[task.client])
+    return shared.clients.examples(task.client, shared.dataset), work
+
+
 def _fit(task: Task, member: Member, shared: Shared, work: Work) -> Mapping[str, float]:
-    examples = shared.dataset.examples()
+    examples, work = _own(task, work, shared)
     if task.distill is None:
         return member.fit(examples, work)
     teachers: list[Member] = []
@@ -167,7 +200,7 @@ def deliver(task: Task, member: Member, found: Mapping[str, float], shared: Shar
     report = Report(
         task_id=task.id,
         attempt=task.attempt,
-        metrics={**metrics, **probabilities.metrics(probs["search"], dataset.labels["search"])},
+        metrics={**metrics, **_judged(probs, dataset)},
         seconds=seconds,
         parameters=int(metrics["parameters"]),
         predict_ms_per_1000=predict_ms_per_1000,
@@ -180,10 +213,15 @@ def deliver(task: Task, member: Member, found: Mapping[str, float], shared: Shar
     return report
 
 
+def _judged(probs: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
+    """Return what predictions are worth on the *search* split; nothing where a federation's server has no such rows."""
+    return probabilities.metrics(probs["search"], dataset.labels["search"]) if "search" in probs else {}
+
+
 def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float]:
-    """Return split -> probs_NC, and milliseconds per 1,000 rows."""
-    inputs = {split: dataset.inputs[split] for split in HELD_OUT}
-    member.predict(inputs["search"][:1])  # warms up
+    """Return split -> probs_NC of the splits that have rows, and milliseconds per 1,000 rows."""
+    inputs = {split: dataset.inputs[split] for split in HELD_OUT if len(dataset.inputs[split])}
+    member.predict(next(iter(inputs.values()))[:1])  # warms up
     started = time.perf_counter()
     if sum(some.nbytes for some in inputs.values()) <= ONE_CALL_BYTES:  # few rows take less time than three calls
         ends = np.cumsum([len(some) for some in inputs.values()])

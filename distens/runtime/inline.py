@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
 from distens.packing import PackSize
-from distens.records import Outcome, Resources, Task
+from distens.records import Held, Outcome, Resources, Task
 from distens.runtime._execute import execute
 from distens.runtime.protocol import Shared
 
@@ -47,12 +47,16 @@ class Inline:
         """Return one: this process."""
         return 1
 
+    def hold(self, value: Any) -> Held:
+        """Return the value's own reference."""
+        return Held(value)
+
     def run(self, packs: Iterator[Sequence[Task]]) -> Iterator[Sequence[Outcome]]:
         """Carry out each pack before the next is pulled."""
         assert self._shared is not None, "start comes first"
         for pack in packs:
             assert pack, "nothing is pending here that an empty pack could wait for"
-            yield execute(pack, self._shared, self.threads)
+            yield execute(pack, self._shared, self.threads, lambda held: held.reference)
 
     def stop(self) -> None:
         """Give torch its threads back."""

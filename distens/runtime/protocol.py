@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from distens.data.dataset import Dataset
+from distens.data.federation import Clients
 from distens.packing import PackSize
-from distens.records import Outcome, Resources, Task
+from distens.records import Held, Outcome, Resources, Task
 from distens.store import Store
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What every task of a run needs, sent once per node: where to write, and the data without the withheld labels."""
+    """What every task of a run needs, sent once per node: where to write, the data without the withheld labels, and
+    which of a federation's clients has which rows, or where."""
 
     store: Store
     dataset: Dataset
+    clients: Clients | None = None
 
 
 class Runner(Protocol):
@@ -42,6 +45,10 @@ class Runner(Protocol):
 
     def slots(self) -> int:
         """Return how many packs are carried out side by side, as things are now."""
+        ...
+
+    def hold(self, value: Any) -> Held:
+        """Keep an array, or several, where tasks can have it without a copy for each, as long as the result lives."""
         ...
 
     def run(self, packs: Iterator[Sequence[Task]]) -> Iterator[Sequence[Outcome]]:

@@ -33,7 +33,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
 
 from distens import packing
 from distens.errors import RunError
-from distens.records import Failure, Outcome, Reason, Resources, Task
+from distens.records import Failure, Held, Outcome, Reason, Resources, Task
 from distens.runtime._execute import execute, finished_before
 from distens.runtime.protocol import Shared
 from distens.store import Store
@@ -75,7 +75,11 @@ class _Actor:
         return ray.get_runtime_context().get_node_id()
 
     def execute(self, pack: Pack) -> list[Outcome]:
-        return execute(pack, self._shared, self._threads)
+        return execute(pack, self._shared, self._threads, _fetch)
+
+
+def _fetch(held: Held) -> Any:
+    return ray.get(held.reference)
 
 
 @dataclass
@@ -180,6 +184,10 @@ class RayActors:
             self._room = (now, min(room, self.concurrency or room))
         return self._room[1]
 
+    def hold(self, value: Any) -> Held:
+        """Put a value into Ray's object store, from where each node takes one copy."""
+        return Held(ray.put(value))
+
     def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Outcome]]:
         """Pull a pack for every free actor; yield outcomes in order of arrival."""
         assert self._shared_ref is not None, "start comes first"
@@ -242,7 +250,8 @@ class RayActors:
         return not slot.starting and now - slot.since > self._limit(slot.pack)
 
     def _limit(self, pack: Pack) -> float:
-        return math.inf if self.timeout_seconds is None else self.timeout_seconds * len(pack)
+        own = math.inf if self.timeout_seconds is None else self.timeout_seconds * len(pack)
+        return min([own, *(task.limit_seconds for task in pack if task.limit_seconds is not None)])
 
     def _started(self, slot: _Slot) -> None:
         try:
@@ -263,10 +272,12 @@ class RayActors:
         try:
             outcomes: list[Outcome] = ray.get(slot.ref, timeout=0)
         except GetTimeoutError:
-            reason, message = (
-                "timed_out",
-                f"still training after {self._limit(slot.pack):g} s (runtime.timeout_seconds)",
-            )
+            limit, round_over = self._limit(slot.pack), _round_over(slot.pack, seconds)
+            option = "federated.deadline_seconds" if round_over else "runtime.timeout_seconds"
+            reason, message = "timed_out", f"still training after {limit:g} s ({option})"
+            if round_over:
+                ray.kill(slot.actor)
+                return [Failure(task.id, task.attempt, reason, message, seconds, "") for task in slot.pack], []
         except RayError as error:
             reason, message = _reason(error), _one_line(error)
         else:
@@ -301,6 +312,11 @@ class RayActors:
         if self._ours:
             ray.shutdown()
             self._ours = False
+
+
+def _round_over(pack: Pack, seconds: float) -> bool:
+    """Return whether the round that these tasks belong to has no more time, so that it makes no sense to try again."""
+    return any(task.limit_seconds is not None and seconds >= task.limit_seconds for task in pack)
 
 
 def _cluster_here() -> str:

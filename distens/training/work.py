@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from distens.records import Integers
 from distens.store import Checkpoint
 
 
@@ -20,6 +21,7 @@ class Work:
         budget: the epoch to train up to, from the checkpoint if it is not beyond, where another one is left for whoever
             goes on; None: all that the settings say. Only a kind that can stop anywhere is given one (see
             `distens.schedule.protocol.in_parts`).
+        rows_N: which of the examples a federation's client has; None: all.
     """
 
     seed: int
@@ -28,6 +30,7 @@ class Work:
     threads: int = 1
     gpus: float = 0.0
     budget: int | None = None
+    rows_N: Integers | None = None
 
     def until(self, epochs: int) -> int:
         """Return the epoch at which training ends, of as many as the settings say."""

@@ -22,6 +22,7 @@ from distens.plan import check
 from distens.progress import Update, Watch
 from distens.records import Failure, Files, Reason, Report, Task, report_from_json, task_from_json
 from distens.runtime._execute import HELD_OUT
+from distens.session import silent
 from distens.store import Store
 from distens.tune.reporting import FOLDER_KEY, as_config
 from distens.tune.spaces import KIND
@@ -77,7 +78,7 @@ def ensemble(
     store.delete()
     loaded = load(plan.config.data, plan.config.seed)
     _check_rows(loaded, trained)
-    watch = watch or coordinator.silent
+    watch = watch or silent
     watch(Update("data", f"{store.url}: copying {len(trained)} members", path=store.url))
     _fill(store, trained, without)
     return coordinator.Run(plan, store, watch, loaded=loaded).go()

@@ -1,0 +1,362 @@
+"""Rounds: the server sends its weights, clients train, what cannot be is refused, and the rest is merged.
+
+    round t:  draw clients ─► packs ─► runner ─► updates ─► accepted? ─► quorum? ─► merge ─► (refine) ─► journal
+                                          └── with them, the weights of round t - 1 are judged on the server's rows
+
+A round is journalled when it is merged, with the weights it ended with; a client's work in a round that was not is done
+again, from the same weights and the same seed, so a run that goes on ends with the same weights. Updates travel in
+memory, not through storage.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+
+from distens import registry, seeding
+from distens.errors import RunError, StorageError
+from distens.federated.plan import FederatedPlan
+from distens.merge.protocol import Memory, Merged, Round
+from distens.records import Address, Failure, Floats, Held, Outcome, Scored, State, Task, Update
+from distens.runtime.protocol import Runner
+from distens.store import Journal, Store
+
+KEPT = 2
+"""Rounds whose weights are kept: the last, and one before it in case the last did not survive a loss of power."""
+
+PACKS = 4
+"""Clients that gain nothing from being trained together go to an actor in so many parts, so that all end together."""
+
+NAMED = 5
+
+
+@dataclass
+class Log:
+    """What happened in one round.
+
+    Attributes:
+        round: from 0.
+        asked: the clients that were drawn.
+        shares: client whose update was merged -> how much it counted; None under rules that go number by number.
+        refused: client whose update was not -> why.
+        failed: client that sent none -> why.
+        retried: attempts that were lost and made up for, as "client: why".
+        loss: the mean of the merged clients' last local epoch, by rows.
+        seconds: from the first dispatch to the merge.
+        metrics: of the weights that it ended with, on the server's *search* rows; empty if it has none.
+    """
+
+    round: int
+    asked: list[str]
+    shares: dict[str, float | None] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    retried: list[str] = field(default_factory=list)
+    loss: float = math.nan
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether somebody who was asked is missing from the merge."""
+        return len(self.shares) < len(self.asked)
+
+
+@dataclass
+class Reached:
+    """The server, after so many rounds."""
+
+    rounds: int
+    weights_P: Floats
+    memory: Memory = field(default_factory=dict)
+
+
+class Rounds:
+    """All rounds of a run.
+
+    Args:
+        plan: what to do.
+        store: the run's folder, where rounds are journalled.
+        rows: client -> how many rows it has, as far as that is known; the order is the clients'.
+        start: returns the first weights.
+        proxy: for rules that ask (see `distens.merge.protocol.Round.proxy`).
+        judged: whether the server has rows to judge weights on.
+        told: is told of every round that was merged, and again when its weights were judged.
+        advised: how many such clients are best trained together.
+    """
+
+    def __init__(
+        self,
+        plan: FederatedPlan,
+        store: Store,
+        rows: Mapping[str, int],
+        start: Callable[[], Floats],
+        proxy: Callable[[Floats], tuple[float, Floats]] | None,
+        judged: bool,
+        told: Callable[[Log], None],
+        advised: int,
+    ) -> None:
+        self._plan, self._store, self._rows = plan, store, rows
+        self._names = list(rows)
+        self._proxy, self._judged, self._told, self._advised = proxy, judged, told, advised
+        self._runner: Runner = plan.runner
+        self._settings = plan.settings(0)
+        self._journal = Journal(store, "rounds")
+        self.logs: dict[int, Log] = {}
+        self._states: dict[int, Address] = {}
+        self._norms: list[float] = []
+        self._replay()
+        self._server = self._restored() or Reached(0, start())
+        self._log = Log(0, [])
+        self._updates: dict[str, Update] = {}
+        self._waiting: set[str] = set()
+
+    def run(self) -> Floats:
+        """Do all rounds that are left; return the last weights.
+
+        Raises:
+            RunError: fewer updates than the quorum, or than the rule needs, came in a round.
+        """
+        for outcomes in self._runner.run(self._packs()):
+            for outcome in outcomes:
+                self._take(outcome)
+        return self._server.weights_P
+
+    # What goes out ---------------------------------------------------------------------------------------------------
+
+    def _packs(self) -> Iterator[Sequence[Task]]:
+        while self._server.rounds < self._plan.section.rounds:
+            start = self._runner.hold(self._server.weights_P)
+            began = time.monotonic()
+            self._log = Log(self._server.rounds, self._cohort(self._server.rounds))
+            self._updates, self._waiting = {}, set(self._log.asked)
+            for pack in self._divided(self._log.asked):
+                left = self._left(began)
+                if left is not None and left <= 0:
+                    self._late(pack)
+                else:
+                    yield [self._task(client, start, left) for client in pack]
+            yield from self._judgement(start)
+            while self._waiting:
+                yield []
+            self._merge(began)
+        yield from self._judgement(None)
+
+    def _cohort(self, number: int) -> list[str]:
+        count = self._plan.section.per_round
+        if count is None or count >= len(self._names):
+            return list(self._names)
+        rng = seeding.generator(self._plan.config.seed, "cohort", number)
+        return [self._names[place] for place in sorted(rng.choice(len(self._names), count, replace=False))]
+
+    def _divided(self, clients: Sequence[str]) -> list[list[str]]:
+        """Return packs of about equal work: the client with most rows goes to the pack that has fewest."""
+        slots, pack = self._runner.slots(), self._runner.pack
+        if self._plan.partitioner is None:
+            count = len(clients)  # rows of clients with data of their own do not meet
+        elif pack != "auto":
+            count = math.ceil(len(clients) / pack)
+        else:
+            count = slots if self._advised > 1 else slots * PACKS
+        packs: list[list[str]] = [[] for _ in range(min(count, len(clients)))]
+        work = [0] * len(packs)
+        for client in sorted(clients, key=lambda name: -self._rows[name]):
+            least = min(range(len(packs)), key=lambda i: (work[i], len(packs[i])))
+            packs[least].append(client)
+            work[least] += self._rows[client]
+        return packs
+
+    def _task(self, client: str, start: Held, limit_seconds: float | None) -> Task:
+        number, server = self._server.rounds, self._server
+        seed = seeding.derive(self._plan.config.seed, "client", client, "round", number)
+        given = {"start": start}
+        correct = getattr(self._plan.merger, "correct", None)
+        if correct is not None:
+            given["correction"] = self._runner.hold(correct(client, server.memory, server.weights_P))
+        return Task(
+            f"r{number:04d}-{client}",
+            "round",
+            self._settings,
+            seed,
+            self._runner.resources,
+            client=client,
+            round=number,
+            given=given,
+            limit_seconds=limit_seconds,
+        )
+
+    def _judgement(self, start: Held | None) -> Iterator[Sequence[Task]]:
+        """Yield the task that judges the weights as they are, unless there is nothing to judge or that was done."""
+        number = self._server.rounds - 1
+        if self._judged and number >= 0 and not self.logs[number].metrics:
+            given = {"start": start or self._runner.hold(self._server.weights_P)}
+            yield [
+                Task(
+                    f"evaluate-{number:04d}",
+                    "evaluate",
+                    self._settings,
+                    0,
+                    self._runner.resources,
+                    round=number,
+                    given=given,
+                )
+            ]
+
+    def _left(self, began: float) -> float | None:
+        deadline = self._plan.section.deadline_seconds
+        return None if deadline is None else deadline - (time.monotonic() - began)
+
+    def _late(self, clients: Sequence[str]) -> None:
+        for client in clients:
+            self._waiting.discard(client)
+            self._log.failed[client] = "the round's deadline came before its turn (federated.deadline_seconds)"
+
+    # What comes back -------------------------------------------------------------------------------------------------
+
+    def _take(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Scored):
+            self._score(int(outcome.task_id.rpartition("-")[2]), dict(outcome.metrics))
+        elif isinstance(outcome, Update):
+            self._updates[outcome.client] = outcome
+            self._waiting.discard(outcome.client)
+        elif isinstance(outcome, Failure):
+            self._lost(outcome)
+
+    def _lost(self, failure: Failure) -> None:
+        kind, _, client = failure.task_id.partition("-")
+        why = f"{failure.reason}: {failure.message}"
+        if kind == "evaluate":
+            if failure.final:
+                raise RunError(f"the weights of round {client} could not be judged: {why}")
+        elif failure.final:
+            self._log.failed[client] = why
+            self._waiting.discard(client)
+        else:
+            self._log.retried.append(f"{client}: {why}")
+
+    def _score(self, number: int, metrics: dict[str, float]) -> None:
+        self.logs[number].metrics = metrics
+        self._journal.append({"judged": number, "metrics": metrics})
+        self._told(self.logs[number])
+
+    def _merge(self, began: float) -> None:
+        log, server, merger = self._log, self._server, self._plan.merger
+        assert merger is not None, "a plan with rounds has one"
+        updates = self._accepted()
+        needed = math.ceil(self._plan.section.quorum * len(log.asked))
+        if len(updates) < needed:
+            raise RunError(
+                f"round {log.round}: {len(updates)} of {len(log.asked)} clients' updates can be merged, and the quorum "
+                f"(federated.quorum) is {needed}. {_named(log)}"
+            )
+        rng = seeding.generator(self._plan.config.seed, "merge", log.round)
+        given = Round(
+            log.round, server.weights_P, updates, len(self._names), server.memory, self._taken(), self._proxy, rng
+        )
+        try:
+            merged: Merged = merger.merge(given)
+        except ValueError as error:
+            raise RunError(f"round {log.round}: merge {registry.kind_of(merger)!r}: {error}. {_named(log)}") from error
+        shares = [None] * len(updates) if merged.shares_K is None else [float(share) for share in merged.shares_K]
+        log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
+        rows = [update.rows for update in updates]
+        log.loss = float(np.average([update.loss for update in updates], weights=rows))
+        log.seconds = time.monotonic() - began
+        self._server = Reached(log.round + 1, merged.weights_P, merged.memory)
+        self._updates = {}
+        self._keep(log)
+        self._told(log)
+
+    def _accepted(self) -> list[Update]:
+        """Return the updates that can be merged, by client's name; the others are named in the log."""
+        start_P, found = self._server.weights_P, []
+        for client, update in sorted(self._updates.items()):
+            weights_P = update.weights_P
+            if weights_P.shape != start_P.shape or weights_P.dtype != start_P.dtype:
+                self._log.refused[client] = (
+                    f"{weights_P.dtype} of shape {weights_P.shape} instead of {start_P.dtype} of shape {start_P.shape}"
+                )
+            elif not np.isfinite(norm := _distance(weights_P, start_P)):
+                self._log.refused[client] = "numbers that are not finite"
+            else:
+                found.append((update, norm))
+        norms = [norm for _, norm in found]
+        usual = median(norms + self._norms) if len(norms + self._norms) > 2 else math.inf
+        most = self._plan.section.most_norm * usual if usual > 0 else math.inf
+        for update, norm in found:
+            if norm > most:
+                self._log.refused[update.client] = (
+                    f"it goes {norm:.3g} far, over {self._plan.section.most_norm:g} times the median {usual:.3g} "
+                    "(federated.most_norm)"
+                )
+        self._norms = [norm for norm in norms if norm <= most]
+        return [update for update, norm in found if norm <= most]
+
+    def _taken(self) -> dict[str, list[int]]:
+        taken: dict[str, list[int]] = {}
+        for number, log in self.logs.items():
+            for client in log.shares:
+                taken.setdefault(client, []).append(number)
+        return taken
+
+    # The journal -----------------------------------------------------------------------------------------------------
+
+    def _keep(self, log: Log) -> None:
+        arrays = {"weights": self._server.weights_P}
+        arrays |= {f"memory/{name}": numbers for name, numbers in self._server.memory.items()}
+        state = State(arrays, {"norms": self._norms})
+        address = self._store.write_state(_file(log.round), state, durable=False)
+        entry = {"round": log.round, **{k: v for k, v in vars(log).items() if k not in ("round", "metrics")}}
+        self._journal.append({**entry, "state": [address.path, address.sha256, address.size_bytes]})
+        self.logs[log.round], self._states[log.round] = log, address
+        old = self._states.pop(log.round - KEPT, None)
+        if old is not None and self._store.exists(old.path):
+            self._store.remove(old.path)
+
+    def _replay(self) -> None:
+        for entry in self._journal.entries():
+            if "judged" in entry:
+                self.logs[entry["judged"]].metrics = entry["metrics"]
+                continue
+            self._states[entry["round"]] = Address(*entry.pop("state"))
+            self.logs[entry["round"]] = Log(**entry)
+
+    def _restored(self) -> Reached | None:
+        """Return the server as it was after the last round whose weights are there, whole; forget what came later."""
+        while self.logs:
+            number = max(self.logs)
+            address = self._states[number]
+            try:
+                state = self._store.read_state(address.path, address)
+            except StorageError:
+                del self.logs[number]
+                continue
+            memory = {k.removeprefix("memory/"): v for k, v in state.arrays.items() if k.startswith("memory/")}
+            self._norms = list(state.meta["norms"])
+            return Reached(number + 1, state.arrays["weights"], memory)
+        return None
+
+
+def _file(number: int) -> str:
+    return f"rounds-weights/{number:04d}.safetensors"
+
+
+def _distance(one_P: Floats, other_P: Floats) -> float:
+    """Return the norm of the difference, with little memory; not finite if a number is not."""
+    step, total = 1 << 20, 0.0
+    for first in range(0, len(one_P), step):
+        part = one_P[first : first + step] - other_P[first : first + step]
+        total += float(np.dot(part, part))
+    return math.sqrt(total) if math.isfinite(total) else math.inf
+
+
+def _named(log: Log) -> str:
+    parts = [f"{len(named)} {what}" for what, named in (("failed", log.failed), ("were refused", log.refused)) if named]
+    reasons = [f"{client}: {why}" for named in (log.failed, log.refused) for client, why in named.items()]
+    more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+    return f"{', '.join(parts)}: {'; '.join(reasons[:NAMED])}{more}" if reasons else ""

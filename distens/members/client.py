@@ -1,0 +1,232 @@
+"""A federation's client: a network that learns from its own rows, from where the server left off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
+
+from distens.data.dataset import Examples
+from distens.errors import Diverged, Refused
+from distens.models.mlp import Mlp
+from distens.records import Floats, State
+from distens.registry import Plugin
+from distens.seeding import derive
+from distens.training import network
+from distens.training.loop import OptimizerName, Recipe
+from distens.training.work import Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from distens.training.local import Learned, Local, Shard
+
+
+@dataclass
+class Client:
+    """Trains the server's network on its own rows, for some epochs or steps, by cross-entropy.
+
+    In one shot (`federated.rounds: 1` with a distiller) clients may be of several families, each with its own
+    architecture; in rounds they are of one.
+
+    Attributes:
+        model: the architecture.
+        optimizer: `sgd`, `adam` or `adamw`; begun anew in every round.
+        learning_rate: of every step; times `decay` for every round that has gone by.
+        decay: see `learning_rate`.
+        weight_decay: an L2 penalty for `sgd` and `adam`, decoupled for `adamw`.
+        momentum: of `sgd` alone; 0 if not given.
+        epochs: local passes over the client's rows in one round.
+        steps: so many steps in one round, instead of epochs.
+        batch_size: rows per step; a client with fewer takes all it has.
+        clip: the largest norm of a gradient of the loss; null for any.
+        proximal: FedProx's mu, times the distance from the round's start (see `distens.training.local.Local`).
+        start: the seed of the first weights, which all clients share; without, the member's own.
+    """
+
+    model: Annotated[Any, Plugin("models")] = field(default_factory=Mlp)
+    optimizer: OptimizerName = "sgd"
+    learning_rate: Annotated[float, Gt(0)] = 0.05
+    decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    momentum: Annotated[float, Ge(0), Lt(1)] | None = None
+    epochs: Annotated[int, Ge(1)] | None = None
+    steps: Annotated[int, Ge(1)] | None = None
+    batch_size: Annotated[int, Ge(1)] = 32
+    clip: Annotated[float, Gt(0)] | None = 10.0
+    proximal: Annotated[float, Ge(0)] = 0.0
+    start: Annotated[int, Ge(0)] | None = None
+
+    free: ClassVar[tuple[str, ...]] = ("start",)
+    asked: ClassVar[tuple[str, ...]] = ("model",)
+
+    def __post_init__(self) -> None:
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum: {self.momentum} has no effect with optimizer {self.optimizer!r}, only with 'sgd'"
+            )
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"epochs: {self.epochs} has no effect beside steps: {self.steps}; give one of them")
+        self._network: nn.Module | None = None
+        self._input_shape: tuple[int, ...] = ()
+        self._classes = 0
+
+    @property
+    def plain_steps(self) -> bool:
+        """Whether a step is the gradient times the learning rate, as some rules assume of their clients."""
+        return self.optimizer == "sgd" and not self.momentum and not self.weight_decay
+
+    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
+        """Train in one shot on the client's own rows; `rows`, and `rows_0`, `rows_1`, … of each class, are among the
+        metrics.
+
+        Raises:
+            Diverged: the loss is not finite.
+            Refused: the architecture does not fit, or the client has no rows.
+        """
+        ((_, found),) = self.fit_pack([self], examples, [work])
+        if isinstance(found, Diverged):
+            raise found
+        return found
+
+    @classmethod
+    def fit_pack(
+        cls, members: Sequence[Client], examples: Examples, works: Sequence[Work]
+    ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
+        """Train clients that begin alike together (see `Packable`)."""
+        from distens.training import local
+
+        groups: dict[int, list[int]] = {}
+        for place, (member, work) in enumerate(zip(members, works, strict=True)):
+            groups.setdefault(work.seed if member.start is None else member.start, []).append(place)
+        for seed, places in groups.items():
+            for place in places:
+                members[place].begin(examples.inputs.shape[1:], examples.classes, seed)
+            shards = [cls._shard(examples, works[place]) for place in places]
+            start_P = local.flat(members[places[0]].torch_module())
+            for i, found in members[places[0]].train(start_P, shards, 0, works[0].device):
+                place = places[i]
+                if isinstance(found, Diverged):
+                    yield place, found
+                    continue
+                local.fill(members[place].torch_module(), found.weights_P)
+                yield place, {**_metrics(found, shards[i].examples), "parameters": len(found.weights_P)}
+
+    @staticmethod
+    def _shard(examples: Examples, work: Work) -> Shard:
+        from distens.training.local import Shard
+
+        own = examples
+        if work.rows_N is not None:
+            own = replace(examples, inputs=examples.inputs[work.rows_N], targets=examples.targets[work.rows_N])
+        return Shard("", own, work.seed)
+
+    def train(
+        self, start_P: Floats, shards: Sequence[Shard], round: int, device: str = "cpu"
+    ) -> Iterator[tuple[int, Learned | Diverged]]:
+        """Train clients with these settings from one start, many as one program; yield each one's place and what it
+        learned, or why it stopped. The member itself is only the pattern: it must have begun or been loaded.
+
+        Args:
+            start_P: the server's weights.
+            round: from 0; `decay` counts them.
+
+        Raises:
+            Refused: the start is no such network's, or a client has no rows, or no labels.
+        """
+        from distens.training import local
+
+        for shard in shards:
+            if shard.examples.targets.ndim != 1:
+                raise Refused("a client learns the labels of its rows; it was given probabilities")
+            if not len(shard.examples.inputs):
+                raise Refused(f"client {shard.client}: it has no rows")
+        yield from local.train(self.torch_module(), start_P, shards, self._local(round), device)
+
+    def _local(self, round: int) -> Local:
+        from distens.training.local import Local
+
+        recipe = Recipe(
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate * self.decay**round,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum or 0.0,
+            schedule="constant",
+            epochs=self.epochs or 1,
+            batch_size=self.batch_size,
+        )
+        return Local(recipe, self.steps, self.clip, self.proximal)
+
+    def pack_advice(self, input_shape: tuple[int, ...], classes: int, gpu: bool) -> tuple[int, str]:
+        """Return how many such clients are best trained together, and why (see `distens.training.packed.advise`)."""
+        import torch
+
+        from distens.training import packed
+
+        built = network.initialise(lambda: self.model.build(input_shape, classes), seed=0)
+        return packed.advise(built, torch.zeros((2, *input_shape)), self.batch_size, gpu)
+
+    def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
+        """Become an untrained network, by the seed alone."""
+        self._input_shape, self._classes = tuple(input_shape), classes
+        self._network = network.initialise(lambda: self.model.build(self._input_shape, classes), derive(seed, "client"))
+
+    def weights(self) -> Floats:
+        """Return all weights, one after the other, float32."""
+        from distens.training import local
+
+        return local.flat(self.torch_module())
+
+    def become(self, weights_P: Floats) -> None:
+        """Take all weights, as `weights` gives them."""
+        from distens.training import local
+
+        local.fill(self.torch_module(), weights_P)
+
+    @classmethod
+    def stack(cls, members: Sequence[Client]) -> Callable[[Floats], Floats]:
+        """Return inputs -> probs_MNC of members of one architecture (see `Packable`)."""
+        networks = [member.torch_module() for member in members]
+        return network.stack(networks, members[0]._input_shape, members[0]._classes)
+
+    def predict(self, inputs: Floats) -> Floats:
+        """Return probs_NC, computed where the network lies."""
+        return network.predict(self.torch_module(), inputs, self._classes)
+
+    def state(self) -> State:
+        """Return the weights by name."""
+        meta = {"input_shape": list(self._input_shape), "classes": self._classes}
+        return State(network.to_arrays(self.torch_module()), meta)
+
+    def load(self, state: State) -> None:
+        """Take the weights of a state, on the CPU."""
+        self.begin(tuple(state.meta["input_shape"]), state.meta["classes"], seed=0)
+        network.load_arrays(self.torch_module(), state.arrays)
+
+    def torch_module(self) -> nn.Module:
+        """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see what is done to it."""
+        assert self._network is not None, "there is no network before fit, load or begin"
+        return self._network
+
+    def to(self, device: str) -> None:
+        """Move the network to `cpu` or `cuda`; predictions then come from there."""
+        self.torch_module().to(device)
+
+
+def histogram(examples: Examples) -> tuple[int, ...]:
+    """Return how many rows of each class there are."""
+    return tuple(int(count) for count in np.bincount(examples.targets, minlength=examples.classes))
+
+
+def _metrics(found: Learned, examples: Examples) -> dict[str, float]:
+    counts = {f"rows_{c}": float(count) for c, count in enumerate(histogram(examples))}
+    return {
+        "steps": float(found.steps),
+        "train_loss": found.loss,
+        "seconds": found.seconds,
+        "rows": float(len(examples.inputs)),
+        **counts,
+    }

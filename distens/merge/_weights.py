@@ -1,0 +1,88 @@
+"""Arithmetic on many flat vectors of weights, by blocks that stay in the cache: all updates at once would be K models
+in memory a second time.
+
+A block is cast to float64 once, and what follows are products of small matrices; so a weighted mean costs about four
+times what reading the updates costs, and its only rounding that counts is the last, to float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from distens.merge.protocol import Memory, Round
+from distens.records import Floats, Update
+
+_NUMBERS = 163_840
+"""How many float64 a block takes up, of all updates together."""
+
+
+def enough(updates: Sequence[Update], least: int = 1, why: str = "") -> None:
+    """Raise ValueError if there are fewer updates than a rule needs."""
+    if len(updates) < least:
+        raise ValueError(f"needs at least {least} update{'s' * (least > 1)}{why}, found {len(updates)}")
+
+
+def equal(updates: Sequence[Update]) -> Floats:
+    """Return shares_K, all the same. Raises ValueError if there are no updates."""
+    enough(updates)
+    return np.full(len(updates), 1.0 / len(updates))
+
+
+def by_rows(updates: Sequence[Update]) -> Floats:
+    """Return shares_K in proportion to the clients' rows. Raises ValueError if there are no updates."""
+    enough(updates)
+    rows_K = np.array([update.rows for update in updates], dtype=np.float64)
+    return rows_K / rows_K.sum()
+
+
+def blocks(updates: Sequence[Update]) -> Iterator[tuple[slice, Floats]]:
+    """Yield (place, weights_KB): the updates' weights in that place, float64, to be written over at will.
+
+    The next block lies in the same memory.
+    """
+    size = len(updates[0].weights_P)
+    step = max(1024, _NUMBERS // len(updates))
+    buffer_KB = np.empty((len(updates), min(step, size)))
+    for start in range(0, size, step):
+        place = slice(start, min(start + step, size))
+        weights_KB = buffer_KB[:, : place.stop - start]
+        for row_B, update in zip(weights_KB, updates, strict=True):
+            row_B[:] = update.weights_P[place]
+        yield place, weights_KB
+
+
+def changes(round: Round, shares_K: Floats) -> Iterator[tuple[slice, Floats]]:
+    """Yield (place, change_B): sum_k shares_k (w_k - start) in that place, float64. The shares sum to 1."""
+    for place, weights_KB in blocks(round.updates):
+        yield place, shares_K @ weights_KB - round.start_P[place]
+
+
+def total(updates: Sequence[Update], parts_K: Floats, start_P: Floats | None = None) -> Floats:
+    """Return sum_k parts_k w_k, float32; with `start_P`, start + sum_k parts_k (w_k - start)."""
+    total_P = np.empty(len(updates[0].weights_P), dtype=np.float32)
+    missing = 1.0 - parts_K.sum()
+    for place, weights_KB in blocks(updates):
+        total_B = parts_K @ weights_KB
+        if start_P is not None:
+            total_B += missing * start_P[place]
+        total_P[place] = total_B
+    return total_P
+
+
+def sorted_blocks(updates: Sequence[Update]) -> Iterator[tuple[slice, Floats]]:
+    """Yield (place, values_BK): in each row, ascending, what the updates say of one number; float64."""
+    size, count = len(updates[0].weights_P), len(updates)
+    step = max(1024, _NUMBERS // count)
+    buffer_BK = np.empty((min(step, size), count))  # a row beside a row: sorting along the other axis takes longer
+    for place, weights_KB in blocks(updates):
+        values_BK = buffer_BK[: weights_KB.shape[1]]
+        values_BK[:] = weights_KB.T
+        values_BK.sort(axis=1)
+        yield place, values_BK
+
+
+def kept(memory: Memory, name: str, size: int) -> Floats:
+    """Return what the memory has under a name; zeros if nothing (of no size: one zero, seen so many times)."""
+    return memory[name] if name in memory else np.broadcast_to(np.float32(0), size)

@@ -1,0 +1,58 @@
+"""Weights for clients that take part nobody knows how often (Wang and Ji 2024, "A Lightweight Method for Tackling
+Unknown Participation Statistics in Federated Averaging", ICLR).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge, Gt
+
+from distens.merge._weights import enough, total
+from distens.merge.protocol import Merged, Round
+
+
+@dataclass(frozen=True)
+class FedAU:
+    """w = w + rate / N sum_k o_k (w_k - w), over those that took part, N being all the clients.
+
+    o_k estimates 1 / (how often k takes part): the mean length of its intervals so far, from one participation to the
+    next, in rounds (algorithm 2). An interval ends, and another begins, when it is `cap` rounds long: a client that
+    comes back after long would otherwise outweigh all. o_k is 1 before the first interval has ended, and the one that
+    this round ends counts from the next. So all clients' losses count the same, however often they are there; rows do
+    not count. It is computed from the rounds taken part in, and keeps no memory.
+
+    Attributes:
+        cap: K in the paper; larger is less biased, and less steady.
+        rate: the server's learning rate.
+    """
+
+    cap: Annotated[int, Ge(2)] = 50
+    rate: Annotated[float, Gt(0)] = 1.0
+
+    def merge(self, round: Round) -> Merged:
+        """Return the new weights (see `Merger`); `shares_K` are o_k, scaled to sum 1.
+
+        What moves the weights, rate o_k / N, sums to more or less than 1: equal updates are not what comes out.
+        """
+        enough(round.updates)
+        taken = [round.taken.get(update.client, ()) for update in round.updates]
+        intervals_K = np.array([mean_interval(rounds, round.number, self.cap) for rounds in taken])
+        parts_K = self.rate * intervals_K / round.clients
+        weights_P = total(round.updates, parts_K, round.start_P)
+        return Merged(weights_P, shares_K=intervals_K / intervals_K.sum())
+
+
+def mean_interval(taken: Sequence[int], number: int, cap: int) -> float:
+    """Return o of a client before round `number`.
+
+    Args:
+        taken: the earlier rounds in which it took part, ascending.
+    """
+    lengths = [after - before for before, after in zip([-1, *taken], taken, strict=False)]
+    absent = number - 1 - (taken[-1] if taken else -1)
+    ended = sum(-(-length // cap) for length in lengths) + absent // cap  # the one under way only by its full parts
+    return (sum(lengths) + absent // cap * cap) / ended if ended else 1.0

@@ -1,0 +1,21 @@
+"""The plain mean of the updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distens.merge._weights import equal, total
+from distens.merge.protocol import Merged, Round
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """w = 1/K sum_k w_k: every client counts the same, however many rows it has.
+
+    This is what FedAvg minimises when the goal is the mean of the clients' losses, not of the rows'.
+    """
+
+    def merge(self, round: Round) -> Merged:
+        """Return the mean (see `Merger`); `shares_K` are all 1/K."""
+        shares_K = equal(round.updates)
+        return Merged(total(round.updates, shares_K), shares_K=shares_K)

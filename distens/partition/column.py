@@ -1,0 +1,68 @@
+"""Clients that the data know: hospitals, devices, writers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import MinLen
+
+from distens.data import levels
+from distens.errors import DataError
+from distens.partition._rows import WHERE, of_owners, uncounted
+from distens.partition.protocol import Column as Columns
+from distens.records import Integers
+
+_LONGEST = 64
+
+
+@dataclass(frozen=True)
+class Column:
+    """One client for every value of a column, of its name; in the values' natural order. All rows are used.
+
+    Names are used for files: whatever is not a letter or digit of ASCII, `_`, `.` or `-` becomes `_`, and so does a
+    leading dot.
+
+    Attributes:
+        column: the column's name.
+    """
+
+    column: Annotated[str, MinLen(1)]
+
+    def divide(
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Columns
+    ) -> dict[str, Integers]:
+        """Return each client's rows (see `Partitioner`)."""
+        uncounted(clients, "column")
+        where = f"{WHERE}.column {self.column!r}"
+        codes_N, values = levels.encode(column(self.column), where)
+        empty = [code for code, value in enumerate(values) if not value.strip()]
+        missing = int(np.isin(codes_N, [-1, *empty]).sum())
+        if missing:
+            raise DataError(
+                f"{where}: {missing} of {len(codes_N)} rows have no value, so they are nobody's. "
+                "Give them one, or leave them out of the source"
+            )
+        return of_owners(codes_N, _names(values, where))
+
+
+def _names(values: tuple[str, ...], where: str) -> list[str]:
+    """Return a name for each value.
+
+    Raises:
+        DataError: two have the same, or one is too long.
+    """
+    of: dict[str, str] = {}
+    for value in values:
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", re.sub(r"^\.", "_", value.strip()))
+        if len(name) > _LONGEST:
+            raise DataError(f"{where}: {value!r} has {len(name)} characters; a client's name has at most {_LONGEST}")
+        if name in of:
+            raise DataError(
+                f"{where}: {of[name]!r} and {value!r} would both be the client {name!r}. Names may hold letters and "
+                "digits of ASCII, `_`, `.` and `-`; all else becomes `_`"
+            )
+        of[name] = value
+    return list(of)

@@ -1,0 +1,39 @@
+"""Clients that differ in how many rows they have, and in nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge
+
+from distens.data.splits import apportion
+from distens.partition._rows import Alpha, counted, numbered, of_owners
+from distens.partition.protocol import Column
+from distens.records import Integers
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Sizes are shares from Dir(alpha), rows are dealt out at random (Li et al. 2022, "Federated Learning on Non-IID
+    Data Silos", "quantity skew"). All rows are used.
+
+    Where the authors draw again until the smallest size will do, what it lacks is taken from those above their share:
+    that ends for every alpha.
+
+    Attributes:
+        alpha: the lower, the more the sizes differ.
+        least: rows that every client has at least.
+    """
+
+    alpha: Alpha = 0.5
+    least: Annotated[int, Ge(1)] = 10
+
+    def divide(
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+    ) -> dict[str, Integers]:
+        """Return each client's rows (see `Partitioner`)."""
+        count = counted(clients, len(labels_N), "quantity", self.least)
+        sizes_K = apportion(len(labels_N), rng.dirichlet(np.full(count, self.alpha)), self.least)
+        return of_owners(rng.permutation(np.repeat(np.arange(count), sizes_K)), numbered(count))

@@ -1,0 +1,36 @@
+"""Pieces of the rows sorted by label, a few for each client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge
+
+from distens.partition._rows import counted, numbered, of_owners
+from distens.partition.protocol import Column
+from distens.records import Integers
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Sort the rows by label, cut them into clients * per_client shards and deal those out (McMahan et al. 2017,
+    "pathological non-IID"). Rows of one label stay in their order. Shards differ by one row at most and all rows are
+    used; the paper's sizes divide without remainder.
+
+    Attributes:
+        per_client: shards of each client; about as many classes, where they are large.
+    """
+
+    per_client: Annotated[int, Ge(1)] = 2
+
+    def divide(
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+    ) -> dict[str, Integers]:
+        """Return each client's rows (see `Partitioner`)."""
+        count = counted(clients, len(labels_N), "shards", self.per_client)
+        owner_S = rng.permutation(np.repeat(np.arange(count), self.per_client))
+        owner_N = np.empty(len(labels_N), dtype=np.int64)
+        owner_N[np.argsort(labels_N, kind="stable")] = owner_S[np.arange(len(labels_N)) * len(owner_S) // len(labels_N)]
+        return of_owners(owner_N, numbered(count))

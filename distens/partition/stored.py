@@ -1,0 +1,50 @@
+"""The clients of another run, so that two methods see the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import MinLen
+
+from distens.config import Address
+from distens.data.clients import Partition, digest
+from distens.errors import DataError, StorageError
+from distens.partition._rows import WHERE, uncounted
+from distens.partition.protocol import Column
+from distens.records import Integers
+from distens.store import Store
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a run divided its rows into, read from its folder; for the same rows in the same order only.
+
+    Attributes:
+        path: the run's folder, local or any pyarrow address.
+    """
+
+    path: Annotated[Address, MinLen(1)]
+
+    def divide(
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+    ) -> dict[str, Integers]:
+        """Return each client's rows (see `Partitioner`)."""
+        uncounted(clients, "stored")
+        where = f"{WHERE}.path {self.path!r}"
+        try:
+            found = Partition.read(Store(self.path))
+        except StorageError as error:
+            raise DataError(f"{where}: {error}") from error
+        if found.total != len(labels_N):
+            raise DataError(
+                f"{where}: divides the {found.total} rows of another train split; this one has {len(labels_N)}. "
+                "Take the same data section and seed as that run"
+            )
+        if found.labels_sha256 != digest(labels_N):
+            raise DataError(
+                f"{where}: the labels differ: as many rows ({found.total}), but of other data or in another order. "
+                "Take the same data section and seed as that run"
+            )
+        return dict(found.rows)

@@ -1,0 +1,113 @@
+"""Carry out a pack of a federation's round: clients' local training, from one start, and what the server asks for.
+
+pack ──► weigh up a start on the server's rows ──► its scores
+     ──► clients of one kind and start ──► trained together ──► an update each, in memory; or why there is none
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distens import probabilities, registry
+from distens.errors import Diverged
+from distens.members.client import histogram
+from distens.records import Correction, Failure, Held, Outcome, Scored, Task, Update, settings_key
+from distens.runtime.protocol import Shared
+
+if TYPE_CHECKING:
+    from distens.members.client import Client
+    from distens.training.local import Shard
+
+Fetch = Callable[[Held], Any]
+Failed = Callable[[Task, Exception, float], Failure]
+
+EVALUATE = "evaluate"
+
+
+def carry_out(
+    tasks: Sequence[Task],
+    shared: Shared,
+    device: str,
+    fetch: Fetch,
+    failed: Callable[[Task, Exception, float], Failure],
+) -> Iterator[Outcome]:
+    """Yield the outcomes of tasks that belong to a round.
+
+    Args:
+        failed: turns what a task raised, after so many seconds, into a failure.
+    """
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        key = task.id if task.purpose == EVALUATE else (settings_key(task.settings), task.round)
+        groups.setdefault(key, []).append(task)
+    for group in groups.values():
+        if group[0].purpose == EVALUATE:
+            yield _score(group[0], shared, fetch)
+        else:
+            yield from _train(group, shared, device, fetch, failed)
+
+
+def pattern(task: Task, shared: Shared) -> Client:
+    """Return an untrained client of a task's settings."""
+    member = registry.build_member(task.settings, task.id)
+    dataset = shared.dataset
+    member.begin(dataset.inputs["search"].shape[1:], len(dataset.classes), 0)
+    return member
+
+
+def _score(task: Task, shared: Shared, fetch: Fetch) -> Scored:
+    member, dataset = pattern(task, shared), shared.dataset
+    member.become(fetch(task.given["start"]))
+    probs_NC = member.predict(dataset.inputs["search"])
+    return Scored(task.id, task.attempt, probabilities.metrics(probs_NC, dataset.labels["search"]))
+
+
+def _train(
+    tasks: Sequence[Task],
+    shared: Shared,
+    device: str,
+    fetch: Fetch,
+    failed: Callable[[Task, Exception, float], Failure],
+) -> Iterator[Outcome]:
+    ready: list[tuple[Task, Shard]] = []
+    started = time.perf_counter()
+    for task in tasks:
+        try:
+            ready.append((task, _shard(task, shared, fetch)))
+        except Exception as error:  # one client's rows may be anything; the others go on
+            yield failed(task, error, time.perf_counter() - started)
+    if not ready:
+        return
+    start_P, round_ = fetch(ready[0][0].given["start"]), ready[0][0].round
+    assert round_ is not None
+    member = pattern(ready[0][0], shared)
+    for place, found in member.train(start_P, [shard for _, shard in ready], round_, device):
+        task, shard = ready[place]
+        if isinstance(found, Diverged):
+            yield failed(task, found, time.perf_counter() - started)
+            continue
+        yield Update(
+            task_id=task.id,
+            attempt=task.attempt,
+            client=task.client,
+            weights_P=found.weights_P,
+            rows=len(shard.examples.inputs),
+            steps=found.steps,
+            rate_sum=found.rate_sum,
+            histogram_C=histogram(shard.examples),
+            loss=found.loss,
+            seconds=found.seconds,
+            node=platform.node(),
+        )
+
+
+def _shard(task: Task, shared: Shared, fetch: Fetch) -> Shard:
+    from distens.training.local import Shard
+
+    assert shared.clients is not None, "a round has clients"
+    held = task.given.get("correction")
+    correction = Correction() if held is None else fetch(held)
+    return Shard(task.client, shared.clients.examples(task.client, shared.dataset), task.seed, correction)

@@ -1,0 +1,284 @@
+"""Local training of a federation's clients: from one start, each on its own rows, many of them as one program.
+
+    start ──► a stack of clients' networks ──► steps, each client's own batches ──► leave: (place, what it learned)
+
+Clients have different numbers of rows, so they make different numbers of steps: the stack is ordered by them, and
+whoever has made his last leaves it. A last batch that is short is filled with rows whose gradient is zero. What a
+client learns depends on its own rows, seed and correction alone, to float tolerance: not on who is beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distens.data.dataset import Examples
+from distens.errors import Diverged, Refused
+from distens.records import Correction, Floats
+from distens.training import loop, packed
+from distens.training.dropout import Masks, rates
+from distens.training.loop import Recipe
+from distens.training.network import local_chance
+from distens.training.optimizers import OPTIMIZERS
+from distens.training.stacked import Stack, Unstackable
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One client's part.
+
+    Attributes:
+        client: its name.
+        examples: its rows and labels.
+        seed: of its order of rows.
+        correction: of its gradients.
+    """
+
+    client: str
+    examples: Examples
+    seed: int
+    correction: Correction = field(default_factory=Correction)
+
+
+@dataclass(frozen=True)
+class Local:
+    """How clients train.
+
+    Attributes:
+        recipe: optimizer, learning rate, weight decay, momentum and batch size, the same for all; `epochs` passes.
+        steps: so many steps instead of epochs; None for epochs.
+        clip: the largest norm of a client's gradient by its loss; None for any.
+        pull: times the distance to the start, added to each gradient: FedProx's mu (Li et al. 2020, "Federated
+            Optimization in Heterogeneous Networks", equation 2, whose gradient this is).
+    """
+
+    recipe: Recipe
+    steps: int | None = None
+    clip: float | None = None
+    pull: float = 0.0
+
+    def count(self, rows: int) -> int:
+        """Return how many steps a client with so many rows makes."""
+        return self.recipe.epochs * self.per_epoch(rows) if self.steps is None else self.steps
+
+    def per_epoch(self, rows: int) -> int:
+        """Return how many steps an epoch has."""
+        return math.ceil(rows / self.recipe.batch_size)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a client learned: its weights, one after the other, and what it took."""
+
+    weights_P: Floats
+    steps: int
+    rate_sum: float
+    loss: float
+    seconds: float
+
+
+def flat(network: nn.Module) -> Floats:
+    """Return all weights of a network, one after the other, float32.
+
+    Raises:
+        Refused: it keeps something beside float32 weights, which could not be merged.
+    """
+    _check(network)
+    return torch.cat([p.detach().flatten() for p in network.parameters()]).cpu().numpy().copy()
+
+
+def fill(network: nn.Module, weights_P: Floats) -> None:
+    """Give a network the weights that `flat` returned.
+
+    Raises:
+        Refused: they are not as many as it has.
+    """
+    parameters = list(network.parameters())
+    count = sum(p.numel() for p in parameters)
+    if weights_P.shape != (count,):
+        raise Refused(f"a network with {count:,} weights cannot take an array of shape {weights_P.shape}")
+    source = torch.from_numpy(weights_P) if weights_P.flags.writeable else torch.tensor(weights_P)
+    with torch.no_grad():
+        for parameter, part in zip(parameters, source.split([p.numel() for p in parameters]), strict=True):
+            parameter.copy_(part.view(parameter.shape))
+
+
+def _check(network: nn.Module) -> None:
+    if next(network.buffers(), None) is not None:
+        raise Refused(
+            "a client's network keeps buffers (running statistics?), which a merge of weights would not cover"
+        )
+    if not all(p.dtype is torch.float32 for p in network.parameters()):
+        raise Refused("a client's network has weights that are no float32")
+
+
+def train(
+    network: nn.Module, start_P: Floats, shards: Sequence[Shard], local: Local, device: str = "cpu"
+) -> Iterator[tuple[int, Learned | Diverged]]:
+    """Train every client from the same start; yield each one's place, and what it learned or why it stopped.
+
+    Args:
+        network: any of the architecture; it is written to.
+        start_P: the global weights.
+
+    Raises:
+        Refused: the network cannot be trained so, or the start is not its size.
+    """
+    fill(network, start_P)
+    example = torch.zeros((2, *shards[0].examples.inputs.shape[1:]))
+    most, _ = packed.advise(network, example, local.recipe.batch_size, device.startswith("cuda"))
+    steps = [local.count(len(shard.examples.inputs)) for shard in shards]
+    order = sorted(range(len(shards)), key=lambda place: -steps[place])
+    size = math.ceil(len(order) / math.ceil(len(order) / most))
+    for first in range(0, len(order), size):
+        places = order[first : first + size]
+        with local_chance(device):
+            try:
+                chunk = _Chunk(network, [shards[place] for place in places], local, example, device)
+            except Unstackable as error:
+                raise Refused(f"clients' networks cannot be trained: {error}") from error
+            for place, found in chunk.train():
+                yield places[place], found
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The batches of one client's epoch, which ends before step `until`; rows are places in the chunk's table."""
+
+    until: int
+    rows_SB: Tensor
+    share_SB: Tensor
+
+
+class _Chunk:
+    """Clients in descending order of their steps."""
+
+    def __init__(self, network: nn.Module, shards: Sequence[Shard], local: Local, example: Tensor, device: str) -> None:
+        self._shards, self._local, self._device = shards, local, device
+        self._stack = Stack([network] * len(shards), example, device)
+        self._steps = [local.count(len(shard.examples.inputs)) for shard in shards]
+        self._recipes = [local.recipe] * len(shards)
+        self._optimizer = OPTIMIZERS[local.recipe.optimizer](self._stack, self._recipes)
+        parts = [loop.to_tensors(shard.examples) for shard in shards]
+        self._inputs = torch.cat([inputs for inputs, _ in parts]).to(device)
+        self._labels = torch.cat([labels for _, labels in parts]).to(device)
+        self._rows = [len(labels) for _, labels in parts]
+        self._dropout = any(rates(network).values())
+        widest = local.recipe.batch_size if self._dropout else max(self._rows)  # masks follow from the width
+        self._width = min(local.recipe.batch_size, widest)
+        self._first = np.concatenate([[0], np.cumsum(self._rows)[:-1]])
+        pulls = [local.pull + shard.correction.pull for shard in shards]
+        self._pull_M1 = torch.tensor(pulls, device=device)[:, None] if any(pulls) else None
+        self._start = self._stack.weights.clone() if self._pull_M1 is not None else None
+        shifts = [shard.correction.shift_P for shard in shards]
+        self._shift = self._laid_out(shifts) if any(shift is not None for shift in shifts) else None
+        self._plans = [_Plan(0, torch.empty(0), torch.empty(0))] * len(shards)
+
+    def _laid_out(self, shifts: Sequence[Floats | None]) -> Tensor:
+        """Return vectors, one a client, laid out like the stack's weights."""
+        out = torch.zeros_like(self._stack.weights)
+        blocks = self._stack.flat(out)
+        for place, shift_P in enumerate(shifts):
+            if shift_P is not None:
+                parts = torch.tensor(shift_P, device=out.device).split([block.shape[1] for block in blocks])
+                for block, part in zip(blocks, parts, strict=True):
+                    block[place] = part
+        return out
+
+    def train(self) -> Iterator[tuple[int, Learned | Diverged]]:
+        started, seconds = time.perf_counter(), 0.0
+        going = len(self._shards)
+        loss_M, rows_M = np.zeros(going), np.zeros(going)
+        for step in range(self._steps[0] + 1):
+            staying = sum(count > step for count in self._steps[:going])
+            if staying < going:
+                share = seconds + (time.perf_counter() - started) / going
+                for place in range(staying, going):
+                    mean = float(loss_M[place] / max(1, rows_M[place]))
+                    yield place, self._learned(place, mean, share)
+                seconds, started = share, time.perf_counter()
+                going = staying
+                if not going:
+                    return
+                self._keep(going)
+            for place in range(going):
+                if step == self._plans[place].until:
+                    self._plans[place] = self._epoch(place, step)
+                    loss_M[place] = rows_M[place] = 0
+            losses_M, counts_M = self._step(step, going)
+            loss_M[:going] += losses_M
+            rows_M[:going] += counts_M
+
+    def _keep(self, going: int) -> None:
+        places = range(going)
+        for name in ("_start", "_shift"):
+            if getattr(self, name) is not None:
+                setattr(self, name, self._stack.chosen(getattr(self, name), places))
+        if self._pull_M1 is not None:
+            self._pull_M1 = self._pull_M1[:going]
+        self._optimizer.keep(places, self._recipes[:going])
+
+    def _epoch(self, place: int, step: int) -> _Plan:
+        """Return a client's batches from this step to the end of its epoch; what a short one lacks counts nothing."""
+        rows, size = self._rows[place], self._local.recipe.batch_size
+        steps, width = self._local.per_epoch(rows), self._width
+        order_N = loop.order(rows, self._shards[place].seed, step // steps) + int(self._first[place])
+        rows_SB = torch.full((steps, width), int(self._first[place]))
+        share_SB = torch.zeros((steps, width))
+        for batch, some in enumerate(order_N.split(size)):
+            rows_SB[batch, : len(some)] = some
+            share_SB[batch, : len(some)] = 1 / len(some)
+        return _Plan(step + steps, rows_SB.to(self._device), share_SB.to(self._device))
+
+    def _step(self, step: int, going: int) -> tuple[Floats, Floats]:
+        """Make one step; return every client's summed loss before it, and of how many rows."""
+        places = [(plan, step - plan.until) for plan in self._plans[:going]]
+        rows_MB = torch.stack([plan.rows_SB[batch] for plan, batch in places])
+        share_MB = torch.stack([plan.share_SB[batch] for plan, batch in places])
+        stack, shape = self._stack, rows_MB.shape
+        inputs = self._inputs.index_select(0, rows_MB.flatten()).unflatten(0, shape)
+        labels_M1B = self._labels.index_select(0, rows_MB.flatten()).view(shape).unsqueeze(1)
+        seeds = [shard.seed for shard in self._shards[:going]]
+        masks = Masks(seeds, step, self._device) if self._dropout else None
+        log_probs_MCB = torch.log_softmax(stack.forward(inputs, masks), 1)
+        gradients_MCB = log_probs_MCB.exp()
+        gradients_MCB.scatter_add_(1, labels_M1B, -torch.ones_like(labels_M1B, dtype=gradients_MCB.dtype))
+        stack.backward(gradients_MCB.mul_(share_MB[:, None]))
+        self._correct()
+        self._optimizer.schedule(step, 1)
+        self._optimizer.step()
+        there_MB = share_MB > 0
+        losses_MB = -torch.gather(log_probs_MCB, 1, labels_M1B)[:, 0] * there_MB
+        return losses_MB.sum(1).double().cpu().numpy(), there_MB.sum(1).cpu().numpy()
+
+    def _correct(self) -> None:
+        """Clip the gradients of the loss, then add what draws a client to the others."""
+        gradients = self._stack.flat(self._stack.gradients)
+        if self._local.clip is not None:
+            norms_M1 = torch.stack([part.square().sum(1) for part in gradients]).sum(0).sqrt()[:, None]
+            factors_M1 = (self._local.clip / norms_M1.clamp(min=1e-12)).clamp(max=1.0)
+            for part in gradients:
+                part.mul_(factors_M1)
+        if self._pull_M1 is not None and self._start is not None:
+            weights, start = self._stack.flat(self._stack.weights), self._stack.flat(self._start)
+            for part, now, then in zip(gradients, weights, start, strict=True):
+                part.addcmul_(now - then, self._pull_M1)
+        if self._shift is not None:
+            self._stack.gradients.add_(self._shift)
+
+    def _learned(self, place: int, loss: float, seconds: float) -> Learned | Diverged:
+        weights_P = torch.cat([block[place].flatten() for block in self._stack.blocks(self._stack.weights)])
+        if not (math.isfinite(loss) and bool(weights_P.isfinite().all())):
+            return Diverged(
+                f"client {self._shards[place].client}: the loss was {loss} after {self._steps[place]} local steps, "
+                f"with learning rate {self._local.recipe.learning_rate:g}"
+            )
+        steps = self._steps[place]
+        rate_sum = steps * self._local.recipe.learning_rate
+        return Learned(weights_P.cpu().numpy(), steps, rate_sum, loss, seconds)
