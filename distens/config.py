@@ -344,6 +344,10 @@ def put(values: dict[str, Any], path: str, value: Any, where: str = "") -> None:
     """
     *parents, last = path.split(".")
     place: dict[str, Any] = values
+    if parents and parents[0] in Config.model_fields and last != "kind":
+        usual = Config.model_fields[parents[0]].default
+        if isinstance(usual, str):  # `runtime.pack=1` of a config that leaves its runtime out
+            values.setdefault(parents[0], usual)
     for step in parents:
         inner: Any = place.setdefault(step, {})
         if isinstance(inner, str):  # `search: divbo` and --set search.beta=0.1

@@ -23,6 +23,8 @@ from distens import finish, resuming
 from distens.config import Config, parse_yaml
 from distens.data.load import Loaded
 from distens.errors import ConfigError, RunError, StorageError
+from distens.federated import plan as federated
+from distens.federated.plan import FederatedPlan
 from distens.finish import Result
 from distens.plan import Plan, check
 from distens.progress import Progress, Update, Watch, line
@@ -47,7 +49,7 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False) -> 
     """
     if config.sweep is not None:
         raise ConfigError("sweep: has no effect on one run; `distens sweep` does them all. Leave it out")
-    plan = check(config)
+    plan = federated.check(config) if config.role == "federated" else check(config)
     store = open_storage(plan.config)
     if store.exists("run.json"):
         if not overwrite and store.names("journal"):  # else it failed before anything was trained
@@ -58,7 +60,7 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False) -> 
                 f"{store.url}: this run {state}; {hint}. `--overwrite` starts afresh, another `seed` beside it"
             )
         store.delete()
-    return Run(plan, store, watch or silent).go()
+    return _go(plan, store, watch or silent, None)
 
 
 def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ()) -> Result:
@@ -80,10 +82,18 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     info = store.read_json("run.json")
     config = parse_yaml(store.read("config.yaml").decode(), f"{path}/config.yaml", overrides)
     deeper = resuming.goes_deeper(config, info["identity"], path)
-    plan = check(config)
+    plan = federated.check(config) if config.role == "federated" else check(config)
     if deeper:
         resuming.deepen(plan.config, store, info)
-    return Run(plan, store, watch or silent, info).go()
+    return _go(plan, store, watch or silent, info)
+
+
+def _go(plan: Plan | FederatedPlan, store: Store, watch: Watch, info: dict[str, Any] | None) -> Result:
+    if isinstance(plan, FederatedPlan):
+        from distens.federated.run import Federation
+
+        return Federation(plan, store, watch, info).go()
+    return Run(plan, store, watch, info).go()
 
 
 def open_storage(config: Config) -> Store:

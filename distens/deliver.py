@@ -55,7 +55,7 @@ def deliver(
         search_MNC: what every member of `measured.entries` predicted of the *search* split.
     """
     diversity_M, pairs = _diversity(search_MNC, measured, loaded)
-    home = Path(store.path("")) if store.local else _temporary()
+    home = Path(store.path("")) if store.local else temporary()
     pictures = _figures(plan, loaded, measured, search_MNC, diversity_M, home / "figures")
     data = _report(plan, ledger, measured, result, diversity_M, pairs, pictures)
     report.write(home / "report.html", data)
@@ -74,7 +74,7 @@ def deliver(
         scores=_scores(measured, loaded, folders),
         example=loaded.example_rows,
         verdict=result.verdict,
-        expected={name: _check(store, f, loaded, measured.rows[name].test_NC) for name, f in folders.items()},
+        expected={name: check(store, f, loaded, measured.rows[name].test_NC) for name, f in folders.items()},
     )
     combine_N = loaded.dataset.labels["combine"]
     results = _results(plan, ledger, result, measured, combine_N, diversity, pairs)
@@ -82,7 +82,7 @@ def deliver(
     return (f"report: {store.url}/report.html",), final
 
 
-def _temporary() -> Path:
+def temporary() -> Path:
     """Return a folder that lasts as long as this process: the tracker sends from it when the run is done."""
     folder = tempfile.mkdtemp(prefix="distens-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -310,7 +310,7 @@ def _cascade(plan: Plan, store: Store, loaded: Loaded, measured: Measured) -> ca
     )
 
 
-def _check(store: Store, folder: str, loaded: Loaded, test_NC: Floats) -> Floats:
+def check(store: Store, folder: str, loaded: Loaded, test_NC: Floats) -> Floats:
     """Read a bundle back, as its user will, and compare: what cannot predict is not delivered."""
     found_NC = predictor.load(f"{store.url}/{folder}").predict_proba(loaded.example_rows)
     worst = float(np.abs(found_NC - test_NC[: len(found_NC)]).max())

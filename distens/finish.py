@@ -235,10 +235,10 @@ class _Finisher:
         state = combiner.fit(combine_MNC, labels_N, weights_M)
         held_out_NC = out_of_fold(combiner, combine_MNC, labels_N, weights_M)
         test_NC = combiner.combine(test_MNC, state)
-        return state, Row(held_out_NC, test_NC, *_costs([entry for entry, _ in self.selected]))
+        return state, Row(held_out_NC, test_NC, *costs([entry for entry, _ in self.selected]))
 
     def _single(self, entry: Finished) -> Row:
-        return Row(self._read(entry, "combine"), self._read(entry, "test"), *_costs([entry]))
+        return Row(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
 
     def _entries(self, purpose: str) -> Sequence[Finished]:
         for entry in self.ledger.failed(purpose):
@@ -261,21 +261,25 @@ class _Finisher:
         combine_NC, test_NC = (
             probabilities.mix([self._read(e, split) for e in entries], weights_M) for split in ("combine", "test")
         )
-        return Row(combine_NC, test_NC, *_costs(entries))
+        return Row(combine_NC, test_NC, *costs(entries))
 
     def _calibrated(self, row: Row, labels_N: Integers) -> Row:
-        if self.config.calibrate == "none":
-            return row
-        temperature = probabilities.fit_temperature(row.combine_NC, labels_N)
-        return replace(
-            row,
-            combine_NC=probabilities.apply_temperature(row.combine_NC, temperature),
-            test_NC=probabilities.apply_temperature(row.test_NC, temperature),
-            temperature=temperature,
-        )
+        return row if self.config.calibrate == "none" else calibrated(row, labels_N)
 
 
-def _costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
+def calibrated(row: Row, labels_N: Integers) -> Row:
+    """Return a row with one temperature, fitted on the labels of the *combine* split."""
+    temperature = probabilities.fit_temperature(row.combine_NC, labels_N)
+    return replace(
+        row,
+        combine_NC=probabilities.apply_temperature(row.combine_NC, temperature),
+        test_NC=probabilities.apply_temperature(row.test_NC, temperature),
+        temperature=temperature,
+    )
+
+
+def costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
+    """Return parameters, training seconds, and milliseconds per 1,000 rows, of members together."""
     reports = [entry.report for entry in entries]
     return (
         sum(report.parameters for report in reports),

@@ -168,6 +168,9 @@ def _distill(config: Config, networks: list[str]) -> tuple[dict[str, Any] | None
     if config.distill is None:
         return None, None
     distiller = registry.build("distill", config.distill, "distill")
+    if getattr(distiller, "data_free", False):
+        kind = registry.kind_of(distiller)
+        raise ConfigError(f"distill.kind: {kind!r} is for role `federated`, whose server has no training rows")
     spec = registry.resolved(distiller)
     student = spec.get("network")
     if student is None:

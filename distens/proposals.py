@@ -70,15 +70,8 @@ class Proposals:
                 return
 
     def packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
-        """Yield tasks that are there already in packs: those that can be trained together, in order of the first."""
-        groups: dict[str, list[Task]] = {}
-        for task in tasks:
-            shared = packing.key(task.settings) if task.distill is None else None
-            groups.setdefault(shared or task.id, []).append(task)
-        for group in groups.values():
-            size = self._size(group[0].settings, len(group))
-            for start in range(0, len(group), size):
-                yield group[start : start + size]
+        """Yield tasks that are there already in packs (see `packs`)."""
+        yield from packs(tasks, self.planner, self._size)
 
     def history(self, also: Sequence[Task] = (), bracket: str = "") -> History:
         """Return what schedule and search may know (see `Ledger.history`)."""
@@ -155,6 +148,24 @@ class Proposals:
 
     def _predictions(self, task_id: str) -> Floats:
         return self.store.read_predictions(self.ledger.report(task_id).files["search"])
+
+
+def packs(
+    tasks: Sequence[Task], planner: Planner, size: Callable[[Settings, int], int] | None = None
+) -> Iterator[Sequence[Task]]:
+    """Yield tasks that are there already in packs: those that can be trained together, in order of the first.
+
+    Args:
+        size: says how many go together; `planner.size` without.
+    """
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        shared = packing.key(task.settings) if task.distill is None else None
+        groups.setdefault(shared or task.id, []).append(task)
+    for group in groups.values():
+        most = (size or planner.size)(group[0].settings, len(group))
+        for start in range(0, len(group), most):
+            yield group[start : start + most]
 
 
 def _named(number: int, settings: Settings, start: Start) -> tuple[str, str, int | None]:

@@ -52,6 +52,15 @@ def test_a_file_with_overrides(tmp_path):
     assert config.search.spec() == {"kind": "divbo", "beta": 0.1}
 
 
+def test_an_override_of_what_is_left_out_changes_the_usual_kind():
+    given = values()
+    del given["runtime"]
+    text = json.dumps(given)
+    assert parse_yaml(text, "x", ["runtime.pack=1"]).runtime == {"kind": "ray_actors", "pack": 1}
+    assert parse_yaml(text, "x", ["select.size=3"]).select == {"kind": "greedy", "size": 3}
+    assert parse_yaml(text, "x", ["runtime.kind=inline", "runtime.pack=2"]).runtime == {"kind": "inline", "pack": 2}
+
+
 def test_a_search_may_be_given_by_its_name_alone():
     config = parse(values(search="gain"))
     assert config.search.spec() == {"kind": "gain"}

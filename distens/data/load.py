@@ -13,6 +13,7 @@ from distens.config import DataSection
 from distens.data import source, splits
 from distens.data.dataset import SPLITS, Dataset
 from distens.data.preprocessing import Preprocessing
+from distens.errors import DataError, did_you_mean
 from distens.records import Floats, Integers
 
 EXAMPLE_ROWS = 5
@@ -61,6 +62,20 @@ def load(section: DataSection, seed: int) -> Loaded:
         array.flags.writeable = False  # as Ray would return them, so that both runners meet the same arrays
     dataset = Dataset(inputs, labels, raw.classes, fingerprint(inputs, labels, raw.classes))
     return Loaded(dataset, preprocessing, _take(rows["test"], np.arange(EXAMPLE_ROWS)), split_rows)
+
+
+def column(section: DataSection, name: str) -> Any:
+    """Return one column of a table, of all its rows, the dropped columns among them.
+
+    Raises:
+        DataError: the source is no table, or has no such column.
+    """
+    rows = source.read(section.model_copy(update={"drop": ()})).rows
+    if not hasattr(rows, "columns"):
+        raise DataError(f"{section.source} holds arrays, not a table: it has no column {name!r}")
+    if name not in rows.columns:
+        raise DataError(f"no column {name!r} in {section.source}. {did_you_mean(name, list(rows.columns))}")
+    return rows[name].to_numpy()
 
 
 def fingerprint(inputs: Mapping[str, Floats], labels: Mapping[str, Integers], classes: tuple[str, ...]) -> str:

@@ -154,8 +154,19 @@ def _distillers(config: Config, section: FederatedSection) -> tuple[DataFree | N
             raise ConfigError(f"baselines.{i}: {name!r} is named twice")
         if section.rounds > 1:
             raise ConfigError(f"baselines.{i}: {name!r} works in one shot, and there are {section.rounds} rounds")
-        baselines[name] = registry.resolved(_distiller(config, name, f"baselines.{i}"))
+        shared = {} if distiller is None else _shared_options(registry.resolved(distiller), name)
+        baselines[name] = registry.resolved(_distiller(config, {"kind": name, **shared}, f"baselines.{i}"))
     return distiller, baselines
+
+
+def _shared_options(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the options that a baseline has in common with the run's own distiller, if both make up rows.
+
+    So both cost alike. (The others learn otherwise: a rate of theirs is another thing.)
+    """
+    options = registry.options(registry.find("distill", kind, "baselines"))
+    alike = "generator_steps" in options and "generator_steps" in given
+    return {key: value for key, value in given.items() if alike and key in options and value is not None}
 
 
 def _data_free(kind: str) -> bool:

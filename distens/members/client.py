@@ -186,6 +186,22 @@ class Client:
 
         local.fill(self.torch_module(), weights_P)
 
+    def gradient(self, examples: Examples) -> tuple[float, Floats]:
+        """Return the mean cross-entropy of the network on some rows, and its gradient by all weights."""
+        import torch
+
+        from distens.training import loop
+
+        module, total = self.torch_module(), 0.0
+        inputs, labels = loop.to_tensors(examples)
+        gradient_P = torch.zeros(sum(p.numel() for p in module.parameters()))
+        for some, own in zip(inputs.split(network.PREDICT_ROWS), labels.split(network.PREDICT_ROWS), strict=True):
+            loss = torch.nn.functional.cross_entropy(module(some), own, reduction="sum") / len(labels)
+            parts = torch.autograd.grad(loss, list(module.parameters()))
+            gradient_P += torch.cat([part.flatten() for part in parts])
+            total += loss.item()
+        return total, gradient_P.numpy()
+
     @classmethod
     def stack(cls, members: Sequence[Client]) -> Callable[[Floats], Floats]:
         """Return inputs -> probs_MNC of members of one architecture (see `Packable`)."""

@@ -20,9 +20,22 @@ import numpy as np
 from distens import packing, probabilities, registry
 from distens.data.dataset import Dataset, Examples
 from distens.data.federation import Clients, Partitioned
+from distens.distill.protocol import Server
 from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError
 from distens.members.protocol import Member, Packable
-from distens.records import Failure, Files, Floats, Held, Outcome, Reason, Report, Task, report_from_json, to_json
+from distens.records import (
+    Failure,
+    Files,
+    Floats,
+    Held,
+    Outcome,
+    Reason,
+    Report,
+    State,
+    Task,
+    report_from_json,
+    to_json,
+)
 from distens.runtime import _rounds
 from distens.runtime.protocol import Shared
 from distens.store import Checkpoint, Store
@@ -53,6 +66,9 @@ def execute(
     again = (task for task in pack if task.attempt > 1)
     found: dict[str, Outcome] = {report.task_id: report for report in finished_before(again, shared.store)}
     rest = [task for task in pack if task.id not in found]
+    rest = [
+        replace(task, given={k: Held(fetch(v)) for k, v in task.given.items()}) if task.given else task for task in rest
+    ]
     with threadpool_limits(limits=threads):  # once a pack: it looks at every library that is loaded
         for tasks in _together(rest, shared.clients):
             for outcome in _carry_out(tasks, shared, threads):
@@ -135,11 +151,57 @@ def _last_lines(error: Exception, count: int = 6) -> str:
 
 def _train(task: Task, shared: Shared, threads: int) -> Report:
     work = _work(task, shared.store, threads)
+    if "start" in task.given:
+        return _deliver_whole(task, shared, work.checkpoint)
     member: Member = registry.build_member(task.settings, task.id)
     started = time.perf_counter()
-    metrics = dict(_fit(task, member, shared, work))
+    made = None
+    if task.distill is not None and getattr(registry.find("distill", task.distill["kind"], ""), "data_free", False):
+        metrics, made = _distil(task, member, shared, work)
+    else:
+        metrics = dict(_fit(task, member, shared, work))
     metrics.setdefault("seconds", time.perf_counter() - started)
-    return deliver(task, member, metrics, shared, work.checkpoint)
+    return deliver(task, member, metrics, shared, work.checkpoint, made)
+
+
+def _deliver_whole(task: Task, shared: Shared, checkpoint: Checkpoint) -> Report:
+    """Deliver a member whose weights the server made."""
+    member = _rounds.pattern(task, shared)
+    weights_P = task.given["start"].reference
+    member.become(weights_P)
+    return deliver(task, member, {"seconds": 0.0, "parameters": len(weights_P)}, shared, checkpoint)
+
+
+def _teachers(task: Task, shared: Shared) -> list[Any]:
+    teachers = []
+    for teacher in task.teachers:
+        trained = registry.build_member(teacher.settings, task.id)
+        trained.load(shared.store.read_state(teacher.state.path, teacher.state))
+        teachers.append(trained)
+    return teachers
+
+
+def _distil(task: Task, student: Any, shared: Shared, work: Work) -> tuple[dict[str, Any], State]:
+    """Train a student without the clients' rows; return its metrics, and what else was made on the way."""
+    dataset, store = shared.dataset, shared.store
+    shape, classes = dataset.inputs["test"].shape[1:], len(dataset.classes)
+    assert shared.bounds is not None
+    reports = [store.read_json(f"{teacher.state.path.rpartition('/')[0]}/report.json") for teacher in task.teachers]
+    counts_MC = np.array(
+        [[report["metrics"][f"rows_{c}"] for c in range(classes)] for report in reports], dtype=np.int64
+    )
+    labelled = dataset.examples("search") if len(dataset.labels["search"]) else None
+    server = Server(shape, classes, *shared.bounds, labelled, counts_MC.astype(np.int64))
+    student.begin(shape, classes, work.seed)
+    distiller = registry.build("distill", task.distill, "distill")
+    weights_M = np.array([teacher.weight for teacher in task.teachers])
+    found = distiller.distill(_teachers(task, shared), weights_M, student, server, work)
+    arrays = {f"curves/{name}": np.array(values, dtype=np.float64) for name, values in found.curves.items()}
+    if found.weights_M is not None:
+        arrays["weights_M"] = np.asarray(found.weights_M, dtype=np.float64)
+    if found.images is not None:
+        arrays["images"] = found.images
+    return dict(found.metrics), State(arrays)
 
 
 def _train_pack(tasks: Sequence[Task], shared: Shared, threads: int) -> Iterator[Outcome]:
@@ -178,24 +240,33 @@ def _fit(task: Task, member: Member, shared: Shared, work: Work) -> Mapping[str,
     examples, work = _own(task, work, shared)
     if task.distill is None:
         return member.fit(examples, work)
-    teachers: list[Member] = []
-    for teacher in task.teachers:
-        trained: Member = registry.build_member(teacher.settings, task.id)
-        trained.load(shared.store.read_state(teacher.state.path, teacher.state))
-        teachers.append(trained)
+    teachers = _teachers(task, shared)
     weights_M = np.array([teacher.weight for teacher in task.teachers])
     distiller = registry.build("distill", task.distill, "distill")
     return distiller.distill(teachers, weights_M, member, examples, work)
 
 
-def deliver(task: Task, member: Member, found: Mapping[str, float], shared: Shared, checkpoint: Checkpoint) -> Report:
-    """Write a trained member's predictions and state, and last its report, which says that all else is there."""
+def deliver(
+    task: Task,
+    member: Member,
+    found: Mapping[str, float],
+    shared: Shared,
+    checkpoint: Checkpoint,
+    made: State | None = None,
+) -> Report:
+    """Write a trained member's predictions and state, and last its report, which says that all else is there.
+
+    Args:
+        made: what came of its training besides.
+    """
     dataset, store = shared.dataset, shared.store
     metrics = _finite(found)
     probs, predict_ms_per_1000 = _predict(member, dataset)
     folder = f"members/{task.id}/{task.attempt}"
     files = {s: store.write_predictions(f"{folder}/{s}.arrow", p, durable=False) for s, p in probs.items()}
     files["state"] = store.write_state(f"{folder}/state.safetensors", member.state(), durable=False)
+    if made is not None:
+        files["made"] = store.write_state(f"{folder}/made.safetensors", made, durable=False)
     seconds = metrics.pop("seconds")
     report = Report(
         task_id=task.id,

@@ -79,17 +79,37 @@ def _train(
             ready.append((task, _shard(task, shared, fetch)))
         except Exception as error:  # one client's rows may be anything; the others go on
             yield failed(task, error, time.perf_counter() - started)
+    left = {task.id: (task, shard) for task, shard in ready}
+    try:
+        for task, outcome in _learn(ready, shared, device, fetch, failed):
+            del left[task.id]
+            yield outcome
+    except Exception as error:  # whatever one client does: alone, the others finish and it is found
+        for task, shard in list(left.values()):
+            if len(ready) == 1:
+                yield failed(task, error, time.perf_counter() - started)
+                continue
+            try:
+                yield from (outcome for _, outcome in _learn([(task, shard)], shared, device, fetch, failed))
+            except Exception as its_own:
+                yield failed(task, its_own, time.perf_counter() - started)
+
+
+def _learn(
+    ready: Sequence[tuple[Task, Shard]], shared: Shared, device: str, fetch: Fetch, failed: Failed
+) -> Iterator[tuple[Task, Outcome]]:
     if not ready:
         return
+    started = time.perf_counter()
     start_P, round_ = fetch(ready[0][0].given["start"]), ready[0][0].round
     assert round_ is not None
     member = pattern(ready[0][0], shared)
     for place, found in member.train(start_P, [shard for _, shard in ready], round_, device):
         task, shard = ready[place]
         if isinstance(found, Diverged):
-            yield failed(task, found, time.perf_counter() - started)
+            yield task, failed(task, found, time.perf_counter() - started)
             continue
-        yield Update(
+        update = Update(
             task_id=task.id,
             attempt=task.attempt,
             client=task.client,
@@ -102,6 +122,7 @@ def _train(
             seconds=found.seconds,
             node=platform.node(),
         )
+        yield task, update
 
 
 def _shard(task: Task, shared: Shared, fetch: Fetch) -> Shard:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import socket
 import sys
 import time
@@ -352,5 +353,5 @@ def _reason(error: RayError) -> Reason:
 
 def _one_line(error: RayError, most: int = 300) -> str:
     """Return what Ray says of a lost process, as one line: its log shows the last line of a message."""
-    text = " ".join(str(error).split())
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
     return text if len(text) <= most else f"{text[:most]}…"

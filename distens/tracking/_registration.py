@@ -87,7 +87,7 @@ def register(registry: Registry, book: Logbook, final: Final, bundle: str) -> st
         "distens.run": run_key(book.run),
         "distens.bundle": sha256,
         "distens.fingerprint": book.run.fingerprint,
-        "distens.score": repr(float(final.scores[bundle])),
+        **({"distens.score": repr(float(final.scores[bundle]))} if bundle in final.scores else {}),
         "distens.members": json.dumps({name: _run_id(book, name) for name in final.weights}),
     }
     same = ("distens.run", "distens.bundle")
@@ -101,7 +101,10 @@ def register(registry: Registry, book: Logbook, final: Final, bundle: str) -> st
         registry.tag(model, version, CHECKED, wrong)
         return f"{where} is registered but gets no alias: {wrong}"
     champion = registry.champion(model)
-    moves, why = compare(final.scores[bundle], book.run.fingerprint, champion)
+    if bundle in final.scores:
+        moves, why = compare(final.scores[bundle], book.run.fingerprint, champion)
+    else:
+        moves, why = False, "there are no rows to judge it by"
     if moves:
         registry.promote(model, version)
     verdict = f"champion ({why})" if moves else f"not champion ({why})"

@@ -32,8 +32,9 @@ class Final:
         diversity: member's id -> its mean diversity to the selection.
         figures: local PNG files.
         report: the local HTML page.
-        bundles: `ensemble`, and `student` where there is one -> local bundle folder.
-        scores: `ensemble`, `student` -> negative log-likelihood on the *combine* split, to compare with a champion's.
+        bundles: `ensemble`, `student`, `global`, as far as there is one -> local bundle folder.
+        scores: bundle -> negative log-likelihood on the *combine* split, to compare with a champion's; none where a
+            federation's server has no such rows.
         example: a few raw rows that the bundles predict (a pandas DataFrame or an array), and no labels.
         expected: bundle -> probs_NC that it gives for `example`.
         verdict: who won, in sentences.

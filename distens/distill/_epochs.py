@@ -1,0 +1,205 @@
+"""Training on a server, epoch by epoch: a killed one goes on from its last checkpoint and ends with the same bits.
+
+Everything that an epoch draws follows from (seed, purpose, epoch), so a checkpoint holds nothing but what was learned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distens.distill.protocol import Network
+from distens.errors import Diverged, Refused
+from distens.records import Floats
+from distens.seeding import derive
+from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.dropout import Masks, adopt
+from distens.training.network import local_chance, parameters, seed_global
+from distens.training.work import Work
+
+CLIP = 10.0
+"""The longest gradient that is followed, as in the code of DENSE and Co-Boosting."""
+
+Curves = dict[str, list[float]]
+
+
+class Job(Protocol):
+    """What is trained."""
+
+    def epoch(self, number: int) -> Mapping[str, float]:
+        """Train for one epoch; return numbers to watch, which must be finite."""
+        ...
+
+    def state(self) -> Any:
+        """Return what was learned, as a tree that `distens.training.checkpoint.pack` takes."""
+        ...
+
+    def load(self, tree: Any) -> None:
+        """Be where `state` was called."""
+        ...
+
+
+def run(job: Job, epochs: int, work: Work, of: Mapping[str, Any]) -> tuple[Curves, float]:
+    """Train, from the last checkpoint if there is one of this very training; torch's global chance stays as it was.
+
+    Args:
+        of: what tells this training from any other, besides the seed; JSON values.
+
+    Returns:
+        The curves, and the seconds that it took, those of interrupted attempts included.
+
+    Raises:
+        Diverged: a number that an epoch returned is not finite.
+    """
+    identity = {**of, "seed": work.seed}
+    state, first, curves, before = work.checkpoint.load(), 0, Curves(), 0.0
+    if state is not None and state.meta.get("of") == identity:
+        first, before, curves = state.meta["epoch"], state.meta["seconds"], dict(state.meta["curves"])
+    pace = Pace(work.checkpoint, before)
+    with local_chance(work.device):
+        if state is not None and first:
+            job.load(unpack(state))
+        for number in range(first, epochs):
+            seed_global(derive(work.seed, "server epoch", number), work.device)  # for what a network itself draws
+            for name, value in job.epoch(number).items():
+                if not math.isfinite(value):
+                    raise Diverged(f"{of['kind']}: {name} became {value} in epoch {number + 1} of {epochs}")
+                curves[name] = [*curves.get(name, []), value]
+            if pace.due() and number + 1 < epochs:
+                meta = {"of": identity, "epoch": number + 1, "seconds": pace.seconds(), "curves": curves}
+                pace.save(pack(job.state(), meta))
+    return curves, pace.seconds()
+
+
+class Pupil:
+    """A network that is being trained, in place: one step of its optimizer for each loss it is given.
+
+    Args:
+        rates: epoch, from 0 -> its learning rate.
+    """
+
+    def __init__(
+        self,
+        student: Network,
+        work: Work,
+        rates: Callable[[int], float],
+        optimizer: Literal["sgd", "adam"] = "sgd",
+        weight_decay: float = 1e-4,
+        momentum: float = 0.9,
+    ) -> None:
+        self.network = student.torch_module()
+        self._dropouts = adopt(self.network)
+        self.network.to(work.device).train().requires_grad_()
+        self._rates, self._work = rates, work
+        weights = list(self.network.parameters())
+        if optimizer == "sgd":
+            self._optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                weights, lr=rates(0), momentum=momentum, weight_decay=weight_decay
+            )
+        else:
+            self._optimizer = torch.optim.Adam(weights, lr=rates(0))
+        self.steps, self._losses, self._rows = 0, torch.zeros((), device=work.device), 0
+
+    def begin(self, epoch: int) -> None:
+        """Begin an epoch, counted from 0."""
+        self.network.train()
+        masks = Masks([self._work.seed], epoch, self._work.device)
+        for dropout in self._dropouts:
+            dropout.masks = masks
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rates(epoch)
+        self._losses, self._rows = torch.zeros_like(self._losses), 0
+
+    def learn(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
+        """Make one step.
+
+        Args:
+            loss: logits_NC of the inputs -> the mean loss.
+        """
+        self._optimizer.zero_grad()
+        value = loss(self.network(inputs))
+        value.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
+        self._optimizer.step()
+        self.steps += 1
+        self._losses += value.detach() * len(inputs)
+        self._rows += len(inputs)
+
+    def loss(self) -> float:
+        """Return the epoch's mean loss so far."""
+        return self._losses.item() / max(1, self._rows)
+
+    def state(self) -> Any:
+        """Return a tree to keep."""
+        moments = self._optimizer.state_dict()["state"]
+        return {"network": self.network.state_dict(), "moments": moments, "steps": self.steps}
+
+    def load(self, tree: Any) -> None:
+        """Be where `state` was called."""
+        self.network.load_state_dict(tree["network"])
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": tree["moments"], "param_groups": groups})
+        self.steps = tree["steps"]
+
+    def metrics(self, epochs: int, curves: Curves, seconds: float) -> dict[str, float]:
+        """Return what every training reports of its network."""
+        return {
+            "epochs": float(epochs),
+            "steps": float(self.steps),
+            "train_loss": curves["student_loss"][-1],
+            "parameters": float(parameters(self.network)),
+            "seconds": seconds,
+        }
+
+
+def cosine(learning_rate: float, epochs: int) -> Callable[[int], float]:
+    """Return the learning rate of each epoch: half a wave that would reach zero after the last."""
+    return lambda epoch: learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def chance(seed: int, *names: str | int) -> torch.Generator:
+    """Return a generator on the CPU for the named purpose; what it draws is the same for every device."""
+    return torch.Generator().manual_seed(derive(seed, *names))
+
+
+def batches(rows: int, size: int, rng: torch.Generator) -> Sequence[Tensor]:
+    """Return every row's number once, in batches; a last one of a single row, which no normalisation bears,
+    joins another."""
+    order = torch.randperm(rows, generator=rng)
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def begin(
+    start: Literal["fresh", "mean"] | None, student: Network, teachers: Sequence[Network], weights_M: Floats
+) -> bool:
+    """Give the student the weighted mean of the teachers' weights, as FedAvg does, if that is wanted; return whether.
+
+    Args:
+        start: `fresh` leaves the student as it is; None wants the mean where it can be had.
+
+    Raises:
+        Refused: the mean is wanted, and they are not all of one architecture.
+    """
+    if start == "fresh":
+        return False
+    states = [teacher.torch_module().state_dict() for teacher in teachers]
+    wanted = student.torch_module().state_dict()
+    shapes = {name: tensor.shape for name, tensor in wanted.items()}
+    if any({name: tensor.shape for name, tensor in state.items()} != shapes for state in states):
+        if start is None:
+            return False
+        raise Refused("start: 'mean' needs teachers and student of one architecture, found several; 'fresh' takes any")
+    shares = torch.tensor(np.asarray(weights_M) / np.sum(weights_M), dtype=torch.float64)
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            stacked = torch.stack([state[name].cpu().double() for state in states])
+            tensor.copy_(torch.tensordot(shares, stacked, dims=1))
+    return True

@@ -1,0 +1,152 @@
+"""FedFTG's step (see `distens.distill.fedftg`): a conditional generator against the student, teachers by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distens.distill import _generator
+from distens.distill._epochs import CLIP, Pupil, chance
+from distens.distill._teachers import Frozen
+from distens.distill.protocol import Server
+from distens.records import Floats, Integers
+from distens.seeding import derive
+from distens.training.work import Work
+
+
+@dataclass(frozen=True)
+class Plan:
+    """As the options of `Fedftg`."""
+
+    iterations: int
+    generator_steps: int
+    student_steps: int
+    batch_size: int
+    width: int
+    generator_rate: float
+    decay: float
+    classify: float
+    spread: float
+
+
+class FineTuning:
+    """A `Job` (see `distens.distill._epochs`): an epoch is a round.
+
+    Args:
+        shares_MC: how much each teacher counts for rows of each class.
+        counts_C: to which labels are proportional.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        teachers: Sequence[nn.Module],
+        pupil: Pupil,
+        shares_MC: Floats,
+        counts_C: Integers,
+        server: Server,
+        work: Work,
+    ) -> None:
+        self._plan, self._pupil, self._counts_C, self._work = plan, pupil, counts_C, work
+        self._all = Frozen(teachers, work.device)
+        self._each = [Frozen([teacher], work.device) for teacher in teachers]
+        self._shares_MC = torch.tensor(shares_MC, dtype=torch.float32).to(work.device)
+        self._range = _generator.Range(server.low, server.high, server.input_shape, work.device)
+        seed = derive(work.seed, "generator")
+        self._made = _generator.make(server.input_shape, plan.width, seed, work.device, server.classes)
+        self._optimizer = torch.optim.Adam(self._made.parameters(), lr=plan.generator_rate)
+
+    def epoch(self, number: int) -> Mapping[str, float]:
+        """Return both mean losses."""
+        plan, rng = self._plan, chance(self._work.seed, "fine-tuning", number)
+        for group in self._optimizer.param_groups:
+            group["lr"] = plan.generator_rate * plan.decay**number
+        self._pupil.begin(number)
+        labels = proportional(self._counts_C, plan.iterations * plan.batch_size)
+        labels = torch.tensor(labels)[torch.randperm(len(labels), generator=rng)]
+        made_losses = []
+        for labels_N in labels.to(self._work.device).split(plan.batch_size):
+            noise = torch.randn((len(labels_N), _generator.NOISE), generator=rng).to(self._work.device)
+            student = Frozen([self._pupil.network], self._work.device)
+            for _ in range(plan.generator_steps):
+                made_losses += [self._push(k, student, noise, labels_N) for k in range(len(self._each))]
+            self._teach(noise, labels_N)
+        return {"generator_loss": torch.stack(made_losses).mean().item(), "student_loss": self._pupil.loss()}
+
+    def _push(self, place: int, student: Frozen, noise: Tensor, labels_N: Tensor) -> Tensor:
+        """Make one step of the generator against one teacher, and return its loss."""
+        plan, shares_N = self._plan, self._shares_MC[place, labels_N]
+        inputs = self._range.scaled(self._made(noise, labels_N))
+        teacher_NC = self._each[place].logits(inputs)[0]
+        loss = gap(student.logits(inputs)[0], teacher_NC, labels_N, shares_N, plan.classify)
+        loss = loss + plan.spread / len(self._each) * alike(noise, inputs)
+        self._optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._made.parameters(), CLIP)
+        self._optimizer.step()
+        return loss.detach()
+
+    def _teach(self, noise: Tensor, labels_N: Tensor) -> None:
+        with torch.no_grad():
+            inputs = self._range.scaled(self._made(noise, labels_N))
+            said_MNC = self._all.logits(inputs).softmax(dim=2)
+            target_NC = torch.einsum("mn,mnc->nc", self._shares_MC[:, labels_N], said_MNC)
+        for _ in range(self._plan.student_steps):
+            self._pupil.learn(inputs, lambda logits_NC: -(target_NC * logits_NC.log_softmax(dim=1)).mean())
+
+    def some(self, most: int = 64) -> Any:
+        """Return rows that the generator makes now, to be looked at."""
+        rng = chance(self._work.seed, "some")
+        labels_N = torch.tensor(proportional(self._counts_C, most)).to(self._work.device)
+        noise = torch.randn((most, _generator.NOISE), generator=rng).to(self._work.device)
+        with torch.no_grad():
+            return self._range.scaled(self._made(noise, labels_N)).cpu().numpy()
+
+    def state(self) -> Any:
+        """Return a tree to keep."""
+        moments = self._optimizer.state_dict()["state"]
+        return {"pupil": self._pupil.state(), "made": self._made.state_dict(), "moments": moments}
+
+    def load(self, tree: Any) -> None:
+        """Be where `state` was called."""
+        self._pupil.load(tree["pupil"])
+        self._made.load_state_dict(tree["made"])
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": tree["moments"], "param_groups": groups})
+
+
+def class_shares(counts_MC: Integers) -> Floats:
+    """Return a_k^y = n_k^y / sum_j n_j^y, (M, C); 0 for classes that nobody has."""
+    counts = np.asarray(counts_MC, dtype=np.float64)
+    return counts / np.maximum(counts.sum(axis=0), 1)
+
+
+def proportional(counts_C: Integers, wanted: int) -> Integers:
+    """Return as many labels, ascending, in the proportion of the counts: what is left after rounding down goes to the
+    largest remainders, the first of equal ones."""
+    shares_C = wanted * np.asarray(counts_C, dtype=np.float64) / np.sum(counts_C)
+    found_C = np.floor(shares_C + 1e-9).astype(np.int64)
+    order = np.argsort(found_C - shares_C, kind="stable")
+    found_C[order[: wanted - found_C.sum()]] += 1
+    return np.repeat(np.arange(len(found_C)), found_C)
+
+
+def gap(student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor, shares_N: Tensor, classify: float) -> Tensor:
+    """Return mean_i[a_i (classify CE(f(x_i), y_i) - mean_c |S(x_i)_c - f(x_i)_c|)], each row by its own weight."""
+    apart_N = (student_NC - teacher_NC).abs().mean(dim=1)
+    fits_N = functional.cross_entropy(teacher_NC, labels_N, reduction="none")
+    return (shares_N * (classify * fits_N - apart_N)).mean()
+
+
+def alike(noise: Tensor, inputs: Tensor) -> Tensor:
+    """Return exp(-mean_ij[mean (z_i - z_j)^2 mean |x_i - x_j|]): 1 where all rows are the same."""
+    rows = inputs.flatten(1)
+    noises_NN = (noise[:, None] - noise).square().mean(dim=2)
+    inputs_NN = (rows[:, None] - rows).abs().mean(dim=2)
+    return (-(noises_NN * inputs_NN).mean()).exp()

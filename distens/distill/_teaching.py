@@ -1,0 +1,65 @@
+"""Students that learn what an ensemble says of rows that are given, not made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distens.distill._epochs import Pupil
+from distens.distill._losses import divergence
+from distens.distill._teachers import Frozen, weighted
+from distens.records import Floats
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(student's logits_NC, teachers' logits_MNC) -> the mean loss."""
+
+
+class Teaching:
+    """A `Job` (see `distens.distill._epochs`): an epoch is a step for each batch of rows.
+
+    Args:
+        batches: epoch -> its batches of inputs.
+    """
+
+    def __init__(self, pupil: Pupil, teachers: Frozen, batches: Callable[[int], Iterable[Tensor]], loss: Loss) -> None:
+        self._pupil, self._teachers, self._batches, self._loss = pupil, teachers, batches, loss
+
+    def epoch(self, number: int) -> Mapping[str, float]:
+        """Return the student's mean loss."""
+        self._pupil.begin(number)
+        for inputs in self._batches(number):
+            with torch.no_grad():
+                logits_MNC = self._teachers.logits(inputs)
+            self._pupil.learn(inputs, lambda logits_NC, said=logits_MNC: self._loss(logits_NC, said))
+        return {"student_loss": self._pupil.loss()}
+
+    def state(self) -> Any:
+        """Return a tree to keep."""
+        return self._pupil.state()
+
+    def load(self, tree: Any) -> None:
+        """Be where `state` was called."""
+        self._pupil.load(tree)
+
+
+def towards_logits(weights_M: Floats, temperature: float, device: str) -> Loss:
+    """Return mean KL_T(student, A_w), A_w the weighted mean of the teachers' logits."""
+    shares_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(device)
+    return lambda student_NC, said_MNC: divergence(student_NC, weighted(said_MNC, shares_M), temperature).mean()
+
+
+def towards_probabilities(weights_M: Floats, device: str) -> Loss:
+    """Return the mean cross-entropy of the student against the weighted mean of the teachers' probabilities: their
+    Kullback-Leibler divergence but for a number that no student changes."""
+    shares_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(device)
+    shares_M = shares_M / shares_M.sum()
+
+    def loss(student_NC: Tensor, said_MNC: Tensor) -> Tensor:
+        target_NC = torch.einsum("m,mnc->nc", shares_M, said_MNC.softmax(dim=2))
+        return -(target_NC * student_NC.log_softmax(dim=1)).sum(dim=1).mean()
+
+    return loss

@@ -1,0 +1,217 @@
+"""The teachers' weights: how Co-Boosting learns them, and which are believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from distens.data.dataset import Examples
+from distens.distill._epochs import batches, chance
+from distens.distill._pool import Pool
+from distens.distill._teachers import Frozen, weighted
+from distens.records import Floats, Integers
+from distens.training.network import local_chance
+
+_SHARES = (1.0, 0.5, 0.25)
+"""Of the way to new weights, how far is tried."""
+
+_ROWS = 256
+"""That teachers are asked about at a time."""
+
+
+class Weighing:
+    """Weights that stay as they are."""
+
+    def __init__(self, weights_M: Tensor) -> None:
+        self.weights_M = weights_M
+
+    def learn(self, number: int, pool: Pool) -> None:
+        """Learn from what was made up before this epoch."""
+
+    def watched(self) -> Mapping[str, float]:
+        """Return numbers to watch."""
+        return {}
+
+    def result(self) -> tuple[Tensor | None, Mapping[str, float]]:
+        """Return the weights to be used in the end, None if none were learned, and what is to be told of them."""
+        return None, {}
+
+    def state(self) -> Any:
+        """Return a tree to keep."""
+        return {"weights": self.weights_M}
+
+    def load(self, tree: Any) -> None:
+        """Be where `state` was called."""
+        self.weights_M = tree["weights"].to(self.weights_M.device)
+
+
+class Signed(Weighing):
+    """One pass over the pool, each batch a step by the gradient's sign: Co-Boosting's ensemble enhancement.
+
+    Args:
+        step: of the first epoch; times `decay` in each that follows.
+    """
+
+    def __init__(self, weights_M: Tensor, step: float, decay: float, batch_size: int, seed: int) -> None:
+        super().__init__(weights_M)
+        self._step, self._decay, self._batch_size, self._seed = step, decay, batch_size, seed
+
+    def learn(self, number: int, pool: Pool) -> None:
+        """Take the steps."""
+        self.weights_M = self._stepped(number, pool.logits_MNC, pool.labels_N)
+
+    def _stepped(self, number: int, logits_MNC: Tensor, labels_N: Tensor) -> Tensor:
+        weights_M, size = self.weights_M, self._step * self._decay**number
+        for rows in batches(len(labels_N), self._batch_size, chance(self._seed, "weights", number)):
+            rows = rows.to(labels_N.device)
+            weights_M = stepped(weights_M, logits_MNC[:, rows], labels_N[rows], size)
+        return weights_M
+
+    def watched(self) -> Mapping[str, float]:
+        """Return how many members the weights are worth."""
+        return {"effective_members": effective(self.weights_M)}
+
+    def result(self) -> tuple[Tensor | None, Mapping[str, float]]:
+        """Return the last weights."""
+        return self.weights_M, {}
+
+
+class Judge(NamedTuple):
+    """Rows with labels, and what the teachers say of them."""
+
+    logits_MNC: Tensor
+    labels_N: Tensor
+
+    @classmethod
+    def of(cls, labelled: Examples, teachers: Frozen, device: str) -> Judge:
+        """Return the judge that a server's own rows make."""
+        inputs = torch.tensor(np.asarray(labelled.inputs, dtype=np.float32))
+        with torch.no_grad(), local_chance(device):
+            parts = [teachers.logits(rows.to(device)) for rows in inputs.split(_ROWS)]
+        targets: Any = np.asarray(labelled.targets)
+        labels_N = targets.argmax(axis=1) if targets.ndim == 2 else targets
+        return cls(torch.cat(parts, dim=1), torch.tensor(labels_N, dtype=torch.int64).to(device))
+
+    def measure(self, weights_M: Tensor) -> tuple[Tensor, int]:
+        """Return A_w's cross-entropy of every row (N,), float64, and how many it errs on."""
+        ensemble_NC = weighted(self.logits_MNC, weights_M).double()
+        loss_N = functional.cross_entropy(ensemble_NC, self.labels_N, reduction="none")
+        return loss_N, int((ensemble_NC.argmax(dim=1) != self.labels_N).sum())
+
+    def no_worse(self, new_M: Tensor, old_M: Tensor) -> bool:
+        """Return whether neither the mean loss nor the errors grow."""
+        (new_N, new), (old_N, old) = self.measure(new_M), self.measure(old_M)
+        return bool(new_N.mean() <= old_N.mean()) and new <= old
+
+    def clearly_better(self, new_M: Tensor, old_M: Tensor) -> bool:
+        """Return whether the mean loss falls by more than the standard error of its change, without a further error."""
+        (new_N, new), (old_N, old) = self.measure(new_M), self.measure(old_M)
+        change_N = new_N - old_N
+        error = change_N.std() / len(change_N) ** 0.5
+        return bool(change_N.mean() < -error) and new <= old
+
+    def best(self, candidates: Mapping[str, Tensor]) -> str:
+        """Return the name of the best, going through them in order: who comes later must be clearly better."""
+        names = list(candidates)
+        best = names[0]
+        for name in names[1:]:
+            if self.clearly_better(candidates[name], candidates[best]):
+                best = name
+        return best
+
+
+class Guarded(Signed):
+    """The same steps, taken only as far as they do no harm where it can be seen.
+
+    An epoch's new weights are kept if the judge finds neither loss nor errors grown; else half of the way is tried,
+    then a quarter, else they stay. The judge is the server's labelled rows. Without them it is what was made in the
+    first tenth of the epochs, before any weight moved: those rows were made to please the first weights, so that
+    others must win on foreign ground; no weight is learned on them; and weights may not come to be worth fewer than
+    half of the members.
+
+    Args:
+        signed: the step, its weights those given.
+        known: weights that need no learning, by name; in the end the learned ones must be clearly better.
+        epochs: of the whole training.
+        judge: labelled rows of the server's, with which the best of `known` is where learning begins; None if it has
+            too few.
+    """
+
+    def __init__(self, signed: Signed, known: Mapping[str, Tensor], epochs: int, judge: Judge | None) -> None:
+        begin_M = known[judge.best(known)] if judge else signed.weights_M
+        super().__init__(begin_M, signed._step, signed._decay, signed._batch_size, signed._seed)
+        self._known, self._waits, self.judge = known, 0 if judge else ceil(epochs / 10), judge
+
+    def learn(self, number: int, pool: Pool) -> None:
+        """Take the steps, or a part of them, or none."""
+        if self.judge is None and number >= self._waits:
+            self.judge = Judge(pool.logits_MNC, pool.labels_N)
+        rows = pool.made_N >= self._waits
+        if self.judge is None or not rows.any():
+            return
+        wanted_M = self._stepped(number, pool.logits_MNC[:, rows], pool.labels_N[rows])
+        for share in _SHARES:
+            tried_M = torch.lerp(self.weights_M, wanted_M, share)
+            if self.allowed(tried_M) and self.judge.no_worse(tried_M, self.weights_M):
+                self.weights_M = tried_M
+                return
+
+    def allowed(self, weights_M: Tensor) -> bool:
+        """Return whether enough members have a say."""
+        least = len(weights_M) / 2 if self._waits else 1.0
+        return bool(weights_M.sum() > 1e-3) and effective(weights_M) >= least - 1e-9
+
+    def result(self) -> tuple[Tensor | None, Mapping[str, float]]:
+        """Return the best of the known weights and the learned ones, and how they were judged."""
+        known, labelled = {**self._known, "learned": self.weights_M}, float(not self._waits)
+        if self.judge is None:  # there was but one epoch
+            return known["uniform"], {"judge_rows": 0.0, "judge_labelled": labelled, "weights_learned": 0.0}
+        best = self.judge.best(known)
+        told = {f"judged_{name}": self.judge.measure(weights_M)[0].mean().item() for name, weights_M in known.items()}
+        told |= {"judge_rows": float(len(self.judge.labels_N)), "judge_labelled": labelled}
+        return known[best], {**told, "weights_learned": float(best == "learned")}
+
+    def state(self) -> Any:
+        """Return a tree to keep."""
+        return {**super().state(), "judge": list(self.judge) if self.judge and self._waits else None}
+
+    def load(self, tree: Any) -> None:
+        """Be where `state` was called."""
+        super().load(tree)
+        if tree["judge"] is not None:
+            self.judge = Judge(*(tensor.to(self.weights_M.device) for tensor in tree["judge"]))
+
+
+def stepped(weights_M: Tensor, logits_MNC: Tensor, labels_N: Tensor, size: float) -> Tensor:
+    """Return clip(w - size * sign(gradient of the cross-entropy of A_w), 0, 1)."""
+    with torch.enable_grad():
+        moved_M = weights_M.detach().requires_grad_()
+        loss = functional.cross_entropy(weighted(logits_MNC, moved_M), labels_N)
+        (gradient_M,) = torch.autograd.grad(loss, [moved_M])
+    return (weights_M - size * gradient_M.sign()).clamp(0, 1)
+
+
+def effective(weights_M: Tensor) -> float:
+    """Return exp(entropy), how many members weights are worth: M if they are uniform, 1 for a single member."""
+    shares_M = weights_M.double() / weights_M.double().sum().clamp(min=1e-12)
+    return float((-torch.special.xlogy(shares_M, shares_M).sum()).exp())
+
+
+def disco(counts_MC: Integers, a: float = 0.5, b: float = 0.1) -> Floats:
+    """Return FedDisco's shares (M,), proportional to max(0, n_k / n - a d_k + b), d_k the part of teacher k in all
+    Kullback-Leibler divergences of class shares from uniform ones (Ye et al. 2023, "FedDisco: Federated Learning with
+    Discrepancy-Aware Collaboration"); the sizes' where none is left positive, for which their code has no answer."""
+    counts = np.asarray(counts_MC, dtype=np.float64)
+    sizes_M = counts.sum(axis=1) / counts.sum()
+    shares_MC = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    logs_MC = np.log(np.where(shares_MC > 0, shares_MC * counts.shape[1], 1.0))
+    apart_M = (shares_MC * logs_MC).sum(axis=1)
+    apart_M = apart_M / max(apart_M.sum(), 1e-12)
+    wanted_M = np.maximum(sizes_M - a * apart_M + b, 0)
+    return wanted_M / wanted_M.sum() if wanted_M.sum() > 0 else sizes_M

@@ -1,0 +1,158 @@
+"""Co-Boosting: made-up data and the ensemble improve each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+
+from distens.distill.protocol import Distilled, Network, Server
+from distens.records import Floats
+from distens.training.work import Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distens.distill._teachers import Frozen
+    from distens.distill._weighing import Weighing
+
+FEWEST = 50
+"""Labelled rows below which a server's own are no judge of weights."""
+
+
+@dataclass(frozen=True)
+class Coboost:
+    """Learn from made-up rows that are hard for the ensemble, whose weights learn from them too.
+
+    Dai et al. 2024, "Enhancing One-Shot Federated Learning Through Data and Ensemble Co-Boosting" (ICLR), by its code.
+    With A_w(x) = sum_k w_k f_k(x) / sum_k w_k of the teachers' logits, S the student, s the softmax, and
+    KL_T(S, A) = T^2 KL(s(A / T) || s(S / T)), an epoch is:
+
+    1. A fresh generator and its noise learn for some steps to make one batch x of random labels y, minimising
+       mean[(1 - s(A_w(x))_y) CE(A_w(x), y)] - mean[KL_3(S(x), A_w(x))]; the x of the smallest loss is taken.
+    2. w <- clip(w - step decay^epoch sign(gradient of CE(A_w(x), y)), 0, 1), for each batch of all x made before.
+    3. The student passes once over all x: with u from [-1, 1], x' = x + eps sign(gradient_x of u . s(A_w(x) / T)), and
+       mean[KL_T(S(x'), A_w(x'))] is minimised (SGD, momentum 0.9, weight decay 1e-4, a cosine over the epochs).
+
+    We differ: the last epoch's student is the result, where the code takes the best on the test split; images are not
+    cropped or mirrored; and the weight step is guarded.
+
+    The guard (`weights: guarded`). The step's only signal is the label that the generator was asked for, which rewards
+    members that are easily fooled. So an epoch's weights are taken, wholly, by half, by a quarter or not at all, if a
+    judge finds neither cross-entropy nor errors grown. And in the end the result is uniform, unless the judge finds
+    FedDisco's weights (from the class counts, where teachers gave them) better by more than a standard error of the
+    difference, without a further error; and then that, unless the learned weights are so much better again.
+    With 50 rows or more in `Server.labelled` those are the judge, and learning begins with the better of uniform and
+    FedDisco's. Guaranteed: on those rows, neither more errors nor a higher cross-entropy than uniform weights have. Not
+    guaranteed: the same of other rows; with few of them, chance is a part of every verdict.
+    Without, the judge is the rows made in the first tenth of the epochs, before any weight moved, in favour of the
+    weights they were made for; and weights must be worth half of the members (exp of their entropy). Guaranteed: that
+    floor alone. Such a judge can be fooled, as the step can.
+
+    Attributes:
+        epochs: as many batches are made up in all.
+        batch_size: rows of each, and per step of everything.
+        generator_steps: per epoch.
+        width: of the generator's last convolution; the first ones have twice as many channels.
+        generator_rate: learning rate of the generator (Adam).
+        learning_rate: of the student.
+        temperature: T.
+        pool: most rows that are kept; the oldest leave first.
+        hard_samples: count a row for little that the ensemble is sure of (the factor 1 - s(A_w(x))_y of step 1).
+        diverse_samples: move rows in step 3.
+        perturbation: eps, as a share of the range of inputs. 4/255: the paper's 8/255 in [-1, 1]. None: 4/255.
+        weights: `guarded`; `unguarded` is the paper's; `off` leaves them as they are given.
+        step: of the weights. None: 0.1 / M, the paper's.
+        decay: of the step, per epoch. None: 0.99.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 200
+    batch_size: Annotated[int, Ge(2)] = 128
+    generator_steps: Annotated[int, Ge(1)] = 30
+    width: Annotated[int, Ge(1)] = 64
+    generator_rate: Annotated[float, Gt(0)] = 1e-3
+    learning_rate: Annotated[float, Gt(0)] = 0.01
+    temperature: Annotated[float, Gt(0)] = 4.0
+    pool: Annotated[int, Ge(2)] = 25_600
+    hard_samples: bool = True
+    diverse_samples: bool = True
+    perturbation: Annotated[float, Gt(0), Le(1)] | None = None
+    weights: Literal["guarded", "unguarded", "off"] = "guarded"
+    step: Annotated[float, Gt(0), Le(1)] | None = None
+    decay: Annotated[float, Gt(0), Le(1)] | None = None
+
+    data_free: ClassVar[bool] = True
+    needs_proxy: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.perturbation is not None and not self.diverse_samples:
+            raise ValueError(f"perturbation: {self.perturbation:g} has no effect with diverse_samples: false")
+        for name in ("step", "decay"):
+            if getattr(self, name) is not None and self.weights == "off":
+                raise ValueError(f"{name}: {getattr(self, name):g} has no effect with weights: off")
+        if self.pool < self.batch_size:
+            raise ValueError(f"pool: must hold a batch of {self.batch_size} rows, found {self.pool}")
+
+    def distill(
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+    ) -> Distilled:
+        """Train the student; see `DataFree`.
+
+        Returns:
+            Besides the student's metrics, with learned weights: `judged_<name>` (cross-entropy by the judge) for
+            `uniform`, `feddisco`, `learned`; `judge_rows`; `judge_labelled` (1 if they are the server's own, 0 if it
+            has fewer than 50, which are not looked at); `weights_learned` (1 if the learned ones are the result).
+        """
+        import torch
+
+        from distens.distill._epochs import Pupil, cosine, run
+        from distens.distill._synthesis import Plan, Synthesis
+        from distens.distill._teachers import Frozen
+
+        frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
+        begin_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(work.device)
+        plan = Plan(
+            self.batch_size,
+            self.generator_steps,
+            self.width,
+            self.generator_rate,
+            self.temperature,
+            self.pool,
+            hard=self.hard_samples,
+            masked=False,
+            perturbation=(self.perturbation or 4 / 255) if self.diverse_samples else 0.0,
+        )
+        pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs))
+        job = Synthesis(plan, frozen, pupil, self._weighing(frozen, begin_M, server, work), server, work)
+        curves, seconds = run(job, self.epochs, work, {"kind": "coboost", **asdict(self)})
+        found_M, told = job.weighing.result()
+        metrics = {**pupil.metrics(self.epochs, curves, seconds), **told}
+        shares_M = None if found_M is None else _shares(found_M.double().cpu().numpy())
+        return Distilled(metrics, shares_M, job.pool.some(), curves)
+
+    def _weighing(self, frozen: Frozen, begin_M: Tensor, server: Server, work: Work) -> Weighing:
+        import torch
+
+        from distens.distill._weighing import Guarded, Judge, Signed, Weighing, disco
+
+        if self.weights == "off":
+            return Weighing(begin_M)
+        step = 0.1 / len(begin_M) if self.step is None else self.step
+        signed = Signed(begin_M, step, 0.99 if self.decay is None else self.decay, self.batch_size, work.seed)
+        if self.weights == "unguarded":
+            return signed
+        known = {"uniform": torch.full_like(begin_M, 1 / len(begin_M))}
+        if server.counts_MC is not None:
+            known["feddisco"] = torch.as_tensor(disco(server.counts_MC)).to(begin_M)
+        judge = None
+        if server.labelled is not None and len(server.labelled.inputs) >= FEWEST:
+            judge = Judge.of(server.labelled, frozen, work.device)
+        return Guarded(signed, known, self.epochs, judge)
+
+
+def _shares(weights_M: Floats) -> Floats:
+    total = weights_M.sum()
+    return weights_M / total if total > 0 else np.full(len(weights_M), 1 / len(weights_M))

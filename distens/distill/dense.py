@@ -1,0 +1,91 @@
+"""DENSE: learn from made-up rows that the ensemble is sure of and the student gets wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt
+
+from distens.distill.protocol import Distilled, Network, Server
+from distens.records import Floats
+from distens.training.work import Work
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Distil the ensemble on the rows of a generator that looks for what the student does not yet do.
+
+    Zhang et al. 2022, "DENSE: Data-Free One-Shot Federated Learning" (NeurIPS), with the settings that Co-Boosting's
+    code compares itself to. With A the teachers' weighted mean logits, S the student and KL_T(S, A) =
+    T^2 KL(softmax(A / T) || softmax(S / T)), each epoch a fresh generator and its noise learn for some steps to make
+    one batch x of random labels y, minimising
+    CE(A(x), y) - mean[1(argmax S(x) differs from argmax A(x)) KL_3(S(x), A(x))]; the x of the smallest loss joins those
+    made before, and the student passes once over all, minimising mean KL_T(S(x), A(x)) (SGD, momentum 0.9, weight decay
+    1e-4, a cosine over the epochs). We differ: no batch-normalisation term, for our networks have no such statistics,
+    and images are not cropped or mirrored.
+
+    Attributes:
+        epochs: as many batches are made up in all.
+        batch_size: rows of each, and per step of everything.
+        generator_steps: per epoch.
+        width: of the generator's last convolution; the first ones have twice as many channels.
+        generator_rate: learning rate of the generator (Adam).
+        learning_rate: of the student.
+        temperature: T.
+        pool: most rows that are kept; the oldest leave first.
+        start: of the student: `fresh`, or the weighted `mean` of the teachers' weights, as in the authors' code.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 200
+    batch_size: Annotated[int, Ge(2)] = 128
+    generator_steps: Annotated[int, Ge(1)] = 30
+    width: Annotated[int, Ge(1)] = 64
+    generator_rate: Annotated[float, Gt(0)] = 1e-3
+    learning_rate: Annotated[float, Gt(0)] = 0.01
+    temperature: Annotated[float, Gt(0)] = 4.0
+    pool: Annotated[int, Ge(2)] = 25_600
+    start: Literal["fresh", "mean"] = "fresh"
+
+    data_free: ClassVar[bool] = True
+    needs_proxy: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.pool < self.batch_size:
+            raise ValueError(f"pool: must hold a batch of {self.batch_size} rows, found {self.pool}")
+
+    def distill(
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+    ) -> Distilled:
+        """Train the student; see `DataFree`.
+
+        Raises:
+            Refused: `start` is `mean`, and teachers and student differ in their architecture.
+        """
+        import torch
+
+        from distens.distill._epochs import Pupil, begin, cosine, run
+        from distens.distill._synthesis import Plan, Synthesis
+        from distens.distill._teachers import Frozen
+        from distens.distill._weighing import Weighing
+
+        begin(self.start, student, teachers, weights_M)
+        plan = Plan(
+            self.batch_size,
+            self.generator_steps,
+            self.width,
+            self.generator_rate,
+            self.temperature,
+            self.pool,
+            hard=False,
+            masked=True,
+            perturbation=0.0,
+        )
+        frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
+        pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs))
+        weighing = Weighing(torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(work.device))
+        job = Synthesis(plan, frozen, pupil, weighing, server, work)
+        curves, seconds = run(job, self.epochs, work, {"kind": "dense", **asdict(self)})
+        return Distilled(pupil.metrics(self.epochs, curves, seconds), None, job.pool.some(), curves)

@@ -1,0 +1,85 @@
+"""FedDF: distillation on rows that the server has, with or without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt
+
+from distens.distill.protocol import Distilled, Network, Server
+from distens.errors import Refused
+from distens.records import Floats
+from distens.training.work import Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Feddf:
+    """Teach the student what the ensemble says of the server's own rows.
+
+    Lin et al. 2020, "Ensemble Distillation for Robust Model Fusion in Federated Learning" (NeurIPS), algorithm 1: the
+    student begins as the mean of the teachers' weights, and mean KL(softmax(A(x)) || softmax(S(x))) is minimised by
+    Adam, A the teachers' weighted mean logits. Labels are not looked at. We differ: a fixed number of epochs and a
+    cosine over them, no early stop on a validation split, which a server of few rows cannot spare; and the student
+    begins fresh where architectures differ.
+
+    Attributes:
+        epochs: passes over the rows.
+        batch_size: rows per step.
+        learning_rate: of the first epoch.
+        average: of `logits`, as in the paper, or of `probabilities`.
+        start: of the student: `fresh`, or the weighted `mean` of the teachers' weights. None: the mean where teachers
+            and student are of one architecture.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 50
+    batch_size: Annotated[int, Ge(2)] = 128
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    average: Literal["logits", "probabilities"] = "logits"
+    start: Literal["fresh", "mean"] | None = None
+
+    data_free: ClassVar[bool] = True
+    needs_proxy: ClassVar[bool] = True
+
+    def distill(
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+    ) -> Distilled:
+        """Train the student; see `DataFree`.
+
+        Returns:
+            Besides the student's metrics, `from_mean`: 1 if it began as the teachers' mean.
+
+        Raises:
+            Refused: the server has no rows; or `start` is `mean`, and architectures differ.
+        """
+        import torch
+
+        from distens.distill._epochs import Pupil, batches, begin, chance, cosine, run
+        from distens.distill._teachers import Frozen
+        from distens.distill._teaching import Teaching, towards_logits, towards_probabilities
+
+        if server.labelled is None or not len(server.labelled.inputs):
+            raise Refused(
+                "feddf: needs rows of the server's own, found none; kinds that need none: coboost, dense, noise"
+            )
+        inputs = torch.tensor(np.asarray(server.labelled.inputs, dtype=np.float32)).to(work.device)
+        mean = begin(self.start, student, teachers, weights_M)
+
+        def rows(epoch: int) -> Iterator[Tensor]:
+            chosen = batches(len(inputs), self.batch_size, chance(work.seed, "order", epoch))
+            return (inputs[places.to(work.device)] for places in chosen)
+
+        frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
+        by_logits = self.average == "logits"
+        loss = (
+            towards_logits(weights_M, 1.0, work.device) if by_logits else towards_probabilities(weights_M, work.device)
+        )
+        pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs), optimizer="adam")
+        job = Teaching(pupil, frozen, rows, loss)
+        curves, seconds = run(job, self.epochs, work, {"kind": "feddf", **asdict(self)})
+        return Distilled({**pupil.metrics(self.epochs, curves, seconds), "from_mean": float(mean)}, None, None, curves)

@@ -1,0 +1,161 @@
+"""FedFTG: fine-tune a merged model with a conditional generator, each teacher trusted by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+
+from distens.distill.protocol import Distilled, Network, Server
+from distens.records import Floats
+from distens.seeding import derive
+from distens.training.work import Work
+
+if TYPE_CHECKING:
+    from distens.distill._epochs import Pupil
+    from distens.distill._ftg import FineTuning
+
+
+@dataclass(frozen=True)
+class Fedftg:
+    """Fine-tune the global model on rows that a conditional generator makes where it disagrees with the clients'.
+
+    Zhang et al. 2022, "Fine-tuning Global Model via Data-Free Knowledge Distillation for Non-IID Federated Learning"
+    (CVPR), by its code. With n_k^y rows of class y at client k, labels are drawn in proportion to sum_k n_k^y, and
+    client k counts a_k^y = n_k^y / sum_j n_j^y for a row of class y. Without counts all classes are alike, and a_k^y is
+    the weight given. A round is, `iterations` times, for one batch of noise z and labels y, with x = G(z, y), logits S
+    of the global model and f_k of the clients', s the softmax:
+
+    - for each of K clients one step of the generator (Adam) down
+      mean_i[a_k^{y_i} (classify CE(f_k(x_i), y_i) - mean_c |S(x_i)_c - f_k(x_i)_c|)]
+      + spread / K exp(-mean_ij[mean (z_i - z_j)^2 mean |x_i - x_j|]);
+    - some steps of the global model (SGD, weight decay 1e-3) down
+      -mean_{i,c}[log s(S(x_i))_c sum_k a_k^{y_i} s(f_k(x_i))_c].
+
+    Both rates are multiplied by `decay` every round. We differ: the weights a are applied row by row, where their code
+    multiplies the mean of a batch's cross-entropies by the mean of its weights; gradients are clipped at length 10; and
+    a round that is refined begins with a fresh generator, so that nothing but the global model lives from round to
+    round.
+
+    In one shot the student begins as `start` says, and is fine-tuned for `rounds` rounds with one generator.
+
+    Attributes:
+        rounds: in one shot.
+        iterations: of a round.
+        generator_steps: per iteration and client.
+        student_steps: per iteration.
+        batch_size: rows of a batch.
+        width: of the generator's last convolution; the first ones have twice as many channels.
+        generator_rate: learning rate of the generator.
+        learning_rate: of the global model.
+        decay: of both, per round.
+        classify: how much rows should be what they were asked to be.
+        spread: how much rows should differ from each other.
+        start: in one shot: the weighted `mean` of the teachers' weights, `fresh`; None: the mean where teachers and
+            student are of one architecture.
+    """
+
+    rounds: Annotated[int, Ge(1)] = 40
+    iterations: Annotated[int, Ge(1)] = 10
+    generator_steps: Annotated[int, Ge(1)] = 1
+    student_steps: Annotated[int, Ge(1)] = 5
+    batch_size: Annotated[int, Ge(2)] = 50
+    width: Annotated[int, Ge(1)] = 64
+    generator_rate: Annotated[float, Gt(0)] = 0.01
+    learning_rate: Annotated[float, Gt(0)] = 0.1
+    decay: Annotated[float, Gt(0), Le(1)] = 0.998
+    classify: Annotated[float, Ge(0)] = 1.0
+    spread: Annotated[float, Ge(0)] = 1.0
+    start: Literal["fresh", "mean"] | None = None
+
+    data_free: ClassVar[bool] = True
+    needs_proxy: ClassVar[bool] = False
+
+    def distill(
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+    ) -> Distilled:
+        """Train the student; see `DataFree`.
+
+        Returns:
+            Besides the student's metrics, `from_mean`: 1 if it began as the teachers' mean.
+
+        Raises:
+            Refused: `start` is `mean`, and teachers and student differ in their architecture.
+        """
+        from distens.distill._epochs import begin, run
+
+        mean = begin(self.start, student, teachers, weights_M)
+        pupil = self._pupil(student, work)
+        job = self._job(pupil, teachers, weights_M, server, work)
+        curves, seconds = run(job, self.rounds, work, {"kind": "fedftg", **asdict(self)})
+        metrics = {**pupil.metrics(self.rounds, curves, seconds), "from_mean": float(mean)}
+        return Distilled(metrics, None, job.some(), curves)
+
+    def refine(
+        self, student: Network, teachers: Sequence[Network], server: Server, work: Work, round: int
+    ) -> Mapping[str, float]:
+        """Fine-tune the merged global model, in place, after a round; the same seed and round give the same bits.
+
+        Args:
+            student: the global model.
+            teachers: the clients' models of this round, in the order of `server.counts_MC`; without counts they weigh
+                alike.
+            round: from 0.
+
+        Returns:
+            `generator_loss`, `student_loss`, `seconds`.
+
+        Raises:
+            Diverged: a loss stopped being finite.
+        """
+        from distens.distill._epochs import run
+
+        start = perf_counter()
+        weights_M = np.full(len(teachers), 1 / len(teachers))
+        alone = Work(derive(work.seed, "refine", round), device=work.device, threads=work.threads, gpus=work.gpus)
+        pupil = self._pupil(student, alone, round)
+        job = self._job(pupil, teachers, weights_M, server, alone, round)
+        curves, _ = run(job, 1, alone, {"kind": "fedftg"})
+        return {**{name: values[-1] for name, values in curves.items()}, "seconds": perf_counter() - start}
+
+    def _pupil(self, student: Network, work: Work, first: int = 0) -> Pupil:
+        from distens.distill._epochs import Pupil
+
+        def rates(epoch: int) -> float:
+            return self.learning_rate * self.decay ** (first + epoch)
+
+        return Pupil(student, work, rates, weight_decay=1e-3, momentum=0.0)
+
+    def _job(
+        self,
+        pupil: Pupil,
+        teachers: Sequence[Network],
+        weights_M: Floats,
+        server: Server,
+        work: Work,
+        first: int = 0,
+    ) -> FineTuning:
+        from distens.distill._ftg import FineTuning, Plan, class_shares
+
+        plan = Plan(
+            self.iterations,
+            self.generator_steps,
+            self.student_steps,
+            self.batch_size,
+            self.width,
+            self.generator_rate * self.decay**first,
+            self.decay,
+            self.classify,
+            self.spread,
+        )
+        if server.counts_MC is not None:
+            shares_MC, counts_C = class_shares(server.counts_MC), np.sum(server.counts_MC, axis=0)
+        else:
+            shares_MC = np.repeat(np.asarray(weights_M)[:, None], server.classes, axis=1)
+            counts_C = np.ones(server.classes, dtype=np.int64)
+        networks = [teacher.torch_module() for teacher in teachers]
+        return FineTuning(plan, networks, pupil, shares_MC, counts_C, server, work)

@@ -1,0 +1,67 @@
+"""Distillation on noise: what comes of no data at all and no generator either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Gt
+
+from distens.distill.protocol import Distilled, Network, Server
+from distens.records import Floats
+from distens.training.work import Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Teach the student what the ensemble says of rows drawn uniformly from the range of inputs.
+
+    The baseline that shows what a generator is worth. Every number of a row is drawn for itself, fresh rows for every
+    step; with A the teachers' weighted mean logits, mean KL_T(S(x), A(x)) = T^2 KL(softmax(A / T) || softmax(S / T)) is
+    minimised (SGD, momentum 0.9, weight decay 1e-4, a cosine over the epochs).
+
+    Attributes:
+        epochs: each of `steps` batches.
+        steps: per epoch.
+        batch_size: rows per step.
+        learning_rate: of the first epoch.
+        temperature: T.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 50
+    steps: Annotated[int, Ge(1)] = 100
+    batch_size: Annotated[int, Ge(2)] = 128
+    learning_rate: Annotated[float, Gt(0)] = 0.01
+    temperature: Annotated[float, Gt(0)] = 4.0
+
+    data_free: ClassVar[bool] = True
+    needs_proxy: ClassVar[bool] = False
+
+    def distill(
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+    ) -> Distilled:
+        """Train the student; see `DataFree`."""
+        import torch
+
+        from distens.distill._epochs import Pupil, chance, cosine, run
+        from distens.distill._generator import Range
+        from distens.distill._teachers import Frozen
+        from distens.distill._teaching import Teaching, towards_logits
+
+        span = Range(server.low, server.high, server.input_shape, work.device)
+        shape = (self.batch_size, *server.input_shape)
+
+        def rows(epoch: int) -> Iterator[Tensor]:
+            rng = chance(work.seed, "noise", epoch)
+            return (span.scaled(torch.rand(shape, generator=rng).to(work.device)) for _ in range(self.steps))
+
+        frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
+        pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs))
+        job = Teaching(pupil, frozen, rows, towards_logits(weights_M, self.temperature, work.device))
+        curves, seconds = run(job, self.epochs, work, {"kind": "noise", **asdict(self)})
+        some = next(rows(self.epochs - 1))[:64].cpu().numpy()
+        return Distilled(pupil.metrics(self.epochs, curves, seconds), None, some, curves)

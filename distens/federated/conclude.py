@@ -1,0 +1,357 @@
+"""From trained clients to a deployed model: what the server can make of them, judged on rows of its own.
+
+Which rows decide what: *search* are the server's labelled rows, for rules and distillers that ask; *combine* says which
+of the server's models is deployed, and fits one temperature for each; *test* is read here, once, for the table. Where
+the server has no rows, nothing is chosen, and the table says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distens import probabilities, registry, seeding
+from distens.combine.geometric import Geometric
+from distens.config import to_yaml
+from distens.data.clients import Partition
+from distens.data.load import Loaded
+from distens.deliver import check, temporary
+from distens.evaluate import figures, metrics, partition_figure, report
+from distens.federated.plan import FederatedPlan
+from distens.federated.rounds import Log
+from distens.finish import Result, Row, calibrated, costs, table_row
+from distens.ledger import Ledger
+from distens.merge.protocol import Round
+from distens.records import Finished, Floats, State, Task, Update
+from distens.serve import bundle
+from distens.store import Store
+from distens.tracking.protocol import Final
+
+GLOBAL, ENSEMBLE, UNIFORM, STUDENT = "global", "ensemble", "uniform_ensemble", "student"
+AVERAGE = "average_ensemble"
+MEAN = "mean_client"
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """The clients that finished, and how the ensemble weighs their logits."""
+
+    entries: Sequence[Finished]
+    weights_M: Floats
+    learned: bool
+
+
+def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
+    """Return the task that makes a member of global weights: it is predicted with, and its state is written."""
+    seed = seeding.derive(plan.config.seed, "finish", GLOBAL)
+    given = {"start": plan.runner.hold(weights_P)}
+    return Task(GLOBAL, GLOBAL, {**plan.settings(0), "family": GLOBAL}, seed, plan.runner.resources, given=given)
+
+
+def merged(
+    plan: FederatedPlan, store: Store, finished: Sequence[Finished], shape: tuple[int, ...], classes: int, clients: int
+) -> Floats:
+    """Return what the server's rule makes of those of all clients that trained once.
+
+    Args:
+        shape: of a row of inputs.
+    """
+    assert plan.merger is not None
+    settings, updates = plan.settings(0), []
+    member = registry.build_member(settings)
+    for entry in finished:
+        address, found = entry.report.files["state"], entry.report.metrics
+        member.load(store.read_state(address.path, address))
+        update = Update(
+            task_id=entry.task.id,
+            attempt=entry.report.attempt,
+            client=entry.task.client,
+            weights_P=member.weights(),
+            rows=int(found["rows"]),
+            steps=int(found["steps"]),
+            rate_sum=found["steps"] * member.learning_rate,
+            histogram_C=tuple(int(found[f"rows_{c}"]) for c in range(classes)),
+            loss=found["train_loss"],
+        )
+        updates.append(update)
+    member.begin(shape, classes, settings["start"])
+    return plan.merger.merge(Round(0, member.weights(), updates, clients)).weights_P
+
+
+def conclude(
+    plan: FederatedPlan,
+    store: Store,
+    ledger: Ledger,
+    loaded: Loaded,
+    partition: Partition | None,
+    names: Sequence[str],
+    logs: Mapping[int, Log],
+) -> tuple[Result, Final]:
+    """Measure, choose, write and return."""
+    return _Conclusion(plan, store, ledger, loaded, partition, names, logs).carry_out()
+
+
+class _Conclusion:
+    def __init__(
+        self,
+        plan: FederatedPlan,
+        store: Store,
+        ledger: Ledger,
+        loaded: Loaded,
+        partition: Partition | None,
+        names: Sequence[str],
+        logs: Mapping[int, Log],
+    ) -> None:
+        self.plan, self.store, self.ledger, self.loaded = plan, store, ledger, loaded
+        self.partition, self.names, self.logs = partition, names, logs
+        self.labels = loaded.dataset.labels
+        self.judged = bool(len(self.labels["combine"]))
+        self.missing: dict[str, str] = {}
+        self.rows: dict[str, Row] = {}
+        self.weighed: _Weighed | None = None
+
+    def carry_out(self) -> tuple[Result, Final]:
+        made = self._made()
+        clients = sorted(self.ledger.finished("client"), key=lambda e: self.names.index(e.task.client))
+        if clients:
+            self.weighed = self._weighed(clients, made.get(STUDENT))
+            self._add_ensembles(self.weighed)
+        for name, entry in made.items():
+            self.rows[name] = Row(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
+        if self.judged and self.plan.config.calibrate != "none":
+            self.rows = {name: calibrated(row, self.labels["combine"]) for name, row in self.rows.items()}
+        labels_N = self.labels["test"]
+        table = {name: table_row(row, labels_N) for name, row in self.rows.items()}
+        if clients:
+            table[MEAN] = self._mean_client(clients)
+        chosen, why = self._chosen()
+        test = {name: row.test_NC for name, row in self.rows.items()}
+        verdict = [why, *metrics.verdict(table, test, labels_N), *self._degraded()]
+        weights = self._weights()
+        result = Result(self.store.url, table, self.missing, verdict, weights)
+        return self._deliver(result, made, chosen)
+
+    # What there is ---------------------------------------------------------------------------------------------------
+
+    def _made(self) -> dict[str, Finished]:
+        """Return what the server made, by row; failures are named."""
+        found: dict[str, Finished] = {}
+        for purpose in (GLOBAL, STUDENT, *self.plan.baselines):
+            for entry in self.ledger.finished(purpose):
+                found[purpose] = entry
+            for failed in self.ledger.failed(purpose):
+                self.missing[purpose] = f"{failed.failure.reason}: {failed.failure.message}"
+        for failed in self.ledger.failed("client"):
+            self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
+        return found
+
+    def _read(self, entry: Finished, split: str) -> Floats:
+        if split not in entry.report.files:
+            return np.zeros((0, len(self.loaded.dataset.classes)))
+        return self.store.read_predictions(entry.report.files[split])
+
+    def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> _Weighed:
+        if student is not None and "made" in student.report.files:
+            made = self.store.read_state(student.report.files["made"].path, student.report.files["made"])
+            if "weights_M" in made.arrays:
+                return _Weighed(clients, made.arrays["weights_M"], True)
+        return _Weighed(clients, np.full(len(clients), 1 / len(clients)), False)
+
+    def _add_ensembles(self, weighed: _Weighed) -> None:
+        probs = {s: [self._read(e, s) for e in weighed.entries] for s in ("combine", "test")}
+        uniform_M = np.full(len(weighed.entries), 1 / len(weighed.entries))
+        kinds = {ENSEMBLE: weighed.weights_M, **({UNIFORM: uniform_M} if weighed.learned else {})}
+        for name, weights_M in kinds.items():
+            state = State({"weights": np.asarray(weights_M, dtype=np.float64)})
+            combine_NC, test_NC = (Geometric().combine(np.stack(probs[s]), state) for s in ("combine", "test"))
+            self.rows[name] = Row(combine_NC, test_NC, *costs(weighed.entries))
+        combine_NC, test_NC = (probabilities.mix(probs[s], uniform_M) for s in ("combine", "test"))
+        self.rows[AVERAGE] = Row(combine_NC, test_NC, *costs(weighed.entries))
+
+    def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
+        """Return the mean of the clients' own rows of the table."""
+        each = [
+            table_row(Row(self._read(e, "combine"), self._read(e, "test"), *costs([e])), self.labels["test"])
+            for e in clients
+        ]
+        return {key: float(np.mean([row[key] for row in each])) for key in each[0]}
+
+    def _chosen(self) -> tuple[str | None, str]:
+        """Return which row is to be deployed, and a sentence about that."""
+        if not self.judged:
+            if len(self.rows) == 1:
+                (only,) = self.rows
+                return only, f"There is one model to deploy, {only}; the server has no rows to calibrate it on."
+            return None, (
+                "The server has no rows of its own (data.splits.combine is 0), so no honest choice among "
+                f"{', '.join(self.rows)} was possible; all of them are kept."
+            )
+        if len(self.rows) == 1:
+            (only,) = self.rows
+            return only, f"There is one model to deploy: {only}."
+        metric = self.plan.config.metric
+        values = {n: probabilities.metrics(r.combine_NC, self.labels["combine"])[metric] for n, r in self.rows.items()}
+        best = min(values, key=lambda name: values[name])
+        others = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name != best)
+        rows = len(self.labels["combine"])
+        return (
+            best,
+            f"On the server's {rows} combine rows {best} has the least {metric} ({values[best]:.4f}; {others}).",
+        )
+
+    def _degraded(self) -> list[str]:
+        rounds = [log for log in self.logs.values() if log.degraded]
+        if not rounds:
+            return []
+        without = sorted({client for log in rounds for client in (*log.failed, *log.refused)})
+        named = ", ".join(without[:10]) + (", …" if len(without) > 10 else "")
+        return [f"{len(rounds)} of {len(self.logs)} rounds were merged without somebody who was asked: {named}."]
+
+    def _weights(self) -> dict[str, float]:
+        if self.weighed is None:
+            return {}
+        pairs = zip(self.weighed.entries, self.weighed.weights_M, strict=True)
+        return {entry.task.client: float(weight) for entry, weight in pairs if weight > 0}
+
+    # What is left behind ---------------------------------------------------------------------------------------------
+
+    def _deliver(self, result: Result, made: Mapping[str, Finished], chosen: str | None) -> tuple[Result, Final]:
+        home = Path(self.store.path("")) if self.store.local else temporary()
+        pictures = self._figures(made, home / "figures")
+        data = report.ReportData(
+            run_name=result.path.rstrip("/").rpartition("/")[2],
+            rows=result.rows,
+            missing=result.missing,
+            verdict=result.verdict,
+            members=self._members(),
+            failures=self._failures(),
+            figures=pictures,
+            config_yaml=to_yaml(self.plan.config),
+            details=self._details(chosen),
+        )
+        report.write(home / "report.html", data)
+        if not self.store.local:
+            for path in (*pictures.values(), home / "report.html"):
+                self.store.write(path.relative_to(home).as_posix(), path.read_bytes())
+        folders = self._bundles(result, made)
+        scores = {
+            name: probabilities.negative_log_likelihood(self.rows[name].combine_NC, self.labels["combine"])
+            for name in folders
+            if self.judged
+        }
+        final = Final(
+            rows=result.rows,
+            weights=result.weights,
+            diversity={},
+            figures=tuple(pictures.values()),
+            report=home / "report.html",
+            bundles={name: self.store.local_folder(folder, home / name) for name, folder in folders.items()},
+            scores=scores,
+            example=self.loaded.example_rows,
+            verdict=result.verdict,
+            expected={n: check(self.store, f, self.loaded, self.rows[n].test_NC) for n, f in folders.items()},
+        )
+        self.store.write_json("results.json", self._results(result, chosen))  # the run's marker
+        return replace(result, notes=(f"report: {self.store.url}/report.html",)), final
+
+    def _members(self) -> list[dict[str, Any]]:
+        if self.weighed is None:
+            return []
+        weights = self._weights()
+        return [
+            {"id": e.task.client, "weight": weights.get(e.task.client, 0.0), "rows": int(e.report.metrics["rows"])}
+            for e in self.weighed.entries
+        ]
+
+    def _failures(self) -> list[dict[str, Any]]:
+        found = [
+            {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message}
+            for task, told in self.ledger.outcomes()
+            if not isinstance(told, Finished)
+        ]
+        for log in self.logs.values():
+            for what in ("failed", "refused"):
+                for client, why in getattr(log, what).items():
+                    found.append(
+                        {"id": client, "attempt": 1, "reason": f"{what} in round {log.round + 1}", "message": why}
+                    )
+        return found
+
+    def _details(self, chosen: str | None) -> dict[str, str]:
+        details = {"clients": str(len(self.names)), "storage": self.store.url}
+        if self.partition is not None:
+            rule = ", ".join(f"{key} {value}" for key, value in self.partition.rule.items() if key != "kind")
+            details["partition"] = f"{self.partition.rule['kind']} ({rule}), {self.partition.hash[:12]}"
+        if self.logs:
+            details["rounds"] = f"{len(self.logs)}, {sum(log.degraded for log in self.logs.values())} of them degraded"
+        details["deployed"] = chosen or "no choice was made"
+        return details
+
+    def _figures(self, made: Mapping[str, Finished], folder: Path) -> dict[str, Path]:
+        pictures: dict[str, Path] = {}
+
+        def draw(caption: str, name: str, picture: Callable[[Path], None]) -> None:
+            path = folder / f"{name}.png"
+            picture(path)
+            pictures[caption] = path
+
+        if self.partition is not None:
+            counts_KC = self.partition.histograms(self.labels["train"], len(self.loaded.dataset.classes))
+            classes = self.loaded.dataset.classes
+            draw("Rows of each class", "partition", lambda p: partition_figure.draw(counts_KC, self.names, classes, p))
+        curves = {name: row.test_NC for name, row in self.rows.items() if name in (GLOBAL, ENSEMBLE, STUDENT)}
+        draw(
+            "Reliability on the test split",
+            "reliability",
+            lambda p: figures.reliability(curves, self.labels["test"], p),
+        )
+        if self.weighed is not None and self.weighed.learned:
+            draw("Weights of the clients", "weights", lambda p: figures.weights(self._weights(), p))
+        return pictures
+
+    def _bundles(self, result: Result, made: Mapping[str, Finished]) -> dict[str, str]:
+        folders: dict[str, str] = {}
+
+        def write(name: str, entries: Sequence[tuple[Finished, float]], combine: str, state: State) -> None:
+            folders[name] = f"final/{name}"
+            members = [bundle.BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in entries]
+            bundle.write(
+                self.store,
+                folders[name],
+                name=self.plan.config.name if name == ENSEMBLE else f"{self.plan.config.name}-{name}",
+                classes=self.loaded.dataset.classes,
+                preprocessing=self.loaded.preprocessing.to_json(),
+                members=members,
+                combine=combine,
+                combine_state=state,
+                temperature=self.rows[name].temperature,
+                metrics=result.rows[name],
+            )
+            self.store.write_predictions(f"{folders[name]}/test.arrow", self.rows[name].test_NC)
+
+        if self.weighed is not None:
+            pairs = [(e, float(w)) for e, w in zip(self.weighed.entries, self.weighed.weights_M, strict=True) if w > 0]
+            write(ENSEMBLE, pairs, "geometric", State({"weights": np.array([weight for _, weight in pairs])}))
+        for name in (GLOBAL, STUDENT):
+            if name in made:
+                write(name, [(made[name], 1.0)], "average", State({"weights": np.ones(1)}))
+        return folders
+
+    def _results(self, result: Result, chosen: str | None) -> dict[str, Any]:
+        combine = {n: metrics.row(r.combine_NC, self.labels["combine"]) for n, r in self.rows.items() if self.judged}
+        return {
+            "run": result.path.rstrip("/").rpartition("/")[2],
+            **result.rows,
+            "missing": dict(result.missing),
+            "verdict": list(result.verdict),
+            "weights": dict(result.weights),
+            "chosen": chosen,
+            "partition": self.partition.hash if self.partition is not None else None,
+            "rounds": [vars(log) for log in self.logs.values()],
+            "failures": self._failures(),
+            "combine": combine,
+        }

@@ -1,0 +1,221 @@
+"""One federated run, from a config to what is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distens import registry, seeding
+from distens.data import load as loading
+from distens.data.clients import FILE, Partition
+from distens.data.federation import Clients, Partitioned, Remote
+from distens.data.load import Loaded
+from distens.errors import RunError
+from distens.federated import conclude
+from distens.federated.plan import FederatedPlan
+from distens.federated.rounds import Log, Rounds
+from distens.finish import Result
+from distens.packing import Planner
+from distens.progress import Update, Watch
+from distens.proposals import packs
+from distens.records import Failure, Finished, Floats, Task, Teacher
+from distens.runtime.protocol import Shared
+from distens.session import Session
+from distens.store import Store
+from distens.tracking.protocol import Final
+
+
+class Federation:
+    """The driver's memory of one run of the federated role.
+
+    Args:
+        plan, store, watch, info: see `Session`.
+    """
+
+    def __init__(self, plan: FederatedPlan, store: Store, watch: Watch, info: dict[str, Any] | None = None) -> None:
+        self.plan, self.config, self.store, self.watch = plan, plan.config, store, watch
+        self.session = Session(plan, store, watch, info)
+        self.ledger = self.session.ledger
+        self._failed = 0
+
+    def go(self) -> Result:
+        """Do all that is left to do."""
+        loaded = self.session.open()
+        partition, clients = self._clients(loaded)
+        names = list(self.plan.section.sources) if partition is None else list(partition.rows)
+        how = "with data of their own" if partition is None else f"by {partition.rule['kind']} ({partition.hash[:8]})"
+        self.watch(Update("data", f"{len(names)} clients, {how}"))
+        shared = Shared(self.store, loaded.dataset.for_members(), clients, _bounds(loaded.dataset.inputs["train"]))
+        planner = self.session.planner(loaded)
+
+        def work() -> tuple[Result, Final]:
+            if self.plan.one_shot:
+                logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
+            else:
+                logs = self._rounds(names, partition, loaded, planner)
+            return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
+
+        return self.session.carry_out(shared, work)
+
+    def _clients(self, loaded: Loaded) -> tuple[Partition | None, Clients]:
+        section, config = self.plan.section, self.config
+        if section.sources:
+            sections = {
+                name: config.data.model_copy(update={"source": source, "rows": None})
+                for name, source in section.sources.items()
+            }
+            return None, Remote(sections, loaded.preprocessing.to_json(), loaded.dataset.classes)
+        if self.store.exists(FILE):
+            partition = Partition.read(self.store)
+        else:
+            partition = self._divide(loaded)
+            partition.save(self.store)
+        if section.per_round is not None and section.per_round > len(partition.rows):
+            raise RunError(
+                f"federated.per_round: {section.per_round} clients a round, but there are {len(partition.rows)}"
+            )
+        return partition, Partitioned(partition.rows)
+
+    def _divide(self, loaded: Loaded) -> Partition:
+        assert self.plan.partitioner is not None
+        seed = seeding.derive(self.config.seed, "partition")
+        labels_N, classes = loaded.dataset.labels["train"], len(loaded.dataset.classes)
+
+        def column(name: str) -> Any:
+            return loading.column(self.config.data, name)[loaded.split_rows["train"]]
+
+        rng = np.random.default_rng(seed)
+        rows = self.plan.partitioner.divide(labels_N, classes, self.plan.section.clients, rng, column)
+        rule = registry.resolved(self.plan.partitioner)
+        return Partition.of(rows, labels_N, rule, seed, loaded.dataset.fingerprint)
+
+    # One shot --------------------------------------------------------------------------------------------------------
+
+    def _one_shot(self, names: Sequence[str], planner: Planner, shape: tuple[int, ...]) -> dict[int, Log]:
+        seed, resources = self.config.seed, self.plan.runner.resources
+        limit = self.plan.section.deadline_seconds
+        tasks = [
+            Task(
+                name,
+                "client",
+                self.plan.settings(i),
+                seeding.derive(seed, "client", name),
+                resources,
+                client=name,
+                limit_seconds=limit,
+            )
+            for i, name in enumerate(names)
+        ]
+        self._complete(tasks, planner, len(names))
+        finished = sorted(self.ledger.finished("client"), key=lambda e: names.index(e.task.client))
+        needed = int(np.ceil(self.plan.section.quorum * len(names)))
+        if len(finished) < needed:
+            reasons = "; ".join(f"{f.task.id}: {f.failure.message}" for f in self.ledger.failed("client")[:5])
+            raise RunError(
+                f"{len(finished)} of {len(names)} clients finished, and the quorum (federated.quorum) is {needed}: "
+                f"{reasons}"
+            )
+        self._complete(self._made(finished, planner, shape, len(names)), planner, 0)
+        return {}
+
+    def _made(self, finished: Sequence[Finished], planner: Planner, shape: tuple[int, ...], clients: int) -> list[Task]:
+        """Return what the server makes of the clients: their merge, and the students; independent of each other."""
+        resources, seed = self.plan.runner.resources, self.config.seed
+        tasks = []
+        if self.plan.merger is not None:
+            weights_P = conclude.merged(self.plan, self.store, finished, shape, planner.classes, clients)
+            tasks.append(conclude.whole(self.plan, weights_P))
+        distillers = {} if self.plan.distiller is None else {"student": registry.resolved(self.plan.distiller)}
+        uniform = 1 / len(finished)
+        teachers = tuple(Teacher(e.task.settings, e.report.files["state"], uniform) for e in finished)
+        for name, spec in {**distillers, **self.plan.baselines}.items():
+            settings = {**self.plan.settings(0), "family": "student"}
+            own = seeding.derive(seed, "finish", name)
+            tasks.append(Task(name, name, settings, own, resources, distill=spec, teachers=teachers))
+        return tasks
+
+    def _complete(self, tasks: Sequence[Task], planner: Planner, total: int) -> None:
+        left = [task for task in tasks if not self.ledger.done(task.id)]
+        phase = "search" if total else "finish"
+        for task, told in self.session.complete(packs(left, planner)):
+            self._failed += total and isinstance(told, Failure) and told.final
+            finished = len(self.ledger.finished("client"))
+            text, running = _line(task, told), self.ledger.running()
+            self.watch(Update(phase, text, total, finished, self._failed, running, outcome=told))
+
+    # Rounds ----------------------------------------------------------------------------------------------------------
+
+    def _rounds(
+        self, names: Sequence[str], partition: Partition | None, loaded: Loaded, planner: Planner
+    ) -> dict[int, Log]:
+        rows = dict.fromkeys(names, 1) if partition is None else {n: len(r) for n, r in partition.rows.items()}
+        judged = bool(len(loaded.dataset.labels["search"]))
+        advised = planner.size(self.plan.settings(0), len(names))
+        pattern = _Pattern(self.plan, loaded)
+        proxy = pattern.gradient if getattr(self.plan.merger, "needs_proxy", False) else None
+        rounds = Rounds(self.plan, self.store, rows, pattern.start, proxy, judged, self._told, advised)
+        for log in rounds.logs.values():
+            self._track(log)
+        weights_P = rounds.run()
+        self._complete([conclude.whole(self.plan, weights_P)], planner, 0)
+        return rounds.logs
+
+    def _told(self, log: Log) -> None:
+        self._track(log)
+        number = f"round {log.round + 1} of {self.plan.section.rounds}"
+        if log.metrics:
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in log.metrics.items())
+            self.watch(Update("round", f"{number}: {shown} on the server's rows"))
+            return
+        missing = {**log.failed, **log.refused}
+        text = f"{number}: {len(log.shares)} of {len(log.asked)} clients, loss {log.loss:.4f}, {log.seconds:.2f} s"
+        if missing:
+            text += "; without " + "; ".join(f"{client}: {why}" for client, why in missing.items())
+        self.watch(Update("round", text, self.plan.section.rounds, log.round + 1))
+
+    def _track(self, log: Log) -> None:
+        numbers = {"clients": len(log.shares), "refused": len(log.refused), "failed": len(log.failed), "loss": log.loss}
+        self.plan.tracker.progress(log.round + 1, {**numbers, **{f"global_{k}": v for k, v in log.metrics.items()}})
+
+
+class _Pattern:
+    """The server's own network, made when it is first asked for: it brings torch with it."""
+
+    def __init__(self, plan: FederatedPlan, loaded: Loaded) -> None:
+        self._plan, self._dataset = plan, loaded.dataset
+        self._member: Any = None
+
+    def _built(self) -> Any:
+        if self._member is None:
+            settings = self._plan.settings(0)
+            self._member = registry.build_member(settings)
+            shape = self._dataset.inputs["test"].shape[1:]
+            self._member.begin(shape, len(self._dataset.classes), settings["start"])
+        return self._member
+
+    def start(self) -> Floats:
+        """Return the first weights."""
+        return self._built().weights()
+
+    def gradient(self, weights_P: Floats) -> tuple[float, Floats]:
+        """Return the loss on the server's rows, and its gradient."""
+        self._built().become(weights_P)
+        return self._built().gradient(self._dataset.examples("search"))
+
+
+def _bounds(inputs: Floats) -> tuple[Floats, Floats]:
+    """Return what the numbers of a row lie between, of each channel or feature: two numbers, like those that scale."""
+    axes = (0, *range(2, inputs.ndim))
+    return inputs.min(axis=axes, keepdims=True)[0], inputs.max(axis=axes, keepdims=True)[0]
+
+
+def _line(task: Task, outcome: Finished | Failure) -> str:
+    if isinstance(outcome, Failure):
+        again = "" if outcome.final else "; trying again"
+        return f"{task.id}: {outcome.reason}: {outcome.message.splitlines()[-1] if outcome.message else ''}{again}"
+    metrics, report = outcome.report.metrics, outcome.report
+    rows = f"{metrics['rows']:.0f} rows, " if "rows" in metrics else ""
+    shown = f"nll {metrics['nll']:.4f} " if "nll" in metrics else ""
+    return f"{task.id}: {rows}{shown}in {report.seconds:.1f} s"

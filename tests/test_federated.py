@@ -1,0 +1,356 @@
+"""Federated runs: rounds that survive clients, actors and drivers that fail, and rows that stay where they are."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import plugins
+import pytest
+
+import distens
+from distens import coordinator, members
+from distens.config import parse, to_yaml
+from distens.data.clients import Partition
+from distens.errors import ConfigError, RunError
+from distens.federated.plan import check
+from distens.runtime import inline, ray_actors
+from distens.store import Journal, Store
+
+CLIENT = {"kind": "client", "model": {"kind": "mlp", "hidden": [16]}, "epochs": 1, "batch_size": 16}
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _liars(monkeypatch):
+    monkeypatch.setattr(members, "__path__", [*members.__path__, plugins.FOLDER])
+    monkeypatch.setattr(coordinator, "Store", plugins.Store)  # brings them into actors
+
+
+def config(folder, *, client=None, federated=None, **changes):
+    values = {
+        "name": "fed",
+        "role": "federated",
+        "storage": str(folder),
+        "data": {"source": "sklearn:digits", "splits": {"train": 0.6, "search": 0.1, "combine": 0.1, "test": 0.2}},
+        "federated": {
+            "clients": 6,
+            "partition": {"kind": "dirichlet_classes", "alpha": 0.5},
+            "rounds": 4,
+            "per_round": 4,
+            **(federated or {}),
+        },
+        "members": {"client": {**CLIENT, **(client or {})}},
+        "runtime": "inline",
+        "tracking": "off",
+    }
+    return parse({**values, **changes})
+
+
+def rounds_of(path):
+    entries = Journal(Store(str(path)), "rounds").entries()
+    return {entry["round"]: entry for entry in entries if "round" in entry}
+
+
+def weights_of(path):
+    last = max(rounds_of(path).items())[1]["state"][0]
+    return Store(str(path)).read_state(last).arrays["weights"]
+
+
+# Rounds ---------------------------------------------------------------------------------------------------------------
+
+
+def test_rounds_learn_and_leave_a_model_that_predicts(tmp_path):
+    result = distens.run(config(tmp_path, federated={"rounds": 12}, client={"epochs": 3, "learning_rate": 0.1}))
+    logs = rounds_of(result.path)
+    assert [len(log["asked"]) for log in logs.values()] == [4] * 12
+    assert len({tuple(log["asked"]) for log in logs.values()}) > 1
+    assert all(abs(sum(log["shares"].values()) - 1) < 1e-9 for log in logs.values())
+    judged = [e["metrics"]["error"] for e in Journal(Store(result.path), "rounds").entries() if "judged" in e]
+    assert len(judged) == 12 and judged[-1] < 0.25 < judged[0]
+    assert result.rows["global"]["accuracy"] > 0.75
+    predictor = distens.load(f"{result.path}/final/global")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    assert (predictor.predict(digits.images) == digits.target.astype(str)).mean() > 0.75
+    results = json.loads(Path(result.path, "results.json").read_text())
+    assert results["chosen"] == "global" and len(results["rounds"]) == 12
+    assert results["partition"] == Partition.read(Store(result.path)).hash
+    assert sorted(Path(result.path, "rounds-weights").iterdir())[-1].name == "0011.safetensors"
+    assert len(list(Path(result.path, "rounds-weights").iterdir())) == 2
+
+
+def test_both_runners_end_with_the_same_weights(tmp_path, ray_here):
+    """Packs differ, so weights agree to rounding."""
+    one = distens.run(config(tmp_path / "a"))
+    two = distens.run(config(tmp_path / "b", runtime="ray_actors"))
+    np.testing.assert_allclose(weights_of(one.path), weights_of(two.path), atol=1e-5)
+    assert one.rows["global"]["nll"] == pytest.approx(two.rows["global"]["nll"], abs=1e-4)
+
+
+def test_a_stored_partition_gives_another_run_the_same_clients(tmp_path):
+    one = distens.run(config(tmp_path))
+    stored = {"clients": None, "partition": {"kind": "stored", "path": one.path}}
+    two = distens.run(config(tmp_path, federated=stored, client={"learning_rate": 0.01}))
+    hashes = {json.loads(Path(r.path, "results.json").read_text())["partition"] for r in (one, two)}
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("merge", ["fedavg", "fedadam", "scaffold", "feddyn", "fedlaw"])
+def test_a_driver_killed_between_rounds_resumes_to_the_same_weights(merge, tmp_path):
+    """SIGKILL after the second of four rounds: their journal is all that is left, and the weights are the same bits."""
+    whole = config(tmp_path / "killed", merge=merge)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(whole))
+    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "round 2 of 4: 4 of 4 clients" in line:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    folder = next((tmp_path / "killed").iterdir())
+    done = len(rounds_of(folder))
+    assert 2 <= done < 4
+    updates = []
+    resumed = distens.resume(str(folder), updates.append)
+    calm = distens.run(config(tmp_path / "calm", merge=merge))
+    assert sum("clients, loss" in update.text for update in updates) == 4 - done
+    assert weights_of(resumed.path).tobytes() == weights_of(calm.path).tobytes()
+    assert resumed.rows["global"]["nll"] == calm.rows["global"]["nll"]
+
+
+def test_weights_that_did_not_survive_are_made_again(tmp_path):
+    """The last round's file is cut short, as a loss of power would: the round before is where it goes on."""
+    calm = distens.run(config(tmp_path))
+    weights_P = weights_of(calm.path)
+    last = Path(calm.path, "rounds-weights", "0003.safetensors")
+    last.write_bytes(last.read_bytes()[:100])
+    Path(calm.path, "results.json").unlink()
+    updates = []
+    again = distens.resume(calm.path, updates.append)
+    assert sum("clients, loss" in update.text for update in updates) == 1
+    assert weights_of(again.path).tobytes() == weights_P.tobytes()
+
+
+# Clients that fail ----------------------------------------------------------------------------------------------------
+
+
+def test_an_actor_that_dies_is_made_up_for(tmp_path, ray_here):
+    """Whatever client is asked first kills its actor in the first round: every round has all its clients, and the
+    weights are those of a calm run."""
+    asked = rounds_of(distens.run(config(tmp_path / "calm")).path)[0]["asked"][0]
+    client = {"kind": "liar", "does": {asked: f"die {tmp_path / 'note'}"}}
+    died = distens.run(config(tmp_path / "died", client=client, runtime="ray_actors"))
+    logs = rounds_of(died.path)
+    assert (tmp_path / "note").exists()
+    assert any(asked in text for text in logs[0]["retried"])
+    assert all(len(log["shares"]) == 4 and not log["failed"] for log in logs.values())
+    calm = distens.run(config(tmp_path / "quiet", client={"kind": "liar"}, runtime="ray_actors"))
+    np.testing.assert_allclose(weights_of(died.path), weights_of(calm.path), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [("nan", "not finite"), ("shape", "(1209,) instead of float32 of shape (1210,)"), ("thousand", "times the median")],
+)
+def test_a_lie_is_refused_by_name_and_the_others_are_merged(lie, words, tmp_path):
+    federated = {"per_round": None, "clients": 6}
+    lying = config(tmp_path / "lying", federated=federated, client={"kind": "liar", "does": {"c3": lie}})
+    updates = []
+    found = distens.run(lying, updates.append)
+    logs = rounds_of(found.path)
+    assert all(list(log["refused"]) == ["c3"] and words in log["refused"]["c3"] for log in logs.values())
+    assert all(sorted(log["shares"]) == ["c0", "c1", "c2", "c4", "c5"] for log in logs.values())
+    assert any("4 of 4 rounds were merged without somebody who was asked: c3." in line for line in found.verdict)
+    assert any("without c3" in update.text for update in updates)
+    others = config(tmp_path / "others", federated=federated, client={"kind": "liar", "does": {"c3": "raise"}}, seed=0)
+    assert found.rows["global"]["accuracy"] == distens.run(others).rows["global"]["accuracy"]
+
+
+def test_below_the_quorum_the_run_stops_and_names_them(tmp_path):
+    client = {"kind": "liar", "does": dict.fromkeys(("c0", "c1", "c2", "c3"), "nan")}
+    with pytest.raises(RunError, match=r"round 0: 2 of 6 clients' updates can be merged.*is 3. 4 were refused: c0: "):
+        distens.run(config(tmp_path, federated={"per_round": None}, client=client))
+
+
+def test_a_rule_that_needs_more_updates_says_so(tmp_path):
+    with pytest.raises(RunError, match="merge 'krum': needs at least 7 updates"):
+        distens.run(config(tmp_path, merge={"kind": "krum", "faulty": 2}, federated={"per_round": None}))
+
+
+def test_a_straggler_is_left_out_at_the_deadline(tmp_path, ray_here):
+    """Each client alone; one sleeps for a minute. The round ends after its three seconds, without it."""
+    client = {"kind": "liar", "does": {"c2": "wait"}}
+    federated = {"per_round": None, "rounds": 1, "deadline_seconds": 20.0, "clients": 3}
+    runtime = {"kind": "ray_actors", "pack": 1}
+    whole = config(
+        tmp_path, client=client, federated={**federated, "rounds": 2, "deadline_seconds": 12.0}, runtime=runtime
+    )
+    logs = rounds_of(distens.run(whole).path)
+    assert all("federated.deadline_seconds" in log["failed"]["c2"] for log in logs.values())
+    assert all({"c0", "c1"} >= set(log["shares"]) and log["shares"] for log in logs.values())
+
+
+# Rows stay where they are ---------------------------------------------------------------------------------------------
+
+
+def write_sources(folder, clients=3, rows=60):
+    """Tables of eight random numbers a row: no four of them occur twice anywhere. The server's has other rows."""
+    rng = np.random.default_rng(5)
+    direction = rng.normal(size=8)
+    made = {}
+    for name in ["server", *(f"site{i}" for i in range(clients))]:
+        x = rng.normal(size=(rows if name != "server" else 200, 8)).astype(np.float32)
+        np.savez(folder / f"{name}.npz", x=x, y=(x @ direction > 0).astype(int))
+        made[name] = x
+    return made
+
+
+SERVER = {"train": 0.3, "search": 0.2, "combine": 0.2, "test": 0.3}
+
+
+class Recorded:
+    """What a runner's own methods take and give, pickled as it is."""
+
+    def __init__(self):
+        self.crossed = []
+
+    def __call__(self, value):
+        self.crossed.append(pickle.dumps(value))
+        return value
+
+
+@pytest.mark.parametrize("rounds", [2, 1])
+def test_no_row_of_a_clients_data_leaves_its_actor(rounds, tmp_path, monkeypatch, ray_here):
+    """All that goes to the actors and all that comes back is looked through, and every file that the run leaves, for
+    any four numbers in a row of any client's rows, raw or scaled; the driver never opens their files."""
+    made = write_sources(tmp_path)
+    record = Recorded()
+    run, start, hold = ray_actors.RayActors.run, ray_actors.RayActors.start, ray_actors.RayActors.hold
+
+    def watched(self, packs):
+        for outcomes in run(self, (record(pack) for pack in packs)):
+            yield record(outcomes)
+
+    monkeypatch.setattr(ray_actors.RayActors, "run", watched)
+    monkeypatch.setattr(ray_actors.RayActors, "start", lambda self, shared: start(self, record(shared)))
+    monkeypatch.setattr(ray_actors.RayActors, "hold", lambda self, value: hold(self, record(value)))
+    opened = []
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+    sources = {f"site{i}": str(tmp_path / f"site{i}.npz") for i in range(3)}
+    federated = {"clients": None, "partition": None, "sources": sources, "rounds": rounds, "per_round": None}
+    data = {
+        "source": str(tmp_path / "server.npz"),
+        "splits": {"train": 0.3, "search": 0.2, "combine": 0.2, "test": 0.3},
+    }
+    client = {"epochs": 10, "learning_rate": 0.2}
+    whole = config(tmp_path / "runs", client=client, federated=federated, data=data, runtime="ray_actors")
+    result = distens.run(whole)
+    assert result.rows["global"]["accuracy"] > 0.6
+    assert len(record.crossed) > 4
+    assert not [name for name in opened if "site" in name and name.endswith(".npz")]
+    scaling = json.loads(Path(result.path, "preprocessing.json").read_text())["scaling"]
+    means, scales = np.array(scaling["means_F"]), np.array(scaling["scales_F"])
+    left = [path.read_bytes() for path in Path(result.path).rglob("*") if path.is_file()]
+    everything = b"".join([*record.crossed, *left])
+
+    def found(rows):
+        scaled = ((rows.astype(np.float64) - means) * scales).astype(np.float32)
+        forms = (rows, rows.astype(np.float64), scaled)
+        return any(
+            np.ascontiguousarray(form[i, :4]).tobytes() in everything for form in forms for i in range(len(rows))
+        )
+
+    assert found(made["server"]), "the search itself works"
+    for name in sources:
+        assert not found(made[name])
+        assert not any(f"{value:.6f}"[:8].encode() in everything for value in made[name][:3, 0] if abs(value) > 0.1)
+
+
+def test_a_client_with_other_data_is_named(tmp_path):
+    write_sources(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "site1.npz", x=rng.normal(size=(20, 5)).astype(np.float32), y=rng.integers(2, size=20))
+    np.savez(tmp_path / "site2.npz", x=rng.normal(size=(20, 8)).astype(np.float32), y=rng.integers(2, 4, size=20))
+    sources = {f"site{i}": str(tmp_path / f"site{i}.npz") for i in range(3)} | {"gone": str(tmp_path / "gone.npz")}
+    federated = {"clients": None, "partition": None, "sources": sources, "rounds": 2, "per_round": None}
+    federated["quorum"] = 0.2
+    data = {
+        "source": str(tmp_path / "server.npz"),
+        "splits": {"train": 0.3, "search": 0.2, "combine": 0.2, "test": 0.3},
+    }
+    logs = rounds_of(distens.run(config(tmp_path / "runs", federated=federated, data=data)).path)
+    failed = logs[0]["failed"]
+    assert sorted(failed) == ["gone", "site1", "site2"]
+    assert "expected an array of numbers of shape (rows, 8)" in failed["site1"]
+    assert "the class '2' is none of the server's: 0, 1" in failed["site2"]
+    assert "gone.npz" in failed["gone"]
+
+
+def test_a_server_without_rows_of_its_own_says_so(tmp_path):
+    data = {"source": "sklearn:digits", "splits": {"train": 0.8, "search": 0, "combine": 0, "test": 0.2}}
+    result = distens.run(config(tmp_path, data=data))
+    assert "the server has no rows to calibrate it on" in result.verdict[0]
+    assert result.rows["global"]["temperature"] == 1.0
+
+
+# The config -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"role": "ensemble"}, "federated: has no effect with role `ensemble`"),
+        ({"search": {"kind": "random"}}, "search: has no effect with role `federated`"),
+        ({"select": "top"}, "select: has no effect"),
+        ({"federated": None}, "needs the section `federated`"),
+        ({"members": {"a": {"kind": "classifier"}}}, "members.a.kind: a federation's members are of kind 'client'"),
+        ({"members": {"a": {**CLIENT, "epochs": {"low": 1, "high": 3}}}}, "members.a: a federation searches nothing"),
+        ({"members": {"a": {**CLIENT, "start": 3}}}, "members.a.start: the run's seed says"),
+        ({"members": {"a": CLIENT, "b": CLIENT}}, "federated.rounds: weights of several families (a, b)"),
+        ({"merge": "fedavgg"}, "unknown merge kind 'fedavgg'"),
+        ({"merge": "scaffold", "members": {"a": {**CLIENT, "momentum": 0.9}}}, "plain gradient steps"),
+        ({"distill": "student"}, "asks for the clients' rows"),
+        ({"distill": "dense"}, "works in one shot, and there are 4 rounds. After every round: fedftg"),
+        ({"baselines": ["larger_single"]}, "unknown baseline 'larger_single' of a federation"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(changes, words, tmp_path):
+    values = json.loads(json.dumps(config(tmp_path).model_dump(mode="json")))
+    for name in ("search", "schedule", "select", "combine"):
+        values.pop(name)
+    with pytest.raises(ConfigError) as caught:
+        check(parse({**values, **changes}))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"per_round": 9}, "federated.per_round: 9 clients a round, but there are 6"),
+        ({"rounds": 1}, "federated.per_round: has no effect in one shot"),
+        ({"sources": {"a": "x.csv"}}, "federated.partition: has no effect beside `sources`"),
+        ({"partition": "dirichlet"}, "federated.partition.kind: unknown partition kind 'dirichlet'"),
+        ({"quorum": 0}, "federated.quorum"),
+    ],
+)
+def test_a_section_that_cannot_be_is_refused(section, words, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        check(config(tmp_path, federated=section))
+    assert words in str(caught.value)
+
+
+def test_a_rule_that_needs_the_servers_rows(tmp_path):
+    data = {"source": "sklearn:digits", "splits": {"train": 0.7, "search": 0, "combine": 0.1, "test": 0.2}}
+    with pytest.raises(
+        ConfigError, match=r"merge: 'fedlaw' needs rows of the server's own, but data.splits.search is 0"
+    ):
+        check(config(tmp_path, merge="fedlaw", data=data))
+    assert inline.Inline().hold(3).reference == 3
