@@ -248,7 +248,9 @@ class Scored(_Record):
     metrics: Mapping[str, float]
 
 
-Outcome = Report | Failure | Update | Scored
+Outcome = Report | Failure
+Answer = Outcome | Update | Scored
+"""What a runner gives back; the last two to rounds alone."""
 
 
 @dataclass(frozen=True, slots=True)

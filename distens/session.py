@@ -23,7 +23,7 @@ from distens.finish import Result
 from distens.ledger import Ledger
 from distens.packing import Planner
 from distens.progress import Update, Watch
-from distens.records import Failure, Finished, State, Task
+from distens.records import Failure, Finished, Report, State, Task
 from distens.runtime.protocol import Runner, Shared
 from distens.store import Store
 from distens.tracking.protocol import Final, RunInfo, Tracker
@@ -141,7 +141,8 @@ class Session:
                         asked(attempts[0])
                     yield attempts
 
-        for outcomes in self.runner.run(dispatched()):
+        for answers in self.runner.run(dispatched()):
+            outcomes = [answer for answer in answers if isinstance(answer, Report | Failure)]
             for told in self.ledger.tell(outcomes, elapsed()):
                 task = told.task if isinstance(told, Finished) else self.ledger.task(told.task_id)
                 self.tracker.member(task, told)

@@ -22,7 +22,7 @@ from distens import registry, seeding
 from distens.errors import RunError, StorageError
 from distens.federated.plan import FederatedPlan
 from distens.merge.protocol import Memory, Merged, Round
-from distens.records import Address, Failure, Floats, Held, Outcome, Scored, State, Task, Update
+from distens.records import Address, Answer, Failure, Floats, Held, Scored, State, Task, Update
 from distens.runtime.protocol import Runner
 from distens.store import Journal, Store
 
@@ -218,7 +218,7 @@ class Rounds:
 
     # What comes back -------------------------------------------------------------------------------------------------
 
-    def _take(self, outcome: Outcome) -> None:
+    def _take(self, outcome: Answer) -> None:
         if isinstance(outcome, Scored):
             self._score(int(outcome.task_id.rpartition("-")[2]), dict(outcome.metrics))
         elif isinstance(outcome, Update):

@@ -24,6 +24,7 @@ from distens.distill.protocol import Server
 from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError
 from distens.members.protocol import Member, Packable
 from distens.records import (
+    Answer,
     Failure,
     Files,
     Floats,
@@ -48,7 +49,7 @@ ONE_CALL_BYTES = 4 << 20
 
 def execute(
     pack: Sequence[Task], shared: Shared, threads: int, fetch: Callable[[Held], Any] = lambda held: held.reference
-) -> list[Outcome]:
+) -> list[Answer]:
     """Train the tasks' members, write their states and predictions, and return reports; or say why not.
 
     A task that an earlier attempt finished, but could not report, is not done again.
@@ -64,7 +65,7 @@ def execute(
             made = {outcome.task_id: outcome for outcome in outcomes}
         return [made[task.id] for task in pack]
     again = (task for task in pack if task.attempt > 1)
-    found: dict[str, Outcome] = {report.task_id: report for report in finished_before(again, shared.store)}
+    found: dict[str, Answer] = {report.task_id: report for report in finished_before(again, shared.store)}
     rest = [task for task in pack if task.id not in found]
     rest = [
         replace(task, given={k: Held(fetch(v)) for k, v in task.given.items()}) if task.given else task for task in rest

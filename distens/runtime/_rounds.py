@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distens import probabilities, registry
 from distens.errors import Diverged
 from distens.members.client import histogram
-from distens.records import Correction, Failure, Held, Outcome, Scored, Task, Update, settings_key
+from distens.records import Answer, Correction, Failure, Held, Scored, Task, Update, settings_key
 from distens.runtime.protocol import Shared
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def carry_out(
     device: str,
     fetch: Fetch,
     failed: Callable[[Task, Exception, float], Failure],
-) -> Iterator[Outcome]:
+) -> Iterator[Answer]:
     """Yield the outcomes of tasks that belong to a round.
 
     Args:
@@ -71,7 +71,7 @@ def _train(
     device: str,
     fetch: Fetch,
     failed: Callable[[Task, Exception, float], Failure],
-) -> Iterator[Outcome]:
+) -> Iterator[Answer]:
     ready: list[tuple[Task, Shard]] = []
     started = time.perf_counter()
     for task in tasks:
@@ -97,7 +97,7 @@ def _train(
 
 def _learn(
     ready: Sequence[tuple[Task, Shard]], shared: Shared, device: str, fetch: Fetch, failed: Failed
-) -> Iterator[tuple[Task, Outcome]]:
+) -> Iterator[tuple[Task, Answer]]:
     if not ready:
         return
     started = time.perf_counter()

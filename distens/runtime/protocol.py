@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from distens.data.dataset import Dataset
 from distens.data.federation import Clients
 from distens.packing import PackSize
-from distens.records import Floats, Held, Outcome, Resources, Task
+from distens.records import Answer, Floats, Held, Resources, Task
 from distens.store import Store
 
 
@@ -52,7 +52,7 @@ class Runner(Protocol):
         """Keep an array, or several, where tasks can have it without a copy for each, as long as the result lives."""
         ...
 
-    def run(self, packs: Iterator[Sequence[Task]]) -> Iterator[Sequence[Outcome]]:
+    def run(self, packs: Iterator[Sequence[Task]]) -> Iterator[Sequence[Answer]]:
         """Pull the next pack whenever a slot is free and yield outcomes as they come, in order of arrival.
 
         An empty pack says that there is none before the next outcome: the runner asks again after it. A pack is carried

@@ -34,7 +34,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
 
 from distens import packing
 from distens.errors import RunError
-from distens.records import Failure, Held, Outcome, Reason, Resources, Task
+from distens.records import Answer, Failure, Held, Reason, Resources, Task
 from distens.runtime._execute import execute, finished_before
 from distens.runtime.protocol import Shared
 from distens.store import Store
@@ -75,7 +75,7 @@ class _Actor:
     def ready(self) -> str:
         return ray.get_runtime_context().get_node_id()
 
-    def execute(self, pack: Pack) -> list[Outcome]:
+    def execute(self, pack: Pack) -> list[Answer]:
         return execute(pack, self._shared, self._threads, _fetch)
 
 
@@ -189,7 +189,7 @@ class RayActors:
         """Put a value into Ray's object store, from where each node takes one copy."""
         return Held(ray.put(value))
 
-    def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Outcome]]:
+    def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
         """Pull a pack for every free actor; yield outcomes in order of arrival."""
         assert self._shared_ref is not None, "start comes first"
         again: deque[Pack] = deque()
@@ -212,7 +212,7 @@ class RayActors:
                     again += [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
                 yield [self._retried(outcome, slot.pack, again, lost) for outcome in outcomes]
 
-    def _retried(self, outcome: Outcome, pack: Pack, again: deque[Pack], lost: Counter[str]) -> Outcome:
+    def _retried(self, outcome: Answer, pack: Pack, again: deque[Pack], lost: Counter[str]) -> Answer:
         """Queue a member that failed by itself for its next attempt, if it has one; return its outcome accordingly."""
         if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED:
             return outcome
@@ -266,12 +266,12 @@ class RayActors:
         self._start_failures = 0
         self._busy.append(_Slot(slot.actor, slot.pack, slot.actor.execute.remote(slot.pack), False, time.monotonic()))
 
-    def _outcomes(self, slot: _Slot) -> tuple[Sequence[Outcome], list[Task]]:
+    def _outcomes(self, slot: _Slot) -> tuple[Sequence[Answer], list[Task]]:
         """Return what came of a pack, and what of it is left to be tried again."""
         seconds = time.monotonic() - slot.since
         reason: Reason
         try:
-            outcomes: list[Outcome] = ray.get(slot.ref, timeout=0)
+            outcomes: list[Answer] = ray.get(slot.ref, timeout=0)
         except GetTimeoutError:
             limit, round_over = self._limit(slot.pack), _round_over(slot.pack, seconds)
             option = "federated.deadline_seconds" if round_over else "runtime.timeout_seconds"
@@ -290,7 +290,7 @@ class RayActors:
         ray.kill(slot.actor)
         return self._lost(slot.pack, reason, message, seconds)
 
-    def _lost(self, pack: Pack, reason: Reason, message: str, seconds: float) -> tuple[Sequence[Outcome], list[Task]]:
+    def _lost(self, pack: Pack, reason: Reason, message: str, seconds: float) -> tuple[Sequence[Answer], list[Task]]:
         """Return what came of a pack whose actor is gone, and what is left; a member alone counts as it is."""
         if len(pack) == 1:
             return [Failure(pack[0].id, pack[0].attempt, reason, message, seconds, "")], []

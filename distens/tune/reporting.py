@@ -258,6 +258,7 @@ def _train(
     (outcome,) = execute([task], shared, threads)
     if isinstance(outcome, Failure):
         raise RunError(f"{outcome.reason}: {outcome.message}")
+    assert isinstance(outcome, Report)
     costs = {"seconds": outcome.seconds, "parameters": outcome.parameters}
     tune.report({**outcome.metrics, **costs, FOLDER_KEY: _address(shared.store, outcome)})
 
