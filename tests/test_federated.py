@@ -101,10 +101,20 @@ def test_a_stored_partition_gives_another_run_the_same_clients(tmp_path):
     assert len(hashes) == 1
 
 
-@pytest.mark.parametrize("merge", ["fedavg", "fedadam", "scaffold", "feddyn", "fedlaw"])
-def test_a_driver_killed_between_rounds_resumes_to_the_same_weights(merge, tmp_path):
+REFINED = {
+    "distill": {"kind": "fedftg", "iterations": 2, "width": 4, "batch_size": 16},
+    "members": {"client": {**CLIENT, "model": "lenet"}},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [*({"merge": kind} for kind in ("fedavg", "fedadam", "scaffold", "feddyn", "fedlaw")), REFINED],
+    ids=lambda changes: changes.get("merge", "fedftg"),
+)
+def test_a_driver_killed_between_rounds_resumes_to_the_same_weights(changes, tmp_path):
     """SIGKILL after the second of four rounds: their journal is all that is left, and the weights are the same bits."""
-    whole = config(tmp_path / "killed", merge=merge)
+    whole = config(tmp_path / "killed", **changes)
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(whole))
     command = [sys.executable, "-m", "distens.cli", "run", str(path)]
@@ -120,7 +130,7 @@ def test_a_driver_killed_between_rounds_resumes_to_the_same_weights(merge, tmp_p
     assert 2 <= done < 4
     updates = []
     resumed = distens.resume(str(folder), updates.append)
-    calm = distens.run(config(tmp_path / "calm", merge=merge))
+    calm = distens.run(config(tmp_path / "calm", **changes))
     assert sum("clients, loss" in update.text for update in updates) == 4 - done
     assert weights_of(resumed.path).tobytes() == weights_of(calm.path).tobytes()
     assert resumed.rows["global"]["nll"] == calm.rows["global"]["nll"]
@@ -137,6 +147,86 @@ def test_weights_that_did_not_survive_are_made_again(tmp_path):
     again = distens.resume(calm.path, updates.append)
     assert sum("clients, loss" in update.text for update in updates) == 1
     assert weights_of(again.path).tobytes() == weights_P.tobytes()
+
+
+def test_refining_after_a_round_changes_the_merged_weights_alone(tmp_path):
+    """The first round's clients begin with the same weights, so what they send is the same; what is kept is not."""
+    plain = distens.run(config(tmp_path / "plain", members=REFINED["members"], federated={"rounds": 2}))
+    refined = distens.run(config(tmp_path / "refined", **REFINED, federated={"rounds": 2}))
+    assert rounds_of(plain.path)[0]["loss"] == rounds_of(refined.path)[0]["loss"]
+    assert rounds_of(plain.path)[1]["loss"] != rounds_of(refined.path)[1]["loss"]
+    assert np.abs(weights_of(plain.path) - weights_of(refined.path)).max() > 1e-5
+
+
+# One shot -------------------------------------------------------------------------------------------------------------
+
+ONE_SHOT = {"rounds": 1, "per_round": None, "clients": 4}
+MADE_UP = {"epochs": 3, "batch_size": 32, "generator_steps": 2, "width": 4}
+
+
+def one_shot(folder, **changes):
+    client = {**CLIENT, "model": "lenet", "epochs": 12, "momentum": 0.9, "learning_rate": 0.05}
+    given = {"members": {"client": client}, "federated": ONE_SHOT, "distill": {"kind": "coboost", **MADE_UP}}
+    return config(folder, **{**given, **changes})
+
+
+def test_one_shot_compares_all_that_the_server_can_make(tmp_path):
+    result = distens.run(one_shot(tmp_path, baselines=["dense", "feddf"]))
+    rows = {"ensemble", "uniform_ensemble", "average_ensemble", "global", "student", "dense", "feddf", "mean_client"}
+    assert set(result.rows) == rows
+    assert abs(sum(result.weights.values()) - 1) < 1e-6 and set(result.weights) <= {"c0", "c1", "c2", "c3"}
+    assert result.rows["ensemble"]["accuracy"] > result.rows["mean_client"]["accuracy"]
+    assert result.rows["feddf"]["accuracy"] > 0.5
+    assert result.verdict[0].startswith("On the server's 179 combine rows ")
+    results = json.loads(Path(result.path, "results.json").read_text())
+    least = min(results["combine"], key=lambda name: results["combine"][name]["nll"])
+    assert results["chosen"] == least
+    dense = json.loads(next(Path(result.path, "members/dense").glob("*/report.json")).read_text())
+    assert dense["metrics"]["epochs"] == 3, "a rival costs what the run's own distiller costs"
+    members = {name: len(distens.load(f"{result.path}/final/{name}").members) for name in ("global", "student")}
+    assert members == {"global": 1, "student": 1}
+    assert set(distens.load(f"{result.path}/final/ensemble").members) == set(result.weights)
+
+
+def test_clients_of_several_architectures_are_distilled_but_not_merged(tmp_path):
+    families = {
+        "small": {**CLIENT, "epochs": 12, "momentum": 0.9},
+        "images": {**CLIENT, "model": "lenet", "epochs": 12, "momentum": 0.9},
+    }
+    result = distens.run(one_shot(tmp_path, members=families))
+    assert "global" not in result.rows and "student" in result.rows
+    kinds = {p.parent.parent.name: len(p.read_bytes()) for p in Path(result.path, "members").glob("c*/*/state*")}
+    assert kinds["c0"] == kinds["c2"] != kinds["c1"] == kinds["c3"]
+
+
+def test_one_shot_without_rows_of_the_servers_own_makes_no_choice(tmp_path):
+    data = {"source": "sklearn:digits", "splits": {"train": 0.8, "search": 0, "combine": 0, "test": 0.2}}
+    result = distens.run(one_shot(tmp_path, data=data))
+    assert "no honest choice among" in result.verdict[0]
+    assert json.loads(Path(result.path, "results.json").read_text())["chosen"] is None
+
+
+def test_one_shot_resumes_where_it_was_killed(tmp_path):
+    """SIGKILL once a client has finished: no finished client trains again, and all ends with the same bits."""
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(one_shot(tmp_path / "killed", runtime={"kind": "inline", "pack": 1})))
+    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "c1: " in line:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    folder = next((tmp_path / "killed").iterdir())
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("members/c*/*/report.json")}
+    assert len(before) >= 2
+    resumed = distens.resume(str(folder))
+    assert all(p.stat().st_mtime_ns == then for p, then in before.items())
+    calm = distens.run(one_shot(tmp_path / "calm", runtime={"kind": "inline", "pack": 1}))
+    assert resumed.weights == calm.weights
+    for row in ("ensemble", "global", "student"):
+        assert resumed.rows[row]["nll"] == calm.rows[row]["nll"]
 
 
 # Clients that fail ----------------------------------------------------------------------------------------------------

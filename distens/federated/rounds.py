@@ -33,6 +33,7 @@ PACKS = 4
 """Clients that gain nothing from being trained together go to an actor in so many parts, so that all end together."""
 
 NAMED = 5
+EVALUATE, REFINE = "evaluate", "refine"
 
 
 @dataclass
@@ -144,7 +145,11 @@ class Rounds:
             yield from self._judgement(start)
             while self._waiting:
                 yield []
-            self._merge(began)
+            updates = self._merge()
+            yield from self._refinement(updates)
+            self._log.seconds = time.monotonic() - began
+            self._keep(self._log)
+            self._told(self._log)
         yield from self._judgement(None)
 
     def _cohort(self, number: int) -> list[str]:
@@ -197,8 +202,8 @@ class Rounds:
             given = {"start": start or self._runner.hold(self._server.weights_P)}
             yield [
                 Task(
-                    f"evaluate-{number:04d}",
-                    "evaluate",
+                    f"{EVALUATE}-{number:04d}",
+                    EVALUATE,
                     self._settings,
                     0,
                     self._runner.resources,
@@ -206,6 +211,31 @@ class Rounds:
                     given=given,
                 )
             ]
+
+    def _refinement(self, updates: Sequence[Update]) -> Iterator[Sequence[Task]]:
+        """Yield the task that refines what was merged, if the run's distiller is one that does; end when it is done."""
+        if self._plan.distiller is None:
+            return
+        number, hold = self._log.round, self._runner.hold
+        given = {
+            "start": hold(self._server.weights_P),
+            "teachers": hold([update.weights_P for update in updates]),
+            "counts": hold(np.array([update.histogram_C for update in updates], dtype=np.int64)),
+        }
+        task = Task(
+            f"{REFINE}-{number:04d}",
+            REFINE,
+            self._settings,
+            seeding.derive(self._plan.config.seed, REFINE),
+            self._runner.resources,
+            distill=registry.resolved(self._plan.distiller),
+            round=number,
+            given=given,
+        )
+        self._waiting = {REFINE}
+        yield [task]
+        while self._waiting:
+            yield []
 
     def _left(self, began: float) -> float | None:
         deadline = self._plan.section.deadline_seconds
@@ -221,6 +251,9 @@ class Rounds:
     def _take(self, outcome: Answer) -> None:
         if isinstance(outcome, Scored):
             self._score(int(outcome.task_id.rpartition("-")[2]), dict(outcome.metrics))
+        elif isinstance(outcome, Update) and not outcome.client:
+            self._server = Reached(self._server.rounds, outcome.weights_P, self._server.memory)
+            self._waiting.discard(REFINE)
         elif isinstance(outcome, Update):
             self._updates[outcome.client] = outcome
             self._waiting.discard(outcome.client)
@@ -230,9 +263,10 @@ class Rounds:
     def _lost(self, failure: Failure) -> None:
         kind, _, client = failure.task_id.partition("-")
         why = f"{failure.reason}: {failure.message}"
-        if kind == "evaluate":
+        if kind in (EVALUATE, REFINE):
             if failure.final:
-                raise RunError(f"the weights of round {client} could not be judged: {why}")
+                what = "judged" if kind == EVALUATE else "refined (distill)"
+                raise RunError(f"the weights of round {client} could not be {what}: {why}")
         elif failure.final:
             self._log.failed[client] = why
             self._waiting.discard(client)
@@ -244,7 +278,7 @@ class Rounds:
         self._journal.append({"judged": number, "metrics": metrics})
         self._told(self.logs[number])
 
-    def _merge(self, began: float) -> None:
+    def _merge(self) -> list[Update]:
         log, server, merger = self._log, self._server, self._plan.merger
         assert merger is not None, "a plan with rounds has one"
         updates = self._accepted()
@@ -266,11 +300,9 @@ class Rounds:
         log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
         rows = [update.rows for update in updates]
         log.loss = float(np.average([update.loss for update in updates], weights=rows))
-        log.seconds = time.monotonic() - began
         self._server = Reached(log.round + 1, merged.weights_P, merged.memory)
         self._updates = {}
-        self._keep(log)
-        self._told(log)
+        return updates
 
     def _accepted(self) -> list[Update]:
         """Return the updates that can be merged, by client's name; the others are named in the log."""

@@ -20,7 +20,6 @@ import numpy as np
 from distens import packing, probabilities, registry
 from distens.data.dataset import Dataset, Examples
 from distens.data.federation import Clients, Partitioned
-from distens.distill.protocol import Server
 from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError
 from distens.members.protocol import Member, Packable
 from distens.records import (
@@ -186,13 +185,9 @@ def _distil(task: Task, student: Any, shared: Shared, work: Work) -> tuple[dict[
     """Train a student without the clients' rows; return its metrics, and what else was made on the way."""
     dataset, store = shared.dataset, shared.store
     shape, classes = dataset.inputs["test"].shape[1:], len(dataset.classes)
-    assert shared.bounds is not None
     reports = [store.read_json(f"{teacher.state.path.rpartition('/')[0]}/report.json") for teacher in task.teachers]
-    counts_MC = np.array(
-        [[report["metrics"][f"rows_{c}"] for c in range(classes)] for report in reports], dtype=np.int64
-    )
-    labelled = dataset.examples("search") if len(dataset.labels["search"]) else None
-    server = Server(shape, classes, *shared.bounds, labelled, counts_MC.astype(np.int64))
+    counts_MC = np.array([[report["metrics"][f"rows_{c}"] for c in range(classes)] for report in reports])
+    server = _rounds.knowledge(shared, counts_MC.astype(np.int64))
     student.begin(shape, classes, work.seed)
     distiller = registry.build("distill", task.distill, "distill")
     weights_M = np.array([teacher.weight for teacher in task.teachers])

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distens import probabilities, registry
+from distens.distill.protocol import Server
 from distens.errors import Diverged
 from distens.members.client import histogram
-from distens.records import Answer, Correction, Failure, Held, Scored, Task, Update, settings_key
+from distens.records import Answer, Correction, Failure, Held, Integers, Scored, Task, Update, settings_key
 from distens.runtime.protocol import Shared
+from distens.training.work import Work
 
 if TYPE_CHECKING:
     from distens.members.client import Client
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 Fetch = Callable[[Held], Any]
 Failed = Callable[[Task, Exception, float], Failure]
 
-EVALUATE = "evaluate"
+EVALUATE, REFINE = "evaluate", "refine"
 
 
 def carry_out(
@@ -41,11 +43,13 @@ def carry_out(
     """
     groups: dict[Any, list[Task]] = {}
     for task in tasks:
-        key = task.id if task.purpose == EVALUATE else (settings_key(task.settings), task.round)
+        key = task.id if not task.client else (settings_key(task.settings), task.round)
         groups.setdefault(key, []).append(task)
     for group in groups.values():
         if group[0].purpose == EVALUATE:
             yield _score(group[0], shared, fetch)
+        elif group[0].purpose == REFINE:
+            yield _refine(group[0], shared, device, fetch)
         else:
             yield from _train(group, shared, device, fetch, failed)
 
@@ -63,6 +67,30 @@ def _score(task: Task, shared: Shared, fetch: Fetch) -> Scored:
     member.become(fetch(task.given["start"]))
     probs_NC = member.predict(dataset.inputs["search"])
     return Scored(task.id, task.attempt, probabilities.metrics(probs_NC, dataset.labels["search"]))
+
+
+def _refine(task: Task, shared: Shared, device: str, fetch: Fetch) -> Update:
+    """Return the weights that the server's distiller makes of what was merged, and of those that it was merged from."""
+    start = time.perf_counter()
+    member = pattern(task, shared)
+    member.become(fetch(task.given["start"]))
+    teachers = [pattern(task, shared) for _ in fetch(task.given["teachers"])]
+    for teacher, weights_P in zip(teachers, fetch(task.given["teachers"]), strict=True):
+        teacher.become(weights_P)
+    distiller = registry.build("distill", task.distill, "distill")
+    assert task.round is not None
+    server = knowledge(shared, fetch(task.given["counts"]))
+    distiller.refine(member, teachers, server, Work(task.seed, device=device), task.round)
+    seconds = time.perf_counter() - start
+    return Update(task.id, task.attempt, "", member.weights(), 0, 0, 0.0, (), 0.0, seconds, platform.node())
+
+
+def knowledge(shared: Shared, counts_MC: Integers) -> Server:
+    """Return what the server knows (see `Server`)."""
+    dataset = shared.dataset
+    assert shared.bounds is not None
+    labelled = dataset.examples("search") if len(dataset.labels["search"]) else None
+    return Server(dataset.inputs["test"].shape[1:], len(dataset.classes), *shared.bounds, labelled, counts_MC)
 
 
 def _train(
