@@ -190,23 +190,23 @@ def report(
 def list_(
     storage: Annotated[str, typer.Option(help="Where runs are kept.")] = "runs",
 ) -> None:
-    """List runs with their state and their ensemble's figures."""
+    """List runs with their state and the figures of what they deploy."""
     from datetime import datetime
 
     from distens.store import Store
 
     store = Store(storage)
-    lines = [["run", "started", "state", "members", "ensemble accuracy", "NLL"]]
+    lines = [["run", "started", "state", "members", "accuracy", "NLL"]]
     for name in store.names():
         if not store.exists(f"{name}/run.json"):
             continue
         info = store.read_json(f"{name}/run.json")
         done = store.exists(f"{name}/results.json")
         results = store.read_json(f"{name}/results.json") if done else {}
-        asked = str(info["identity"]["search"]["members"])
+        asked = _members(info["identity"])
         started = datetime.fromtimestamp(info["started"]).strftime("%Y-%m-%d %H:%M")
         if done:
-            row = results["ensemble"]
+            row = results[results.get("chosen") or ("ensemble" if "ensemble" in results else "global")]
             lines.append([name, started, "finished", asked, f"{row['accuracy']:.4f}", f"{row['nll']:.4f}"])
         else:
             lines.append([name, started, "unfinished", asked, "", ""])
@@ -214,6 +214,14 @@ def list_(
         typer.echo(f"no runs in {storage}")
         return
     _print_lines(lines)
+
+
+def _members(identity: dict[str, Any]) -> str:
+    """Return how many members a run asks for, as far as its config says so."""
+    if identity.get("role") != "federated":
+        return str(identity["search"]["members"])
+    section = identity["federated"]
+    return f"{section['clients'] or len(section['sources']) or '?'} clients"
 
 
 def _silence() -> None:

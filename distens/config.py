@@ -167,7 +167,7 @@ class Config(_Section):
         schedule, select, combine, distill, runtime, tracking: plug-ins of those families; `distill: null` makes no
             student.
         calibrate: one temperature, fitted on the *combine* split, for every row of the table alike; or none.
-        baselines: trained at the end for comparison.
+        baselines: trained at the end for comparison. In a federation distillers, by name or as `{name: …, kind: …, …}`.
         federated, merge: for `role: federated` alone: the clients, and the server's rule, one of `distens/merge`.
         sweep: for `distens sweep` alone: runs of this config with other values.
     """
@@ -185,7 +185,7 @@ class Config(_Section):
     combine: Spec = "average"
     calibrate: Literal["temperature", "none"] = "temperature"
     distill: Spec | None = None
-    baselines: tuple[str, ...] = ()
+    baselines: tuple[Spec, ...] = ()
     federated: FederatedSection | None = None
     merge: Spec | None = None
     runtime: Spec = "ray_actors"

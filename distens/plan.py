@@ -156,6 +156,8 @@ def _check_gpus(members: dict[str, dict[str, Any]], runner: Runner) -> None:
 
 def _check_baselines(config: Config, networks: list[str]) -> None:
     for i, name in enumerate(config.baselines):
+        if not isinstance(name, str):
+            raise ConfigError(f"baselines.{i}: an ensemble's baselines have no options; found {name!r}")
         if name not in baselines.KINDS:
             raise ConfigError(f"baselines.{i}: unknown baseline {name!r}. {did_you_mean(str(name), baselines.KINDS)}")
         if name in config.baselines[:i]:

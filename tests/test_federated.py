@@ -229,6 +229,26 @@ def test_one_shot_resumes_where_it_was_killed(tmp_path):
         assert resumed.rows[row]["nll"] == calm.rows[row]["nll"]
 
 
+def test_the_command_line_predicts_with_what_was_chosen(tmp_path):
+    from typer.testing import CliRunner
+
+    from distens.cli import app
+
+    made = distens.run(config(tmp_path / "runs"))
+    shot = distens.run(one_shot(tmp_path / "runs"))
+    listed = CliRunner().invoke(app, ["list", "--storage", str(tmp_path / "runs")]).output
+    assert listed.count("finished") == 2 and "6 clients" in listed and "4 clients" in listed
+    assert f"{made.rows['global']['accuracy']:.4f}" in listed
+    np.savez(tmp_path / "rows.npz", x=np.zeros((2, 8, 8)))
+    chosen = json.loads(Path(shot.path, "results.json").read_text())["chosen"]
+    for run, name in ((made, "global"), (shot, chosen)):
+        found = CliRunner().invoke(app, ["predict", run.path, str(tmp_path / "rows.npz")])
+        assert found.exit_code == 0, found.output
+        expected_NC = distens.load(f"{run.path}/final/{name}").predict_proba(np.zeros((2, 8, 8)))
+        assert f"{expected_NC[0, 3]}" in found.output
+        assert "On the server" in CliRunner().invoke(app, ["report", run.path]).output or run is made
+
+
 # Clients that fail ----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,11 @@ from distens.records import Settings
 from distens.runtime.protocol import Runner
 from distens.space import Space
 from distens.tracking.protocol import Tracker
+
+RESERVED = ("global", "ensemble", "uniform_ensemble", "average_ensemble", "student", "mean_client", "client")
+"""Rows of the table, and purposes, that are there anyway."""
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 MEMBER = "client"
 """The kind of a federation's members."""
@@ -147,15 +153,20 @@ def _distillers(config: Config, section: FederatedSection) -> tuple[DataFree | N
         )
     known = [kind for kind in registry.names("distill") if _data_free(kind)]
     baselines: dict[str, dict[str, Any]] = {}
-    for i, name in enumerate(config.baselines):
-        if name not in known:
-            raise ConfigError(f"baselines.{i}: unknown baseline {name!r} of a federation. {did_you_mean(name, known)}")
-        if name in baselines or (distiller is not None and name == registry.kind_of(distiller)):
-            raise ConfigError(f"baselines.{i}: {name!r} is named twice")
+    for i, spec in enumerate(config.baselines):
+        where = f"baselines.{i}"
+        kind, options = registry.split_spec(spec, where)
+        name = options.pop("name", kind)
+        if kind not in known:
+            raise ConfigError(f"{where}: unknown baseline {kind!r} of a federation. {did_you_mean(str(kind), known)}")
+        if name in baselines or name in RESERVED or (distiller is not None and name == registry.kind_of(distiller)):
+            raise ConfigError(f"{where}: {name!r} is named twice; `name` gives it another one")
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ConfigError(f"{where}.name: letters, digits, _ and -, found {name!r}")
         if section.rounds > 1:
-            raise ConfigError(f"baselines.{i}: {name!r} works in one shot, and there are {section.rounds} rounds")
-        shared = {} if distiller is None else _shared_options(registry.resolved(distiller), name)
-        baselines[name] = registry.resolved(_distiller(config, {"kind": name, **shared}, f"baselines.{i}"))
+            raise ConfigError(f"{where}: {name!r} works in one shot, and there are {section.rounds} rounds")
+        shared = {} if distiller is None else _shared_options(registry.resolved(distiller), kind)
+        baselines[name] = registry.resolved(_distiller(config, {"kind": kind, **shared, **options}, where))
     return distiller, baselines
 
 

@@ -123,7 +123,8 @@ def read(path: str) -> Bundle:
     """Return the bundle in a folder, every file of it checked.
 
     Args:
-        path: a bundle, or a run's folder, whose ensemble is meant; local or any pyarrow address.
+        path: a bundle, or a run's folder, whose ensemble is meant (of a federation, what it chose); local or any
+            pyarrow address.
 
     Raises:
         BundleError: there is none, the run has not finished, a file is missing or damaged, or a newer version wrote it.
@@ -152,13 +153,20 @@ def _open(path: str) -> Store:
             return store
         if not store.exists("run.json"):
             raise BundleError(f"{path}: neither a bundle ({MARKER} is missing) nor a run's folder")
-        if store.exists(f"final/ensemble/{MARKER}"):
-            return Store(f"{path}/final/ensemble")
+        for name in _deployed(store):
+            if store.exists(f"final/{name}/{MARKER}"):
+                return Store(f"{path}/final/{name}")
     except (StorageError, OSError) as error:
         raise BundleError(f"{path}: cannot be opened: {error}") from error
     raise BundleError(
         f"{path}: this run has not finished, so there is nothing to predict with; `distens resume {path}`"
     )
+
+
+def _deployed(store: Store) -> list[str]:
+    """Return the names of a run's bundles, the one to deploy first: a federation says which that is."""
+    chosen = store.read_json("results.json").get("chosen") if store.exists("results.json") else None
+    return [*filter(None, [chosen]), "ensemble", "global"]
 
 
 def _check_format(values: Any, where: str) -> None:
