@@ -244,6 +244,7 @@ def test_the_command_line_predicts_with_what_was_chosen(tmp_path):
     for run, name in ((made, "global"), (shot, chosen)):
         found = CliRunner().invoke(app, ["predict", run.path, str(tmp_path / "rows.npz")])
         assert found.exit_code == 0, found.output
+        assert Path(run.path, "final", name, "bundle.json").exists()
         expected_NC = distens.load(f"{run.path}/final/{name}").predict_proba(np.zeros((2, 8, 8)))
         assert f"{expected_NC[0, 3]}" in found.output
         assert "On the server" in CliRunner().invoke(app, ["report", run.path]).output or run is made

@@ -37,6 +37,7 @@ class ReportData:
         verdict: plain sentences, the most important first.
         members: the selected ones, each with `id`, `weight` and whatever is known of it; values that are mappings
             (settings) are written out as `key: value`.
+        members_title: what they are called.
         failures: each with `id`, `attempt`, `reason`, `message`.
         figures: caption -> PNG file.
         config_yaml: the resolved config.
@@ -48,6 +49,7 @@ class ReportData:
     missing: Mapping[str, str] = field(default_factory=dict)
     verdict: Sequence[str] = ()
     members: Sequence[Mapping[str, Any]] = ()
+    members_title: str = "Selected members"
     failures: Sequence[Mapping[str, Any]] = ()
     figures: Mapping[str, Path] = field(default_factory=dict)
     config_yaml: str = ""

@@ -7,7 +7,7 @@ the server has no rows, nothing is chosen, and the table says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from distens.data.clients import Partition
 from distens.data.load import Loaded
 from distens.deliver import check, temporary
 from distens.evaluate import figures, metrics, partition_figure, report
+from distens.federated import shown
 from distens.federated.plan import FederatedPlan
 from distens.federated.rounds import Log
 from distens.finish import Result, Row, calibrated, costs, table_row
@@ -113,6 +114,7 @@ class _Conclusion:
         self.missing: dict[str, str] = {}
         self.rows: dict[str, Row] = {}
         self.weighed: _Weighed | None = None
+        self.clients = shown.Clients(names, logs, ledger, shown.counts(loaded, partition, ledger))
 
     def carry_out(self) -> tuple[Result, Final]:
         made = self._made()
@@ -130,8 +132,8 @@ class _Conclusion:
             table[MEAN] = self._mean_client(clients)
         chosen, why = self._chosen()
         test = {name: row.test_NC for name, row in self.rows.items()}
-        verdict = [why, *metrics.verdict(table, test, labels_N), *self._degraded()]
-        weights = self._weights()
+        verdict = [why, *metrics.verdict(table, test, labels_N), *shown.degraded(self.logs)]
+        weights = {name: weight for name, weight in self._weights().items() if weight > 0}
         result = Result(self.store.url, table, self.missing, verdict, weights)
         return self._deliver(result, made, chosen)
 
@@ -203,32 +205,26 @@ class _Conclusion:
             f"On the server's {rows} combine rows {best} has the least {metric} ({values[best]:.4f}; {others}).",
         )
 
-    def _degraded(self) -> list[str]:
-        rounds = [log for log in self.logs.values() if log.degraded]
-        if not rounds:
-            return []
-        without = sorted({client for log in rounds for client in (*log.failed, *log.refused)})
-        named = ", ".join(without[:10]) + (", …" if len(without) > 10 else "")
-        return [f"{len(rounds)} of {len(self.logs)} rounds were merged without somebody who was asked: {named}."]
-
     def _weights(self) -> dict[str, float]:
+        """Return the ensemble's weights in one shot, those that finished and do not count included."""
         if self.weighed is None:
             return {}
         pairs = zip(self.weighed.entries, self.weighed.weights_M, strict=True)
-        return {entry.task.client: float(weight) for entry, weight in pairs if weight > 0}
+        return {entry.task.client: float(weight) for entry, weight in pairs}
 
     # What is left behind ---------------------------------------------------------------------------------------------
 
     def _deliver(self, result: Result, made: Mapping[str, Finished], chosen: str | None) -> tuple[Result, Final]:
         home = Path(self.store.path("")) if self.store.local else temporary()
-        pictures = self._figures(made, home / "figures")
+        pictures = self._figures(result.weights, made, home / "figures")
         data = report.ReportData(
             run_name=result.path.rstrip("/").rpartition("/")[2],
             rows=result.rows,
             missing=result.missing,
             verdict=result.verdict,
-            members=self._members(),
-            failures=self._failures(),
+            members=self.clients.table(self._weights()),
+            members_title="Clients",
+            failures=self.clients.failures[: shown.MOST],
             figures=pictures,
             config_yaml=to_yaml(self.plan.config),
             details=self._details(chosen),
@@ -237,7 +233,7 @@ class _Conclusion:
         if not self.store.local:
             for path in (*pictures.values(), home / "report.html"):
                 self.store.write(path.relative_to(home).as_posix(), path.read_bytes())
-        folders = self._bundles(result, made)
+        folders = self._bundles(result, made, chosen)
         scores = {
             name: probabilities.negative_log_likelihood(self.rows[name].combine_NC, self.labels["combine"])
             for name in folders
@@ -255,31 +251,12 @@ class _Conclusion:
             verdict=result.verdict,
             expected={n: check(self.store, f, self.loaded, self.rows[n].test_NC) for n, f in folders.items()},
         )
+        if self.logs:
+            self.clients.tell(self.plan.tracker)
         self.store.write_json("results.json", self._results(result, chosen))  # the run's marker
-        return replace(result, notes=(f"report: {self.store.url}/report.html",)), final
-
-    def _members(self) -> list[dict[str, Any]]:
-        if self.weighed is None:
-            return []
-        weights = self._weights()
-        return [
-            {"id": e.task.client, "weight": weights.get(e.task.client, 0.0), "rows": int(e.report.metrics["rows"])}
-            for e in self.weighed.entries
-        ]
-
-    def _failures(self) -> list[dict[str, Any]]:
-        found = [
-            {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message}
-            for task, told in self.ledger.outcomes()
-            if not isinstance(told, Finished)
-        ]
-        for log in self.logs.values():
-            for what in ("failed", "refused"):
-                for client, why in getattr(log, what).items():
-                    found.append(
-                        {"id": client, "attempt": 1, "reason": f"{what} in round {log.round + 1}", "message": why}
-                    )
-        return found
+        return replace(
+            result, notes=(*self.clients.left_out().values(), f"report: {self.store.url}/report.html")
+        ), final
 
     def _details(self, chosen: str | None) -> dict[str, str]:
         details = {"clients": str(len(self.names)), "storage": self.store.url}
@@ -289,31 +266,29 @@ class _Conclusion:
         if self.logs:
             details["rounds"] = f"{len(self.logs)}, {sum(log.degraded for log in self.logs.values())} of them degraded"
         details["deployed"] = chosen or "no choice was made"
-        return details
+        return details | self.clients.left_out()
 
-    def _figures(self, made: Mapping[str, Finished], folder: Path) -> dict[str, Path]:
-        pictures: dict[str, Path] = {}
-
-        def draw(caption: str, name: str, picture: Callable[[Path], None]) -> None:
-            path = folder / f"{name}.png"
-            picture(path)
-            pictures[caption] = path
-
-        if self.partition is not None:
-            counts_KC = self.partition.histograms(self.labels["train"], len(self.loaded.dataset.classes))
-            classes = self.loaded.dataset.classes
-            draw("Rows of each class", "partition", lambda p: partition_figure.draw(counts_KC, self.names, classes, p))
+    def _figures(self, weights: Mapping[str, float], made: Mapping[str, Finished], folder: Path) -> dict[str, Path]:
+        dataset, pictures = self.loaded.dataset, {}
+        if self.logs:
+            pictures |= shown.of_rounds(self.logs, self.clients, self.plan.config.metric, folder)
+        pictures["Reliability on the test split"] = folder / "reliability.png"
         curves = {name: row.test_NC for name, row in self.rows.items() if name in (GLOBAL, ENSEMBLE, STUDENT)}
-        draw(
-            "Reliability on the test split",
-            "reliability",
-            lambda p: figures.reliability(curves, self.labels["test"], p),
-        )
+        figures.reliability(curves, self.labels["test"], folder / "reliability.png")
+        if self.partition is not None:
+            pictures["Rows of each class"] = folder / "partition.png"
+            counts_KC = np.array([self.clients.counts[name] for name in self.names])
+            partition_figure.draw(counts_KC, self.names, dataset.classes, folder / "partition.png")
         if self.weighed is not None and self.weighed.learned:
-            draw("Weights of the clients", "weights", lambda p: figures.weights(self._weights(), p))
-        return pictures
+            pictures["Weights of the clients"] = folder / "weights.png"
+            figures.weights(weights, folder / "weights.png")
+        titles = {name: name for name in made}
+        if self.plan.distiller is not None:
+            titles[STUDENT] = f"{registry.kind_of(self.plan.distiller)} (student)"
+        return pictures | dict(shown.of_distillers(self.store, made, titles, dataset.inputs["train"], folder))
 
-    def _bundles(self, result: Result, made: Mapping[str, Finished]) -> dict[str, str]:
+    def _bundles(self, result: Result, made: Mapping[str, Finished], chosen: str | None) -> dict[str, str]:
+        """Write the ensemble, the merged model and the student, and what was chosen if it is none of them."""
         folders: dict[str, str] = {}
 
         def write(name: str, entries: Sequence[tuple[Finished, float]], combine: str, state: State) -> None:
@@ -334,10 +309,14 @@ class _Conclusion:
             self.store.write_predictions(f"{folders[name]}/test.arrow", self.rows[name].test_NC)
 
         if self.weighed is not None:
-            pairs = [(e, float(w)) for e, w in zip(self.weighed.entries, self.weighed.weights_M, strict=True) if w > 0]
-            write(ENSEMBLE, pairs, "geometric", State({"weights": np.array([weight for _, weight in pairs])}))
-        for name in (GLOBAL, STUDENT):
-            if name in made:
+            entries, uniform_M = self.weighed.entries, np.full(len(self.weighed.entries), 1 / len(self.weighed.entries))
+            for name, weights_M in ((ENSEMBLE, self.weighed.weights_M), (UNIFORM, uniform_M), (AVERAGE, uniform_M)):
+                if name in (ENSEMBLE, chosen):
+                    pairs = [(e, float(w)) for e, w in zip(entries, weights_M, strict=True) if w > 0]
+                    state = State({"weights": np.array([weight for _, weight in pairs])})
+                    write(name, pairs, "average" if name == AVERAGE else "geometric", state)
+        for name in made:
+            if name in (GLOBAL, STUDENT, chosen):
                 write(name, [(made[name], 1.0)], "average", State({"weights": np.ones(1)}))
         return folders
 
@@ -352,6 +331,6 @@ class _Conclusion:
             "chosen": chosen,
             "partition": self.partition.hash if self.partition is not None else None,
             "rounds": [vars(log) for log in self.logs.values()],
-            "failures": self._failures(),
+            "failures": self.clients.failures,
             "combine": combine,
         }

@@ -13,7 +13,7 @@ from distens.data.clients import FILE, Partition
 from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
 from distens.errors import RunError
-from distens.federated import conclude
+from distens.federated import conclude, shown
 from distens.federated.plan import FederatedPlan
 from distens.federated.rounds import Log, Rounds
 from distens.finish import Result
@@ -47,7 +47,7 @@ class Federation:
         names = list(self.plan.section.sources) if partition is None else list(partition.rows)
         how = "with data of their own" if partition is None else f"by {partition.rule['kind']} ({partition.hash[:8]})"
         self.watch(Update("data", f"{len(names)} clients, {how}"))
-        shared = Shared(self.store, loaded.dataset.for_members(), clients, _bounds(loaded.dataset.inputs["train"]))
+        shared = Shared(self.store, loaded.dataset.for_members(), clients, shown.bounds(loaded.dataset.inputs["train"]))
         planner = self.session.planner(loaded)
 
         def work() -> tuple[Result, Final]:
@@ -203,12 +203,6 @@ class _Pattern:
         """Return the loss on the server's rows, and its gradient."""
         self._built().become(weights_P)
         return self._built().gradient(self._dataset.examples("search"))
-
-
-def _bounds(inputs: Floats) -> tuple[Floats, Floats]:
-    """Return what the numbers of a row lie between, of each channel or feature: two numbers, like those that scale."""
-    axes = (0, *range(2, inputs.ndim))
-    return inputs.min(axis=axes, keepdims=True)[0], inputs.max(axis=axes, keepdims=True)[0]
 
 
 def _line(task: Task, outcome: Finished | Failure) -> str:

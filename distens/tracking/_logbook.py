@@ -7,6 +7,7 @@ Everything is looked up before it is written, so that sending again changes noth
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,16 @@ class Run:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ClientRun:
+    """What a federation's client did in all rounds (see `Tracker.client`)."""
+
+    name: str
+    metrics: Mapping[str, float]
+    history: Mapping[str, Mapping[int, float]]
+    failures: tuple[str, ...]
+
+
 class Server(Protocol):
     """What is asked of a tracking server."""
 
@@ -59,8 +70,9 @@ class Server(Protocol):
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
         step: int = 0,
+        history: Mapping[str, Mapping[int, float]] | None = None,
     ) -> None:
-        """Add to a run, in one call where the limits allow."""
+        """Add to a run, in one call where the limits allow; `history` has metrics that come with steps of their own."""
         ...
 
     def steps(self, run_id: str, metric: str) -> set[int]:
@@ -158,6 +170,23 @@ class Logbook:
         self.server.close(child.id, child.status, at_ms)
         self._keep(Run(child.id, child.status, child.start_ms, tags))
 
+    def client(self, done: ClientRun, at_ms: int) -> None:
+        """Log a federation's client as a child run, unless it is there; an interrupted one is completed."""
+        record = f"client/{done.name}"
+        child = self.children.get(record)
+        if child is not None and child.status != "RUNNING":
+            return
+        if child is None:
+            tags = {"distens.task": done.name, "distens.purpose": "client", "distens.record": record}
+            if done.failures:
+                tags["distens.failures"] = _records.redact("\n".join(done.failures))
+            tags = {key: value[: _records.TAG_LENGTH] for key, value in tags.items()}
+            child = self.server.create(done.name, {**tags, "mlflow.parentRunId": self.parent.id}, at_ms)
+        history = {_records.safe_key(key): _finite(values) for key, values in done.history.items()}
+        self.server.log(child.id, child.start_ms, metrics=_records.numbers(done.metrics), history=history)
+        self.server.close(child.id, "FINISHED", at_ms)
+        self.children[record] = Run(child.id, "FINISHED", child.start_ms, {})
+
     def progress(self, step: int, metrics: Mapping[str, float], at_ms: int) -> None:
         """Log the search so far, unless that step is there."""
         fresh = {}
@@ -224,3 +253,7 @@ def run_key(run: RunInfo) -> str:
 
 def _json(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return json.dumps(_records.redacted({name: dict(row) for name, row in rows.items()}), indent=1, default=str)
+
+
+def _finite(values: Mapping[int, float]) -> dict[int, float]:
+    return {step: float(value) for step, value in values.items() if math.isfinite(value)}

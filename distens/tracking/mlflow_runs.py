@@ -25,7 +25,7 @@ from distens.errors import RunError
 from distens.records import Failure, Finished, Floats, Task
 from distens.tracking import _records, _registration
 from distens.tracking._address import artifacts_beside, how_to_look, is_store, pinned
-from distens.tracking._logbook import STATUSES, Logbook, Run, final_records, now_ms
+from distens.tracking._logbook import STATUSES, ClientRun, Logbook, Run, final_records, now_ms
 from distens.tracking._registration import Version
 from distens.tracking._sender import Left, Sender
 from distens.tracking.protocol import Final, RunInfo
@@ -112,6 +112,17 @@ class MlflowRuns:
         """Log the search so far on the parent run."""
         at_ms, metrics = now_ms(), dict(metrics)
         self._started().put(f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms))
+
+    def client(
+        self,
+        name: str,
+        metrics: Mapping[str, float],
+        history: Mapping[str, Mapping[int, float]],
+        failures: Sequence[str] = (),
+    ) -> None:
+        """Log what a federation's client did, as a child run."""
+        at_ms, done = now_ms(), ClientRun(name, dict(metrics), dict(history), tuple(failures))
+        self._started().put(f"client {name}", lambda book: book.client(done, at_ms))
 
     def finish(self, final: Final | None, status: str) -> list[str]:
         """Send what is left, register the bundles, and return lines for the user."""
@@ -217,10 +228,12 @@ class _Mlflow:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
         step: int = 0,
+        history: Mapping[str, Mapping[int, float]] | None = None,
     ) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         measured = [Metric(key, value, at_ms, step) for key, value in (metrics or {}).items()]
+        measured += [Metric(key, v, at_ms, at) for key, values in (history or {}).items() for at, v in values.items()]
         given = [Param(key, value) for key, value in (params or {}).items()]
         tagged = [RunTag(key, value) for key, value in (tags or {}).items()]
         # MLflow takes 100 params, 100 tags and 1,000 entries of all kinds in one call.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distens.records import Failure, Finished, Task
@@ -20,6 +20,15 @@ class Off:
         """Do nothing."""
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def client(
+        self,
+        name: str,
+        metrics: Mapping[str, float],
+        history: Mapping[str, Mapping[int, float]],
+        failures: Sequence[str] = (),
+    ) -> None:
         """Do nothing."""
 
     def finish(self, final: Final | None, status: str) -> list[str]:

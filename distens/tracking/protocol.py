@@ -70,6 +70,22 @@ class Tracker(Protocol):
         """Log the search so far on the parent run: `best_single`, `ensemble`, `finished`, `failed`."""
         ...
 
+    def client(
+        self,
+        name: str,
+        metrics: Mapping[str, float],
+        history: Mapping[str, Mapping[int, float]],
+        failures: Sequence[str] = (),
+    ) -> None:
+        """Log what a federation's client did, once all rounds are over.
+
+        Args:
+            metrics: of all rounds together: its rows, how often it was asked, ….
+            history: metric -> step -> value; steps are those of `progress`.
+            failures: what went wrong, in sentences.
+        """
+        ...
+
     def finish(self, final: Final | None, status: str) -> list[str]:
         """Send what is left, within bounded time, and return lines for the user: where to look, what was not sent.
 
