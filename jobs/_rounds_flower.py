@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _rounds_clock import cpu_seconds
 
 ACTORS = 2
 
@@ -117,6 +118,7 @@ def main(path: str) -> None:
     text = Path(path).read_text()
     asked = json.loads(text)
     ended: list[float] = []
+    spent: list[float] = []
     clients: list[int] = []
     losses: list[float] = []
 
@@ -129,6 +131,8 @@ def main(path: str) -> None:
     def noted(number: int, arrays: Any) -> None:
         if number:
             ended.append(time.time())
+        if number == 1:
+            spent.append(cpu_seconds())
 
     client_app, server_app = ClientApp(), ServerApp()
     client_app.train()(app.train)
@@ -150,7 +154,8 @@ def main(path: str) -> None:
     }
     run_simulation(server_app, client_app, num_supernodes=asked["clients"], backend_config=backend)
     versions = {name: version(name) for name in ("flwr", "ray", "numpy", "torch")}
-    print("RESULT " + json.dumps({"ended": ended, "clients": clients, "losses": losses, "versions": versions}))
+    found = {"ended": ended, "cpu": spent[0], "clients": clients, "losses": losses, "versions": versions}
+    print("RESULT " + json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from _rounds_clock import cpu_seconds
+
 IDLE = '''
 """A client that does nothing: it returns a copy of what it was sent."""
 
@@ -37,10 +39,13 @@ def main(path: str) -> None:
     from distens.progress import Update
 
     ended: list[float] = []
+    spent: list[float] = []
 
     def noted(update: Update) -> None:
         if update.phase == "round":
             ended.append(time.time())
+            if len(ended) == 1:
+                spent.append(cpu_seconds())
 
     result = distens.run(parse(json.loads(Path(path).read_text())), noted)
 
@@ -49,6 +54,7 @@ def main(path: str) -> None:
     logs = list(Journal(Store(result.path), "rounds").entries())
     found = {
         "ended": ended,
+        "cpu": spent[0],
         "clients": [len(log["shares"]) for log in logs],
         "losses": [log["loss"] for log in logs],
         "versions": {name: version(name) for name in ("distens", "ray", "numpy", "torch")},

@@ -154,7 +154,9 @@ class RayActors:
         # Without this, Ray repackages the virtual environment of a driver that `uv run` started, for every actor.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
-            ray.init(address=address, include_dashboard=None, log_to_driver=False, logging_level=logging.ERROR)
+            # A Ray of our own ends with the run: its dashboard, seconds of start-up, would hardly be seen.
+            dashboard = False if address == "local" else None
+            ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             # Ray's own message does not say that it was turned away.
             raise RunError(f"runtime.address: no connection to Ray at {address}: {error}. {TOKEN_HINT}") from error
