@@ -109,7 +109,7 @@ REFINED = {
 
 @pytest.mark.parametrize(
     "changes",
-    [*({"merge": kind} for kind in ("fedavg", "fedadam", "scaffold", "feddyn", "fedlaw")), REFINED],
+    [*({"merge": kind} for kind in ("fedavg", "fedadam", "scaffold")), REFINED],
     ids=lambda changes: changes.get("merge", "fedftg"),
 )
 def test_a_driver_killed_between_rounds_resumes_to_the_same_weights(changes, tmp_path):
@@ -297,16 +297,14 @@ def test_a_rule_that_needs_more_updates_says_so(tmp_path):
 
 
 def test_a_straggler_is_left_out_at_the_deadline(tmp_path, ray_here):
-    """Each client alone; one sleeps for a minute. The round ends after its three seconds, without it."""
+    """Each client alone; in the first round one sleeps for a minute. The round ends at its deadline without it."""
     client = {"kind": "liar", "does": {"c2": "wait"}}
-    federated = {"per_round": None, "rounds": 1, "deadline_seconds": 20.0, "clients": 3}
+    federated = {"per_round": None, "rounds": 2, "clients": 3, "deadline_seconds": 12.0, "quorum": 0.3}
     runtime = {"kind": "ray_actors", "pack": 1}
-    whole = config(
-        tmp_path, client=client, federated={**federated, "rounds": 2, "deadline_seconds": 12.0}, runtime=runtime
-    )
-    logs = rounds_of(distens.run(whole).path)
-    assert all("federated.deadline_seconds" in log["failed"]["c2"] for log in logs.values())
-    assert all({"c0", "c1"} >= set(log["shares"]) and log["shares"] for log in logs.values())
+    logs = rounds_of(distens.run(config(tmp_path, client=client, federated=federated, runtime=runtime)).path)
+    assert "federated.deadline_seconds" in logs[0]["failed"]["c2"]
+    assert logs[0]["shares"] and "c2" not in logs[0]["shares"]
+    assert "c2" in logs[1]["shares"]
 
 
 # Rows stay where they are ---------------------------------------------------------------------------------------------

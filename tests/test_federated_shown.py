@@ -298,7 +298,9 @@ def test_one_shot_shows_what_was_made_up(tmp_path, store):
     for name in pools:
         assert 500 < imread(Path(result.path, "figures", name)).shape[1] < 1100
     registered = {model.name for model in client.search_registered_models()}
-    assert registered == {"fed", "fed-global", "fed-student"}
+    chosen = json.loads(Path(result.path, "results.json").read_text())["chosen"]
+    extra = set() if chosen == "ensemble" else {f"fed-{chosen}"}
+    assert registered == {"fed", "fed-global", "fed-student"} | extra
     page = Path(result.path, "report.html").read_text()
     assert "Images made up by coboost (student)" in page and "Images made up by dense" in page
     assert parent.info.status == "FINISHED"

@@ -445,14 +445,14 @@ def test_gain_looks_where_the_ensemble_is_weak_though_members_there_are_worse_al
 
 
 def test_a_share_of_the_picks_is_drawn_at_random():
-    """With explore = 0.4, 400 picks have 160 random ones in expectation, standard deviation sqrt(400 * 0.24) = 9.8."""
+    """With explore = 0.4, 100 picks have 40 random ones in expectation, standard deviation sqrt(100 * 0.24) = 4.9."""
     history = make_history(SPACE, 12)
-    greedy = {settings_key(Bayes(local=0).propose(history, SPACE, 1, np.random.default_rng(s))[0]) for s in range(400)}
+    greedy = {settings_key(Bayes(local=0).propose(history, SPACE, 1, np.random.default_rng(s))[0]) for s in range(100)}
     both = [
         settings_key(Bayes(local=0, explore=0.4).propose(history, SPACE, 1, np.random.default_rng(s))[0])
-        for s in range(400)
+        for s in range(100)
     ]
-    assert sum(key not in greedy for key in both) == pytest.approx(160, abs=40)
+    assert sum(key not in greedy for key in both) == pytest.approx(40, abs=20)
 
 
 def test_members_that_were_stopped_early_are_judged_as_if_they_had_gone_on():

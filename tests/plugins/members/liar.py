@@ -15,7 +15,8 @@ from distens.members.client import Client
 @dataclass
 class Liar(Client):
     """Attributes:
-    does: client -> `nan`, `shape`, `thousand`, `flip`, `raise`, `wait`; or `die FILE`, once, where FILE is not there.
+    does: client -> `nan`, `shape`, `thousand`, `flip`, `raise`; `wait`, in the first round; or `die FILE`, once, where
+        FILE is not there.
     """
 
     does: Mapping[str, str] = field(default_factory=dict)
@@ -26,7 +27,7 @@ class Liar(Client):
             if what == "die" and not Path(note).exists():
                 Path(note).write_text(f"{os.getpid()}")
                 os.kill(os.getpid(), signal.SIGKILL)
-            if what == "wait":
+            if what == "wait" and round == 0:
                 time.sleep(60)
             if what == "raise":
                 raise RuntimeError("this client is broken")
