@@ -93,7 +93,7 @@ class Ledger:
 
     def _next_attempt(self, task: Task) -> Task:
         before = self._pending.get(task.id)
-        return task if before is None else replace(before, attempt=before.attempt + 1, resources=task.resources)
+        return task if before is None else replace(task, attempt=before.attempt + 1)
 
     def _asked(self, task: Task) -> None:
         if task.id not in self._pending:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,21 @@ def test_one_shot_without_rows_of_the_servers_own_makes_no_choice(tmp_path):
     result = distens.run(one_shot(tmp_path, data=data))
     assert "no honest choice among" in result.verdict[0]
     assert json.loads(Path(result.path, "results.json").read_text())["chosen"] is None
+
+
+@pytest.mark.parametrize("lost", ["global", "student"])
+def test_what_was_being_made_when_the_driver_died_is_made_again_the_same(lost, tmp_path):
+    """The journal says that it was dispatched, and no more: what a task is given in memory is not in it."""
+    calm = distens.run(one_shot(tmp_path))
+    folder = Path(calm.path)
+    for file in sorted(folder.glob("journal/*.json")):
+        told = [entry for entry in json.loads(file.read_text()) if entry.get("report", {}).get("task_id") != lost]
+        file.write_text(json.dumps(told))
+    shutil.rmtree(folder / "members" / lost)
+    (folder / "results.json").unlink()
+    again = distens.resume(calm.path)
+    assert again.rows[lost]["nll"] == calm.rows[lost]["nll"]
+    assert again.weights == calm.weights
 
 
 def test_one_shot_resumes_where_it_was_killed(tmp_path):
