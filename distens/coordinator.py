@@ -14,6 +14,7 @@ came before, not on time (but for `search.seconds`).
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -136,6 +137,18 @@ class Run:
 
     def go(self) -> Result:
         """Do all that is left to do."""
+        with self.session.prepared(self._packs()):
+            return self._go()
+
+    def _packs(self) -> int | None:
+        """Return how many packs of the search are left at least; None where time decides."""
+        if self.plan.members is None:
+            return None
+        left = self.plan.members - self.ledger.count("search") + len(self.ledger.pending("search"))
+        pack = self.plan.runner.pack
+        return left if pack == "auto" else math.ceil(left / pack)
+
+    def _go(self) -> Result:
         loaded = self.session.open()
         labels_N, say = loaded.dataset.labels["search"], lambda text: self.watch(Update("search", text))
         planner = self.session.planner(loaded)

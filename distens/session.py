@@ -10,6 +10,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -74,6 +75,15 @@ class Session:
         self.resumed = info is not None
         self.info = info or {}
         self._given = loaded
+
+    @contextmanager
+    def prepared(self, packs: int | None) -> Iterator[None]:
+        """Let the runner get ready for so many packs while the data are read, and let go of it whatever happens."""
+        try:
+            self.runner.prepare(0 if self.store.exists("results.json") else packs)  # a run that has them trains nothing
+            yield
+        finally:
+            self.runner.stop()
 
     def open(self) -> Loaded:
         """Read the data, and begin the run's folder or see that it is still that run's.

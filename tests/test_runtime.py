@@ -158,16 +158,16 @@ def test_an_address_without_a_ray_is_refused(dataset, tmp_path):
 
 
 def test_the_note_of_a_dead_cluster_is_not_followed(tmp_path, monkeypatch):
-    from distens.runtime.ray_actors import _cluster_here
+    from distens.runtime._connection import cluster_here
 
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert _cluster_here() == "local"
+    assert cluster_here() == "local"
     (tmp_path / "ray").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         (tmp_path / "ray" / "ray_current_cluster").write_text(address)
-        assert _cluster_here() == address
-    assert _cluster_here() == "local"
+        assert cluster_here() == address
+    assert cluster_here() == "local"
 
 
 def test_more_than_any_node_has_is_refused_before_work(dataset, tmp_path, ray_here):

@@ -20,7 +20,7 @@ from distens.config import to_yaml
 from distens.data.clients import Partition
 from distens.data.load import Loaded
 from distens.deliver import check, temporary
-from distens.evaluate import figures, metrics, partition_figure, report
+from distens.evaluate import metrics, report
 from distens.federated import shown
 from distens.federated.plan import FederatedPlan
 from distens.federated.rounds import Log
@@ -269,6 +269,8 @@ class _Conclusion:
         return details | self.clients.left_out()
 
     def _figures(self, weights: Mapping[str, float], made: Mapping[str, Finished], folder: Path) -> dict[str, Path]:
+        from distens.evaluate import figures, partition_figure  # they load matplotlib
+
         dataset, pictures = self.loaded.dataset, {}
         if self.logs:
             pictures |= shown.of_rounds(self.logs, self.clients, self.plan.config.metric, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,16 @@ class Federation:
 
     def go(self) -> Result:
         """Do all that is left to do."""
+        with self.session.prepared(self._packs()):
+            return self._go()
+
+    def _packs(self) -> int:
+        """Return how many packs of clients there are at least, as far as that is known before the data are."""
+        section, pack = self.plan.section, self.plan.runner.pack
+        clients = section.per_round or len(section.sources) or section.clients or 1
+        return clients if pack == "auto" else math.ceil(clients / pack)
+
+    def _go(self) -> Result:
         loaded = self.session.open()
         partition, clients = self._clients(loaded)
         names = list(self.plan.section.sources) if partition is None else list(partition.rows)
@@ -49,12 +60,15 @@ class Federation:
         self.watch(Update("data", f"{len(names)} clients, {how}"))
         shared = Shared(self.store, loaded.dataset.for_members(), clients, shown.bounds(loaded.dataset.inputs["train"]))
         planner = self.session.planner(loaded)
+        pattern = _Pattern(self.plan, loaded)
+        if not self.plan.one_shot:
+            pattern.built()  # while the runner gets ready
 
         def work() -> tuple[Result, Final]:
             if self.plan.one_shot:
                 logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
             else:
-                logs = self._rounds(names, partition, loaded, planner)
+                logs = self._rounds(names, partition, loaded, planner, pattern)
             return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
 
         return self.session.carry_out(shared, work)
@@ -148,12 +162,11 @@ class Federation:
     # Rounds ----------------------------------------------------------------------------------------------------------
 
     def _rounds(
-        self, names: Sequence[str], partition: Partition | None, loaded: Loaded, planner: Planner
+        self, names: Sequence[str], partition: Partition | None, loaded: Loaded, planner: Planner, pattern: _Pattern
     ) -> dict[int, Log]:
         rows = dict.fromkeys(names, 1) if partition is None else {n: len(r) for n, r in partition.rows.items()}
         judged = bool(len(loaded.dataset.labels["search"]))
         advised = planner.size(self.plan.settings(0), len(names))
-        pattern = _Pattern(self.plan, loaded)
         proxy = pattern.gradient if getattr(self.plan.merger, "needs_proxy", False) else None
         rounds = Rounds(self.plan, self.store, rows, pattern.start, proxy, judged, self._told, advised)
         for log in rounds.logs.values():
@@ -187,7 +200,8 @@ class _Pattern:
         self._plan, self._dataset = plan, loaded.dataset
         self._member: Any = None
 
-    def _built(self) -> Any:
+    def built(self) -> Any:
+        """Return it."""
         if self._member is None:
             settings = self._plan.settings(0)
             self._member = registry.build_member(settings)
@@ -197,12 +211,12 @@ class _Pattern:
 
     def start(self) -> Floats:
         """Return the first weights."""
-        return self._built().weights()
+        return self.built().weights()
 
     def gradient(self, weights_P: Floats) -> tuple[float, Floats]:
         """Return the loss on the server's rows, and its gradient."""
-        self._built().become(weights_P)
-        return self._built().gradient(self._dataset.examples("search"))
+        self.built().become(weights_P)
+        return self.built().gradient(self._dataset.examples("search"))
 
 
 def _line(task: Task, outcome: Finished | Failure) -> str:

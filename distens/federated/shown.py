@@ -13,7 +13,6 @@ import numpy as np
 
 from distens.data.clients import Partition
 from distens.data.load import Loaded
-from distens.evaluate import federated_figures as figures
 from distens.federated.rounds import Log
 from distens.ledger import Ledger
 from distens.records import Finished, Floats, Integers
@@ -203,6 +202,8 @@ def of_rounds(logs: Mapping[int, Log], clients: Clients, metric: str, folder: Pa
     Args:
         metric: the first of those to draw.
     """
+    from distens.evaluate import federated_figures as figures  # loads matplotlib
+
     numbers = sorted(logs)
     shares_KT, outcomes_KT = grids(clients.names, clients.parts, len(numbers))
     measured = dict.fromkeys(name for n in numbers for name in logs[n].metrics)
@@ -219,6 +220,8 @@ def of_rounds(logs: Mapping[int, Log], clients: Clients, metric: str, folder: Pa
 
 def grids(names: Sequence[str], found: Mapping[str, Part], rounds: int) -> tuple[Floats, Integers]:
     """Return shares_KT and outcomes_KT, as `distens.evaluate.federated_figures.shares` takes them."""
+    from distens.evaluate import federated_figures as figures
+
     shares_KT = np.full((len(names), rounds), np.nan)
     outcomes_KT = np.full((len(names), rounds), figures.NOT_ASKED)
     for k, name in enumerate(names):
@@ -239,8 +242,10 @@ def of_distillers(
     Args:
         made: row of the table -> what made it; those that made nothing besides are passed over.
         titles: row -> what it is called.
-        inputs: rows of data, whose least and largest numbers are black and white.
+        inputs: rows of data, whose least and numbers are black and white.
     """
+    from distens.evaluate import federated_figures as figures
+
     low, high = bounds(inputs)
     curves: dict[str, dict[str, Floats]] = {}
     pools: dict[str, Floats] = {}

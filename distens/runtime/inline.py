@@ -36,6 +36,9 @@ class Inline:
         """Return what one member occupies."""
         return Resources(cpus=self.threads)
 
+    def prepare(self, packs: int | None) -> None:
+        """Do nothing: there is nothing to wait for."""
+
     def start(self, shared: Shared) -> None:
         """Get ready."""
         import torch

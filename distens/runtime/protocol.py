@@ -40,6 +40,13 @@ class Runner(Protocol):
         """What one member occupies."""
         ...
 
+    def prepare(self, packs: int | None) -> None:
+        """Begin to get ready for so many packs, or for all that fit, and return at once; what fails, `start` raises.
+
+        Not needed: what `start` does takes less time after it. The caller reads the data meanwhile.
+        """
+        ...
+
     def start(self, shared: Shared) -> None:
         """Get ready. Raises RunError if the resources asked for do not exist anywhere."""
         ...
@@ -62,5 +69,5 @@ class Runner(Protocol):
         ...
 
     def stop(self) -> None:
-        """Let go of everything that `start` took, running tasks included."""
+        """Let go of everything that `prepare` and `start` took, running tasks included; again is no harm."""
         ...

@@ -19,13 +19,11 @@ import logging
 import math
 import os
 import re
-import socket
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import ray
@@ -35,6 +33,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
 from distens import packing
 from distens.errors import RunError
 from distens.records import Answer, Failure, Held, Reason, Resources, Task
+from distens.runtime import _connection
 from distens.runtime._execute import execute, finished_before
 from distens.runtime.protocol import Shared
 from distens.store import Store
@@ -44,11 +43,6 @@ log = logging.getLogger("distens")
 RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
 """A member that diverged, was refused or ran out of time would do the same again."""
 
-TOKEN_HINT = (
-    "A cluster with token authentication wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH set"
-)
-
-CONNECT_SECONDS = 10.0
 ROOM_SECONDS = 5.0
 START_SECONDS = 60.0
 
@@ -64,16 +58,16 @@ Pack = Sequence[Task]
 class _Actor:
     """Trains one pack at a time; keeps libraries loaded and data mapped in between."""
 
-    def __init__(self, shared: Shared, threads: int, search_path: list[str]) -> None:
+    def __init__(self, threads: int, search_path: list[str]) -> None:
         sys.path += [folder for folder in search_path if folder not in sys.path]  # a user's own module, beside a config
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch or LightGBM is loaded
         import torch
 
         torch.set_num_threads(threads)
-        self._shared, self._threads = shared, threads
+        self._threads = threads
 
-    def ready(self) -> str:
-        return ray.get_runtime_context().get_node_id()
+    def begin(self, shared: Shared) -> None:
+        self._shared = shared
 
     def execute(self, pack: Pack) -> list[Answer]:
         return execute(pack, self._shared, self._threads, _fetch)
@@ -120,6 +114,8 @@ class RayActors:
             raise ValueError(f"gpus_per_member: a fraction or a whole number of GPUs, found {self.gpus_per_member}")
         self._busy: list[_Slot] = []
         self._idle: list[Any] = []
+        self._prepared: list[Any] = []
+        self._preparing: _connection.Background | None = None
         self._shared_ref: Any = None
         self._store: Store | None = None
         self._ours = False
@@ -131,12 +127,28 @@ class RayActors:
         """Return what one member, or one pack, occupies."""
         return Resources(self.cpus_per_member, self.gpus_per_member)
 
+    def prepare(self, packs: int | None) -> None:
+        """Connect to Ray, and start actors for so many packs at most, where there is room; go on meanwhile."""
+        if ray.is_initialized():
+            self._prepare(packs)  # in this thread: whatever else it does with Ray, as in a trial of Tune, holds for it
+        else:
+            self._preparing = _connection.Background(lambda: self._prepare(packs))
+
+    def _prepare(self, packs: int | None) -> None:
+        if not ray.is_initialized():
+            self.connect()
+        self._check_resources()
+        room = min(self.slots(), self._free())
+        self._prepared += [self._actor() for _ in range(room if packs is None else min(packs, room))]
+
     def start(self, shared: Shared) -> None:
         """Connect to Ray, check that a member fits somewhere, and send the data once to the object store.
 
         Raises:
             RunError: no Ray at the address, or no node is large enough for one member.
         """
+        if self._preparing is not None and (error := self._preparing.error()) is not None:
+            raise error
         if not ray.is_initialized():
             self.connect()
         self._check_resources()
@@ -149,17 +161,7 @@ class RayActors:
         Raises:
             RunError: there is none at the address, or it turns us away.
         """
-        address = self.address or os.environ.get("RAY_ADDRESS") or _cluster_here()
-        _check_address(address)
-        # Without this, Ray repackages the virtual environment of a driver that `uv run` started, for every actor.
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        try:
-            # A Ray of our own ends with the run: its dashboard, seconds of start-up, would hardly be seen.
-            dashboard = False if address == "local" else None
-            ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            # Ray's own message does not say that it was turned away.
-            raise RunError(f"runtime.address: no connection to Ray at {address}: {error}. {TOKEN_HINT}") from error
+        _connection.connect(self.address)
         self._ours = True
 
     def _nodes(self) -> list[dict[str, float]]:
@@ -186,6 +188,14 @@ class RayActors:
             room = max(1, sum(map(fits, self._nodes())))
             self._room = (now, min(room, self.concurrency or room))
         return self._room[1]
+
+    def _free(self) -> int:
+        """Return how many actors have room now, beside what else runs on the cluster."""
+        free = ray.available_resources()
+        rooms = [free.get("CPU", 0.0) / self.cpus_per_member]
+        if self.gpus_per_member:
+            rooms.append(free.get("GPU", 0.0) / self.gpus_per_member)
+        return int(min(rooms) + 1e-9)
 
     def hold(self, value: Any) -> Held:
         """Put a value into Ray's object store, from where each node takes one copy."""
@@ -230,11 +240,13 @@ class RayActors:
             actor = self._idle.pop()
             self._busy.append(_Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic()))
             return
-        threads = max(1, int(self.cpus_per_member))
+        actor = self._prepared.pop() if self._prepared else self._actor()
+        self._busy.append(_Slot(actor, pack, actor.begin.remote(self._shared_ref), True, time.monotonic()))
+
+    def _actor(self) -> Any:
         remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
         needs = {"num_cpus": self.cpus_per_member, "num_gpus": self.gpus_per_member, "max_restarts": 0}
-        actor = remote.options(**needs).remote(self._shared_ref, threads, list(sys.path))
-        self._busy.append(_Slot(actor, pack, actor.ready.remote(), True, time.monotonic()))
+        return remote.options(**needs).remote(max(1, int(self.cpus_per_member)), list(sys.path))
 
     def _ready(self) -> list[_Slot]:
         """Return slots whose call ended or whose pack's time is over; wait for the first such."""
@@ -307,44 +319,22 @@ class RayActors:
 
     def stop(self) -> None:
         """End our actors, running members included; leave a Ray that was there before us."""
-        if not ray.is_initialized():
-            return
-        for actor in [slot.actor for slot in self._busy] + self._idle:
-            ray.kill(actor)
-        self._busy, self._idle, self._shared_ref, self._store = [], [], None, None
-        if self._ours:
-            ray.shutdown()
-            self._ours = False
+        if self._preparing is not None:
+            self._preparing.error()  # raised by `start`, if it came so far
+        if ray.is_initialized():
+            for actor in [slot.actor for slot in self._busy] + self._idle + self._prepared:
+                ray.kill(actor)
+            if self._ours:
+                ray.shutdown()
+        if self._preparing is not None:
+            self._preparing.end()
+        self._busy, self._idle, self._prepared, self._preparing = [], [], [], None
+        self._shared_ref, self._store, self._ours = None, None, False
 
 
 def _round_over(pack: Pack, seconds: float) -> bool:
     """Return whether the round that these tasks belong to has no more time, so that it makes no sense to try again."""
     return any(task.limit_seconds is not None and seconds >= task.limit_seconds for task in pack)
-
-
-def _cluster_here() -> str:
-    """Return the address of the cluster that runs on this machine, as Ray notes it; `local` if none lives."""
-    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    address = note.read_text().strip() if note.is_file() else ""
-    if not address:
-        return "local"
-    try:
-        _check_address(address)
-    except RunError:  # the note of a head that was killed; Ray would go on trying it for minutes
-        log.warning("the Ray cluster that ran here, at %s, is gone; starting a local Ray", address)
-        return "local"
-    return address
-
-
-def _check_address(address: str) -> None:
-    """Refuse an address at which nobody listens; Ray itself would go on trying for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return  # `auto` or `local`: Ray looks for itself
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise RunError(f"runtime.address: no Ray at {address}: {error}") from error
 
 
 def _reason(error: RayError) -> Reason:

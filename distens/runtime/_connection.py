@@ -1,0 +1,100 @@
+"""How the driver comes to a Ray: a cluster that is there, or one of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from distens.errors import RunError
+
+log = logging.getLogger("distens")
+
+TOKEN_HINT = (
+    "A cluster with token authentication wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH set"
+)
+
+CONNECT_SECONDS = 10.0
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at an address, the one that Ray finds, or start one.
+
+    Raises:
+        RunError: there is none at the address, or it turns us away.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or cluster_here()
+    _check_address(address)
+    # Without this, Ray repackages the virtual environment of a driver that `uv run` started, for every actor.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)  # what `init` says before it has set its level
+    try:
+        # A Ray of our own ends with the run: its dashboard, seconds of start-up, would hardly be seen.
+        dashboard = False if address == "local" else None
+        ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        # Ray's own message does not say that it was turned away.
+        raise RunError(f"runtime.address: no connection to Ray at {address}: {error}. {TOKEN_HINT}") from error
+
+
+class Background:
+    """A call in a thread that lives on until `end`: the kernel ends Ray's processes with the thread they began in."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler, which it sets in the main thread only: the run ends as on any other error.
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        self._outcome: Future[None] = Future()
+        self._over = threading.Event()
+        threading.Thread(target=self._live, args=(call,), name="distens-ray", daemon=True).start()
+
+    def _live(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as error:  # it is raised where the result is asked for
+            self._outcome.set_exception(error)
+        else:
+            self._outcome.set_result(None)
+        self._over.wait()
+
+    def error(self) -> BaseException | None:
+        """Wait for the call; return what it raised, if it did."""
+        return self._outcome.exception()
+
+    def end(self) -> None:
+        """Let the thread go."""
+        self._over.set()
+
+
+def cluster_here() -> str:
+    """Return the address of the cluster that runs on this machine, as Ray notes it; `local` if none lives."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    address = note.read_text().strip() if note.is_file() else ""
+    if not address:
+        return "local"
+    try:
+        _check_address(address)
+    except RunError:  # the note of a head that was killed; Ray would go on trying it for minutes
+        log.warning("the Ray cluster that ran here, at %s, is gone; starting a local Ray", address)
+        return "local"
+    return address
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address at which nobody listens; Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto` or `local`: Ray looks for itself
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise RunError(f"runtime.address: no Ray at {address}: {error}") from error
