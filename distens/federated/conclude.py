@@ -26,6 +26,7 @@ from distens.federated.plan import FederatedPlan
 from distens.federated.rounds import Log
 from distens.finish import Result, Row, calibrated, costs, table_row
 from distens.ledger import Ledger
+from distens.members.client import told_histogram
 from distens.merge.protocol import Round
 from distens.records import Finished, Floats, State, Task, Update
 from distens.serve import bundle
@@ -75,7 +76,7 @@ def merged(
             rows=int(found["rows"]),
             steps=int(found["steps"]),
             rate_sum=found["steps"] * member.learning_rate,
-            histogram_C=tuple(int(found[f"rows_{c}"]) for c in range(classes)),
+            histogram_C=told_histogram(found, classes),
             loss=found["train_loss"],
         )
         updates.append(update)
@@ -285,7 +286,7 @@ class _Conclusion:
         titles = {name: name for name in made}
         if self.plan.distiller is not None:
             titles[STUDENT] = f"{registry.kind_of(self.plan.distiller)} (student)"
-        return pictures | dict(shown.of_distillers(self.store, made, titles, dataset.inputs["train"], folder))
+        return pictures | dict(shown.of_distillers(self.store, made, titles, dataset.bounds, folder))
 
     def _bundles(self, result: Result, made: Mapping[str, Finished], chosen: str | None) -> dict[str, str]:
         """Write the ensemble, the merged model and the student, and what was chosen if it is none of them."""

@@ -13,10 +13,11 @@ from distens.data.clients import FILE, Partition
 from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
 from distens.errors import RunError
-from distens.federated import conclude, shown
+from distens.federated import conclude
 from distens.federated.plan import FederatedPlan
 from distens.federated.rounds import Log, Rounds
 from distens.finish import Result
+from distens.members.client import told_histogram
 from distens.packing import Planner
 from distens.progress import Update, Watch
 from distens.proposals import packs
@@ -47,7 +48,7 @@ class Federation:
         names = list(self.plan.section.sources) if partition is None else list(partition.rows)
         how = "with data of their own" if partition is None else f"by {partition.rule['kind']} ({partition.hash[:8]})"
         self.watch(Update("data", f"{len(names)} clients, {how}"))
-        shared = Shared(self.store, loaded.dataset.for_members(), clients, shown.bounds(loaded.dataset.inputs["train"]))
+        shared = Shared(self.store, loaded.dataset.for_members(), clients)
         planner = self.session.planner(loaded)
 
         def work() -> tuple[Result, Final]:
@@ -130,10 +131,12 @@ class Federation:
         distillers = {} if self.plan.distiller is None else {"student": registry.resolved(self.plan.distiller)}
         uniform = 1 / len(finished)
         teachers = tuple(Teacher(e.task.settings, e.report.files["state"], uniform) for e in finished)
+        counts_MC = [told_histogram(e.report.metrics, planner.classes) for e in finished]
+        given = {"counts": self.plan.runner.hold(np.array(counts_MC, dtype=np.int64))}
         for name, spec in {**distillers, **self.plan.baselines}.items():
             settings = {**self.plan.settings(0), "family": "student"}
             own = seeding.derive(seed, "finish", name)
-            tasks.append(Task(name, name, settings, own, resources, distill=spec, teachers=teachers))
+            tasks.append(Task(name, name, settings, own, resources, distill=spec, teachers=teachers, given=given))
         return tasks
 
     def _complete(self, tasks: Sequence[Task], planner: Planner, total: int) -> None:
