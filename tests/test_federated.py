@@ -15,7 +15,7 @@ import pytest
 
 import distens
 from distens import coordinator, members
-from distens.config import parse, to_yaml
+from distens.config import parse, parse_yaml, to_yaml
 from distens.data.clients import Partition
 from distens.errors import ConfigError, RunError
 from distens.federated.plan import check
@@ -23,7 +23,7 @@ from distens.runtime import inline, ray_actors
 from distens.store import Journal, Store
 
 CLIENT = {"kind": "client", "model": {"kind": "mlp", "hidden": [16]}, "epochs": 1, "batch_size": 16}
-TESTS = Path(__file__).parent
+WITH_ROWS = {"source": "sklearn:digits", "splits": {"train": 0.6, "search": 0.1, "combine": 0.1, "test": 0.2}}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def config(folder, *, client=None, federated=None, **changes):
         "name": "fed",
         "role": "federated",
         "storage": str(folder),
-        "data": {"source": "sklearn:digits", "splits": {"train": 0.6, "search": 0.1, "combine": 0.1, "test": 0.2}},
+        "data": WITH_ROWS,
         "federated": {
             "clients": 6,
             "partition": {"kind": "dirichlet_classes", "alpha": 0.5},
@@ -470,6 +470,28 @@ def test_a_section_that_cannot_be_is_refused(section, words, tmp_path):
     with pytest.raises(ConfigError) as caught:
         check(config(tmp_path, federated=section))
     assert words in str(caught.value)
+
+
+def test_what_is_resolved_reads_back_the_same(tmp_path):
+    """The baseline has what the run's distiller was given, and says so: nothing is left for another time to fill in."""
+    baselines = ["dense", {"name": "slow", "kind": "dense", "epochs": 7}, "feddf"]
+    plan = check(one_shot(tmp_path, baselines=baselines))
+    dense, slow, feddf = plan.config.baselines
+    assert dense == {**plan.baselines["dense"], "name": "dense"}
+    assert dense["epochs"] == 3 and slow["epochs"] == 7 and feddf["learning_rate"] > 0
+    again = check(parse_yaml(to_yaml(plan.config), "config.yaml"))
+    assert again.config == plan.config and again.config.hash() == plan.config.hash()
+    assert again.baselines == plan.baselines and again.distiller == plan.distiller
+
+
+@pytest.mark.parametrize(("search", "combine", "refused"), [(0, 0, True), (0, 0.1, False), (0.1, 0, False)])
+def test_a_metric_is_of_some_rows_of_the_servers_own(search, combine, refused, tmp_path):
+    data = {**WITH_ROWS, "splits": {"train": 0.8 - search - combine, "search": search, "combine": combine, "test": 0.2}}
+    if refused:
+        with pytest.raises(ConfigError, match="metric: has no effect without rows of the server's own"):
+            check(config(tmp_path, metric="error", data=data))
+    else:
+        check(config(tmp_path, metric="error", data=data))
 
 
 def test_a_rule_that_needs_the_servers_rows(tmp_path):

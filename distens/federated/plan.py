@@ -72,7 +72,7 @@ def check(config: Config) -> FederatedPlan:
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)
     distiller, baselines = _distillers(config, section)
-    _check_clients(config, section)
+    _check_use(config, section)
     runner = registry.build("runtime", config.runtime, "runtime")
     tracker = registry.build("tracking", config.tracking, "tracking")
     changes = {} if partitioner is None else {"partition": registry.resolved(partitioner)}
@@ -81,6 +81,7 @@ def check(config: Config) -> FederatedPlan:
             "federated": section.model_copy(update=changes),
             "merge": None if merger is None else registry.resolved(merger),
             "distill": None if distiller is None else registry.resolved(distiller),
+            "baselines": tuple({**spec, "name": name} for name, spec in baselines.items()),
             "runtime": registry.resolved(runner),
             "tracking": registry.resolved(tracker),
         }
@@ -195,14 +196,22 @@ def _distiller(config: Config, spec: Any, where: str) -> DataFree:
     return distiller
 
 
-def _check_clients(config: Config, section: FederatedSection) -> None:
-    if section.clients is not None and section.per_round is not None and section.per_round > section.clients:
-        raise ConfigError(f"federated.per_round: {section.per_round} clients a round, but there are {section.clients}")
-    if section.sources and section.per_round is not None and section.per_round > len(section.sources):
-        raise ConfigError(
-            f"federated.per_round: {section.per_round} clients a round, but there are {len(section.sources)}"
-        )
+def _check_use(config: Config, section: FederatedSection) -> None:
     if section.per_round is not None and section.rounds == 1:
         raise ConfigError("federated.per_round: has no effect in one shot (rounds: 1), where every client trains once")
-    if config.federated is not None and not config.data.splits.search and config.metric != "nll":
-        raise ConfigError("metric: has no effect without rows of the server's own (data.splits.search is 0)")
+    check_drawn(section, len(section.sources) or section.clients)
+    splits = config.data.splits
+    if not splits.search and not splits.combine and config.metric != "nll":
+        raise ConfigError(
+            "metric: has no effect without rows of the server's own (data.splits.search and data.splits.combine are 0)"
+        )
+
+
+def check_drawn(section: FederatedSection, clients: int | None) -> None:
+    """See that a round asks for no more clients than there are; None if only the partition will tell how many.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if section.per_round is not None and clients is not None and section.per_round > clients:
+        raise ConfigError(f"federated.per_round: {section.per_round} clients a round, but there are {clients}")

@@ -14,7 +14,7 @@ from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
 from distens.errors import RunError
 from distens.federated import conclude
-from distens.federated.plan import FederatedPlan
+from distens.federated.plan import FederatedPlan, check_drawn
 from distens.federated.rounds import Log, Rounds
 from distens.finish import Result
 from distens.members.client import told_histogram
@@ -73,10 +73,7 @@ class Federation:
         else:
             partition = self._divide(loaded)
             partition.save(self.store)
-        if section.per_round is not None and section.per_round > len(partition.rows):
-            raise RunError(
-                f"federated.per_round: {section.per_round} clients a round, but there are {len(partition.rows)}"
-            )
+        check_drawn(section, len(partition.rows))
         return partition, Partitioned(partition.rows)
 
     def _divide(self, loaded: Loaded) -> Partition:
