@@ -18,6 +18,7 @@ from distens import coordinator, members
 from distens.config import parse, parse_yaml, to_yaml
 from distens.data.clients import Partition
 from distens.errors import ConfigError, RunError
+from distens.federated.journal import Log, Reached, RoundsJournal
 from distens.federated.plan import check
 from distens.runtime import inline, ray_actors
 from distens.store import Journal, Store
@@ -148,6 +149,26 @@ def test_weights_that_did_not_survive_are_made_again(tmp_path):
     again = distens.resume(calm.path, updates.append)
     assert sum("clients, loss" in update.text for update in updates) == 1
     assert weights_of(again.path).tobytes() == weights_P.tobytes()
+
+
+def test_a_round_done_again_is_counted_once(tmp_path):
+    """The third round's weights are gone, so it is done again, with another client: in all that is read later, too."""
+    store = Store(str(tmp_path))
+    kept = RoundsJournal(store)
+    for number, client in enumerate(["a", "b", "a"]):
+        log = Log(number, [client], {client: 1.0}, loss=0.5)
+        kept.keep(log, Reached(number + 1, np.full(3, number), {"m": np.ones(2)}, [float(number)]))
+    kept.judge(1, {"nll": 0.5})
+    assert kept.taken == {"a": [0, 2], "b": [1]}
+    (tmp_path / "rounds-weights" / "0002.safetensors").unlink()
+    again = RoundsJournal(store)
+    reached = again.restored()
+    assert reached.rounds == 2 and reached.weights_P.tolist() == [1, 1, 1] and reached.norms == [1.0]
+    assert again.taken == {"a": [0], "b": [1]} and again.logs[1].metrics == {"nll": 0.5}
+    again.keep(Log(2, ["b"], {"b": 1.0}, loss=0.5), Reached(3, np.full(3, 2)))
+    assert again.taken == {"a": [0], "b": [1, 2]}
+    last = RoundsJournal(store)
+    assert last.restored().rounds == 3 and last.taken == again.taken and last.logs == again.logs
 
 
 def test_refining_after_a_round_changes_the_merged_weights_alone(tmp_path):

@@ -17,7 +17,7 @@ import distens
 from distens import members, registry
 from distens.evaluate import federated_figures as figures
 from distens.federated import shown
-from distens.federated.rounds import Log
+from distens.federated.journal import Log
 from distens.ledger import Ledger
 from distens.store import Store
 from distens.tracking.memory import Memory

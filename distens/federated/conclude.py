@@ -22,8 +22,8 @@ from distens.data.load import Loaded
 from distens.deliver import check, temporary
 from distens.evaluate import figures, metrics, partition_figure, report
 from distens.federated import shown
+from distens.federated.journal import Log
 from distens.federated.plan import FederatedPlan
-from distens.federated.rounds import Log
 from distens.finish import Result, Row, calibrated, costs, table_row
 from distens.ledger import Ledger
 from distens.members.client import told_histogram

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
 from distens.errors import RunError
 from distens.federated import conclude
+from distens.federated.journal import Log
 from distens.federated.plan import FederatedPlan, check_drawn
-from distens.federated.rounds import Log, Rounds
+from distens.federated.rounds import Rounds
 from distens.finish import Result
 from distens.members.client import told_histogram
 from distens.packing import Planner
@@ -149,7 +150,7 @@ class Federation:
 
     def _rounds(
         self, names: Sequence[str], partition: Partition | None, loaded: Loaded, planner: Planner
-    ) -> dict[int, Log]:
+    ) -> Mapping[int, Log]:
         rows = dict.fromkeys(names, 1) if partition is None else {n: len(r) for n, r in partition.rows.items()}
         judged = bool(len(loaded.dataset.labels["search"]))
         advised = planner.size(self.plan.settings(0), len(names))

@@ -14,7 +14,7 @@ import numpy as np
 from distens.data.clients import Partition
 from distens.data.load import Loaded
 from distens.evaluate import federated_figures as figures
-from distens.federated.rounds import Log
+from distens.federated.journal import Log
 from distens.ledger import Ledger
 from distens.members.client import told_histogram
 from distens.records import Finished, Floats, Integers
