@@ -44,13 +44,15 @@ Watch = Callable[[Update], None]
 
 
 def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
-    """Return an outcome as a line for a log."""
-    name = f"{task.id} {task.settings['family']}"
+    """Return an outcome as a line for a log, with a client's rows, and its metric if that could be measured."""
+    name = " ".join(dict.fromkeys((task.id, task.settings["family"])))
     if isinstance(outcome, Failure):
         again = "" if outcome.final else "; trying again"
         return f"{name}: {outcome.reason}: {outcome.message.splitlines()[-1] if outcome.message else ''}{again}"
-    report = outcome.report
-    return f"{name}: {metric} {report.metrics[metric]:.4f} in {report.seconds:.1f} s"
+    found = outcome.report.metrics
+    told = [f"{found['rows']:.0f} rows"] if "rows" in found else []
+    told += [f"{metric} {found[metric]:.4f}"] if metric in found else []
+    return f"{name}: {', '.join(told) or 'done'} in {outcome.report.seconds:.1f} s"
 
 
 SHARE = 0.01

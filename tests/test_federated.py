@@ -1,17 +1,15 @@
 """Federated runs: rounds that survive clients, actors and drivers that fail, and rows that stay where they are."""
 
 import json
-import os
 import pickle
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import plugins
 import pytest
+from kills import killed
 
 import distens
 from distens import coordinator, members
@@ -111,23 +109,12 @@ REFINED = {
 
 @pytest.mark.parametrize(
     "changes",
-    [*({"merge": kind} for kind in ("fedavg", "fedadam", "scaffold")), REFINED],
+    [*({"merge": kind} for kind in ("fedavg", "fedadam", "scaffold", "feddyn", "fedlaw")), REFINED],
     ids=lambda changes: changes.get("merge", "fedftg"),
 )
 def test_a_driver_killed_between_rounds_resumes_to_the_same_weights(changes, tmp_path):
     """SIGKILL after the second of four rounds: their journal is all that is left, and the weights are the same bits."""
-    whole = config(tmp_path / "killed", **changes)
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(whole))
-    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "round 2 of 4: 4 of 4 clients" in line:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait()
-    folder = next((tmp_path / "killed").iterdir())
+    folder = killed(config(tmp_path / "killed", **changes), "round 2 of 4: 4 of 4 clients")
     done = len(rounds_of(folder))
     assert 2 <= done < 4
     updates = []
@@ -245,17 +232,7 @@ def test_what_was_being_made_when_the_driver_died_is_made_again_the_same(lost, t
 
 def test_one_shot_resumes_where_it_was_killed(tmp_path):
     """SIGKILL once a client has finished: no finished client trains again, and all ends with the same bits."""
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(one_shot(tmp_path / "killed", runtime={"kind": "inline", "pack": 1})))
-    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "c1: " in line:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait()
-    folder = next((tmp_path / "killed").iterdir())
+    folder = killed(one_shot(tmp_path / "killed", runtime={"kind": "inline", "pack": 1}), "c1 client: ")
     before = {p: p.stat().st_mtime_ns for p in folder.glob("members/c*/*/report.json")}
     assert len(before) >= 2
     resumed = distens.resume(str(folder))

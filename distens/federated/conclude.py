@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from distens import probabilities, registry, seeding
+from distens.combine.average import Average
 from distens.combine.geometric import Geometric
+from distens.combine.protocol import Combiner
 from distens.config import to_yaml
 from distens.data.clients import Partition
 from distens.data.load import Loaded
-from distens.deliver import check, temporary
+from distens.deliver import check, temporary, write_page
 from distens.evaluate import figures, metrics, partition_figure, report
 from distens.federated import shown
 from distens.federated.journal import Log
@@ -46,6 +48,14 @@ class _Weighed:
     weights_M: Floats
     learned: bool
 
+    def ensembles(self) -> dict[str, tuple[Combiner, Floats]]:
+        """Return row of the table -> how the clients are combined there, and their weights."""
+        uniform_M = np.full(len(self.entries), 1 / len(self.entries))
+        found: dict[str, tuple[Combiner, Floats]] = {ENSEMBLE: (Geometric(), self.weights_M)}
+        if self.learned:
+            found[UNIFORM] = (Geometric(), uniform_M)
+        return {**found, AVERAGE: (Average(), uniform_M)}
+
 
 def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
     """Return the task that makes a member of global weights: it is predicted with, and its state is written."""
@@ -63,8 +73,8 @@ def merged(
         shape: of a row of inputs.
     """
     assert plan.merger is not None
-    settings, updates = plan.settings(0), []
-    member = registry.build_member(settings)
+    updates, member = [], plan.network(shape, classes)
+    start_P = member.weights()
     for entry in finished:
         address, found = entry.report.files["state"], entry.report.metrics
         member.load(store.read_state(address.path, address))
@@ -80,8 +90,13 @@ def merged(
             loss=found["train_loss"],
         )
         updates.append(update)
-    member.begin(shape, classes, settings["start"])
-    return plan.merger.merge(Round(0, member.weights(), updates, clients)).weights_P
+    return plan.merger.merge(Round(0, start_P, updates, clients)).weights_P
+
+
+def in_order(ledger: Ledger, names: Sequence[str]) -> list[Finished]:
+    """Return the clients that finished in one shot, in the order of all."""
+    found = {entry.task.client: entry for entry in ledger.finished("client")}
+    return [found[name] for name in names if name in found]
 
 
 def conclude(
@@ -119,7 +134,7 @@ class _Conclusion:
 
     def carry_out(self) -> tuple[Result, Final]:
         made = self._made()
-        clients = sorted(self.ledger.finished("client"), key=lambda e: self.names.index(e.task.client))
+        clients = in_order(self.ledger, self.names)
         if clients:
             self.weighed = self._weighed(clients, made.get(STUDENT))
             self._add_ensembles(self.weighed)
@@ -165,15 +180,11 @@ class _Conclusion:
         return _Weighed(clients, np.full(len(clients), 1 / len(clients)), False)
 
     def _add_ensembles(self, weighed: _Weighed) -> None:
-        probs = {s: [self._read(e, s) for e in weighed.entries] for s in ("combine", "test")}
-        uniform_M = np.full(len(weighed.entries), 1 / len(weighed.entries))
-        kinds = {ENSEMBLE: weighed.weights_M, **({UNIFORM: uniform_M} if weighed.learned else {})}
-        for name, weights_M in kinds.items():
-            state = State({"weights": np.asarray(weights_M, dtype=np.float64)})
-            combine_NC, test_NC = (Geometric().combine(np.stack(probs[s]), state) for s in ("combine", "test"))
+        combine_MNC, test_MNC = (np.stack([self._read(e, s) for e in weighed.entries]) for s in ("combine", "test"))
+        for name, (combiner, weights_M) in weighed.ensembles().items():
+            state = State({"weights": weights_M})
+            combine_NC, test_NC = (combiner.combine(probs_MNC, state) for probs_MNC in (combine_MNC, test_MNC))
             self.rows[name] = Row(combine_NC, test_NC, *costs(weighed.entries))
-        combine_NC, test_NC = (probabilities.mix(probs[s], uniform_M) for s in ("combine", "test"))
-        self.rows[AVERAGE] = Row(combine_NC, test_NC, *costs(weighed.entries))
 
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
         """Return the mean of the clients' own rows of the table."""
@@ -230,10 +241,7 @@ class _Conclusion:
             config_yaml=to_yaml(self.plan.config),
             details=self._details(chosen),
         )
-        report.write(home / "report.html", data)
-        if not self.store.local:
-            for path in (*pictures.values(), home / "report.html"):
-                self.store.write(path.relative_to(home).as_posix(), path.read_bytes())
+        write_page(self.store, home, data)
         folders = self._bundles(result, made, chosen)
         scores = {
             name: probabilities.negative_log_likelihood(self.rows[name].combine_NC, self.labels["combine"])
@@ -292,7 +300,7 @@ class _Conclusion:
         """Write the ensemble, the merged model and the student, and what was chosen if it is none of them."""
         folders: dict[str, str] = {}
 
-        def write(name: str, entries: Sequence[tuple[Finished, float]], combine: str, state: State) -> None:
+        def write(name: str, entries: Sequence[tuple[Finished, float]], combiner: Combiner) -> None:
             folders[name] = f"final/{name}"
             members = [bundle.BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in entries]
             bundle.write(
@@ -302,23 +310,21 @@ class _Conclusion:
                 classes=self.loaded.dataset.classes,
                 preprocessing=self.loaded.preprocessing.to_json(),
                 members=members,
-                combine=combine,
-                combine_state=state,
+                combine=registry.kind_of(combiner),
+                combine_state=State({"weights": np.array([weight for _, weight in entries])}),
                 temperature=self.rows[name].temperature,
                 metrics=result.rows[name],
             )
             self.store.write_predictions(f"{folders[name]}/test.arrow", self.rows[name].test_NC)
 
         if self.weighed is not None:
-            entries, uniform_M = self.weighed.entries, np.full(len(self.weighed.entries), 1 / len(self.weighed.entries))
-            for name, weights_M in ((ENSEMBLE, self.weighed.weights_M), (UNIFORM, uniform_M), (AVERAGE, uniform_M)):
+            for name, (combiner, weights_M) in self.weighed.ensembles().items():
                 if name in (ENSEMBLE, chosen):
-                    pairs = [(e, float(w)) for e, w in zip(entries, weights_M, strict=True) if w > 0]
-                    state = State({"weights": np.array([weight for _, weight in pairs])})
-                    write(name, pairs, "average" if name == AVERAGE else "geometric", state)
-        for name in made:
+                    pairs = zip(self.weighed.entries, weights_M, strict=True)
+                    write(name, [(entry, float(weight)) for entry, weight in pairs if weight > 0], combiner)
+        for name, entry in made.items():
             if name in (GLOBAL, STUDENT, chosen):
-                write(name, [(made[name], 1.0)], "average", State({"weights": np.ones(1)}))
+                write(name, [(entry, 1.0)], Average())
         return folders
 
     def _results(self, result: Result, chosen: str | None) -> dict[str, Any]:

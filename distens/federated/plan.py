@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from distens import registry, seeding
-from distens.config import Config, FederatedSection
+from distens.config import Config
 from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, did_you_mean
 from distens.merge.protocol import Merger
 from distens.partition.protocol import Partitioner
 from distens.records import Settings
 from distens.runtime.protocol import Runner
+from distens.sections import FederatedSection
 from distens.space import Space
 from distens.tracking.protocol import Tracker
 
@@ -58,6 +59,13 @@ class FederatedPlan:
     def settings(self, place: int) -> Settings:
         """Return the settings of the client at a place among all."""
         return self.families[place % len(self.families)]
+
+    def network(self, input_shape: tuple[int, ...], classes: int) -> Any:
+        """Return the network that is merged into, a member with the first weights."""
+        settings = self.settings(0)
+        member = registry.build_member(settings)
+        member.begin(input_shape, classes, settings["start"])
+        return member
 
 
 def check(config: Config) -> FederatedPlan:

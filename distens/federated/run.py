@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from distens.federated.rounds import Rounds
 from distens.finish import Result
 from distens.members.client import told_histogram
 from distens.packing import Planner
-from distens.progress import Update, Watch
+from distens.progress import Update, Watch, line
 from distens.proposals import packs
 from distens.records import Failure, Finished, Floats, Task, Teacher
 from distens.runtime.protocol import Shared
@@ -108,7 +109,7 @@ class Federation:
             for i, name in enumerate(names)
         ]
         self._complete(tasks, planner, len(names))
-        finished = sorted(self.ledger.finished("client"), key=lambda e: names.index(e.task.client))
+        finished = conclude.in_order(self.ledger, names)
         needed = int(np.ceil(self.plan.section.quorum * len(names)))
         if len(finished) < needed:
             reasons = "; ".join(f"{f.task.id}: {f.failure.message}" for f in self.ledger.failed("client")[:5])
@@ -143,7 +144,7 @@ class Federation:
         for task, told in self.session.complete(packs(left, planner)):
             self._failed += total and isinstance(told, Failure) and told.final
             finished = len(self.ledger.finished("client"))
-            text, running = _line(task, told), self.ledger.running()
+            text, running = line(task, told, self.config.metric), self.ledger.running()
             self.watch(Update(phase, text, total, finished, self._failed, running, outcome=told))
 
     # Rounds ----------------------------------------------------------------------------------------------------------
@@ -154,9 +155,9 @@ class Federation:
         rows = dict.fromkeys(names, 1) if partition is None else {n: len(r) for n, r in partition.rows.items()}
         judged = bool(len(loaded.dataset.labels["search"]))
         advised = planner.size(self.plan.settings(0), len(names))
-        pattern = _Pattern(self.plan, loaded)
-        proxy = pattern.gradient if getattr(self.plan.merger, "needs_proxy", False) else None
-        rounds = Rounds(self.plan, self.store, rows, pattern.start, proxy, judged, self._told, advised)
+        network = _Network(self.plan, loaded)
+        proxy = network.gradient if getattr(self.plan.merger, "needs_proxy", False) else None
+        rounds = Rounds(self.plan, self.store, rows, network.start, proxy, judged, self._told, advised)
         for log in rounds.logs.values():
             self._track(log)
         weights_P = rounds.run()
@@ -181,36 +182,21 @@ class Federation:
         self.plan.tracker.progress(log.round + 1, {**numbers, **{f"global_{k}": v for k, v in log.metrics.items()}})
 
 
-class _Pattern:
+class _Network:
     """The server's own network, made when it is first asked for: it brings torch with it."""
 
     def __init__(self, plan: FederatedPlan, loaded: Loaded) -> None:
         self._plan, self._dataset = plan, loaded.dataset
-        self._member: Any = None
 
+    @cached_property
     def _built(self) -> Any:
-        if self._member is None:
-            settings = self._plan.settings(0)
-            self._member = registry.build_member(settings)
-            shape = self._dataset.inputs["test"].shape[1:]
-            self._member.begin(shape, len(self._dataset.classes), settings["start"])
-        return self._member
+        return self._plan.network(self._dataset.inputs["test"].shape[1:], len(self._dataset.classes))
 
     def start(self) -> Floats:
         """Return the first weights."""
-        return self._built().weights()
+        return self._built.weights()
 
     def gradient(self, weights_P: Floats) -> tuple[float, Floats]:
         """Return the loss on the server's rows, and its gradient."""
-        self._built().become(weights_P)
-        return self._built().gradient(self._dataset.examples("search"))
-
-
-def _line(task: Task, outcome: Finished | Failure) -> str:
-    if isinstance(outcome, Failure):
-        again = "" if outcome.final else "; trying again"
-        return f"{task.id}: {outcome.reason}: {outcome.message.splitlines()[-1] if outcome.message else ''}{again}"
-    metrics, report = outcome.report.metrics, outcome.report
-    rows = f"{metrics['rows']:.0f} rows, " if "rows" in metrics else ""
-    shown = f"nll {metrics['nll']:.4f} " if "nll" in metrics else ""
-    return f"{task.id}: {rows}{shown}in {report.seconds:.1f} s"
+        self._built.become(weights_P)
+        return self._built.gradient(self._dataset.examples("search"))
