@@ -18,10 +18,10 @@ class Update:
     """What a run tells whoever watches it, after each dispatch and each outcome.
 
     Attributes:
-        phase: `data`, `search`, `finish` or `done`.
+        phase: `data`; `search`, or a federation's `clients` (one shot) or `rounds`; `finish`; `done`.
         text: a line for a log; empty if all that changed is what is running.
         total: members that the search will start, 0 where only time sets a limit; `finished` (in their first rung at
-            least) and `failed` are among them.
+            least) and `failed` are among them. Of a federation so many clients, or rounds.
         running: how many were dispatched and have not come back.
         best, ensemble: the metric on the *search* split of the best member, and of the selection, so far.
         path: the run's folder, once it is there.

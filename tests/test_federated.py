@@ -73,6 +73,7 @@ def test_rounds_learn_and_leave_a_model_that_predicts(tmp_path):
     judged = [e["metrics"]["error"] for e in Journal(Store(result.path), "rounds").entries() if "judged" in e]
     assert len(judged) == 12 and judged[-1] < 0.25 < judged[0]
     assert result.rows["global"]["accuracy"] > 0.75
+    assert result.rows["global"]["train_seconds"] == sum(log["seconds"] for log in logs.values())
     predictor = distens.load(f"{result.path}/final/global")
     from sklearn.datasets import load_digits
 

@@ -140,6 +140,9 @@ class _Conclusion:
             self._add_ensembles(self.weighed)
         for name, entry in made.items():
             self.rows[name] = Row(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
+        if GLOBAL in self.rows:
+            spent = [log.seconds for log in self.logs.values()] or [entry.report.seconds for entry in clients]
+            self.rows[GLOBAL] = replace(self.rows[GLOBAL], train_seconds=sum(spent))
         if self.judged and self.plan.config.calibrate != "none":
             self.rows = {name: calibrated(row, self.labels["combine"]) for name, row in self.rows.items()}
         labels_N = self.labels["test"]

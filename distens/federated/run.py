@@ -41,7 +41,6 @@ class Federation:
         self.plan, self.config, self.store, self.watch = plan, plan.config, store, watch
         self.session = Session(plan, store, watch, info)
         self.ledger = self.session.ledger
-        self._failed = 0
 
     def go(self) -> Result:
         """Do all that is left to do."""
@@ -140,12 +139,14 @@ class Federation:
 
     def _complete(self, tasks: Sequence[Task], planner: Planner, total: int) -> None:
         left = [task for task in tasks if not self.ledger.done(task.id)]
-        phase = "search" if total else "finish"
-        for task, told in self.session.complete(packs(left, planner)):
-            self._failed += total and isinstance(told, Failure) and told.final
-            finished = len(self.ledger.finished("client"))
-            text, running = line(task, told, self.config.metric), self.ledger.running()
-            self.watch(Update(phase, text, total, finished, self._failed, running, outcome=told))
+
+        def show(text: str, told: Finished | Failure | None = None) -> None:
+            phase, finished = "clients" if total else "finish", len(self.ledger.finished("client"))
+            running, failed = self.ledger.running(), len(self.ledger.failed("client"))
+            self.watch(Update(phase, text, total, finished, failed, running, outcome=told))
+
+        for task, told in self.session.complete(packs(left, planner), lambda task: show("")):
+            show(line(task, told, self.config.metric), told)
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
@@ -160,6 +161,7 @@ class Federation:
         rounds = Rounds(self.plan, self.store, rows, network.start, proxy, judged, self._told, advised)
         for log in rounds.logs.values():
             self._track(log)
+        self._show("", len(rounds.logs))
         weights_P = rounds.run()
         self._complete([conclude.whole(self.plan, weights_P)], planner, 0)
         return rounds.logs
@@ -169,13 +171,16 @@ class Federation:
         number = f"round {log.round + 1} of {self.plan.section.rounds}"
         if log.metrics:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in log.metrics.items())
-            self.watch(Update("round", f"{number}: {shown} on the server's rows"))
+            self._show(f"{number}: {shown} on the server's rows", log.round + 1)
             return
         missing = {**log.failed, **log.refused}
         text = f"{number}: {len(log.shares)} of {len(log.asked)} clients, loss {log.loss:.4f}, {log.seconds:.2f} s"
         if missing:
             text += "; without " + "; ".join(f"{client}: {why}" for client, why in missing.items())
-        self.watch(Update("round", text, self.plan.section.rounds, log.round + 1))
+        self._show(text, log.round + 1)
+
+    def _show(self, text: str, done: int) -> None:
+        self.watch(Update("rounds", text, self.plan.section.rounds, done))
 
     def _track(self, log: Log) -> None:
         numbers = {"clients": len(log.shares), "refused": len(log.refused), "failed": len(log.failed), "loss": log.loss}
