@@ -182,8 +182,8 @@ def one_shot(folder, **changes):
 
 def test_one_shot_compares_all_that_the_server_can_make(tmp_path):
     result = distens.run(one_shot(tmp_path, baselines=["dense", "feddf"]))
-    rows = {"ensemble", "uniform_ensemble", "average_ensemble", "global", "student", "dense", "feddf", "mean_client"}
-    assert set(result.rows) == rows
+    known = {"uniform_ensemble", "average_ensemble", "classwise_ensemble"}
+    assert set(result.rows) == {"ensemble", *known, "global", "student", "dense", "feddf", "mean_client"}
     assert abs(sum(result.weights.values()) - 1) < 1e-6 and set(result.weights) <= {"c0", "c1", "c2", "c3"}
     assert result.rows["ensemble"]["accuracy"] > result.rows["mean_client"]["accuracy"]
     assert result.rows["feddf"]["accuracy"] > 0.5

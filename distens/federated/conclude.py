@@ -8,24 +8,25 @@ the server has no rows, nothing is chosen, and the table says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distens import probabilities, registry, seeding
-from distens.combine.average import Average
-from distens.combine.geometric import Geometric
+from distens.combine.average import Average as Linear
 from distens.combine.protocol import Combiner
 from distens.config import to_yaml
 from distens.data.clients import Partition
 from distens.data.load import Loaded
 from distens.deliver import check, temporary, write_page
+from distens.distill.protocol import Average
 from distens.evaluate import figures, metrics, partition_figure, report
 from distens.federated import shown
 from distens.federated.journal import Log
 from distens.federated.plan import FederatedPlan
+from distens.federated.weighed import ENSEMBLE, Weighed
 from distens.finish import Result, Row, calibrated, costs, table_row
 from distens.ledger import Ledger
 from distens.members.client import told_histogram
@@ -35,26 +36,8 @@ from distens.serve import bundle
 from distens.store import Store
 from distens.tracking.protocol import Final
 
-GLOBAL, ENSEMBLE, UNIFORM, STUDENT = "global", "ensemble", "uniform_ensemble", "student"
-AVERAGE = "average_ensemble"
+GLOBAL, STUDENT = "global", "student"
 MEAN = "mean_client"
-
-
-@dataclass(frozen=True)
-class _Weighed:
-    """The clients that finished, and how the ensemble weighs their logits."""
-
-    entries: Sequence[Finished]
-    weights_M: Floats
-    learned: bool
-
-    def ensembles(self) -> dict[str, tuple[Combiner, Floats]]:
-        """Return row of the table -> how the clients are combined there, and their weights."""
-        uniform_M = np.full(len(self.entries), 1 / len(self.entries))
-        found: dict[str, tuple[Combiner, Floats]] = {ENSEMBLE: (Geometric(), self.weights_M)}
-        if self.learned:
-            found[UNIFORM] = (Geometric(), uniform_M)
-        return {**found, AVERAGE: (Average(), uniform_M)}
 
 
 def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
@@ -129,7 +112,7 @@ class _Conclusion:
         self.judged = bool(len(self.labels["combine"]))
         self.missing: dict[str, str] = {}
         self.rows: dict[str, Row] = {}
-        self.weighed: _Weighed | None = None
+        self.weighed: Weighed | None = None
         self.clients = shown.Clients(names, logs, ledger, shown.counts(loaded, partition, ledger))
 
     def carry_out(self) -> tuple[Result, Final]:
@@ -175,19 +158,22 @@ class _Conclusion:
             return np.zeros((0, len(self.loaded.dataset.classes)))
         return self.store.read_predictions(entry.report.files[split])
 
-    def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> _Weighed:
+    def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> Weighed:
+        counts_MC = np.array([told_histogram(e.report.metrics, len(self.loaded.dataset.classes)) for e in clients])
+        average: Average = getattr(self.plan.distiller, "average", "classwise")
         if student is not None and "made" in student.report.files:
             made = self.store.read_state(student.report.files["made"].path, student.report.files["made"])
             if "weights_M" in made.arrays:
-                return _Weighed(clients, made.arrays["weights_M"], True)
-        return _Weighed(clients, np.full(len(clients), 1 / len(clients)), False)
+                return Weighed(clients, made.arrays["weights_M"], average, True, counts_MC)
+        return Weighed.uniform(clients, average, counts_MC)
 
-    def _add_ensembles(self, weighed: _Weighed) -> None:
+    def _add_ensembles(self, weighed: Weighed) -> None:
         combine_MNC, test_MNC = (np.stack([self._read(e, s) for e in weighed.entries]) for s in ("combine", "test"))
-        for name, (combiner, weights_M) in weighed.ensembles().items():
-            state = State({"weights": weights_M})
-            combine_NC, test_NC = (combiner.combine(probs_MNC, state) for probs_MNC in (combine_MNC, test_MNC))
-            self.rows[name] = Row(combine_NC, test_NC, *costs(weighed.entries))
+        for name, by in weighed.ensembles().items():
+            combine_NC, test_NC = (
+                by.combiner.combine(probs_MNC[by.places], by.state) for probs_MNC in (combine_MNC, test_MNC)
+            )
+            self.rows[name] = Row(combine_NC, test_NC, *costs([weighed.entries[place] for place in by.places]))
 
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
         """Return the mean of the clients' own rows of the table."""
@@ -303,7 +289,7 @@ class _Conclusion:
         """Write the ensemble, the merged model and the student, and what was chosen if it is none of them."""
         folders: dict[str, str] = {}
 
-        def write(name: str, entries: Sequence[tuple[Finished, float]], combiner: Combiner) -> None:
+        def write(name: str, entries: Sequence[tuple[Finished, float]], combiner: Combiner, state: State) -> None:
             folders[name] = f"final/{name}"
             members = [bundle.BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in entries]
             bundle.write(
@@ -314,20 +300,20 @@ class _Conclusion:
                 preprocessing=self.loaded.preprocessing.to_json(),
                 members=members,
                 combine=registry.kind_of(combiner),
-                combine_state=State({"weights": np.array([weight for _, weight in entries])}),
+                combine_state=state,
                 temperature=self.rows[name].temperature,
                 metrics=result.rows[name],
             )
             self.store.write_predictions(f"{folders[name]}/test.arrow", self.rows[name].test_NC)
 
         if self.weighed is not None:
-            for name, (combiner, weights_M) in self.weighed.ensembles().items():
+            for name, by in self.weighed.ensembles().items():
                 if name in (ENSEMBLE, chosen):
-                    pairs = zip(self.weighed.entries, weights_M, strict=True)
-                    write(name, [(entry, float(weight)) for entry, weight in pairs if weight > 0], combiner)
+                    entries = [self.weighed.entries[place] for place in by.places]
+                    write(name, list(zip(entries, by.weights_K.tolist(), strict=True)), by.combiner, by.state)
         for name, entry in made.items():
             if name in (GLOBAL, STUDENT, chosen):
-                write(name, [(entry, 1.0)], Average())
+                write(name, [(entry, 1.0)], Linear(), State({"weights": np.ones(1)}))
         return folders
 
     def _results(self, result: Result, chosen: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from distens import registry, seeding
 from distens.config import Config
 from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, did_you_mean
+from distens.federated.weighed import ENSEMBLE, KNOWN
 from distens.merge.protocol import Merger
 from distens.partition.protocol import Partitioner
 from distens.records import Settings
@@ -19,7 +20,7 @@ from distens.sections import FederatedSection
 from distens.space import Space
 from distens.tracking.protocol import Tracker
 
-RESERVED = ("global", "ensemble", "uniform_ensemble", "average_ensemble", "student", "mean_client", "client")
+RESERVED = ("global", ENSEMBLE, *KNOWN, "student", "mean_client", "client")
 """Rows of the table, and purposes, that are there anyway."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
