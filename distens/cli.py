@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 USER_ERROR, FAILED, STOPPED = 2, 1, 130
 """Exit codes: the config or the data are wrong; the run failed; it was stopped and can be resumed."""
 
+NARROW = 8
+"""Characters of a heading's line where the terminal is narrow."""
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -302,18 +305,29 @@ def _print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
 
 
 def _print_lines(lines: Sequence[Sequence[str]]) -> None:
+    from textwrap import fill
+
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, heading in enumerate(lines[0]):
-        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
-    for line in lines[1:]:
-        table.add_row(*(Text(cell) for cell in line))
-    # A log has no width: there the table is as wide as it needs to be.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    def table(narrow: bool) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if narrow else (0, 1), show_edge=not narrow)
+        for i, heading in enumerate(lines[0]):
+            folded = fill(heading, NARROW, break_long_words=False) if narrow else heading
+            made.add_column(folded, justify="left" if i == 0 else "right", no_wrap=True)
+        for line in lines[1:]:
+            made.add_row(*(Text(cell) for cell in line))
+        return made
+
+    # A log has no width: there the table is as wide as it needs to be. A narrow terminal gets folded headings, and may
+    # break lines: half a number would be another.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    narrow = console.measure(table(False), options=console.options.update(max_width=1000)).maximum > console.width
+    if narrow and sys.stdout.isatty():
+        console = Console(width=1000)
+    console.print(table(narrow))
 
 
 if __name__ == "__main__":

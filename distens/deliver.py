@@ -58,10 +58,7 @@ def deliver(
     home = Path(store.path("")) if store.local else temporary()
     pictures = _figures(plan, loaded, measured, search_MNC, diversity_M, home / "figures")
     data = _report(plan, ledger, measured, result, diversity_M, pairs, pictures)
-    report.write(home / "report.html", data)
-    if not store.local:
-        for path in (*pictures.values(), home / "report.html"):
-            store.write(path.relative_to(home).as_posix(), path.read_bytes())
+    write_page(store, home, data)
     folders = _bundles(plan, store, ledger, loaded, measured, result)
     diversity = {e.task.id: float(d) for e, d in zip(measured.entries, diversity_M, strict=True)}
     final = Final(
@@ -80,6 +77,18 @@ def deliver(
     results = _results(plan, ledger, result, measured, combine_N, diversity, pairs)
     store.write_json("results.json", results)  # the run's marker
     return (f"report: {store.url}/report.html",), final
+
+
+def write_page(store: Store, home: Path, data: report.ReportData) -> None:
+    """Write the page, whose pictures are there already; to a remote store it goes with them.
+
+    Args:
+        home: the run's folder, or what stands for it on this machine.
+    """
+    report.write(home / "report.html", data)
+    if not store.local:
+        for path in (*data.figures.values(), home / "report.html"):
+            store.write(path.relative_to(home).as_posix(), path.read_bytes())
 
 
 def temporary() -> Path:

@@ -32,7 +32,8 @@ Complete = Callable[[Sequence[Task]], Iterator[tuple[Task, Finished | Failure]]]
 class Row:
     """One line of the table: predictions, and what they cost.
 
-    `train_seconds` counts what is deployed; the search that found it is counted in the report's details.
+    `train_seconds` counts what is deployed (of weights that a federation merged, all rounds, or its clients' training);
+    the search that found it is counted in the report's details.
     """
 
     combine_NC: Floats

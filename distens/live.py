@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from distens.progress import Update
 
 RECENT = 8
+COUNTED = {"search": "members", "clients": "clients", "rounds": "rounds"}
+"""Phase -> what goes on in it, one by one."""
 
 
 def _best(update: Update) -> str:
@@ -33,7 +35,7 @@ def plain(update: Update) -> None:
     if not update.text:
         return
     stamp = time.strftime("%H:%M:%S")
-    count = f"[{_count(update)}] " if update.phase == "search" else ""
+    count = f"[{_count(update)}] " if update.phase in ("search", "clients") else ""
     best = f"  ({_best(update)})" if update.best is not None else ""
     typer.echo(f"{stamp} {count}{update.text}{best}")
 
@@ -77,12 +79,12 @@ class Live:
         seconds = time.monotonic() - self._started
         head = Table.grid(padding=(0, 2))
         cells: list[Any] = [Text(f"{update.phase}", style="bold")]
-        if update.phase == "search":
+        if update.phase in COUNTED:
             failed = f", {update.failed} failed" if update.failed else ""
             done = update.finished + update.failed
             cells += [ProgressBar(total=update.total, completed=done, width=24)] if update.total else []
-            cells += [Text(f"{_count(update)} members{failed}")]
-            cells += [Text(f"{update.running} running")]
+            cells += [Text(f"{_count(update)} {COUNTED[update.phase]}{failed}")]
+        cells += [Text(f"{update.running} running")] if update.running else []
         cells += [Text(f"{update.metric} on search: {_best(update)}" if update.best is not None else "")]
         cells += [Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d}", style="dim")]
         head.add_row(*cells)

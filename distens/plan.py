@@ -8,13 +8,14 @@ from typing import Any
 
 from distens import registry
 from distens.combine.protocol import Combiner
-from distens.config import MEMBERS, Config
+from distens.config import Config
 from distens.errors import ConfigError, did_you_mean
 from distens.evaluate import baselines
 from distens.records import History
 from distens.runtime.protocol import Runner
 from distens.schedule.protocol import Decision, Length, Schedule, in_parts
 from distens.search.protocol import Search
+from distens.sections import MEMBERS
 from distens.select.protocol import Selector
 from distens.space import Space
 from distens.tracking.protocol import Tracker

@@ -18,10 +18,10 @@ class Update:
     """What a run tells whoever watches it, after each dispatch and each outcome.
 
     Attributes:
-        phase: `data`, `search`, `finish` or `done`.
+        phase: `data`; `search`, or a federation's `clients` (one shot) or `rounds`; `finish`; `done`.
         text: a line for a log; empty if all that changed is what is running.
         total: members that the search will start, 0 where only time sets a limit; `finished` (in their first rung at
-            least) and `failed` are among them.
+            least) and `failed` are among them. Of a federation so many clients, or rounds.
         running: how many were dispatched and have not come back.
         best, ensemble: the metric on the *search* split of the best member, and of the selection, so far.
         path: the run's folder, once it is there.
@@ -44,13 +44,15 @@ Watch = Callable[[Update], None]
 
 
 def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
-    """Return an outcome as a line for a log."""
-    name = f"{task.id} {task.settings['family']}"
+    """Return an outcome as a line for a log, with a client's rows, and its metric if that could be measured."""
+    name = " ".join(dict.fromkeys((task.id, task.settings["family"])))
     if isinstance(outcome, Failure):
         again = "" if outcome.final else "; trying again"
         return f"{name}: {outcome.reason}: {outcome.message.splitlines()[-1] if outcome.message else ''}{again}"
-    report = outcome.report
-    return f"{name}: {metric} {report.metrics[metric]:.4f} in {report.seconds:.1f} s"
+    found = outcome.report.metrics
+    told = [f"{found['rows']:.0f} rows"] if "rows" in found else []
+    told += [f"{metric} {found[metric]:.4f}"] if metric in found else []
+    return f"{name}: {', '.join(told) or 'done'} in {outcome.report.seconds:.1f} s"
 
 
 SHARE = 0.01

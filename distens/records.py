@@ -149,7 +149,8 @@ class Task(_Record):
         bracket: the members that a schedule compares with each other share it; empty where there is only one.
         client: whose rows it learns from; empty: all of them.
         round: of a federation, from 0; None outside of rounds.
-        given: what a task of a round is given in memory: `start`, the server's weights_P, and what else it needs.
+        given: what a federation's task is given in memory, by name: `start`, the server's weights_P; `counts`, the
+            teachers' counts_MC; `teachers`, their weights_P; a client's `correction`.
         limit_seconds: after which it is ended, if the runner's own limit does not come first.
     """
 

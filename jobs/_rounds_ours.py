@@ -42,7 +42,7 @@ def main(path: str) -> None:
     spent: list[float] = []
 
     def noted(update: Update) -> None:
-        if update.phase == "round":
+        if update.phase == "rounds" and update.text:
             ended.append(time.time())
             if len(ended) == 1:
                 spent.append(cpu_seconds())

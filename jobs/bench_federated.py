@@ -33,13 +33,25 @@ TRAIN, SERVER = 20_000, 2_000
 LABELLED = 200
 """Rows of the server's own, where it is given some for its weights."""
 
-COBOOST = {"epochs": 40, "batch_size": 64, "generator_steps": 20, "width": 8, "temperature": 4.0}
-VARIANTS: Mapping[str, dict[str, Any]] = {
-    "unguarded": {"weights": "unguarded"},
-    "no weight step": {"weights": "off"},
-    "no hard samples": {"hard_samples": False},
-    "no diverse samples": {"diverse_samples": False},
+MADE = {"epochs": 40, "batch_size": 64, "generator_steps": 20, "width": 8}
+"""What everybody who makes rows up may spend."""
+
+PAPER = {"average": "logits", "temperature": 4.0}
+OURS = {"kind": "coboost", **MADE}
+DENSE, COBOOST = "DENSE", "Co-Boosting"
+PAPERS: Mapping[str, dict[str, Any]] = {
+    DENSE: {"kind": "dense", **PAPER},
+    COBOOST: {"kind": "coboost", **PAPER, "weights": "unguarded"},
 }
+GUARDED: dict[str, Any] = {"kind": "coboost", **PAPER, "weights": "guarded"}
+ABLATED: Mapping[str, dict[str, Any]] = {
+    "ours, without weight step": {"kind": "coboost", "weights": "off"},
+    "ours, without hard samples": {"kind": "coboost", "hard_samples": False},
+    "ours, without diverse samples": {"kind": "coboost", "diverse_samples": False},
+}
+"""What is left out of ours, at `ABLATED_AT` alone."""
+ABLATED_AT = 0.1
+
 RULES: Mapping[str, dict[str, Any]] = {
     "fedavg": {},
     "fedprox": {"proximal": 0.01},
@@ -102,58 +114,70 @@ def carried_out(config: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     return json.loads(Path(result.path, "results.json").read_text()), Path(result.path)
 
 
-def one_shot_job(data: str, out: Path, alpha: float, seed: int, clients: int) -> dict[str, Any]:
-    """Return accuracies of every method on one partition."""
+def one_shot_job(data: str, out: Path, alpha: float, seed: int, clients: int, ablated: bool) -> dict[str, Any]:
+    """Return accuracies of every method on one partition: `students` by what taught them, and `ensembles`."""
     federated = {"clients": clients, "partition": {"kind": "dirichlet_clients", "alpha": alpha}, "rounds": 1}
-    variants = [{"name": name.replace(" ", "-"), "kind": "coboost", **change} for name, change in VARIANTS.items()]
     shared = {"federated": federated, "members": {"client": client()}, "merge": "uniform"}
-    distill = {"kind": "coboost", **COBOOST}
-    given = values(data, out, seed, shares(0), **shared, distill=distill, baselines=["dense", *variants])
-    found, folder = carried_out(given)
-    rows = {_row(name): row["accuracy"] for name, row in found.items() if isinstance(row, dict) and "accuracy" in row}
-    rows |= _ensembles(folder, {"guarded": "student", "unguarded": "unguarded"})
-    shutil.rmtree(folder)
-    given = values(data, out, seed, shares(LABELLED), **shared, distill=distill)
-    found, folder = carried_out(given)
-    rows[f"ensemble, guarded by {LABELLED} labels"] = found["ensemble"]["accuracy"]
-    rows[f"coboost, guarded by {LABELLED} labels"] = found["student"]["accuracy"]
-    shutil.rmtree(folder)
-    given = values(data, out, seed, {**shares(SERVER - 200)}, **shared, distill="feddf")
-    found, folder = carried_out(given)
-    rows[f"distilled on {SERVER - 200} real rows"] = found["student"]["accuracy"]
-    shutil.rmtree(folder)
-    return {"alpha": alpha, "seed": seed, "clients": clients, "rows": rows}
+    students, ensembles = {}, {}
+
+    def run(labelled: int, ours: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], suffix: str = "") -> None:
+        named = {f"b{place}": spec for place, spec in enumerate(others.values())}
+        baselines = [{"name": name, **spec} for name, spec in named.items()]
+        found, folder = carried_out(
+            values(data, out, seed, shares(labelled), **shared, distill=ours, baselines=baselines)
+        )
+        rows = {"student": "ours" + suffix, **dict(zip(named, (name + suffix for name in others), strict=True))}
+        students.update({label: found[row]["accuracy"] for row, label in rows.items()})
+        students["one-shot FedAvg"] = found["global"]["accuracy"]
+        students["mean client"] = found["mean_client"]["accuracy"]
+        ensembles.update(_ensembles(folder, {"student": ours, **named}, rows))
+        shutil.rmtree(folder)
+
+    run(0, OURS, {**PAPERS, **(ABLATED if ablated else {})})
+    run(LABELLED, OURS, {f"{COBOOST}, guarded": GUARDED}, f", {LABELLED} labels")
+    real = {"kind": "feddf", "average": "classwise"}
+    run(SERVER - 200, real, {"FedDF": {"kind": "feddf"}}, f" on {SERVER - 200} real rows")
+    return {"alpha": alpha, "seed": seed, "clients": clients, "students": students, "ensembles": ensembles}
 
 
-def _row(name: str) -> str:
-    usual = {"global": "one-shot FedAvg", "student": "coboost", "average_ensemble": "ensemble, mean of probabilities"}
-    usual |= {"uniform_ensemble": "ensemble, uniform", "ensemble": "ensemble, guarded", "mean_client": "mean client"}
-    variants = {name.replace(" ", "-"): f"coboost, {name}" for name in VARIANTS}
-    return {**usual, **variants}.get(name, name)
+def _ensembles(folder: Path, asked: Mapping[str, Mapping[str, Any]], rows: Mapping[str, str]) -> dict[str, float]:
+    """Return the accuracy of the clients together, by what is averaged and by weights: known ones, and learned ones.
 
+    Args:
+        asked: row of the run -> the distiller it comes from.
+        rows: row -> what it is called.
+    """
+    import torch
 
-def _ensembles(folder: Path, made: Mapping[str, str]) -> dict[str, float]:
-    """Return the accuracy of the clients' mean logits under weights that are not in the table."""
-    from distens.combine.geometric import Geometric
-    from distens.distill._weighing import disco
-    from distens.records import State, report_from_json
+    from distens.counts import disco
+    from distens.distill._ensemble import Ensemble
+    from distens.records import report_from_json
     from distens.store import Store
 
-    store = Store(str(folder))
-    reports = {}
+    store, reports = Store(str(folder)), {}
     for path in sorted(folder.glob("members/c[0-9]*/*/report.json")):
         reports[path.parent.parent.name] = report_from_json(json.loads(path.read_text()))
-    test_MNC = np.stack([store.read_predictions(report.files["test"]) for report in reports.values()])
-    classes = test_MNC.shape[2]
+    probs_MNC = np.stack([store.read_predictions(report.files["test"]) for report in reports.values()])
+    logits_MNC = torch.tensor(np.log(np.maximum(probs_MNC, np.finfo(np.float32).tiny)))
+    classes, count = probs_MNC.shape[2], len(reports)
     counts_MC = np.array([[r.metrics[f"rows_{c}"] for c in range(classes)] for r in reports.values()]).astype(np.int64)
-    weights = {"ensemble, FedDisco": np.asarray(disco(counts_MC))}
-    for name, purpose in made.items():
-        path = next(folder.glob(f"members/{purpose}/*/made.safetensors"))
-        state = store.read_state(str(path.relative_to(folder)))
-        weights[f"ensemble, {name}"] = state.arrays["weights_M"]
-    labels_N = _test_labels(folder)
-    probs = {name: Geometric().combine(test_MNC, State({"weights": w / w.sum()})) for name, w in weights.items()}
-    return {name: float((p.argmax(1) == labels_N).mean()) for name, p in probs.items()}
+    labels_N, found = _test_labels(folder), {}
+
+    def add(name: str, average: Any, weights_M: Any) -> None:
+        said = Ensemble(average, counts_MC)(logits_MNC, torch.tensor(np.asarray(weights_M), dtype=torch.float32))
+        found[name] = float((said.argmax(dim=1).numpy() == labels_N).mean())
+
+    known = {"uniform": np.full(count, 1 / count), "FedDisco": disco(counts_MC)}
+    for average in ("logits", "probabilities", "classwise"):
+        for name, weights_M in known.items():
+            add(f"{average}, {name}", average, weights_M)
+    for row, spec in asked.items():
+        path = next(folder.glob(f"members/{row}/*/made.safetensors"))
+        arrays = store.read_state(str(path.relative_to(folder))).arrays
+        if "weights_M" in arrays:
+            average = spec.get("average", "classwise")
+            add(f"{average}, learned by {rows[row]}", average, arrays["weights_M"])
+    return found
 
 
 def _test_labels(folder: Path) -> np.ndarray[Any, Any]:
@@ -222,7 +246,7 @@ def one_shot(
 ) -> None:
     """Compare what a server can make of clients that train once."""
     alphas = alpha or [0.05, 0.1, 0.3]
-    jobs = {f"alpha{a:g}-clients{clients}-{s}": (a, s, clients) for s in range(seeds) for a in alphas}
+    jobs = {f"alpha{a:g}-clients{clients}-{s}": (a, s, clients, a == ABLATED_AT) for s in range(seeds) for a in alphas}
     _all(out, "one-shot", jobs, data, processes)
     report(out)
 
@@ -247,10 +271,13 @@ def robust(data: Data, out: Out, seeds: int = 3, number: int = 20, processes: in
 def report(out: Out) -> None:
     """Print what lies there."""
     console = Console(width=160)
-    for kind, table in (("one-shot", _one_shot_table), ("rounds", _rounds_table), ("robust", _robust_table)):
+    for kind in ("one-shot", "rounds", "robust"):
         found = [json.loads(path.read_text()) for path in sorted((out / kind).glob("*.json"))]
-        if found:
-            console.print(table(found))
+        if found and kind == "one-shot":
+            console.print(_one_shot_table(found, "students"))
+            console.print(_one_shot_table(found, "ensembles"))
+        elif found:
+            console.print(_rounds_table(found) if kind == "rounds" else _robust_table(found))
 
 
 def _spread(numbers: list[float]) -> str:
@@ -258,16 +285,24 @@ def _spread(numbers: list[float]) -> str:
     return f"{100 * float(np.mean(numbers)):.1f} ± {100 * deviation:.1f}"
 
 
-def _one_shot_table(found: list[dict[str, Any]]) -> Table:
+def _one_shot_table(found: list[dict[str, Any]], kind: str) -> Table:
+    """Return rows by what there is, and how the worst job does beside uniform weights of the same average."""
     alphas = sorted({job["alpha"] for job in found})
-    table = Table(title="One shot: test accuracy (%), mean ± standard deviation; last: worst job against uniform")
-    for heading in ("", *(f"alpha {a:g}" for a in alphas), "all", "worst"):
+    title = f"One shot, {kind}: test accuracy (%), mean ± standard deviation over partitions"
+    table = Table(title=title + "; last: the worst job against uniform weights" * (kind == "ensembles"))
+    for heading in ("", *(f"alpha {a:g}" for a in alphas), "all", *(["worst"] * (kind == "ensembles"))):
         table.add_column(heading, justify="left" if not heading else "right")
-    for row in found[0]["rows"]:
-        by = {a: [job["rows"][row] for job in found if job["alpha"] == a] for a in alphas}
-        worst = min(job["rows"][row] - job["rows"]["ensemble, uniform"] for job in found)
-        mean = float(np.mean([v for numbers in by.values() for v in numbers]))
-        table.add_row(row, *(_spread(by[a]) for a in alphas), f"{100 * mean:.1f}", f"{100 * worst:+.1f}")
+    for row in dict.fromkeys(row for job in found for row in job[kind]):
+        by = {a: [job[kind][row] for job in found if job["alpha"] == a and row in job[kind]] for a in alphas}
+        cells = [_spread(by[a]) if by[a] else "" for a in alphas]
+        every = (
+            f"{100 * float(np.mean([v for numbers in by.values() for v in numbers])):.1f}" if all(by.values()) else ""
+        )
+        worst = []
+        if kind == "ensembles":
+            uniform = f"{row.partition(',')[0]}, uniform"
+            worst = [f"{100 * min(job[kind][row] - job[kind][uniform] for job in found if row in job[kind]):+.1f}"]
+        table.add_row(row, *cells, every, *worst)
     return table
 
 

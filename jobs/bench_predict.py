@@ -37,12 +37,12 @@ from rich.console import Console
 from rich.table import Table
 
 from distens import registry
-from distens.config import DataSection, Splits
 from distens.data import source
 from distens.data.load import Loaded, load
 from distens.evaluate import metrics
 from distens.probabilities import apply_temperature, fit_temperature, mix
 from distens.records import Address, Floats, State
+from distens.sections import DataSection, Splits
 from distens.seeding import derive, generator
 from distens.serve import bundle, cascade, predictor
 from distens.store import Store

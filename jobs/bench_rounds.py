@@ -251,8 +251,8 @@ def made_up(path: Path, case: Case) -> Source:
 
 def read(path: Path, case: Case, images: Path | None) -> Source:
     """Write as many rows of a folder of idx files."""
-    from distens.config import DataSection
     from distens.data import source
+    from distens.sections import DataSection
 
     raw = source.read(DataSection.model_validate({"source": str(images)}))
     chosen = np.random.default_rng(0).permutation(len(raw.labels_N))[: case.rows + TEST_ROWS]

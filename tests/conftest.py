@@ -1,6 +1,7 @@
-"""One local Ray for all tests that need it: starting one costs seconds."""
+"""What takes seconds to make, made once: a local Ray, and an MLflow store."""
 
 import os
+import shutil
 
 import pytest
 
@@ -17,3 +18,21 @@ def ray_here():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env})
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _empty_mlflow(tmp_path_factory):
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}", f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def mlflow_store(tmp_path, _empty_mlflow):
+    """A store of the test's own: its address, and a client. Making its tables takes seconds, copying it does not."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{shutil.copy(_empty_mlflow, tmp_path)}"
+    return uri, MlflowClient(uri, uri)

@@ -11,11 +11,11 @@ from sklearn.datasets import load_iris
 from typer.testing import CliRunner
 
 from distens import cli, registry
-from distens.config import DataSection
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, ConfigError
 from distens.probabilities import accuracy, apply_temperature, mix, softmax
+from distens.sections import DataSection
 from distens.serve import bundle, cascade, predictor
 from distens.serve.cascade import Cascade, Stage, learn, reachable, spread, walk
 from distens.store import Store

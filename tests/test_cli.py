@@ -1,12 +1,18 @@
 """The command line, as a user types it: in processes of their own."""
 
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 from test_run import config
 
+from distens import cli
 from distens.config import to_yaml
+from distens.live import Live
+from distens.progress import Update
 
 
 def distens(*words, cwd=None):
@@ -102,3 +108,34 @@ def test_a_mistake_is_a_message_and_an_exit_code(folder, words, code, message):
     assert found.returncode == code, found.stdout + found.stderr
     assert message in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_no_number_is_cut_on_a_terminal_of_80_characters(monkeypatch, capsys):
+    """The names of a federation's rows are as long as names get; 16 + 8 headings of at most 10, and gaps, are 80."""
+    values = {"accuracy": 0.9123, "nll": 0.1234, "brier": 0.0123, "ece": 0.0234, "aurc": 0.0345}
+    values |= {"parameters": 24_050, "train_seconds": 25.04, "predict_ms_per_1000": 28.51}
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    cli._print_table({"global": values, "average_ensemble": values}, {}, [])
+    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert max(map(len, lines)) <= 80
+    wanted = ["average_ensemble", "0.9123", "0.1234", "0.0123", "0.0234", "0.0345", "24,050", "25.0", "28.5"]
+    assert wanted in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("update", "words"),
+    [
+        (Update("search", "", 9, 3, 1, running=2), ["search", "4/9 members, 1 failed", "2 running"]),
+        (Update("clients", "", 5, 2, 0, running=3), ["clients", "2/5 clients", "3 running"]),
+        (Update("rounds", "", 30, 7), ["rounds", "7/30 rounds"]),
+        (Update("finish", "", running=2), ["finish", "2 running"]),
+    ],
+)
+def test_the_live_view_says_how_far_a_run_is(update, words):
+    shown = Live()
+    shown.show(update)
+    out = io.StringIO()
+    Console(file=out, width=100).print(shown._render())
+    assert all(word in out.getvalue() for word in words)
+    assert out.getvalue().count("running") == ("running" in " ".join(words))

@@ -5,6 +5,7 @@ import pytest
 
 from distens import registry
 from distens.combine.average import Average
+from distens.combine.classwise import Classwise
 from distens.combine.geometric import Geometric
 from distens.combine.stack import Stack
 from distens.errors import ConfigError
@@ -106,6 +107,17 @@ def test_geometric_by_hand():
     probs_MNC = np.array([[[0.8, 0.2]], [[0.2, 0.8]]])
     state = Geometric().fit(probs_MNC, np.array([0]), np.array([3.0, 1.0]))
     np.testing.assert_allclose(Geometric().combine(probs_MNC, state), [[2 / 3, 1 / 3]])
+
+
+def test_classwise_by_hand():
+    """Rows of class 0, 0 and 1. Member 0 gives the truth 0.9, 0.7 and 0.2 (mean 0.6), member 1 0.5, 0.5 and 0.8 (0.6).
+    Class 0: (1.6 + 0.6) / 3 = 11/15 and 1.6 / 3 = 8/15; class 1: (0.2 + 0.6) / 2 = 0.4 and 0.7; times weights 1/3 and
+    2/3, scaled: 11/27 and 16/27, 2/9 and 7/9. Of (0.9, 0.1) and (0.5, 0.5) they make 17.9/27 and 11/27 * 9/11: class 0
+    is (9.9 + 8) / 27, class 1 (0.2 + 3.5) / 9 = 11.1/27, together 29/27."""
+    probs_MNC = np.array([[[0.9, 0.1], [0.7, 0.3], [0.8, 0.2]], [[0.5, 0.5], [0.5, 0.5], [0.2, 0.8]]])
+    state = Classwise().fit(probs_MNC, np.array([0, 0, 1]), np.array([1 / 3, 2 / 3]))
+    np.testing.assert_allclose(state.arrays["weights"], [[11 / 27, 2 / 9], [16 / 27, 7 / 9]])
+    np.testing.assert_allclose(Classwise().combine(probs_MNC[:, :1], state), [[17.9 / 29, 11.1 / 29]])
 
 
 def test_stack_combines_by_hand():

@@ -9,14 +9,17 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from distens import registry
+from distens.combine.classwise import Classwise, of_each_class
+from distens.counts import class_shares, disco
 from distens.data.dataset import Examples
+from distens.distill._ensemble import Ensemble
 from distens.distill._epochs import begin
-from distens.distill._ftg import alike, class_shares, gap, proportional
+from distens.distill._ftg import alike, gap, proportional
 from distens.distill._generator import Range, make
 from distens.distill._losses import apart, divergence, diversified, hard
 from distens.distill._pool import Pool
-from distens.distill._teachers import Frozen, weighted
-from distens.distill._weighing import Guarded, Judge, Signed, disco, effective, stepped
+from distens.distill._teachers import Frozen
+from distens.distill._weighing import Guarded, Judge, Signed, effective, stepped
 from distens.distill.coboost import Coboost
 from distens.distill.fedftg import Fedftg
 from distens.distill.protocol import Server
@@ -25,6 +28,8 @@ from distens.members.classifier import Classifier
 from distens.models.lenet import Lenet
 from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
+from distens.probabilities import softmax
+from distens.records import State
 from distens.store import Checkpoint, Store
 from distens.training.work import Work
 
@@ -97,6 +102,7 @@ def distiller(kind: str, options):
     return registry.build("distill", {"kind": kind, **options.get(kind, {})}, "distill")
 
 
+LOGITS = Ensemble("logits", None)
 MLPS = (Mlp(hidden=(32,)),) * 3
 UNIFORM = np.full(3, 1 / 3)
 
@@ -245,12 +251,49 @@ def test_together_teachers_say_what_each_says_and_so_do_gradients(models):
 # By hand.
 
 
-def test_weighted_logits_by_hand():
-    """(2 (1, 0) + 1 (0, 3)) / 3 = (2/3, 1); weights need not sum to one. All zero: divided by 1e-6 they stay zero."""
+def test_what_teachers_say_together_by_hand():
+    """Logits: (2 (1, 0) + 1 (0, 3)) / 3 = (2/3, 1); weights need not sum to one, and all zero they stay zero.
+    Probabilities (3/4, 1/4) and (1/4, 3/4) with weights 2 and 1: (7/12, 5/12). By class, with rows (3, 0) and (1, 4):
+    class 0 has 2 * 3/4 and 1 * 1/4 for weights, so (9/8 + 1/16) / (7/4) = 19/28; class 1 is the second's alone, 3/4.
+    With a third class that nobody had, both are asked about it."""
     logits_MNC = torch.tensor([[[1.0, 0.0]], [[0.0, 3.0]]])
-    torch.testing.assert_close(weighted(logits_MNC, torch.tensor([2.0, 1.0])), torch.tensor([[2 / 3, 1.0]]))
-    torch.testing.assert_close(weighted(logits_MNC, torch.tensor([0.2, 0.1])), torch.tensor([[2 / 3, 1.0]]))
-    assert weighted(logits_MNC, torch.zeros(2)).tolist() == [[0, 0]]
+    plain = Ensemble("logits", None)
+    torch.testing.assert_close(plain(logits_MNC, torch.tensor([2.0, 1.0])), torch.tensor([[2 / 3, 1.0]]))
+    torch.testing.assert_close(plain(logits_MNC, torch.tensor([0.2, 0.1])), torch.tensor([[2 / 3, 1.0]]))
+    assert plain(logits_MNC, torch.zeros(2)).tolist() == [[0, 0]]
+    logits_MNC = torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]]).log() + 7
+    for weights_M in (torch.tensor([2.0, 1.0]), torch.tensor([0.4, 0.2])):
+        mixed = Ensemble("probabilities", None)(logits_MNC, weights_M).exp()
+        torch.testing.assert_close(mixed, torch.tensor([[7 / 12, 5 / 12]]))
+        mixed = Ensemble("classwise", np.array([[3, 0], [1, 4]]))(logits_MNC, weights_M).exp()
+        torch.testing.assert_close(mixed, torch.tensor([[19 / 28, 3 / 4]]))
+    unseen = torch.tensor([[[2.0, 1.0, 1.0]], [[1.0, 1.0, 2.0]]]).log()
+    mixed = Ensemble("classwise", np.array([[3, 0, 0], [1, 4, 0]]))(unseen, torch.ones(2)).exp()
+    torch.testing.assert_close(mixed, torch.tensor([[7 / 16, 1 / 4, 3 / 8]]))
+    with pytest.raises(Refused, match="average: 'classwise' needs the teachers' rows"):
+        Ensemble("classwise", None)
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities", "classwise"])
+def test_weights_of_zero_have_gradients_and_logits_however_far_are_finite(average):
+    """What a step by the gradient's sign brings about: some weights are exactly 0, or all."""
+    logits_MNC = torch.tensor([[[90.0, -90.0]], [[-90.0, 90.0]]])
+    for weights_M in (torch.tensor([0.0, 1.0]), torch.zeros(2)):
+        weights_M.requires_grad_()
+        said_NC = Ensemble(average, np.array([[3, 1], [1, 3]]))(logits_MNC, weights_M)
+        (gradient_M,) = torch.autograd.grad(functional.cross_entropy(said_NC, torch.tensor([0])), [weights_M])
+        assert torch.isfinite(said_NC).all() and torch.isfinite(gradient_M).all()
+
+
+def test_ensembles_by_class_do_what_their_combiner_does():
+    """What a student is taught is what is delivered: the same numbers, up to float32."""
+    rng = np.random.default_rng(0)
+    logits_MNC, counts_MC = rng.normal(size=(3, 7, 4)), np.array([[5, 0, 0, 1], [0, 3, 0, 1], [2, 2, 0, 1]])
+    weights_M, probs_MNC = np.array([0.5, 0.3, 0.2]), softmax(logits_MNC)
+    weights_MC = of_each_class(weights_M[:, None] * class_shares(counts_MC))
+    combined_NC = Classwise().combine(probs_MNC, State({"weights": weights_MC}))
+    said_NC = Ensemble("classwise", counts_MC)(torch.tensor(logits_MNC).float(), torch.tensor(weights_M).float())
+    np.testing.assert_allclose(said_NC.softmax(dim=1), combined_NC, rtol=1e-5)
 
 
 def test_hard_samples_by_hand():
@@ -296,9 +339,9 @@ def test_weights_take_signed_steps_and_stay_between_zero_and_one():
     logits_MNC = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]], [[0.0, 2.0]]])
     labels_N = torch.tensor([0])
     torch.testing.assert_close(
-        stepped(torch.tensor([0.25, 0.25, 0.25]), logits_MNC, labels_N, 0.1), torch.tensor([0.35, 0.25, 0.15])
+        stepped(LOGITS, torch.tensor([0.25, 0.25, 0.25]), logits_MNC, labels_N, 0.1), torch.tensor([0.35, 0.25, 0.15])
     )
-    found = stepped(torch.tensor([0.98, 0.5, 0.03]), logits_MNC[[0, 0, 2]], labels_N, 0.05)
+    found = stepped(LOGITS, torch.tensor([0.98, 0.5, 0.03]), logits_MNC[[0, 0, 2]], labels_N, 0.05)
     torch.testing.assert_close(found, torch.tensor([1.0, 0.55, 0.0]))
 
 
@@ -313,10 +356,10 @@ def test_feddisco_by_hand():
 
 
 def test_fedftg_class_weights_and_labels_by_hand():
-    """Class 0: 3 and 1 rows of 4; class 1: 0 and 4 of 4; class 2 nobody's. Labels in proportion 4 : 4 : 0. Of 5 labels
-    with counts (1, 2): 1.67 and 3.33, rounded down 1 and 3, and what is left goes to the first."""
+    """Class 0: 3 and 1 rows of 4; class 1: 0 and 4 of 4; class 2 nobody's, all alike. Labels in proportion 4 : 4 : 0.
+    Of 5 labels with counts (1, 2): 1.67 and 3.33, rounded down 1 and 3, and what is left goes to the first."""
     counts_MC = np.array([[3, 0, 0], [1, 4, 0]])
-    np.testing.assert_allclose(class_shares(counts_MC), [[0.75, 0, 0], [0.25, 1, 0]])
+    np.testing.assert_allclose(class_shares(counts_MC), [[0.75, 0, 0.5], [0.25, 1, 0.5]])
     assert proportional(counts_MC.sum(axis=0), 6).tolist() == [0, 0, 0, 1, 1, 1]
     assert proportional(np.array([1, 2]), 5).tolist() == [0, 0, 1, 1, 1]
 
@@ -382,8 +425,8 @@ def fooled():
     sure_NC = functional.one_hot(labels_N, 4).float()
     noise_NC = torch.randn((240, 4), generator=rng)
     honest = torch.stack([sure_NC, sure_NC])
-    real = Judge(torch.cat([honest, noise_NC[None]]), labels_N)
-    made = Judge(torch.cat([0 * honest, 6 * sure_NC[None]]), labels_N)
+    real = Judge(LOGITS, torch.cat([honest, noise_NC[None]]), labels_N)
+    made = Judge(LOGITS, torch.cat([0 * honest, 6 * sure_NC[None]]), labels_N)
     return real, made
 
 
@@ -391,7 +434,7 @@ class Made:
     """A pool in which all rows were made in one epoch."""
 
     def __init__(self, judge: Judge, epoch: int) -> None:
-        self.logits_MNC, self.labels_N = judge
+        _, self.logits_MNC, self.labels_N = judge
         self.made_N = torch.full_like(self.labels_N, epoch)
 
     def __len__(self) -> int:
@@ -406,8 +449,8 @@ def test_the_guard_keeps_weights_that_unguarded_steps_ruin():
     """Steps on the made-up rows put all weight on member 2. The server's rows see through it: the guard stays."""
     real, made = fooled()
     uniform = torch.full((3,), 1 / 3)
-    plain = Signed(uniform, 0.03, 0.99, 32, seed=0)
-    guarded = Guarded(Signed(uniform, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 20, real)
+    plain = Signed(uniform, LOGITS, 0.03, 0.99, 32, seed=0)
+    guarded = Guarded(Signed(uniform, LOGITS, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 20, real)
     for epoch in range(20):
         plain.learn(epoch, Made(made, 19))  # pyright: ignore[reportArgumentType]
         guarded.learn(epoch, Made(made, 19))  # pyright: ignore[reportArgumentType]
@@ -422,7 +465,7 @@ def test_the_guard_takes_steps_that_help():
     """The same steps where the loud member is right on the server's rows too."""
     _, made = fooled()
     uniform = torch.full((3,), 1 / 3)
-    guarded = Guarded(Signed(uniform, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 20, made)
+    guarded = Guarded(Signed(uniform, LOGITS, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 20, made)
     for epoch in range(10):
         guarded.learn(epoch, Made(made, 9))  # pyright: ignore[reportArgumentType]
     learned, told = guarded.result()
@@ -438,7 +481,7 @@ def test_without_rows_the_first_epochs_judge_and_half_of_the_members_stay():
     uniform = torch.full((3,), 1 / 3)
 
     def after(judging: Judge) -> torch.Tensor:
-        guarded = Guarded(Signed(uniform, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 10, None)
+        guarded = Guarded(Signed(uniform, LOGITS, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 10, None)
         guarded.learn(1, Made(judging, 0))  # pyright: ignore[reportArgumentType]
         for epoch in range(2, 10):
             guarded.learn(epoch, Made(made, 1))  # pyright: ignore[reportArgumentType]
@@ -456,8 +499,9 @@ def test_learned_weights_must_be_clearly_better():
     all equal have no spread: better. A single row that gains much is not clearly better: the mean change, -1/3 of what
     it gains, is as large as its standard error (g / sqrt(3) / sqrt(3) = g / 3)."""
     zeros = torch.zeros((3, 2))
-    all_gain = Judge(torch.stack([zeros, torch.tensor([[1.0, 0.0]] * 3)]), torch.zeros(3, dtype=torch.long))
-    one_gains = Judge(torch.stack([zeros, torch.tensor([[9.0, 0], [0, 0], [0, 0]])]), torch.zeros(3, dtype=torch.long))
+    all_gain = Judge(LOGITS, torch.stack([zeros, torch.tensor([[1.0, 0.0]] * 3)]), torch.zeros(3, dtype=torch.long))
+    gain = torch.tensor([[9.0, 0], [0, 0], [0, 0]])
+    one_gains = Judge(LOGITS, torch.stack([zeros, gain]), torch.zeros(3, dtype=torch.long))
     old, new = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     assert all_gain.clearly_better(new, old) and not all_gain.clearly_better(old, new)
     assert one_gains.no_worse(new, old) and not one_gains.clearly_better(new * 1.0, old)
@@ -468,7 +512,7 @@ def test_learned_weights_must_be_clearly_better():
 def test_labelled_rows_begin_the_guard_with_the_better_known_weights():
     real, _ = fooled()
     known = {"uniform": torch.full((3,), 1 / 3), "feddisco": torch.tensor([0.5, 0.5, 0.0])}
-    guarded = Guarded(Signed(known["uniform"], 0.1, 1.0, 32, seed=0), known, 10, real)
+    guarded = Guarded(Signed(known["uniform"], LOGITS, 0.1, 1.0, 32, seed=0), known, 10, real)
     assert torch.equal(guarded.weights_M, known["feddisco"])
     found, told = guarded.result()
     assert found is not None and torch.equal(found, known["feddisco"])
@@ -548,6 +592,6 @@ def test_options_that_make_no_sense_are_refused(spec, message):
 
 
 def test_what_the_paper_does_is_what_defaults_do():
-    """200 epochs of 128 rows, 30 steps, a generator of width 64; only the guard is ours."""
+    """200 epochs of 128 rows, 30 steps, a generator of width 64; the guard and the mean by class are ours."""
     assert Coboost().epochs * Coboost().batch_size == Coboost().pool == 25_600
     assert (Coboost().generator_steps, Coboost().width, Coboost().weights) == (30, 64, "guarded")

@@ -1,29 +1,28 @@
 """Federated runs: rounds that survive clients, actors and drivers that fail, and rows that stay where they are."""
 
 import json
-import os
 import pickle
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import plugins
 import pytest
+from kills import killed
 
 import distens
 from distens import coordinator, members
-from distens.config import parse, to_yaml
+from distens.config import parse, parse_yaml, to_yaml
 from distens.data.clients import Partition
 from distens.errors import ConfigError, RunError
+from distens.federated.journal import Log, Reached, RoundsJournal
 from distens.federated.plan import check
 from distens.runtime import inline, ray_actors
 from distens.store import Journal, Store
 
 CLIENT = {"kind": "client", "model": {"kind": "mlp", "hidden": [16]}, "epochs": 1, "batch_size": 16}
-TESTS = Path(__file__).parent
+WITH_ROWS = {"source": "sklearn:digits", "splits": {"train": 0.6, "search": 0.1, "combine": 0.1, "test": 0.2}}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +36,7 @@ def config(folder, *, client=None, federated=None, **changes):
         "name": "fed",
         "role": "federated",
         "storage": str(folder),
-        "data": {"source": "sklearn:digits", "splits": {"train": 0.6, "search": 0.1, "combine": 0.1, "test": 0.2}},
+        "data": WITH_ROWS,
         "federated": {
             "clients": 6,
             "partition": {"kind": "dirichlet_classes", "alpha": 0.5},
@@ -74,6 +73,7 @@ def test_rounds_learn_and_leave_a_model_that_predicts(tmp_path):
     judged = [e["metrics"]["error"] for e in Journal(Store(result.path), "rounds").entries() if "judged" in e]
     assert len(judged) == 12 and judged[-1] < 0.25 < judged[0]
     assert result.rows["global"]["accuracy"] > 0.75
+    assert result.rows["global"]["train_seconds"] == sum(log["seconds"] for log in logs.values())
     predictor = distens.load(f"{result.path}/final/global")
     from sklearn.datasets import load_digits
 
@@ -110,23 +110,12 @@ REFINED = {
 
 @pytest.mark.parametrize(
     "changes",
-    [*({"merge": kind} for kind in ("fedavg", "fedadam", "scaffold")), REFINED],
+    [*({"merge": kind} for kind in ("fedavg", "fedadam", "scaffold", "feddyn", "fedlaw")), REFINED],
     ids=lambda changes: changes.get("merge", "fedftg"),
 )
 def test_a_driver_killed_between_rounds_resumes_to_the_same_weights(changes, tmp_path):
     """SIGKILL after the second of four rounds: their journal is all that is left, and the weights are the same bits."""
-    whole = config(tmp_path / "killed", **changes)
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(whole))
-    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "round 2 of 4: 4 of 4 clients" in line:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait()
-    folder = next((tmp_path / "killed").iterdir())
+    folder = killed(config(tmp_path / "killed", **changes), "round 2 of 4: 4 of 4 clients")
     done = len(rounds_of(folder))
     assert 2 <= done < 4
     updates = []
@@ -148,6 +137,26 @@ def test_weights_that_did_not_survive_are_made_again(tmp_path):
     again = distens.resume(calm.path, updates.append)
     assert sum("clients, loss" in update.text for update in updates) == 1
     assert weights_of(again.path).tobytes() == weights_P.tobytes()
+
+
+def test_a_round_done_again_is_counted_once(tmp_path):
+    """The third round's weights are gone, so it is done again, with another client: in all that is read later, too."""
+    store = Store(str(tmp_path))
+    kept = RoundsJournal(store)
+    for number, client in enumerate(["a", "b", "a"]):
+        log = Log(number, [client], {client: 1.0}, loss=0.5)
+        kept.keep(log, Reached(number + 1, np.full(3, number), {"m": np.ones(2)}, [float(number)]))
+    kept.judge(1, {"nll": 0.5})
+    assert kept.taken == {"a": [0, 2], "b": [1]}
+    (tmp_path / "rounds-weights" / "0002.safetensors").unlink()
+    again = RoundsJournal(store)
+    reached = again.restored()
+    assert reached.rounds == 2 and reached.weights_P.tolist() == [1, 1, 1] and reached.norms == [1.0]
+    assert again.taken == {"a": [0], "b": [1]} and again.logs[1].metrics == {"nll": 0.5}
+    again.keep(Log(2, ["b"], {"b": 1.0}, loss=0.5), Reached(3, np.full(3, 2)))
+    assert again.taken == {"a": [0], "b": [1, 2]}
+    last = RoundsJournal(store)
+    assert last.restored().rounds == 3 and last.taken == again.taken and last.logs == again.logs
 
 
 def test_refining_after_a_round_changes_the_merged_weights_alone(tmp_path):
@@ -173,8 +182,8 @@ def one_shot(folder, **changes):
 
 def test_one_shot_compares_all_that_the_server_can_make(tmp_path):
     result = distens.run(one_shot(tmp_path, baselines=["dense", "feddf"]))
-    rows = {"ensemble", "uniform_ensemble", "average_ensemble", "global", "student", "dense", "feddf", "mean_client"}
-    assert set(result.rows) == rows
+    known = {"uniform_ensemble", "average_ensemble", "classwise_ensemble"}
+    assert set(result.rows) == {"ensemble", *known, "global", "student", "dense", "feddf", "mean_client"}
     assert abs(sum(result.weights.values()) - 1) < 1e-6 and set(result.weights) <= {"c0", "c1", "c2", "c3"}
     assert result.rows["ensemble"]["accuracy"] > result.rows["mean_client"]["accuracy"]
     assert result.rows["feddf"]["accuracy"] > 0.5
@@ -224,17 +233,7 @@ def test_what_was_being_made_when_the_driver_died_is_made_again_the_same(lost, t
 
 def test_one_shot_resumes_where_it_was_killed(tmp_path):
     """SIGKILL once a client has finished: no finished client trains again, and all ends with the same bits."""
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(one_shot(tmp_path / "killed", runtime={"kind": "inline", "pack": 1})))
-    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "c1: " in line:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait()
-    folder = next((tmp_path / "killed").iterdir())
+    folder = killed(one_shot(tmp_path / "killed", runtime={"kind": "inline", "pack": 1}), "c1 client: ")
     before = {p: p.stat().st_mtime_ns for p in folder.glob("members/c*/*/report.json")}
     assert len(before) >= 2
     resumed = distens.resume(str(folder))
@@ -470,6 +469,28 @@ def test_a_section_that_cannot_be_is_refused(section, words, tmp_path):
     with pytest.raises(ConfigError) as caught:
         check(config(tmp_path, federated=section))
     assert words in str(caught.value)
+
+
+def test_what_is_resolved_reads_back_the_same(tmp_path):
+    """The baseline has what the run's distiller was given, and says so: nothing is left for another time to fill in."""
+    baselines = ["dense", {"name": "slow", "kind": "dense", "epochs": 7}, "feddf"]
+    plan = check(one_shot(tmp_path, baselines=baselines))
+    dense, slow, feddf = plan.config.baselines
+    assert dense == {**plan.baselines["dense"], "name": "dense"}
+    assert dense["epochs"] == 3 and slow["epochs"] == 7 and feddf["learning_rate"] > 0
+    again = check(parse_yaml(to_yaml(plan.config), "config.yaml"))
+    assert again.config == plan.config and again.config.hash() == plan.config.hash()
+    assert again.baselines == plan.baselines and again.distiller == plan.distiller
+
+
+@pytest.mark.parametrize(("search", "combine", "refused"), [(0, 0, True), (0, 0.1, False), (0.1, 0, False)])
+def test_a_metric_is_of_some_rows_of_the_servers_own(search, combine, refused, tmp_path):
+    data = {**WITH_ROWS, "splits": {"train": 0.8 - search - combine, "search": search, "combine": combine, "test": 0.2}}
+    if refused:
+        with pytest.raises(ConfigError, match="metric: has no effect without rows of the server's own"):
+            check(config(tmp_path, metric="error", data=data))
+    else:
+        check(config(tmp_path, metric="error", data=data))
 
 
 def test_a_rule_that_needs_the_servers_rows(tmp_path):

@@ -1,14 +1,12 @@
 """What a federated run shows: figures, the page's tables, child runs and models in MLflow."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import plugins
 import pytest
 from matplotlib.image import imread
-from mlflow import MlflowClient
 from mlflow.pyfunc import load_model
 from test_federated import CLIENT, config
 from test_tracking import held, history, run_info, runs_of
@@ -17,7 +15,7 @@ import distens
 from distens import members, registry
 from distens.evaluate import federated_figures as figures
 from distens.federated import shown
-from distens.federated.rounds import Log
+from distens.federated.journal import Log
 from distens.ledger import Ledger
 from distens.store import Store
 from distens.tracking.memory import Memory
@@ -27,20 +25,6 @@ from distens.tracking.mlflow_runs import MlflowRuns
 @pytest.fixture(autouse=True)
 def _liars(monkeypatch):
     monkeypatch.setattr(members, "__path__", [*members.__path__, plugins.FOLDER])
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """An empty store; making its tables takes seconds, copying it does not."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}", f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture
-def store(tmp_path, empty):
-    uri = f"sqlite:///{shutil.copy(empty, tmp_path)}"
-    return uri, MlflowClient(uri, uri)
 
 
 def tracked(folder, uri, **changes):
@@ -193,8 +177,8 @@ def tell(tracker, run):
 
 
 @pytest.mark.parametrize("kind", registry.names("tracking"))
-def test_telling_of_clients_again_changes_nothing(kind, tmp_path, store):
-    uri, _ = store
+def test_telling_of_clients_again_changes_nothing(kind, tmp_path, mlflow_store):
+    uri, _ = mlflow_store
     options = {"uri": uri} if kind == "mlflow_runs" else {}
     tracker = registry.build("tracking", {"kind": kind, **options}, "tracking")
     assert not any("did not take" in line for line in tell(tracker, run_info(tmp_path)))
@@ -203,9 +187,9 @@ def test_telling_of_clients_again_changes_nothing(kind, tmp_path, store):
     assert held(tracker, uri) == before
 
 
-def test_a_client_in_mlflow(tmp_path, store):
+def test_a_client_in_mlflow(tmp_path, mlflow_store):
     """More steps than one call takes; one left RUNNING by a driver that was killed is completed, not doubled."""
-    uri, client = store
+    uri, client = mlflow_store
     tell(MlflowRuns(uri), run_info(tmp_path))
     (parent,), children = runs_of(client)
     assert sorted(children) == ["c1", "site 1/ä"]
@@ -226,9 +210,9 @@ def test_a_client_in_mlflow(tmp_path, store):
 # Whole runs -----------------------------------------------------------------------------------------------------------
 
 
-def test_rounds_in_mlflow(tmp_path, store, monkeypatch):
+def test_rounds_in_mlflow(tmp_path, mlflow_store, monkeypatch):
     """Six clients, all asked in each of three rounds, one always refused. Sent again, nothing changes."""
-    uri, client = store
+    uri, client = mlflow_store
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     lying = {"kind": "liar", "does": {"c3": "nan"}}
     result = distens.run(tracked(tmp_path / "runs", uri, federated={"per_round": None, "rounds": 3}, client=lying))
@@ -270,8 +254,8 @@ def test_rounds_in_mlflow(tmp_path, store, monkeypatch):
     assert len(client.search_model_versions("name = 'fed-global'")) == 1
 
 
-def test_without_rows_of_its_own_the_server_registers_and_promotes_nothing(tmp_path, store):
-    uri, client = store
+def test_without_rows_of_its_own_the_server_registers_and_promotes_nothing(tmp_path, mlflow_store):
+    uri, client = mlflow_store
     data = {"source": "sklearn:digits", "splits": {"train": 0.8, "search": 0, "combine": 0, "test": 0.2}}
     result = distens.run(tracked(tmp_path, uri, data=data, federated={"rounds": 2}))
     assert any("fed-global version 1 is not champion (there are no rows to judge it by)" in n for n in result.notes)
@@ -279,9 +263,9 @@ def test_without_rows_of_its_own_the_server_registers_and_promotes_nothing(tmp_p
     assert "Training, round by round" in Path(result.path, "report.html").read_text()
 
 
-def test_one_shot_shows_what_was_made_up(tmp_path, store):
+def test_one_shot_shows_what_was_made_up(tmp_path, mlflow_store):
     """Every client's run has its rows and its weight; each distiller that makes images has a picture of some."""
-    uri, client = store
+    uri, client = mlflow_store
     federated = {"clients": 3, "rounds": 1, "per_round": None}
     distill = {"kind": "coboost", "epochs": 3, "batch_size": 16, "generator_steps": 2, "width": 4}
     lenet = {"client": {**CLIENT, "model": "lenet"}}

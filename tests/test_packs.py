@@ -14,12 +14,13 @@ from plugins import Store
 import distens
 import distens.members
 from distens import registry, seeding
-from distens.config import DataSection, parse
+from distens.config import parse
 from distens.data.load import load
 from distens.deliver import LEADERS
 from distens.progress import Progress
 from distens.records import Failure, Finished, History, Report, Task
 from distens.runtime.protocol import Shared
+from distens.sections import DataSection
 
 
 @pytest.fixture(scope="module", autouse=True)

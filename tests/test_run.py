@@ -1,7 +1,6 @@
 """Whole runs: from a config to a bundle, through kills and resumes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import killed
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import distens
@@ -114,18 +114,7 @@ def _bytes(path):
 def test_a_driver_killed_half_way_resumes_to_the_same_result(tmp_path):
     """SIGKILL after the fourth member; `resume` trains only what is missing, and ends bit for bit where an
     uninterrupted run ends."""
-    killed = config(tmp_path / "killed", baselines=[], distill=None)
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(killed))
-    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "[4/9]" in line:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait()
-    folder = next((tmp_path / "killed").iterdir())
+    folder = killed(config(tmp_path / "killed", baselines=[], distill=None), "[4/9]")
     store = Store(str(folder))
     before = {name: store.names(f"members/{name}") for name in store.names("members")}
     assert len(before) >= 4

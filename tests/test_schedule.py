@@ -1,10 +1,6 @@
 """Schedules: the family's exam, numbers worked by hand, and whole runs through kills and deepenings."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -13,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import plugins
 import pytest
+from kills import killed
 
 import distens
 from distens import registry
-from distens.config import parse, to_yaml
+from distens.config import parse
 from distens.data.dataset import Examples
 from distens.errors import ConfigError
 from distens.ledger import Ledger
@@ -502,19 +499,7 @@ def test_a_run_halves(tmp_path):
 def test_a_driver_killed_between_rungs_resumes_to_the_same_result(schedule, tmp_path):
     """SIGKILL after the twelfth task; what finished is not trained again."""
     changes = {"schedule": schedule, "search": {"kind": "random", **({"members": 18} if schedule == "halving" else {})}}
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(digits(tmp_path / "killed", **changes)))
-    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    assert process.stdout is not None
-    arrived = 0
-    for line in process.stdout:
-        arrived += " mlp: nll " in line
-        if arrived == 12:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait()
-    folder = next((tmp_path / "killed").iterdir())
+    folder = killed(digits(tmp_path / "killed", **changes), " mlp: nll ", times=12)
     told = sum("report" in entry for entry in journal(folder))
     updates = []
     result = distens.resume(str(folder), updates.append)

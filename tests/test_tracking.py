@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,11 +17,11 @@ import pytest
 from mlflow import MlflowClient
 
 from distens import registry
-from distens.config import DataSection
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import ConfigError
 from distens.records import Address, Failure, Finished, Report, State, Task
+from distens.sections import DataSection
 from distens.serve import bundle, predictor
 from distens.store import Store
 from distens.tracking import _records
@@ -90,20 +89,6 @@ def tell(tracker, run, final=None, status="finished"):
     return tracker.finish(final, status)
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """An empty store; making its tables takes seconds, copying it does not."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}", f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture
-def store(tmp_path, empty):
-    uri = f"sqlite:///{shutil.copy(empty, tmp_path)}"
-    return uri, MlflowClient(uri, uri)
-
-
 # Every tracker -------------------------------------------------------------------------------------------------------
 
 
@@ -141,8 +126,8 @@ def built(kind, uri):
 
 
 @pytest.mark.parametrize("kind", registry.names("tracking"))
-def test_telling_all_again_changes_nothing(kind, tmp_path, store):
-    uri, _ = store
+def test_telling_all_again_changes_nothing(kind, tmp_path, mlflow_store):
+    uri, _ = mlflow_store
     tracker = built(kind, uri)
     final = final_of(tmp_path)
     assert all(isinstance(line, str) for line in tell(tracker, run_info(tmp_path), final))
@@ -282,9 +267,9 @@ def runs_of(client, experiment="toy"):
     return parents, {run.info.run_name: run for run in found if "mlflow.parentRunId" in run.data.tags}
 
 
-def test_the_tree_in_mlflow(tmp_path, store):
+def test_the_tree_in_mlflow(tmp_path, mlflow_store):
     """3 steps of search make one parent and four children: two members, one lost attempt, one failure."""
-    uri, client = store
+    uri, client = mlflow_store
     lines = tell(MlflowRuns(uri), run_info(tmp_path), final_of(tmp_path))
     (parent,), children = runs_of(client)
     assert (parent.info.run_name, parent.info.status) == ("toy-1a2b3c4d", "FINISHED")
@@ -326,9 +311,9 @@ def test_the_tree_in_mlflow(tmp_path, store):
     assert parent.info.run_id in lines[-1]
 
 
-def test_a_killed_driver_s_run_is_continued(tmp_path, store):
+def test_a_killed_driver_s_run_is_continued(tmp_path, mlflow_store):
     """A parent left RUNNING and a child left half-written are completed, not doubled."""
-    uri, client = store
+    uri, client = mlflow_store
     first = MlflowRuns(uri)
     first.start(run_info(tmp_path))
     first.member(*finished("m0000"))
@@ -344,8 +329,8 @@ def test_a_killed_driver_s_run_is_continued(tmp_path, store):
     assert [m.value for m in client.get_metric_history(half, "nll")] == [0.5]
 
 
-def test_a_stopped_run_is_opened_again(tmp_path, store):
-    uri, client = store
+def test_a_stopped_run_is_opened_again(tmp_path, mlflow_store):
+    uri, client = mlflow_store
     tell(MlflowRuns(uri), run_info(tmp_path), None, "stopped")
     assert runs_of(client)[0][0].info.status == "KILLED"
     tell(MlflowRuns(uri), run_info(tmp_path), final_of(tmp_path))
@@ -353,15 +338,15 @@ def test_a_stopped_run_is_opened_again(tmp_path, store):
     assert (parent.info.status, parent.data.metrics["best_single.accuracy"]) == ("FINISHED", 0.5)
 
 
-def test_other_data_or_another_folder_is_another_run(tmp_path, store):
-    uri, client = store
+def test_other_data_or_another_folder_is_another_run(tmp_path, mlflow_store):
+    uri, client = mlflow_store
     for changes in ({}, {"fingerprint": "e" * 64}, {"storage": str(tmp_path / "elsewhere")}):
         tell(MlflowRuns(uri), run_info(tmp_path, **changes))
     assert len(runs_of(client)[0]) == 3
 
 
-def test_many_values_go_in_several_calls(tmp_path, store):
-    uri, client = store
+def test_many_values_go_in_several_calls(tmp_path, mlflow_store):
+    uri, client = mlflow_store
     tracker = MlflowRuns(uri, experiment="big")
     tracker.start(run_info(tmp_path, config={f"key{i}": i for i in range(250)}))
     tracker.progress(1, {f"metric{i}": i for i in range(1700)})
@@ -453,9 +438,9 @@ def register(uri, tmp_path, name, score, off=0.0, fingerprint="f" * 64, **kind):
     return [line for line in lines if "model toy" in line]
 
 
-def test_registering(tmp_path, store):
+def test_registering(tmp_path, mlflow_store):
     """Scores 0.3, 0.4 and 0.2 on the same data: 1 and 3 become champion; what mispredicts does not."""
-    uri, client = store
+    uri, client = mlflow_store
     assert register(uri, tmp_path, "a", 0.3) == ["MLflow: model toy version 1 is champion (the first)"]
     again = register(uri, tmp_path, "a", 0.3)  # as after a resume
     assert again == ["MLflow: model toy version 1 was registered before (champion (the first))"]
@@ -475,8 +460,8 @@ def test_registering(tmp_path, store):
     assert (tags["distens.run"], tags["distens.score"]) == (f"toy-e/{'e' * 64}", "0.9")
 
 
-def test_the_champion_predicts_in_another_process(tmp_path, store):
-    uri, _ = store
+def test_the_champion_predicts_in_another_process(tmp_path, mlflow_store):
+    uri, _ = mlflow_store
     register(uri, tmp_path, "a", 0.3)
     _, rows, expected_NC = small_bundle(tmp_path / "b")
     rows["hue"] = rows["hue"].astype(str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from distens.records import Floats, Integers
 
@@ -48,3 +49,10 @@ class Dataset:
     def examples(self, split: str = "train") -> Examples:
         """Return a split to learn from."""
         return Examples(self.inputs[split], self.labels[split], len(self.classes))
+
+    @cached_property
+    def bounds(self) -> tuple[Floats, Floats]:
+        """What the numbers of a *train* row lie between, of each channel or feature; broadcast to a row."""
+        inputs = self.inputs["train"]
+        axes = (0, *range(2, inputs.ndim))
+        return inputs.min(axis=axes, keepdims=True)[0], inputs.max(axis=axes, keepdims=True)[0]

@@ -121,12 +121,6 @@ class FineTuning:
         self._optimizer.load_state_dict({"state": tree["moments"], "param_groups": groups})
 
 
-def class_shares(counts_MC: Integers) -> Floats:
-    """Return a_k^y = n_k^y / sum_j n_j^y, (M, C); 0 for classes that nobody has."""
-    counts = np.asarray(counts_MC, dtype=np.float64)
-    return counts / np.maximum(counts.sum(axis=0), 1)
-
-
 def proportional(counts_C: Integers, wanted: int) -> Integers:
     """Return as many labels, ascending, in the proportion of the counts: what is left after rounding down goes to the
     largest remainders, the first of equal ones."""

@@ -13,7 +13,7 @@ from distens.distill import _generator
 from distens.distill._epochs import CLIP, Pupil, batches, chance
 from distens.distill._losses import apart, divergence, diversified, hard
 from distens.distill._pool import Pool
-from distens.distill._teachers import Frozen, weighted
+from distens.distill._teachers import Frozen
 from distens.distill._weighing import Weighing
 from distens.distill.protocol import Server
 from distens.training.work import Work
@@ -95,7 +95,7 @@ class Synthesis:
         return kept, labels_N, best.item()
 
     def _ensemble(self, inputs: Tensor) -> Tensor:
-        return weighted(self._teachers.logits(inputs), self.weighing.weights_M)
+        return self.weighing.say(self._teachers.logits(inputs))
 
     def _distil(self, number: int) -> None:
         """Pass once over the pool, each batch moved to where teachers say other things, if that is wanted."""
@@ -111,7 +111,7 @@ class Synthesis:
                 with torch.no_grad():
                     target_NC = self._ensemble(inputs)
             else:
-                target_NC = weighted(self.pool.logits_MNC[:, rows], self.weighing.weights_M)
+                target_NC = self.weighing.say(self.pool.logits_MNC[:, rows])
             self._pupil.learn(inputs, _towards(target_NC, plan.temperature))
 
     def state(self) -> Any:

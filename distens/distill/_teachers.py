@@ -60,11 +60,6 @@ class Frozen:
         return logits_MNC if self._back is None else logits_MNC[self._back]
 
 
-def weighted(logits_MNC: Tensor, weights_M: Tensor) -> Tensor:
-    """Return the ensemble's logits_NC, sum_k w_k f_k(x) / max(sum_k w_k, 1e-6); weights need not sum to one."""
-    return torch.einsum("m,mnc->nc", weights_M, logits_MNC) / weights_M.sum().clamp(min=1e-6)
-
-
 def _prepared(network: nn.Module) -> tuple[nn.Module, bool]:
     """Return a copy for prediction, and whether it is a chain that can be stacked."""
     network = copy.deepcopy(network)

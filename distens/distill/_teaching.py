@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distens.distill._ensemble import Ensemble
 from distens.distill._epochs import Pupil
 from distens.distill._losses import divergence
-from distens.distill._teachers import Frozen, weighted
+from distens.distill._teachers import Frozen
 from distens.records import Floats
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -46,20 +47,7 @@ class Teaching:
         self._pupil.load(tree)
 
 
-def towards_logits(weights_M: Floats, temperature: float, device: str) -> Loss:
-    """Return mean KL_T(student, A_w), A_w the weighted mean of the teachers' logits."""
+def towards(ensemble: Ensemble, weights_M: Floats, temperature: float, device: str) -> Loss:
+    """Return mean KL_T(student, A_w), A_w what the weighted teachers say together."""
     shares_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(device)
-    return lambda student_NC, said_MNC: divergence(student_NC, weighted(said_MNC, shares_M), temperature).mean()
-
-
-def towards_probabilities(weights_M: Floats, device: str) -> Loss:
-    """Return the mean cross-entropy of the student against the weighted mean of the teachers' probabilities: their
-    Kullback-Leibler divergence but for a number that no student changes."""
-    shares_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(device)
-    shares_M = shares_M / shares_M.sum()
-
-    def loss(student_NC: Tensor, said_MNC: Tensor) -> Tensor:
-        target_NC = torch.einsum("m,mnc->nc", shares_M, said_MNC.softmax(dim=2))
-        return -(target_NC * student_NC.log_softmax(dim=1)).sum(dim=1).mean()
-
-    return loss
+    return lambda student_NC, said_MNC: divergence(student_NC, ensemble(said_MNC, shares_M), temperature).mean()

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from distens.data.dataset import Examples
+from distens.distill._ensemble import Ensemble
 from distens.distill._epochs import batches, chance
 from distens.distill._pool import Pool
-from distens.distill._teachers import Frozen, weighted
-from distens.records import Floats, Integers
+from distens.distill._teachers import Frozen
 from distens.training.network import local_chance
 
 _SHARES = (1.0, 0.5, 0.25)
@@ -28,8 +28,12 @@ _ROWS = 256
 class Weighing:
     """Weights that stay as they are."""
 
-    def __init__(self, weights_M: Tensor) -> None:
-        self.weights_M = weights_M
+    def __init__(self, weights_M: Tensor, ensemble: Ensemble) -> None:
+        self.weights_M, self.ensemble = weights_M, ensemble
+
+    def say(self, logits_MNC: Tensor) -> Tensor:
+        """Return the ensemble's logits_NC as it is weighed now."""
+        return self.ensemble(logits_MNC, self.weights_M)
 
     def learn(self, number: int, pool: Pool) -> None:
         """Learn from what was made up before this epoch."""
@@ -58,8 +62,10 @@ class Signed(Weighing):
         step: of the first epoch; times `decay` in each that follows.
     """
 
-    def __init__(self, weights_M: Tensor, step: float, decay: float, batch_size: int, seed: int) -> None:
-        super().__init__(weights_M)
+    def __init__(
+        self, weights_M: Tensor, ensemble: Ensemble, step: float, decay: float, batch_size: int, seed: int
+    ) -> None:
+        super().__init__(weights_M, ensemble)
         self._step, self._decay, self._batch_size, self._seed = step, decay, batch_size, seed
 
     def learn(self, number: int, pool: Pool) -> None:
@@ -70,7 +76,7 @@ class Signed(Weighing):
         weights_M, size = self.weights_M, self._step * self._decay**number
         for rows in batches(len(labels_N), self._batch_size, chance(self._seed, "weights", number)):
             rows = rows.to(labels_N.device)
-            weights_M = stepped(weights_M, logits_MNC[:, rows], labels_N[rows], size)
+            weights_M = stepped(self.ensemble, weights_M, logits_MNC[:, rows], labels_N[rows], size)
         return weights_M
 
     def watched(self) -> Mapping[str, float]:
@@ -85,22 +91,23 @@ class Signed(Weighing):
 class Judge(NamedTuple):
     """Rows with labels, and what the teachers say of them."""
 
+    ensemble: Ensemble
     logits_MNC: Tensor
     labels_N: Tensor
 
     @classmethod
-    def of(cls, labelled: Examples, teachers: Frozen, device: str) -> Judge:
+    def of(cls, labelled: Examples, teachers: Frozen, ensemble: Ensemble, device: str) -> Judge:
         """Return the judge that a server's own rows make."""
         inputs = torch.tensor(np.asarray(labelled.inputs, dtype=np.float32))
         with torch.no_grad(), local_chance(device):
             parts = [teachers.logits(rows.to(device)) for rows in inputs.split(_ROWS)]
         targets: Any = np.asarray(labelled.targets)
         labels_N = targets.argmax(axis=1) if targets.ndim == 2 else targets
-        return cls(torch.cat(parts, dim=1), torch.tensor(labels_N, dtype=torch.int64).to(device))
+        return cls(ensemble, torch.cat(parts, dim=1), torch.tensor(labels_N, dtype=torch.int64).to(device))
 
     def measure(self, weights_M: Tensor) -> tuple[Tensor, int]:
         """Return A_w's cross-entropy of every row (N,), float64, and how many it errs on."""
-        ensemble_NC = weighted(self.logits_MNC, weights_M).double()
+        ensemble_NC = self.ensemble(self.logits_MNC, weights_M).double()
         loss_N = functional.cross_entropy(ensemble_NC, self.labels_N, reduction="none")
         return loss_N, int((ensemble_NC.argmax(dim=1) != self.labels_N).sum())
 
@@ -145,13 +152,13 @@ class Guarded(Signed):
 
     def __init__(self, signed: Signed, known: Mapping[str, Tensor], epochs: int, judge: Judge | None) -> None:
         begin_M = known[judge.best(known)] if judge else signed.weights_M
-        super().__init__(begin_M, signed._step, signed._decay, signed._batch_size, signed._seed)
+        super().__init__(begin_M, signed.ensemble, signed._step, signed._decay, signed._batch_size, signed._seed)
         self._known, self._waits, self.judge = known, 0 if judge else ceil(epochs / 10), judge
 
     def learn(self, number: int, pool: Pool) -> None:
         """Take the steps, or a part of them, or none."""
         if self.judge is None and number >= self._waits:
-            self.judge = Judge(pool.logits_MNC, pool.labels_N)
+            self.judge = Judge(self.ensemble, pool.logits_MNC, pool.labels_N)
         rows = pool.made_N >= self._waits
         if self.judge is None or not rows.any():
             return
@@ -179,20 +186,20 @@ class Guarded(Signed):
 
     def state(self) -> Any:
         """Return a tree to keep."""
-        return {**super().state(), "judge": list(self.judge) if self.judge and self._waits else None}
+        return {**super().state(), "judge": list(self.judge[1:]) if self.judge and self._waits else None}
 
     def load(self, tree: Any) -> None:
         """Be where `state` was called."""
         super().load(tree)
         if tree["judge"] is not None:
-            self.judge = Judge(*(tensor.to(self.weights_M.device) for tensor in tree["judge"]))
+            self.judge = Judge(self.ensemble, *(tensor.to(self.weights_M.device) for tensor in tree["judge"]))
 
 
-def stepped(weights_M: Tensor, logits_MNC: Tensor, labels_N: Tensor, size: float) -> Tensor:
+def stepped(ensemble: Ensemble, weights_M: Tensor, logits_MNC: Tensor, labels_N: Tensor, size: float) -> Tensor:
     """Return clip(w - size * sign(gradient of the cross-entropy of A_w), 0, 1)."""
     with torch.enable_grad():
         moved_M = weights_M.detach().requires_grad_()
-        loss = functional.cross_entropy(weighted(logits_MNC, moved_M), labels_N)
+        loss = functional.cross_entropy(ensemble(logits_MNC, moved_M), labels_N)
         (gradient_M,) = torch.autograd.grad(loss, [moved_M])
     return (weights_M - size * gradient_M.sign()).clamp(0, 1)
 
@@ -201,17 +208,3 @@ def effective(weights_M: Tensor) -> float:
     """Return exp(entropy), how many members weights are worth: M if they are uniform, 1 for a single member."""
     shares_M = weights_M.double() / weights_M.double().sum().clamp(min=1e-12)
     return float((-torch.special.xlogy(shares_M, shares_M).sum()).exp())
-
-
-def disco(counts_MC: Integers, a: float = 0.5, b: float = 0.1) -> Floats:
-    """Return FedDisco's shares (M,), proportional to max(0, n_k / n - a d_k + b), d_k the part of teacher k in all
-    Kullback-Leibler divergences of class shares from uniform ones (Ye et al. 2023, "FedDisco: Federated Learning with
-    Discrepancy-Aware Collaboration"); the sizes' where none is left positive, for which their code has no answer."""
-    counts = np.asarray(counts_MC, dtype=np.float64)
-    sizes_M = counts.sum(axis=1) / counts.sum()
-    shares_MC = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    logs_MC = np.log(np.where(shares_MC > 0, shares_MC * counts.shape[1], 1.0))
-    apart_M = (shares_MC * logs_MC).sum(axis=1)
-    apart_M = apart_M / max(apart_M.sum(), 1e-12)
-    wanted_M = np.maximum(sizes_M - a * apart_M + b, 0)
-    return wanted_M / wanted_M.sum() if wanted_M.sum() > 0 else sizes_M

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from distens.distill.protocol import Distilled, Network, Server
+from distens.distill.protocol import Average, Distilled, Network, Server
 from distens.records import Floats
 from distens.training.work import Work
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from distens.distill._ensemble import Ensemble
     from distens.distill._teachers import Frozen
     from distens.distill._weighing import Weighing
 
@@ -28,7 +29,8 @@ class Coboost:
     """Learn from made-up rows that are hard for the ensemble, whose weights learn from them too.
 
     Dai et al. 2024, "Enhancing One-Shot Federated Learning Through Data and Ensemble Co-Boosting" (ICLR), by its code.
-    With A_w(x) = sum_k w_k f_k(x) / sum_k w_k of the teachers' logits, S the student, s the softmax, and
+    With A_w(x) = sum_k w_k f_k(x) / sum_k w_k of the teachers' logits (`average: logits`; see
+    `distens.distill.protocol.Average` for others), S the student, s the softmax, and
     KL_T(S, A) = T^2 KL(s(A / T) || s(S / T)), an epoch is:
 
     1. A fresh generator and its noise learn for some steps to make one batch x of random labels y, minimising
@@ -37,8 +39,9 @@ class Coboost:
     3. The student passes once over all x: with u from [-1, 1], x' = x + eps sign(gradient_x of u . s(A_w(x) / T)), and
        mean[KL_T(S(x'), A_w(x'))] is minimised (SGD, momentum 0.9, weight decay 1e-4, a cosine over the epochs).
 
-    We differ: the last epoch's student is the result, where the code takes the best on the test split; images are not
-    cropped or mirrored; and the weight step is guarded.
+    We differ: by default, of each class those teachers speak who have seen it (`average: classwise`, T = 1), since a
+    client that never saw a class drags its logits down for all; the last epoch's student is the result, where the code
+    takes the best on the test split; images are not cropped or mirrored; and the weight step is guarded.
 
     The guard (`weights: guarded`). The step's only signal is the label that the generator was asked for, which rewards
     members that are easily fooled. So an epoch's weights are taken, wholly, by half, by a quarter or not at all, if a
@@ -59,7 +62,8 @@ class Coboost:
         width: of the generator's last convolution; the first ones have twice as many channels.
         generator_rate: learning rate of the generator (Adam).
         learning_rate: of the student.
-        temperature: T.
+        average: what A_w is the mean of; `logits` is the papers'.
+        temperature: T. None: 4 with `average: logits`, as in the papers, else 1.
         pool: most rows that are kept; the oldest leave first.
         hard_samples: count a row for little that the ensemble is sure of (the factor 1 - s(A_w(x))_y of step 1).
         diverse_samples: move rows in step 3.
@@ -75,7 +79,8 @@ class Coboost:
     width: Annotated[int, Ge(1)] = 64
     generator_rate: Annotated[float, Gt(0)] = 1e-3
     learning_rate: Annotated[float, Gt(0)] = 0.01
-    temperature: Annotated[float, Gt(0)] = 4.0
+    average: Average = "classwise"
+    temperature: Annotated[float, Gt(0)] | None = None
     pool: Annotated[int, Ge(2)] = 25_600
     hard_samples: bool = True
     diverse_samples: bool = True
@@ -108,6 +113,7 @@ class Coboost:
         """
         import torch
 
+        from distens.distill._ensemble import Ensemble, temperature
         from distens.distill._epochs import Pupil, cosine, run
         from distens.distill._synthesis import Plan, Synthesis
         from distens.distill._teachers import Frozen
@@ -119,29 +125,31 @@ class Coboost:
             self.generator_steps,
             self.width,
             self.generator_rate,
-            self.temperature,
+            temperature(self.temperature, self.average),
             self.pool,
             hard=self.hard_samples,
             masked=False,
             perturbation=(self.perturbation or 4 / 255) if self.diverse_samples else 0.0,
         )
         pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs))
-        job = Synthesis(plan, frozen, pupil, self._weighing(frozen, begin_M, server, work), server, work)
+        ensemble = Ensemble(self.average, server.counts_MC, work.device)
+        job = Synthesis(plan, frozen, pupil, self._weighing(frozen, ensemble, begin_M, server, work), server, work)
         curves, seconds = run(job, self.epochs, work, {"kind": "coboost", **asdict(self)})
         found_M, told = job.weighing.result()
         metrics = {**pupil.metrics(self.epochs, curves, seconds), **told}
         shares_M = None if found_M is None else _shares(found_M.double().cpu().numpy())
         return Distilled(metrics, shares_M, job.pool.some(), curves)
 
-    def _weighing(self, frozen: Frozen, begin_M: Tensor, server: Server, work: Work) -> Weighing:
+    def _weighing(self, frozen: Frozen, ensemble: Ensemble, begin_M: Tensor, server: Server, work: Work) -> Weighing:
         import torch
 
-        from distens.distill._weighing import Guarded, Judge, Signed, Weighing, disco
+        from distens.counts import disco
+        from distens.distill._weighing import Guarded, Judge, Signed, Weighing
 
         if self.weights == "off":
-            return Weighing(begin_M)
+            return Weighing(begin_M, ensemble)
         step = 0.1 / len(begin_M) if self.step is None else self.step
-        signed = Signed(begin_M, step, 0.99 if self.decay is None else self.decay, self.batch_size, work.seed)
+        signed = Signed(begin_M, ensemble, step, 0.99 if self.decay is None else self.decay, self.batch_size, work.seed)
         if self.weights == "unguarded":
             return signed
         known = {"uniform": torch.full_like(begin_M, 1 / len(begin_M))}
@@ -149,7 +157,7 @@ class Coboost:
             known["feddisco"] = torch.as_tensor(disco(server.counts_MC)).to(begin_M)
         judge = None
         if server.labelled is not None and len(server.labelled.inputs) >= FEWEST:
-            judge = Judge.of(server.labelled, frozen, work.device)
+            judge = Judge.of(server.labelled, frozen, ensemble, work.device)
         return Guarded(signed, known, self.epochs, judge)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from distens.distill.protocol import Distilled, Network, Server
+from distens.distill.protocol import Average, Distilled, Network, Server
 from distens.records import Floats
 from distens.training.work import Work
 
@@ -19,13 +19,13 @@ class Dense:
     """Distil the ensemble on the rows of a generator that looks for what the student does not yet do.
 
     Zhang et al. 2022, "DENSE: Data-Free One-Shot Federated Learning" (NeurIPS), with the settings that Co-Boosting's
-    code compares itself to. With A the teachers' weighted mean logits, S the student and KL_T(S, A) =
-    T^2 KL(softmax(A / T) || softmax(S / T)), each epoch a fresh generator and its noise learn for some steps to make
-    one batch x of random labels y, minimising
+    code compares itself to. With A the teachers' weighted mean logits (`average: logits`), S the student and
+    KL_T(S, A) = T^2 KL(softmax(A / T) || softmax(S / T)), each epoch a fresh generator and its noise learn for some
+    steps to make one batch x of random labels y, minimising
     CE(A(x), y) - mean[1(argmax S(x) differs from argmax A(x)) KL_3(S(x), A(x))]; the x of the smallest loss joins those
     made before, and the student passes once over all, minimising mean KL_T(S(x), A(x)) (SGD, momentum 0.9, weight decay
-    1e-4, a cosine over the epochs). We differ: no batch-normalisation term, for our networks have no such statistics,
-    and images are not cropped or mirrored.
+    1e-4, a cosine over the epochs). We differ: by default the mean is by class, with T = 1; there is no
+    batch-normalisation term, for our networks have no such statistics; and images are not cropped or mirrored.
 
     Attributes:
         epochs: as many batches are made up in all.
@@ -34,7 +34,8 @@ class Dense:
         width: of the generator's last convolution; the first ones have twice as many channels.
         generator_rate: learning rate of the generator (Adam).
         learning_rate: of the student.
-        temperature: T.
+        average: what A_w is the mean of; `logits` is the papers'.
+        temperature: T. None: 4 with `average: logits`, as in the papers, else 1.
         pool: most rows that are kept; the oldest leave first.
         start: of the student: `fresh`, or the weighted `mean` of the teachers' weights, as in the authors' code.
     """
@@ -45,7 +46,8 @@ class Dense:
     width: Annotated[int, Ge(1)] = 64
     generator_rate: Annotated[float, Gt(0)] = 1e-3
     learning_rate: Annotated[float, Gt(0)] = 0.01
-    temperature: Annotated[float, Gt(0)] = 4.0
+    average: Average = "classwise"
+    temperature: Annotated[float, Gt(0)] | None = None
     pool: Annotated[int, Ge(2)] = 25_600
     start: Literal["fresh", "mean"] = "fresh"
 
@@ -66,6 +68,7 @@ class Dense:
         """
         import torch
 
+        from distens.distill._ensemble import Ensemble, temperature
         from distens.distill._epochs import Pupil, begin, cosine, run
         from distens.distill._synthesis import Plan, Synthesis
         from distens.distill._teachers import Frozen
@@ -77,7 +80,7 @@ class Dense:
             self.generator_steps,
             self.width,
             self.generator_rate,
-            self.temperature,
+            temperature(self.temperature, self.average),
             self.pool,
             hard=False,
             masked=True,
@@ -85,7 +88,8 @@ class Dense:
         )
         frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
         pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs))
-        weighing = Weighing(torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(work.device))
+        ensemble = Ensemble(self.average, server.counts_MC, work.device)
+        weighing = Weighing(torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(work.device), ensemble)
         job = Synthesis(plan, frozen, pupil, weighing, server, work)
         curves, seconds = run(job, self.epochs, work, {"kind": "dense", **asdict(self)})
         return Distilled(pupil.metrics(self.epochs, curves, seconds), None, job.pool.some(), curves)

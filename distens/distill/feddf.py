@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from distens.distill.protocol import Distilled, Network, Server
+from distens.distill.protocol import Average, Distilled, Network, Server
 from distens.errors import Refused
 from distens.records import Floats
 from distens.training.work import Work
@@ -40,7 +40,7 @@ class Feddf:
     epochs: Annotated[int, Ge(1)] = 50
     batch_size: Annotated[int, Ge(2)] = 128
     learning_rate: Annotated[float, Gt(0)] = 1e-3
-    average: Literal["logits", "probabilities"] = "logits"
+    average: Average = "logits"
     start: Literal["fresh", "mean"] | None = None
 
     data_free: ClassVar[bool] = True
@@ -59,9 +59,10 @@ class Feddf:
         """
         import torch
 
+        from distens.distill._ensemble import Ensemble
         from distens.distill._epochs import Pupil, batches, begin, chance, cosine, run
         from distens.distill._teachers import Frozen
-        from distens.distill._teaching import Teaching, towards_logits, towards_probabilities
+        from distens.distill._teaching import Teaching, towards
 
         if server.labelled is None or not len(server.labelled.inputs):
             raise Refused(
@@ -75,11 +76,8 @@ class Feddf:
             return (inputs[places.to(work.device)] for places in chosen)
 
         frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
-        by_logits = self.average == "logits"
-        loss = (
-            towards_logits(weights_M, 1.0, work.device) if by_logits else towards_probabilities(weights_M, work.device)
-        )
+        ensemble = Ensemble(self.average, server.counts_MC, work.device)
         pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs), optimizer="adam")
-        job = Teaching(pupil, frozen, rows, loss)
+        job = Teaching(pupil, frozen, rows, towards(ensemble, weights_M, 1.0, work.device))
         curves, seconds = run(job, self.epochs, work, {"kind": "feddf", **asdict(self)})
         return Distilled({**pupil.metrics(self.epochs, curves, seconds), "from_mean": float(mean)}, None, None, curves)

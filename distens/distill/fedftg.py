@@ -139,7 +139,8 @@ class Fedftg:
         work: Work,
         first: int = 0,
     ) -> FineTuning:
-        from distens.distill._ftg import FineTuning, Plan, class_shares
+        from distens.counts import class_shares
+        from distens.distill._ftg import FineTuning, Plan
 
         plan = Plan(
             self.iterations,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-from distens.distill.protocol import Distilled, Network, Server
+from distens.distill.protocol import Average, Distilled, Network, Server
 from distens.records import Floats
 from distens.training.work import Work
 
@@ -21,7 +21,7 @@ class Noise:
     """Teach the student what the ensemble says of rows drawn uniformly from the range of inputs.
 
     The baseline that shows what a generator is worth. Every number of a row is drawn for itself, fresh rows for every
-    step; with A the teachers' weighted mean logits, mean KL_T(S(x), A(x)) = T^2 KL(softmax(A / T) || softmax(S / T)) is
+    step; with A what the teachers say together, mean KL_T(S(x), A(x)) = T^2 KL(softmax(A / T) || softmax(S / T)) is
     minimised (SGD, momentum 0.9, weight decay 1e-4, a cosine over the epochs).
 
     Attributes:
@@ -29,14 +29,16 @@ class Noise:
         steps: per epoch.
         batch_size: rows per step.
         learning_rate: of the first epoch.
-        temperature: T.
+        average: what A_w is the mean of; `logits` is the papers'.
+        temperature: T. None: 4 with `average: logits`, as in the papers, else 1.
     """
 
     epochs: Annotated[int, Ge(1)] = 50
     steps: Annotated[int, Ge(1)] = 100
     batch_size: Annotated[int, Ge(2)] = 128
     learning_rate: Annotated[float, Gt(0)] = 0.01
-    temperature: Annotated[float, Gt(0)] = 4.0
+    average: Average = "classwise"
+    temperature: Annotated[float, Gt(0)] | None = None
 
     data_free: ClassVar[bool] = True
     needs_proxy: ClassVar[bool] = False
@@ -47,10 +49,11 @@ class Noise:
         """Train the student; see `DataFree`."""
         import torch
 
+        from distens.distill._ensemble import Ensemble, temperature
         from distens.distill._epochs import Pupil, chance, cosine, run
         from distens.distill._generator import Range
         from distens.distill._teachers import Frozen
-        from distens.distill._teaching import Teaching, towards_logits
+        from distens.distill._teaching import Teaching, towards
 
         span = Range(server.low, server.high, server.input_shape, work.device)
         shape = (self.batch_size, *server.input_shape)
@@ -61,7 +64,9 @@ class Noise:
 
         frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
         pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs))
-        job = Teaching(pupil, frozen, rows, towards_logits(weights_M, self.temperature, work.device))
+        ensemble = Ensemble(self.average, server.counts_MC, work.device)
+        loss = towards(ensemble, weights_M, temperature(self.temperature, self.average), work.device)
+        job = Teaching(pupil, frozen, rows, loss)
         curves, seconds = run(job, self.epochs, work, {"kind": "noise", **asdict(self)})
         some = next(rows(self.epochs - 1))[:64].cpu().numpy()
         return Distilled(pupil.metrics(self.epochs, curves, seconds), None, some, curves)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from numpy.typing import NDArray
 
@@ -14,6 +14,16 @@ from distens.training.work import Work
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+Average = Literal["logits", "probabilities", "classwise"]
+"""What weighted teachers say together, as logits A_w(x); f_k are theirs, s the softmax.
+
+`logits`: sum_k w_k f_k(x) / sum_k w_k.
+`probabilities`: log (sum_k w_k s(f_k(x)) / sum_k w_k).
+`classwise`: for class c, log (sum_k w_k n_k^c s(f_k(x))_c / sum_k w_k n_k^c), n_k^c the rows of class c that teacher k
+learned from: of each class, those speak who have seen it.
+"""
 
 
 class Predicts(Protocol):

@@ -8,42 +8,36 @@ the server has no rows, nothing is chosen, and the table says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distens import probabilities, registry, seeding
-from distens.combine.geometric import Geometric
+from distens.combine.average import Average as Linear
+from distens.combine.protocol import Combiner
 from distens.config import to_yaml
 from distens.data.clients import Partition
 from distens.data.load import Loaded
-from distens.deliver import check, temporary
+from distens.deliver import check, temporary, write_page
+from distens.distill.protocol import Average
 from distens.evaluate import metrics, report
 from distens.federated import shown
+from distens.federated.journal import Log
 from distens.federated.plan import FederatedPlan
-from distens.federated.rounds import Log
+from distens.federated.weighed import ENSEMBLE, Weighed
 from distens.finish import Result, Row, calibrated, costs, table_row
 from distens.ledger import Ledger
+from distens.members.client import told_histogram
 from distens.merge.protocol import Round
 from distens.records import Finished, Floats, State, Task, Update
 from distens.serve import bundle
 from distens.store import Store
 from distens.tracking.protocol import Final
 
-GLOBAL, ENSEMBLE, UNIFORM, STUDENT = "global", "ensemble", "uniform_ensemble", "student"
-AVERAGE = "average_ensemble"
+GLOBAL, STUDENT = "global", "student"
 MEAN = "mean_client"
-
-
-@dataclass(frozen=True)
-class _Weighed:
-    """The clients that finished, and how the ensemble weighs their logits."""
-
-    entries: Sequence[Finished]
-    weights_M: Floats
-    learned: bool
 
 
 def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
@@ -62,8 +56,8 @@ def merged(
         shape: of a row of inputs.
     """
     assert plan.merger is not None
-    settings, updates = plan.settings(0), []
-    member = registry.build_member(settings)
+    updates, member = [], plan.network(shape, classes)
+    start_P = member.weights()
     for entry in finished:
         address, found = entry.report.files["state"], entry.report.metrics
         member.load(store.read_state(address.path, address))
@@ -75,12 +69,17 @@ def merged(
             rows=int(found["rows"]),
             steps=int(found["steps"]),
             rate_sum=found["steps"] * member.learning_rate,
-            histogram_C=tuple(int(found[f"rows_{c}"]) for c in range(classes)),
+            histogram_C=told_histogram(found, classes),
             loss=found["train_loss"],
         )
         updates.append(update)
-    member.begin(shape, classes, settings["start"])
-    return plan.merger.merge(Round(0, member.weights(), updates, clients)).weights_P
+    return plan.merger.merge(Round(0, start_P, updates, clients)).weights_P
+
+
+def in_order(ledger: Ledger, names: Sequence[str]) -> list[Finished]:
+    """Return the clients that finished in one shot, in the order of all."""
+    found = {entry.task.client: entry for entry in ledger.finished("client")}
+    return [found[name] for name in names if name in found]
 
 
 def conclude(
@@ -113,17 +112,20 @@ class _Conclusion:
         self.judged = bool(len(self.labels["combine"]))
         self.missing: dict[str, str] = {}
         self.rows: dict[str, Row] = {}
-        self.weighed: _Weighed | None = None
+        self.weighed: Weighed | None = None
         self.clients = shown.Clients(names, logs, ledger, shown.counts(loaded, partition, ledger))
 
     def carry_out(self) -> tuple[Result, Final]:
         made = self._made()
-        clients = sorted(self.ledger.finished("client"), key=lambda e: self.names.index(e.task.client))
+        clients = in_order(self.ledger, self.names)
         if clients:
             self.weighed = self._weighed(clients, made.get(STUDENT))
             self._add_ensembles(self.weighed)
         for name, entry in made.items():
             self.rows[name] = Row(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
+        if GLOBAL in self.rows:
+            spent = [log.seconds for log in self.logs.values()] or [entry.report.seconds for entry in clients]
+            self.rows[GLOBAL] = replace(self.rows[GLOBAL], train_seconds=sum(spent))
         if self.judged and self.plan.config.calibrate != "none":
             self.rows = {name: calibrated(row, self.labels["combine"]) for name, row in self.rows.items()}
         labels_N = self.labels["test"]
@@ -156,23 +158,22 @@ class _Conclusion:
             return np.zeros((0, len(self.loaded.dataset.classes)))
         return self.store.read_predictions(entry.report.files[split])
 
-    def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> _Weighed:
+    def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> Weighed:
+        counts_MC = np.array([told_histogram(e.report.metrics, len(self.loaded.dataset.classes)) for e in clients])
+        average: Average = getattr(self.plan.distiller, "average", "classwise")
         if student is not None and "made" in student.report.files:
             made = self.store.read_state(student.report.files["made"].path, student.report.files["made"])
             if "weights_M" in made.arrays:
-                return _Weighed(clients, made.arrays["weights_M"], True)
-        return _Weighed(clients, np.full(len(clients), 1 / len(clients)), False)
+                return Weighed(clients, made.arrays["weights_M"], average, True, counts_MC)
+        return Weighed.uniform(clients, average, counts_MC)
 
-    def _add_ensembles(self, weighed: _Weighed) -> None:
-        probs = {s: [self._read(e, s) for e in weighed.entries] for s in ("combine", "test")}
-        uniform_M = np.full(len(weighed.entries), 1 / len(weighed.entries))
-        kinds = {ENSEMBLE: weighed.weights_M, **({UNIFORM: uniform_M} if weighed.learned else {})}
-        for name, weights_M in kinds.items():
-            state = State({"weights": np.asarray(weights_M, dtype=np.float64)})
-            combine_NC, test_NC = (Geometric().combine(np.stack(probs[s]), state) for s in ("combine", "test"))
-            self.rows[name] = Row(combine_NC, test_NC, *costs(weighed.entries))
-        combine_NC, test_NC = (probabilities.mix(probs[s], uniform_M) for s in ("combine", "test"))
-        self.rows[AVERAGE] = Row(combine_NC, test_NC, *costs(weighed.entries))
+    def _add_ensembles(self, weighed: Weighed) -> None:
+        combine_MNC, test_MNC = (np.stack([self._read(e, s) for e in weighed.entries]) for s in ("combine", "test"))
+        for name, by in weighed.ensembles().items():
+            combine_NC, test_NC = (
+                by.combiner.combine(probs_MNC[by.places], by.state) for probs_MNC in (combine_MNC, test_MNC)
+            )
+            self.rows[name] = Row(combine_NC, test_NC, *costs([weighed.entries[place] for place in by.places]))
 
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
         """Return the mean of the clients' own rows of the table."""
@@ -229,10 +230,7 @@ class _Conclusion:
             config_yaml=to_yaml(self.plan.config),
             details=self._details(chosen),
         )
-        report.write(home / "report.html", data)
-        if not self.store.local:
-            for path in (*pictures.values(), home / "report.html"):
-                self.store.write(path.relative_to(home).as_posix(), path.read_bytes())
+        write_page(self.store, home, data)
         folders = self._bundles(result, made, chosen)
         scores = {
             name: probabilities.negative_log_likelihood(self.rows[name].combine_NC, self.labels["combine"])
@@ -287,13 +285,13 @@ class _Conclusion:
         titles = {name: name for name in made}
         if self.plan.distiller is not None:
             titles[STUDENT] = f"{registry.kind_of(self.plan.distiller)} (student)"
-        return pictures | dict(shown.of_distillers(self.store, made, titles, dataset.inputs["train"], folder))
+        return pictures | dict(shown.of_distillers(self.store, made, titles, dataset.bounds, folder))
 
     def _bundles(self, result: Result, made: Mapping[str, Finished], chosen: str | None) -> dict[str, str]:
         """Write the ensemble, the merged model and the student, and what was chosen if it is none of them."""
         folders: dict[str, str] = {}
 
-        def write(name: str, entries: Sequence[tuple[Finished, float]], combine: str, state: State) -> None:
+        def write(name: str, entries: Sequence[tuple[Finished, float]], combiner: Combiner, state: State) -> None:
             folders[name] = f"final/{name}"
             members = [bundle.BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in entries]
             bundle.write(
@@ -303,7 +301,7 @@ class _Conclusion:
                 classes=self.loaded.dataset.classes,
                 preprocessing=self.loaded.preprocessing.to_json(),
                 members=members,
-                combine=combine,
+                combine=registry.kind_of(combiner),
                 combine_state=state,
                 temperature=self.rows[name].temperature,
                 metrics=result.rows[name],
@@ -311,15 +309,13 @@ class _Conclusion:
             self.store.write_predictions(f"{folders[name]}/test.arrow", self.rows[name].test_NC)
 
         if self.weighed is not None:
-            entries, uniform_M = self.weighed.entries, np.full(len(self.weighed.entries), 1 / len(self.weighed.entries))
-            for name, weights_M in ((ENSEMBLE, self.weighed.weights_M), (UNIFORM, uniform_M), (AVERAGE, uniform_M)):
+            for name, by in self.weighed.ensembles().items():
                 if name in (ENSEMBLE, chosen):
-                    pairs = [(e, float(w)) for e, w in zip(entries, weights_M, strict=True) if w > 0]
-                    state = State({"weights": np.array([weight for _, weight in pairs])})
-                    write(name, pairs, "average" if name == AVERAGE else "geometric", state)
-        for name in made:
+                    entries = [self.weighed.entries[place] for place in by.places]
+                    write(name, list(zip(entries, by.weights_K.tolist(), strict=True)), by.combiner, by.state)
+        for name, entry in made.items():
             if name in (GLOBAL, STUDENT, chosen):
-                write(name, [(made[name], 1.0)], "average", State({"weights": np.ones(1)}))
+                write(name, [(entry, 1.0)], Linear(), State({"weights": np.ones(1)}))
         return folders
 
     def _results(self, result: Result, chosen: str | None) -> dict[str, Any]:

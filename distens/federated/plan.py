@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from distens import registry, seeding
-from distens.config import Config, FederatedSection
+from distens.config import Config
 from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, did_you_mean
+from distens.federated.weighed import ENSEMBLE, KNOWN
 from distens.merge.protocol import Merger
 from distens.partition.protocol import Partitioner
 from distens.records import Settings
 from distens.runtime.protocol import Runner
+from distens.sections import FederatedSection
 from distens.space import Space
 from distens.tracking.protocol import Tracker
 
-RESERVED = ("global", "ensemble", "uniform_ensemble", "average_ensemble", "student", "mean_client", "client")
+RESERVED = ("global", ENSEMBLE, *KNOWN, "student", "mean_client", "client")
 """Rows of the table, and purposes, that are there anyway."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -59,6 +61,13 @@ class FederatedPlan:
         """Return the settings of the client at a place among all."""
         return self.families[place % len(self.families)]
 
+    def network(self, input_shape: tuple[int, ...], classes: int) -> Any:
+        """Return the network that is merged into, a member with the first weights."""
+        settings = self.settings(0)
+        member = registry.build_member(settings)
+        member.begin(input_shape, classes, settings["start"])
+        return member
+
 
 def check(config: Config) -> FederatedPlan:
     """Return the plan of a federation's config.
@@ -72,7 +81,7 @@ def check(config: Config) -> FederatedPlan:
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)
     distiller, baselines = _distillers(config, section)
-    _check_clients(config, section)
+    _check_use(config, section)
     runner = registry.build("runtime", config.runtime, "runtime")
     tracker = registry.build("tracking", config.tracking, "tracking")
     changes = {} if partitioner is None else {"partition": registry.resolved(partitioner)}
@@ -81,6 +90,7 @@ def check(config: Config) -> FederatedPlan:
             "federated": section.model_copy(update=changes),
             "merge": None if merger is None else registry.resolved(merger),
             "distill": None if distiller is None else registry.resolved(distiller),
+            "baselines": tuple({**spec, "name": name} for name, spec in baselines.items()),
             "runtime": registry.resolved(runner),
             "tracking": registry.resolved(tracker),
         }
@@ -195,14 +205,22 @@ def _distiller(config: Config, spec: Any, where: str) -> DataFree:
     return distiller
 
 
-def _check_clients(config: Config, section: FederatedSection) -> None:
-    if section.clients is not None and section.per_round is not None and section.per_round > section.clients:
-        raise ConfigError(f"federated.per_round: {section.per_round} clients a round, but there are {section.clients}")
-    if section.sources and section.per_round is not None and section.per_round > len(section.sources):
-        raise ConfigError(
-            f"federated.per_round: {section.per_round} clients a round, but there are {len(section.sources)}"
-        )
+def _check_use(config: Config, section: FederatedSection) -> None:
     if section.per_round is not None and section.rounds == 1:
         raise ConfigError("federated.per_round: has no effect in one shot (rounds: 1), where every client trains once")
-    if config.federated is not None and not config.data.splits.search and config.metric != "nll":
-        raise ConfigError("metric: has no effect without rows of the server's own (data.splits.search is 0)")
+    check_drawn(section, len(section.sources) or section.clients)
+    splits = config.data.splits
+    if not splits.search and not splits.combine and config.metric != "nll":
+        raise ConfigError(
+            "metric: has no effect without rows of the server's own (data.splits.search and data.splits.combine are 0)"
+        )
+
+
+def check_drawn(section: FederatedSection, clients: int | None) -> None:
+    """See that a round asks for no more clients than there are; None if only the partition will tell how many.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if section.per_round is not None and clients is not None and section.per_round > clients:
+        raise ConfigError(f"federated.per_round: {section.per_round} clients a round, but there are {clients}")

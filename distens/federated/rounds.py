@@ -13,68 +13,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
 
 from distens import registry, seeding
-from distens.errors import RunError, StorageError
+from distens.errors import RunError
+from distens.federated.journal import Log, Reached, RoundsJournal
 from distens.federated.plan import FederatedPlan
-from distens.merge.protocol import Memory, Merged, Round
-from distens.records import Address, Answer, Failure, Floats, Held, Scored, State, Task, Update
+from distens.merge.protocol import Merged, Round
+from distens.records import Answer, Failure, Floats, Held, Scored, Task, Update
 from distens.runtime.protocol import Runner
-from distens.store import Journal, Store
-
-KEPT = 2
-"""Rounds whose weights are kept: the last, and one before it in case the last did not survive a loss of power."""
+from distens.store import Store
 
 PACKS = 4
 """Clients that gain nothing from being trained together go to an actor in so many parts, so that all end together."""
 
 NAMED = 5
 EVALUATE, REFINE = "evaluate", "refine"
-
-
-@dataclass
-class Log:
-    """What happened in one round.
-
-    Attributes:
-        round: from 0.
-        asked: the clients that were drawn.
-        shares: client whose update was merged -> how much it counted; None under rules that go number by number.
-        refused: client whose update was not -> why.
-        failed: client that sent none -> why.
-        retried: attempts that were lost and made up for, as "client: why".
-        loss: the mean of the merged clients' last local epoch, by rows.
-        seconds: from the first dispatch to the merge.
-        metrics: of the weights that it ended with, on the server's *search* rows; empty if it has none.
-    """
-
-    round: int
-    asked: list[str]
-    shares: dict[str, float | None] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    retried: list[str] = field(default_factory=list)
-    loss: float = math.nan
-    seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def degraded(self) -> bool:
-        """Whether somebody who was asked is missing from the merge."""
-        return len(self.shares) < len(self.asked)
-
-
-@dataclass
-class Reached:
-    """The server, after so many rounds."""
-
-    rounds: int
-    weights_P: Floats
-    memory: Memory = field(default_factory=dict)
 
 
 class Rounds:
@@ -102,17 +59,14 @@ class Rounds:
         told: Callable[[Log], None],
         advised: int,
     ) -> None:
-        self._plan, self._store, self._rows = plan, store, rows
+        self._plan, self._rows = plan, rows
         self._names = list(rows)
         self._proxy, self._judged, self._told, self._advised = proxy, judged, told, advised
         self._runner: Runner = plan.runner
         self._settings = plan.settings(0)
-        self._journal = Journal(store, "rounds")
-        self.logs: dict[int, Log] = {}
-        self._states: dict[int, Address] = {}
-        self._norms: list[float] = []
-        self._replay()
-        self._server = self._restored() or Reached(0, start())
+        self._journal = RoundsJournal(store)
+        self._server = self._journal.restored() or Reached(0, start())
+        self.logs: Mapping[int, Log] = self._journal.logs
         self._log = Log(0, [])
         self._updates: dict[str, Update] = {}
         self._waiting: set[str] = set()
@@ -148,7 +102,7 @@ class Rounds:
             updates = self._merge()
             yield from self._refinement(updates)
             self._log.seconds = time.monotonic() - began
-            self._keep(self._log)
+            self._journal.keep(self._log, self._server)
             self._told(self._log)
         yield from self._judgement(None)
 
@@ -250,9 +204,9 @@ class Rounds:
 
     def _take(self, outcome: Answer) -> None:
         if isinstance(outcome, Scored):
-            self._score(int(outcome.task_id.rpartition("-")[2]), dict(outcome.metrics))
+            self._told(self._journal.judge(int(outcome.task_id.rpartition("-")[2]), dict(outcome.metrics)))
         elif isinstance(outcome, Update) and not outcome.client:
-            self._server = Reached(self._server.rounds, outcome.weights_P, self._server.memory)
+            self._server = replace(self._server, weights_P=outcome.weights_P)
             self._waiting.discard(REFINE)
         elif isinstance(outcome, Update):
             self._updates[outcome.client] = outcome
@@ -273,25 +227,18 @@ class Rounds:
         else:
             self._log.retried.append(f"{client}: {why}")
 
-    def _score(self, number: int, metrics: dict[str, float]) -> None:
-        self.logs[number].metrics = metrics
-        self._journal.append({"judged": number, "metrics": metrics})
-        self._told(self.logs[number])
-
     def _merge(self) -> list[Update]:
         log, server, merger = self._log, self._server, self._plan.merger
         assert merger is not None, "a plan with rounds has one"
-        updates = self._accepted()
+        updates, norms = self._accepted()
         needed = math.ceil(self._plan.section.quorum * len(log.asked))
         if len(updates) < needed:
             raise RunError(
                 f"round {log.round}: {len(updates)} of {len(log.asked)} clients' updates can be merged, and the quorum "
                 f"(federated.quorum) is {needed}. {_named(log)}"
             )
-        rng = seeding.generator(self._plan.config.seed, "merge", log.round)
-        given = Round(
-            log.round, server.weights_P, updates, len(self._names), server.memory, self._taken(), self._proxy, rng
-        )
+        taken = self._journal.taken
+        given = Round(log.round, server.weights_P, updates, len(self._names), server.memory, taken, self._proxy)
         try:
             merged: Merged = merger.merge(given)
         except ValueError as error:
@@ -300,12 +247,13 @@ class Rounds:
         log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
         rows = [update.rows for update in updates]
         log.loss = float(np.average([update.loss for update in updates], weights=rows))
-        self._server = Reached(log.round + 1, merged.weights_P, merged.memory)
+        self._server = Reached(log.round + 1, merged.weights_P, merged.memory, norms)
         self._updates = {}
         return updates
 
-    def _accepted(self) -> list[Update]:
-        """Return the updates that can be merged, by client's name; the others are named in the log."""
+    def _accepted(self) -> tuple[list[Update], list[float]]:
+        """Return the updates that can be merged, by client's name, and how far they go; the others are named in the
+        log."""
         start_P, found = self._server.weights_P, []
         for client, update in sorted(self._updates.items()):
             weights_P = update.weights_P
@@ -317,8 +265,8 @@ class Rounds:
                 self._log.refused[client] = "numbers that are not finite"
             else:
                 found.append((update, norm))
-        norms = [norm for _, norm in found]
-        usual = median(norms + self._norms) if len(norms + self._norms) > 2 else math.inf
+        norms = [*(norm for _, norm in found), *self._server.norms]
+        usual = median(norms) if len(norms) > 2 else math.inf
         most = self._plan.section.most_norm * usual if usual > 0 else math.inf
         for update, norm in found:
             if norm > most:
@@ -326,56 +274,7 @@ class Rounds:
                     f"it goes {norm:.3g} far, over {self._plan.section.most_norm:g} times the median {usual:.3g} "
                     "(federated.most_norm)"
                 )
-        self._norms = [norm for norm in norms if norm <= most]
-        return [update for update, norm in found if norm <= most]
-
-    def _taken(self) -> dict[str, list[int]]:
-        taken: dict[str, list[int]] = {}
-        for number, log in self.logs.items():
-            for client in log.shares:
-                taken.setdefault(client, []).append(number)
-        return taken
-
-    # The journal -----------------------------------------------------------------------------------------------------
-
-    def _keep(self, log: Log) -> None:
-        arrays = {"weights": self._server.weights_P}
-        arrays |= {f"memory/{name}": numbers for name, numbers in self._server.memory.items()}
-        state = State(arrays, {"norms": self._norms})
-        address = self._store.write_state(_file(log.round), state, durable=False)
-        entry = {"round": log.round, **{k: v for k, v in vars(log).items() if k not in ("round", "metrics")}}
-        self._journal.append({**entry, "state": [address.path, address.sha256, address.size_bytes]})
-        self.logs[log.round], self._states[log.round] = log, address
-        old = self._states.pop(log.round - KEPT, None)
-        if old is not None and self._store.exists(old.path):
-            self._store.remove(old.path)
-
-    def _replay(self) -> None:
-        for entry in self._journal.entries():
-            if "judged" in entry:
-                self.logs[entry["judged"]].metrics = entry["metrics"]
-                continue
-            self._states[entry["round"]] = Address(*entry.pop("state"))
-            self.logs[entry["round"]] = Log(**entry)
-
-    def _restored(self) -> Reached | None:
-        """Return the server as it was after the last round whose weights are there, whole; forget what came later."""
-        while self.logs:
-            number = max(self.logs)
-            address = self._states[number]
-            try:
-                state = self._store.read_state(address.path, address)
-            except StorageError:
-                del self.logs[number]
-                continue
-            memory = {k.removeprefix("memory/"): v for k, v in state.arrays.items() if k.startswith("memory/")}
-            self._norms = list(state.meta["norms"])
-            return Reached(number + 1, state.arrays["weights"], memory)
-        return None
-
-
-def _file(number: int) -> str:
-    return f"rounds-weights/{number:04d}.safetensors"
+        return [update for update, norm in found if norm <= most], [norm for _, norm in found if norm <= most]
 
 
 def _distance(one_P: Floats, other_P: Floats) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from distens.data.clients import FILE, Partition
 from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
 from distens.errors import RunError
-from distens.federated import conclude, shown
-from distens.federated.plan import FederatedPlan
-from distens.federated.rounds import Log, Rounds
+from distens.federated import conclude
+from distens.federated.journal import Log
+from distens.federated.plan import FederatedPlan, check_drawn
+from distens.federated.rounds import Rounds
 from distens.finish import Result
+from distens.members.client import told_histogram
 from distens.packing import Planner
-from distens.progress import Update, Watch
+from distens.progress import Update, Watch, line
 from distens.proposals import packs
 from distens.records import Failure, Finished, Floats, Task, Teacher
 from distens.runtime.protocol import Shared
@@ -39,7 +42,6 @@ class Federation:
         self.plan, self.config, self.store, self.watch = plan, plan.config, store, watch
         self.session = Session(plan, store, watch, info)
         self.ledger = self.session.ledger
-        self._failed = 0
 
     def go(self) -> Result:
         """Do all that is left to do."""
@@ -58,17 +60,17 @@ class Federation:
         names = list(self.plan.section.sources) if partition is None else list(partition.rows)
         how = "with data of their own" if partition is None else f"by {partition.rule['kind']} ({partition.hash[:8]})"
         self.watch(Update("data", f"{len(names)} clients, {how}"))
-        shared = Shared(self.store, loaded.dataset.for_members(), clients, shown.bounds(loaded.dataset.inputs["train"]))
+        shared = Shared(self.store, loaded.dataset.for_members(), clients)
         planner = self.session.planner(loaded)
-        pattern = _Pattern(self.plan, loaded)
+        network = _Network(self.plan, loaded)
         if not self.plan.one_shot:
-            pattern.built()  # while the runner gets ready
+            network.start()  # while the runner gets ready
 
         def work() -> tuple[Result, Final]:
             if self.plan.one_shot:
                 logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
             else:
-                logs = self._rounds(names, partition, loaded, planner, pattern)
+                logs = self._rounds(names, partition, loaded, planner, network)
             return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
 
         return self.session.carry_out(shared, work)
@@ -86,10 +88,7 @@ class Federation:
         else:
             partition = self._divide(loaded)
             partition.save(self.store)
-        if section.per_round is not None and section.per_round > len(partition.rows):
-            raise RunError(
-                f"federated.per_round: {section.per_round} clients a round, but there are {len(partition.rows)}"
-            )
+        check_drawn(section, len(partition.rows))
         return partition, Partitioned(partition.rows)
 
     def _divide(self, loaded: Loaded) -> Partition:
@@ -123,7 +122,7 @@ class Federation:
             for i, name in enumerate(names)
         ]
         self._complete(tasks, planner, len(names))
-        finished = sorted(self.ledger.finished("client"), key=lambda e: names.index(e.task.client))
+        finished = conclude.in_order(self.ledger, names)
         needed = int(np.ceil(self.plan.section.quorum * len(names)))
         if len(finished) < needed:
             reasons = "; ".join(f"{f.task.id}: {f.failure.message}" for f in self.ledger.failed("client")[:5])
@@ -144,33 +143,38 @@ class Federation:
         distillers = {} if self.plan.distiller is None else {"student": registry.resolved(self.plan.distiller)}
         uniform = 1 / len(finished)
         teachers = tuple(Teacher(e.task.settings, e.report.files["state"], uniform) for e in finished)
+        counts_MC = [told_histogram(e.report.metrics, planner.classes) for e in finished]
+        given = {"counts": self.plan.runner.hold(np.array(counts_MC, dtype=np.int64))}
         for name, spec in {**distillers, **self.plan.baselines}.items():
             settings = {**self.plan.settings(0), "family": "student"}
             own = seeding.derive(seed, "finish", name)
-            tasks.append(Task(name, name, settings, own, resources, distill=spec, teachers=teachers))
+            tasks.append(Task(name, name, settings, own, resources, distill=spec, teachers=teachers, given=given))
         return tasks
 
     def _complete(self, tasks: Sequence[Task], planner: Planner, total: int) -> None:
         left = [task for task in tasks if not self.ledger.done(task.id)]
-        phase = "search" if total else "finish"
-        for task, told in self.session.complete(packs(left, planner)):
-            self._failed += total and isinstance(told, Failure) and told.final
-            finished = len(self.ledger.finished("client"))
-            text, running = _line(task, told), self.ledger.running()
-            self.watch(Update(phase, text, total, finished, self._failed, running, outcome=told))
+
+        def show(text: str, told: Finished | Failure | None = None) -> None:
+            phase, finished = "clients" if total else "finish", len(self.ledger.finished("client"))
+            running, failed = self.ledger.running(), len(self.ledger.failed("client"))
+            self.watch(Update(phase, text, total, finished, failed, running, outcome=told))
+
+        for task, told in self.session.complete(packs(left, planner), lambda task: show("")):
+            show(line(task, told, self.config.metric), told)
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
     def _rounds(
-        self, names: Sequence[str], partition: Partition | None, loaded: Loaded, planner: Planner, pattern: _Pattern
-    ) -> dict[int, Log]:
+        self, names: Sequence[str], partition: Partition | None, loaded: Loaded, planner: Planner, network: _Network
+    ) -> Mapping[int, Log]:
         rows = dict.fromkeys(names, 1) if partition is None else {n: len(r) for n, r in partition.rows.items()}
         judged = bool(len(loaded.dataset.labels["search"]))
         advised = planner.size(self.plan.settings(0), len(names))
-        proxy = pattern.gradient if getattr(self.plan.merger, "needs_proxy", False) else None
-        rounds = Rounds(self.plan, self.store, rows, pattern.start, proxy, judged, self._told, advised)
+        proxy = network.gradient if getattr(self.plan.merger, "needs_proxy", False) else None
+        rounds = Rounds(self.plan, self.store, rows, network.start, proxy, judged, self._told, advised)
         for log in rounds.logs.values():
             self._track(log)
+        self._show("", len(rounds.logs))
         weights_P = rounds.run()
         self._complete([conclude.whole(self.plan, weights_P)], planner, 0)
         return rounds.logs
@@ -180,50 +184,37 @@ class Federation:
         number = f"round {log.round + 1} of {self.plan.section.rounds}"
         if log.metrics:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in log.metrics.items())
-            self.watch(Update("round", f"{number}: {shown} on the server's rows"))
+            self._show(f"{number}: {shown} on the server's rows", log.round + 1)
             return
         missing = {**log.failed, **log.refused}
         text = f"{number}: {len(log.shares)} of {len(log.asked)} clients, loss {log.loss:.4f}, {log.seconds:.2f} s"
         if missing:
             text += "; without " + "; ".join(f"{client}: {why}" for client, why in missing.items())
-        self.watch(Update("round", text, self.plan.section.rounds, log.round + 1))
+        self._show(text, log.round + 1)
+
+    def _show(self, text: str, done: int) -> None:
+        self.watch(Update("rounds", text, self.plan.section.rounds, done))
 
     def _track(self, log: Log) -> None:
         numbers = {"clients": len(log.shares), "refused": len(log.refused), "failed": len(log.failed), "loss": log.loss}
         self.plan.tracker.progress(log.round + 1, {**numbers, **{f"global_{k}": v for k, v in log.metrics.items()}})
 
 
-class _Pattern:
+class _Network:
     """The server's own network, made when it is first asked for: it brings torch with it."""
 
     def __init__(self, plan: FederatedPlan, loaded: Loaded) -> None:
         self._plan, self._dataset = plan, loaded.dataset
-        self._member: Any = None
 
-    def built(self) -> Any:
-        """Return it."""
-        if self._member is None:
-            settings = self._plan.settings(0)
-            self._member = registry.build_member(settings)
-            shape = self._dataset.inputs["test"].shape[1:]
-            self._member.begin(shape, len(self._dataset.classes), settings["start"])
-        return self._member
+    @cached_property
+    def _built(self) -> Any:
+        return self._plan.network(self._dataset.inputs["test"].shape[1:], len(self._dataset.classes))
 
     def start(self) -> Floats:
         """Return the first weights."""
-        return self.built().weights()
+        return self._built.weights()
 
     def gradient(self, weights_P: Floats) -> tuple[float, Floats]:
         """Return the loss on the server's rows, and its gradient."""
-        self.built().become(weights_P)
-        return self.built().gradient(self._dataset.examples("search"))
-
-
-def _line(task: Task, outcome: Finished | Failure) -> str:
-    if isinstance(outcome, Failure):
-        again = "" if outcome.final else "; trying again"
-        return f"{task.id}: {outcome.reason}: {outcome.message.splitlines()[-1] if outcome.message else ''}{again}"
-    metrics, report = outcome.report.metrics, outcome.report
-    rows = f"{metrics['rows']:.0f} rows, " if "rows" in metrics else ""
-    shown = f"nll {metrics['nll']:.4f} " if "nll" in metrics else ""
-    return f"{task.id}: {rows}{shown}in {report.seconds:.1f} s"
+        self._built.become(weights_P)
+        return self._built.gradient(self._dataset.examples("search"))

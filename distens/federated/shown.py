@@ -13,8 +13,9 @@ import numpy as np
 
 from distens.data.clients import Partition
 from distens.data.load import Loaded
-from distens.federated.rounds import Log
+from distens.federated.journal import Log
 from distens.ledger import Ledger
+from distens.members.client import told_histogram
 from distens.records import Finished, Floats, Integers
 from distens.store import Store
 from distens.tracking.protocol import Tracker
@@ -82,12 +83,11 @@ def degraded(logs: Mapping[int, Log]) -> list[str]:
 def counts(loaded: Loaded, partition: Partition | None, ledger: Ledger) -> dict[str, list[int]]:
     """Return client -> its rows of each class, as far as they are known: of data of their own one shot tells, rounds do
     not."""
-    dataset, classes = loaded.dataset, range(len(loaded.dataset.classes))
+    dataset, classes = loaded.dataset, len(loaded.dataset.classes)
     if partition is not None:
-        counts_KC = partition.histograms(dataset.labels["train"], len(classes))
+        counts_KC = partition.histograms(dataset.labels["train"], classes)
         return dict(zip(partition.rows, counts_KC.tolist(), strict=True))
-    told = {entry.task.client: entry.report.metrics for entry in ledger.finished("client")}
-    return {name: [int(found[f"rows_{c}"]) for c in classes] for name, found in told.items()}
+    return {e.task.client: list(told_histogram(e.report.metrics, classes)) for e in ledger.finished("client")}
 
 
 class Clients:
@@ -235,18 +235,18 @@ def grids(names: Sequence[str], found: Mapping[str, Part], rounds: int) -> tuple
 
 
 def of_distillers(
-    store: Store, made: Mapping[str, Finished], titles: Mapping[str, str], inputs: Floats, folder: Path
+    store: Store, made: Mapping[str, Finished], titles: Mapping[str, str], bounds: tuple[Floats, Floats], folder: Path
 ) -> Iterator[tuple[str, Path]]:
     """Draw how distillers learned, and what images they made up; yield captions and files.
 
     Args:
         made: row of the table -> what made it; those that made nothing besides are passed over.
         titles: row -> what it is called.
-        inputs: rows of data, whose least and numbers are black and white.
+        bounds: what is black and what is white (`Dataset.bounds`).
     """
     from distens.evaluate import federated_figures as figures
 
-    low, high = bounds(inputs)
+    low, high = bounds
     curves: dict[str, dict[str, Floats]] = {}
     pools: dict[str, Floats] = {}
     for name, entry in made.items():
@@ -262,9 +262,3 @@ def of_distillers(
     for name, images in pools.items():
         figures.pool(images, low, high, folder / f"pool_{name}.png")
         yield f"Images made up by {titles[name]}", folder / f"pool_{name}.png"
-
-
-def bounds(inputs: Floats) -> tuple[Floats, Floats]:
-    """Return what the numbers of a row lie between, of each channel or feature, broadcast to a row."""
-    axes = (0, *range(2, inputs.ndim))
-    return inputs.min(axis=axes, keepdims=True)[0], inputs.max(axis=axes, keepdims=True)[0]

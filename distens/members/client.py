@@ -237,6 +237,11 @@ def histogram(examples: Examples) -> tuple[int, ...]:
     return tuple(int(count) for count in np.bincount(examples.targets, minlength=examples.classes))
 
 
+def told_histogram(metrics: Mapping[str, float], classes: int) -> tuple[int, ...]:
+    """Return how many rows of each class a client had that trained in one shot, as its metrics say."""
+    return tuple(int(metrics[f"rows_{c}"]) for c in range(classes))
+
+
 def _metrics(found: Learned, examples: Examples) -> dict[str, float]:
     counts = {f"rows_{c}": float(count) for c, count in enumerate(histogram(examples))}
     return {

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from distens.records import Correction, Floats, Update
 
 Memory = Mapping[str, Floats]
@@ -26,7 +24,6 @@ class Round:
         memory: what the rule returned after the round before; empty at first.
         taken: client -> the rounds before this one in which its update was merged, ascending.
         proxy: weights_P -> (mean cross-entropy, its gradient_P) on the server's own labelled rows; None if it has none.
-        rng: for rules that draw.
     """
 
     number: int
@@ -36,7 +33,6 @@ class Round:
     memory: Memory = field(default_factory=dict)
     taken: Mapping[str, Sequence[int]] = field(default_factory=dict)
     proxy: Callable[[Floats], tuple[float, Floats]] | None = None
-    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
 @dataclass(frozen=True)

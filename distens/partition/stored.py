@@ -8,12 +8,12 @@ from typing import Annotated
 import numpy as np
 from annotated_types import MinLen
 
-from distens.config import Address
 from distens.data.clients import Partition, digest
 from distens.errors import DataError, StorageError
 from distens.partition._rows import WHERE, uncounted
 from distens.partition.protocol import Column
 from distens.records import Integers
+from distens.sections import Address
 from distens.store import Store
 
 

@@ -183,12 +183,8 @@ def _teachers(task: Task, shared: Shared) -> list[Any]:
 
 def _distil(task: Task, student: Any, shared: Shared, work: Work) -> tuple[dict[str, Any], State]:
     """Train a student without the clients' rows; return its metrics, and what else was made on the way."""
-    dataset, store = shared.dataset, shared.store
-    shape, classes = dataset.inputs["test"].shape[1:], len(dataset.classes)
-    reports = [store.read_json(f"{teacher.state.path.rpartition('/')[0]}/report.json") for teacher in task.teachers]
-    counts_MC = np.array([[report["metrics"][f"rows_{c}"] for c in range(classes)] for report in reports])
-    server = _rounds.knowledge(shared, counts_MC.astype(np.int64))
-    student.begin(shape, classes, work.seed)
+    server = _rounds.knowledge(shared, task.given["counts"].reference)
+    student.begin(server.input_shape, server.classes, work.seed)
     distiller = registry.build("distill", task.distill, "distill")
     weights_M = np.array([teacher.weight for teacher in task.teachers])
     found = distiller.distill(_teachers(task, shared), weights_M, student, server, work)

@@ -101,9 +101,8 @@ def _refine(task: Task, shared: Shared, device: str, fetch: Fetch) -> Update:
 def knowledge(shared: Shared, counts_MC: Integers) -> Server:
     """Return what the server knows (see `Server`)."""
     dataset = shared.dataset
-    assert shared.bounds is not None
     labelled = dataset.examples("search") if len(dataset.labels["search"]) else None
-    return Server(dataset.inputs["test"].shape[1:], len(dataset.classes), *shared.bounds, labelled, counts_MC)
+    return Server(dataset.inputs["test"].shape[1:], len(dataset.classes), *dataset.bounds, labelled, counts_MC)
 
 
 def _train(

@@ -9,19 +9,18 @@ from typing import Any, ClassVar, Protocol
 from distens.data.dataset import Dataset
 from distens.data.federation import Clients
 from distens.packing import PackSize
-from distens.records import Answer, Floats, Held, Resources, Task
+from distens.records import Answer, Held, Resources, Task
 from distens.store import Store
 
 
 @dataclass(frozen=True)
 class Shared:
     """What every task of a run needs, sent once per node: where to write, the data without the withheld labels, and
-    which of a federation's clients has which rows, or where; and what a row's numbers lie between."""
+    which of a federation's clients has which rows, or where."""
 
     store: Store
     dataset: Dataset
     clients: Clients | None = None
-    bounds: tuple[Floats, Floats] | None = None
 
 
 class Runner(Protocol):

@@ -1,0 +1,26 @@
+"""Drivers that are killed half way, so that something is left to resume."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from distens.config import to_yaml
+
+
+def killed(config, said, times=1):
+    """Run a config by the command line and SIGKILL it when its log has said something so many times; return the run's
+    folder, which is the only one in the storage."""
+    storage = Path(config.storage)
+    path = storage.with_suffix(".yaml")
+    path.write_text(to_yaml(config))
+    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
+    at_once = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=at_once) as run:
+        for line in run.stdout:
+            times -= said in line
+            if not times:
+                run.kill()
+                break
+    (folder,) = storage.iterdir()
+    return folder
