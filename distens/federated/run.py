@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ from distens.data import load as loading
 from distens.data.clients import FILE, Partition
 from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
-from distens.errors import RunError
+from distens.errors import DistensError, RunError
 from distens.federated import conclude
 from distens.federated.journal import Log
 from distens.federated.plan import FederatedPlan, check_drawn
@@ -64,7 +65,8 @@ class Federation:
         planner = self.session.planner(loaded)
         network = _Network(self.plan, loaded)
         if not self.plan.one_shot:
-            network.start()  # while the runner gets ready
+            with suppress(DistensError):  # what is refused is raised again where the tracker sees it
+                network.start()  # loads torch, while the runner gets ready
 
         def work() -> tuple[Result, Final]:
             if self.plan.one_shot:
