@@ -57,7 +57,7 @@ RULES: Mapping[str, dict[str, Any]] = {
     "fedprox": {"proximal": 0.01},
     "scaffold": {"merge": "scaffold"},
     "feddisco": {"merge": "feddisco"},
-    "fedavg + fedftg": {"distill": "fedftg"},
+    "fedavg + fedftg": {"distill": {"kind": "fedftg", "width": 8}},
 }
 ROBUST: Mapping[str, Any] = {
     "fedavg": "fedavg",

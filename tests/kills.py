@@ -1,6 +1,7 @@
 """Drivers that are killed half way, so that something is left to resume."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,3 +25,8 @@ def killed(config, said, times=1):
                 break
     (folder,) = storage.iterdir()
     return folder
+
+
+def heed():
+    """Make a new process heed SIGINT: a shell's background job ignores it, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from kills import heed
 
 from distens import registry
 from distens.errors import RunError
@@ -113,7 +114,7 @@ def test_an_end_while_it_gets_ready_leaves_no_process(number, tmp_path):
         runner.stop()
     """
     command = [sys.executable, "-c", BEGINNING + textwrap.dedent(body), str(tmp_path)]
-    driver = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    driver = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=heed)
     assert driver.stdout.readline() == b"begun\n"
     deadline = time.monotonic() + 60
     while not (below := driver.children(recursive=True)):

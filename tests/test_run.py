@@ -6,12 +6,11 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from kills import killed
+from kills import heed, killed
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import distens
@@ -137,9 +136,7 @@ def test_a_stopped_run_says_how_to_resume(tmp_path):
     members = {"mlp": {"kind": "classifier", "epochs": {"low": 3000, "high": 4000}}}
     path.write_text(to_yaml(config(tmp_path / "runs", members=members)))
     command = [sys.executable, "-m", "distens.cli", "run", str(path)]
-    # A shell's background job ignores SIGINT, and so would all that these tests start if they are one.
-    wake = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=wake)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert process.stdout is not None
     while "rows:" not in process.stdout.readline():  # from then on there is something to resume
         pass
