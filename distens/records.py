@@ -150,7 +150,8 @@ class Task(_Record):
         client: whose rows it learns from; empty: all of them.
         round: of a federation, from 0; None outside of rounds.
         given: what a federation's task is given in memory, by name: `start`, the server's weights_P; `counts`, the
-            teachers' counts_MC; `teachers`, their weights_P; a client's `correction`.
+            teachers' counts_MC; `teachers`, their weights_P; a client's `correction`; `memory`, what a distiller left
+            in the round before.
         limit_seconds: after which it is ended, if the runner's own limit does not come first.
     """
 
@@ -241,6 +242,24 @@ class Update(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Refined(_Record):
+    """What the server's distiller made of merged weights, after a round.
+
+    Attributes:
+        metrics: numbers to watch.
+        memory: arrays by name, which the distiller is given in the next round.
+    """
+
+    task_id: str
+    attempt: int
+    weights_P: Floats
+    metrics: Mapping[str, float]
+    memory: Mapping[str, Any]
+    seconds: float = 0.0
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Scored(_Record):
     """What weights are worth, on the server's own *search* rows."""
 
@@ -250,8 +269,8 @@ class Scored(_Record):
 
 
 Outcome = Report | Failure
-Answer = Outcome | Update | Scored
-"""What a runner gives back; the last two to rounds alone."""
+Answer = Outcome | Update | Scored | Refined
+"""What a runner gives back; the last three to rounds alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -550,17 +550,32 @@ def test_refining_a_merged_model_undoes_what_averaging_did():
     known, merged = teachers(*(Lenet(),) * 3), student(Lenet())
     begin("mean", merged, known, UNIFORM)
     before = accuracy(merged)
-    told = Fedftg(width=8).refine(merged, known, server(labelled=0), Work(0), round=2)
+    told, _ = Fedftg(width=8).refine(merged, known, server(labelled=0), Work(0), 2, {})
     assert accuracy(merged) > before + 0.05
     assert np.isfinite(list(told.values())).all()
-    probs = []
-    for round in (2, 2, 3):
+    probs, memory = [], {}
+    for round, given in ((2, False), (2, False), (3, False), (2, True)):
         again = student(Lenet())
         begin("mean", again, known, UNIFORM)
-        Fedftg(width=8, iterations=1).refine(again, known, server(labelled=0), Work(0), round)
+        way = Fedftg(width=8, iterations=1)
+        _, memory = way.refine(again, known, server(labelled=0), Work(0), round, memory if given else {})
         probs.append(again.predict(digits()[0][:9]))
     np.testing.assert_array_equal(probs[0], probs[1])
     assert not np.array_equal(probs[0], probs[2])
+    assert not np.array_equal(probs[0], probs[3])
+
+
+def test_a_generator_goes_on_where_the_round_before_left_it():
+    """Its first step of the second round counts as its fourth: three teachers, a step for each."""
+    known, merged = teachers(*MLPS), student()
+    way, memory = Fedftg(width=2, iterations=1), {}
+    for steps in (3, 6):
+        _, memory = way.refine(merged, known, server(labelled=0), Work(0), 0, memory)
+        assert memory["moments/0/step"] == steps
+    same, other = (student(), student())
+    for each, given in ((same, {name: array.copy() for name, array in memory.items()}), (other, memory)):
+        way.refine(each, known, server(labelled=0), Work(0), 2, given)
+    np.testing.assert_array_equal(same.predict(digits()[0][:9]), other.predict(digits()[0][:9]))
 
 
 def test_the_mean_of_teachers_by_hand():

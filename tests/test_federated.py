@@ -168,6 +168,15 @@ def test_refining_after_a_round_changes_the_merged_weights_alone(tmp_path):
     assert np.abs(weights_of(plain.path) - weights_of(refined.path)).max() > 1e-5
 
 
+def test_what_a_distiller_remembers_goes_on_from_round_to_round(tmp_path):
+    """4 clients, 2 iterations, a generator's step for each: 8 steps a round."""
+    result = distens.run(config(tmp_path, **REFINED, federated={"rounds": 3, "clients": 4, "per_round": None}))
+    for number, log in list(rounds_of(result.path).items())[1:]:
+        kept = Store(str(result.path)).read_state(log["state"][0]).arrays
+        assert kept["distiller/moments/0/step"] == 8 * (number + 1)
+        assert log["refined"]["generator_loss"] != 0
+
+
 # One shot -------------------------------------------------------------------------------------------------------------
 
 ONE_SHOT = {"rounds": 1, "per_round": None, "clients": 4}

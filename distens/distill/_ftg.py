@@ -108,6 +108,30 @@ class FineTuning:
         with torch.no_grad():
             return self._range.scaled(self._made(noise, labels_N)).cpu().numpy()
 
+    def generator(self) -> dict[str, Any]:
+        """Return the generator and its optimizer as arrays by name, for the next round."""
+        arrays = {f"made/{name}": tensor for name, tensor in self._made.state_dict().items()}
+        for place, moments in self._optimizer.state_dict()["state"].items():
+            arrays |= {f"moments/{place}/{name}": tensor for name, tensor in moments.items()}
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in arrays.items()}
+
+    def take(self, generator: Mapping[str, Any]) -> None:
+        """Go on with a generator that an earlier round left."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        made: dict[str, Tensor] = {}
+        for name, array in generator.items():
+            kind, _, rest = name.partition("/")
+            if kind == "made":
+                made[rest] = torch.tensor(array)
+            else:
+                moments.setdefault(int(rest.partition("/")[0]), {})[rest.partition("/")[2]] = torch.tensor(array)
+        self._go_on(made, moments)
+
+    def _go_on(self, made: Mapping[str, Tensor], moments: Mapping[int, Any]) -> None:
+        self._made.load_state_dict(made)
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
     def state(self) -> Any:
         """Return a tree to keep."""
         moments = self._optimizer.state_dict()["state"]
@@ -116,9 +140,7 @@ class FineTuning:
     def load(self, tree: Any) -> None:
         """Be where `state` was called."""
         self._pupil.load(tree["pupil"])
-        self._made.load_state_dict(tree["made"])
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": tree["moments"], "param_groups": groups})
+        self._go_on(tree["made"], tree["moments"])
 
 
 def proportional(counts_C: Integers, wanted: int) -> Integers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -37,9 +37,8 @@ class Fedftg:
       -mean_{i,c}[log s(S(x_i))_c sum_k a_k^{y_i} s(f_k(x_i))_c].
 
     Both rates are multiplied by `decay` every round. We differ: the weights a are applied row by row, where their code
-    multiplies the mean of a batch's cross-entropies by the mean of its weights; gradients are clipped at length 10; and
-    a round that is refined begins with a fresh generator, so that nothing but the global model lives from round to
-    round.
+    multiplies the mean of a batch's cross-entropies by the mean of its weights; and gradients are clipped at length 10.
+    The generator goes on learning from round to round.
 
     In one shot the student begins as `start` says, and is fine-tuned for `rounds` rounds with one generator.
 
@@ -96,18 +95,25 @@ class Fedftg:
         return Distilled(metrics, None, job.some(), curves)
 
     def refine(
-        self, student: Network, teachers: Sequence[Network], server: Server, work: Work, round: int
-    ) -> Mapping[str, float]:
-        """Fine-tune the merged global model, in place, after a round; the same seed and round give the same bits.
+        self,
+        student: Network,
+        teachers: Sequence[Network],
+        server: Server,
+        work: Work,
+        round: int,
+        memory: Mapping[str, Any],
+    ) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+        """Fine-tune the merged global model, in place, after a round; the same seed, round and memory, the same bits.
 
         Args:
             student: the global model.
             teachers: the clients' models of this round, in the order of `server.counts_MC`; without counts they weigh
                 alike.
             round: from 0.
+            memory: what the round before returned; empty in the first.
 
         Returns:
-            `generator_loss`, `student_loss`, `seconds`.
+            `generator_loss`, `student_loss` and `seconds`; and the memory: arrays by name.
 
         Raises:
             Diverged: a loss stopped being finite.
@@ -119,8 +125,11 @@ class Fedftg:
         alone = Work(derive(work.seed, "refine", round), device=work.device, threads=work.threads, gpus=work.gpus)
         pupil = self._pupil(student, alone, round)
         job = self._job(pupil, teachers, weights_M, server, alone, round)
+        if memory:
+            job.take(memory)
         curves, _ = run(job, 1, alone, {"kind": "fedftg"})
-        return {**{name: values[-1] for name, values in curves.items()}, "seconds": perf_counter() - start}
+        told = {**{name: values[-1] for name, values in curves.items()}, "seconds": perf_counter() - start}
+        return told, job.generator()
 
     def _pupil(self, student: Network, work: Work, first: int = 0) -> Pupil:
         from distens.distill._epochs import Pupil

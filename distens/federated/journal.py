@@ -7,8 +7,9 @@ the last ones may be gone, and then the run goes on from the round before.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from distens.errors import StorageError
 from distens.merge.protocol import Memory
@@ -31,6 +32,7 @@ class Log:
         failed: client that sent none -> why.
         retried: attempts that were lost and made up for, as "client: why".
         loss: the mean of the merged clients' last local epoch, by rows.
+        refined: what the distiller that refined the merged weights says of itself.
         seconds: from the first dispatch to the merge.
         metrics: of the weights that it ended with, on the server's *search* rows; empty until they are judged, and if
             it has no such rows.
@@ -43,6 +45,7 @@ class Log:
     failed: dict[str, str] = field(default_factory=dict)
     retried: list[str] = field(default_factory=list)
     loss: float = math.nan
+    refined: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -59,12 +62,14 @@ class Reached:
     Attributes:
         memory: the rule's (see `distens.merge.protocol.Round.memory`).
         norms: how far the updates went that the last round accepted.
+        distiller: the memory of the distiller that refines merged weights.
     """
 
     rounds: int
     weights_P: Floats
     memory: Memory = field(default_factory=dict)
     norms: Sequence[float] = ()
+    distiller: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RoundsJournal:
@@ -111,13 +116,18 @@ class RoundsJournal:
             state = self._store.read_state(address.path, address)
         except StorageError:
             return None
-        memory = {k.removeprefix("memory/"): v for k, v in state.arrays.items() if k.startswith("memory/")}
-        return Reached(number + 1, state.arrays["weights"], memory, state.meta["norms"])
+
+        def under(name: str) -> dict[str, Any]:
+            return {k.removeprefix(name): v for k, v in state.arrays.items() if k.startswith(name)}
+
+        weights_P = state.arrays["weights"]
+        return Reached(number + 1, weights_P, under("memory/"), state.meta["norms"], under("distiller/"))
 
     def keep(self, log: Log, server: Reached) -> None:
         """Journal a round, and what the server has after it."""
         arrays = {"weights": server.weights_P}
         arrays |= {f"memory/{name}": numbers for name, numbers in server.memory.items()}
+        arrays |= {f"distiller/{name}": array for name, array in server.distiller.items()}
         state = State(arrays, {"norms": list(server.norms)})
         address = self._store.write_state(f"rounds-weights/{log.round:04d}.safetensors", state, durable=False)
         self._journal.append({**vars(log), "state": [address.path, address.sha256, address.size_bytes]})

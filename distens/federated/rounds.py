@@ -23,7 +23,7 @@ from distens.errors import RunError
 from distens.federated.journal import Log, Reached, RoundsJournal
 from distens.federated.plan import FederatedPlan
 from distens.merge.protocol import Merged, Round
-from distens.records import Answer, Failure, Floats, Held, Scored, Task, Update
+from distens.records import Answer, Failure, Floats, Held, Refined, Scored, Task, Update
 from distens.runtime.protocol import Runner
 from distens.store import Store
 
@@ -175,6 +175,7 @@ class Rounds:
             "start": hold(self._server.weights_P),
             "teachers": hold([update.weights_P for update in updates]),
             "counts": hold(np.array([update.histogram_C for update in updates], dtype=np.int64)),
+            "memory": hold(self._server.distiller),
         }
         task = Task(
             f"{REFINE}-{number:04d}",
@@ -205,8 +206,9 @@ class Rounds:
     def _take(self, outcome: Answer) -> None:
         if isinstance(outcome, Scored):
             self._told(self._journal.judge(int(outcome.task_id.rpartition("-")[2]), dict(outcome.metrics)))
-        elif isinstance(outcome, Update) and not outcome.client:
-            self._server = replace(self._server, weights_P=outcome.weights_P)
+        elif isinstance(outcome, Refined):
+            self._server = replace(self._server, weights_P=outcome.weights_P, distiller=outcome.memory)
+            self._log.refined = dict(outcome.metrics)
             self._waiting.discard(REFINE)
         elif isinstance(outcome, Update):
             self._updates[outcome.client] = outcome
@@ -247,7 +249,9 @@ class Rounds:
         log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
         rows = [update.rows for update in updates]
         log.loss = float(np.average([update.loss for update in updates], weights=rows))
-        self._server = Reached(log.round + 1, merged.weights_P, merged.memory, norms)
+        self._server = replace(
+            server, rounds=log.round + 1, weights_P=merged.weights_P, memory=merged.memory, norms=norms
+        )
         self._updates = {}
         return updates
 

@@ -199,7 +199,9 @@ class Federation:
 
     def _track(self, log: Log) -> None:
         numbers = {"clients": len(log.shares), "refused": len(log.refused), "failed": len(log.failed), "loss": log.loss}
-        self.plan.tracker.progress(log.round + 1, {**numbers, **{f"global_{k}": v for k, v in log.metrics.items()}})
+        numbers |= {f"global_{name}": value for name, value in log.metrics.items()}
+        numbers |= {f"refined_{name}": value for name, value in log.refined.items()}
+        self.plan.tracker.progress(log.round + 1, numbers)
 
 
 class _Network:

@@ -15,7 +15,7 @@ from distens import probabilities, registry
 from distens.distill.protocol import Server
 from distens.errors import Diverged
 from distens.members.client import histogram
-from distens.records import Answer, Correction, Failure, Held, Integers, Scored, Task, Update, settings_key
+from distens.records import Answer, Correction, Failure, Held, Integers, Refined, Scored, Task, Update, settings_key
 from distens.runtime.protocol import Shared
 from distens.training.work import Work
 
@@ -82,7 +82,7 @@ def _score(task: Task, shared: Shared, fetch: Fetch) -> Scored:
     return Scored(task.id, task.attempt, probabilities.metrics(probs_NC, dataset.labels["search"]))
 
 
-def _refine(task: Task, shared: Shared, device: str, fetch: Fetch) -> Update:
+def _refine(task: Task, shared: Shared, device: str, fetch: Fetch) -> Refined:
     """Return the weights that the server's distiller makes of what was merged, and of those that it was merged from."""
     start = time.perf_counter()
     member = pattern(task, shared)
@@ -93,9 +93,10 @@ def _refine(task: Task, shared: Shared, device: str, fetch: Fetch) -> Update:
     distiller = registry.build("distill", task.distill, "distill")
     assert task.round is not None
     server = knowledge(shared, fetch(task.given["counts"]))
-    distiller.refine(member, teachers, server, Work(task.seed, device=device), task.round)
+    work, memory = Work(task.seed, device=device), fetch(task.given["memory"])
+    metrics, memory = distiller.refine(member, teachers, server, work, task.round, memory)
     seconds = time.perf_counter() - start
-    return Update(task.id, task.attempt, "", member.weights(), 0, 0, 0.0, (), 0.0, seconds, platform.node())
+    return Refined(task.id, task.attempt, member.weights(), metrics, memory, seconds, platform.node())
 
 
 def knowledge(shared: Shared, counts_MC: Integers) -> Server:
