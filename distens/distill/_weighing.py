@@ -105,6 +105,11 @@ class Judge(NamedTuple):
         labels_N = targets.argmax(axis=1) if targets.ndim == 2 else targets
         return cls(ensemble, torch.cat(parts, dim=1), torch.tensor(labels_N, dtype=torch.int64).to(device))
 
+    def halves(self) -> tuple[Judge, Judge]:
+        """Return every other row, and the rest."""
+        first, second = (Judge(self.ensemble, self.logits_MNC[:, i::2], self.labels_N[i::2]) for i in (0, 1))
+        return first, second
+
     def measure(self, weights_M: Tensor) -> tuple[Tensor, int]:
         """Return A_w's cross-entropy of every row (N,), float64, and how many it errs on."""
         ensemble_NC = self.ensemble(self.logits_MNC, weights_M).double()
@@ -137,10 +142,10 @@ class Guarded(Signed):
     """The same steps, taken only as far as they do no harm where it can be seen.
 
     An epoch's new weights are kept if the judge finds neither loss nor errors grown; else half of the way is tried,
-    then a quarter, else they stay. The judge is the server's labelled rows. Without them it is what was made in the
-    first tenth of the epochs, before any weight moved: those rows were made to please the first weights, so that
-    others must win on foreign ground; no weight is learned on them; and weights may not come to be worth fewer than
-    half of the members.
+    then a quarter, else they stay. The judge is every other of the server's labelled rows; the rest, which no step was
+    chosen by, have the last word. Without labelled rows it is what was made in the first tenth of the epochs, before
+    any weight moved: those rows were made to please the first weights, so that others must win on foreign ground; no
+    weight is learned on them; and weights may not come to be worth fewer than half of the members.
 
     Args:
         signed: the step, its weights those given.
@@ -153,7 +158,8 @@ class Guarded(Signed):
     def __init__(self, signed: Signed, known: Mapping[str, Tensor], epochs: int, judge: Judge | None) -> None:
         begin_M = known[judge.best(known)] if judge else signed.weights_M
         super().__init__(begin_M, signed.ensemble, signed._step, signed._decay, signed._batch_size, signed._seed)
-        self._known, self._waits, self.judge = known, 0 if judge else ceil(epochs / 10), judge
+        self._known, self._waits = known, 0 if judge else ceil(epochs / 10)
+        self.judge, self._last = judge.halves() if judge else (None, None)
 
     def learn(self, number: int, pool: Pool) -> None:
         """Take the steps, or a part of them, or none."""
@@ -179,9 +185,10 @@ class Guarded(Signed):
         known, labelled = {**self._known, "learned": self.weights_M}, float(not self._waits)
         if self.judge is None:  # there was but one epoch
             return known["uniform"], {"judge_rows": 0.0, "judge_labelled": labelled, "weights_learned": 0.0}
-        best = self.judge.best(known)
-        told = {f"judged_{name}": self.judge.measure(weights_M)[0].mean().item() for name, weights_M in known.items()}
-        told |= {"judge_rows": float(len(self.judge.labels_N)), "judge_labelled": labelled}
+        last = self._last or self.judge
+        best = last.best(known)
+        told = {f"judged_{name}": last.measure(weights_M)[0].mean().item() for name, weights_M in known.items()}
+        told |= {"judge_rows": float(len(last.labels_N)), "judge_labelled": labelled}
         return known[best], {**told, "weights_learned": float(best == "learned")}
 
     def state(self) -> Any:

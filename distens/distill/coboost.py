@@ -48,12 +48,19 @@ class Coboost:
     judge finds neither cross-entropy nor errors grown. And in the end the result is uniform, unless the judge finds
     FedDisco's weights (from the class counts, where teachers gave them) better by more than a standard error of the
     difference, without a further error; and then that, unless the learned weights are so much better again.
-    With 50 rows or more in `Server.labelled` those are the judge, and learning begins with the better of uniform and
-    FedDisco's. Guaranteed: on those rows, neither more errors nor a higher cross-entropy than uniform weights have. Not
-    guaranteed: the same of other rows; with few of them, chance is a part of every verdict.
+
+    With 50 rows or more in `Server.labelled` learning begins with what they find the better of uniform and FedDisco's,
+    every other of them judges the steps, and the rest give the last verdict. Guaranteed: on the rest, neither more
+    errors nor a higher cross-entropy than uniform weights have. Not guaranteed: the same of other rows; with few of
+    them, chance is a part of every verdict.
+
     Without, the judge is the rows made in the first tenth of the epochs, before any weight moved, in favour of the
     weights they were made for; and weights must be worth half of the members (exp of their entropy). Guaranteed: that
-    floor alone. Such a judge can be fooled, as the step can.
+    floor alone. Such a judge can be fooled, as the step can. Under `average: logits` the step is worth that: it finds
+    out what class counts tell. Under `classwise` they have told it already, and without labels weights stay as they are
+    given. (scikit-learn's digits, 8 clients, priors by Dirichlet(0.1) and (0.3), 8 partitions each, changes of the
+    ensemble's accuracy in points: logits +7.2, worst -3.8, and +1.8, worst 0; classwise -1.7, worst -11, and -0.4,
+    worst -1.7. With 179 labels and Dirichlet(0.1): logits +8.9, worst 0; classwise -0.2, worst -0.8.)
 
     Attributes:
         epochs: as many batches are made up in all.
@@ -108,8 +115,9 @@ class Coboost:
 
         Returns:
             Besides the student's metrics, with learned weights: `judged_<name>` (cross-entropy by the judge) for
-            `uniform`, `feddisco`, `learned`; `judge_rows`; `judge_labelled` (1 if they are the server's own, 0 if it
-            has fewer than 50, which are not looked at); `weights_learned` (1 if the learned ones are the result).
+            `uniform`, `feddisco`, `learned`; `judge_rows`, of the last verdict; `judge_labelled` (1 if they are the
+            server's own, 0 if it has fewer than 50, which are not looked at); `weights_learned` (1 if the learned ones
+            are the result).
         """
         import torch
 
@@ -158,6 +166,8 @@ class Coboost:
         judge = None
         if server.labelled is not None and len(server.labelled.inputs) >= FEWEST:
             judge = Judge.of(server.labelled, frozen, ensemble, work.device)
+        elif self.average == "classwise":
+            return Weighing(begin_M, ensemble)
         return Guarded(signed, known, self.epochs, judge)
 
 
