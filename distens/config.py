@@ -76,7 +76,7 @@ class Config(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the part that decides the result: all but where it runs, is stored and is tracked.
+        """Return the part that decides the result: all but where, and on what, it runs, is stored and is tracked.
 
         What has no effect unless it is given is left out, so that a run keeps its name when there is more to be given.
         """
@@ -88,6 +88,8 @@ class Config(Section):
         for name in ("federated", "merge"):
             if values[name] is None:
                 del values[name]
+        if "federated" in values:
+            del values["federated"]["resources"]
         return values
 
     def hash(self) -> str:
@@ -130,6 +132,8 @@ def _lines(error: ValidationError) -> list[str]:
 def _section(path: Sequence[int | str]) -> type[BaseModel]:
     section: type[BaseModel] = Config
     for step in path:
+        if step not in section.model_fields:
+            continue  # a key of a mapping, whose values' section this is
         kind = section.model_fields[str(step)].annotation
         section = next(k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, BaseModel))
     return section

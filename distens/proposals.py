@@ -10,7 +10,7 @@ from distens._tally import Keys
 from distens.ledger import Ledger
 from distens.packing import Planner
 from distens.plan import Plan
-from distens.records import Finished, Floats, History, Integers, Settings, Task, settings_key
+from distens.records import Finished, Floats, History, Integers, Resources, Settings, Task, settings_key
 from distens.schedule.protocol import Promotion, Start, in_parts
 from distens.store import Store
 
@@ -55,7 +55,8 @@ class Proposals:
     def search(self) -> Iterator[Sequence[Task]]:
         """Yield packs: first what was pending when the driver died, then what schedule and search want, an empty one
         where they wait for what is pending."""
-        yield from self.packs(self.ledger.pending("search"))
+        resources = self.plan.runner.resources  # a run may go on with others
+        yield from self.packs([replace(task, resources=resources) for task in self.ledger.pending("search")])
         seconds = self.plan.config.search.seconds
         while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
             decision = self.plan.next(self.history())
@@ -153,15 +154,16 @@ class Proposals:
 def packs(
     tasks: Sequence[Task], planner: Planner, size: Callable[[Settings, int], int] | None = None
 ) -> Iterator[Sequence[Task]]:
-    """Yield tasks that are there already in packs: those that can be trained together, in order of the first.
+    """Yield tasks that are there already in packs: those that can be trained together, and occupy the same,
+    in order of the first.
 
     Args:
         size: says how many go together; `planner.size` without.
     """
-    groups: dict[str, list[Task]] = {}
+    groups: dict[tuple[str, Resources], list[Task]] = {}
     for task in tasks:
         shared = packing.key(task.settings) if task.distill is None else None
-        groups.setdefault(shared or task.id, []).append(task)
+        groups.setdefault((shared or task.id, task.resources), []).append(task)
     for group in groups.values():
         most = (size or planner.size)(group[0].settings, len(group))
         for start in range(0, len(group), most):

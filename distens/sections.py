@@ -123,6 +123,30 @@ class SweepSection(Section):
     search: Spec = "random"
 
 
+def _gpus(count: float) -> float:
+    if count > 1 and not count.is_integer():
+        raise ValueError("a fraction or a whole number of GPUs")
+    return count
+
+
+class Occupied(Section):
+    """What one client occupies while it trains; what is left out is the runtime's.
+
+    Attributes:
+        cpus: also a fraction.
+        gpus: a fraction of one, or a whole number.
+    """
+
+    cpus: float | None = Field(None, gt=0)
+    gpus: Annotated[float, AfterValidator(_gpus)] | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Occupied:
+        if self.cpus is None and self.gpus is None:
+            raise ValueError("neither cpus nor gpus: has no effect")
+        return self
+
+
 class FederatedSection(Section):
     """Who the clients are, and how they meet.
 
@@ -135,6 +159,9 @@ class FederatedSection(Section):
         quorum: the share of them whose updates must come, or the run stops.
         deadline_seconds: of a round; clients that are later are left out and named.
         most_norm: an update that goes further than so many times the round's median is refused.
+        resources: client, or a family for all its clients -> what it occupies, where that is not what the runtime says:
+            `{c3: {cpus: 2, gpus: 1}}`. Clients that occupy different things are not trained together. Threads
+            are as many as whole CPUs, and weights are the same bits only with as many threads.
     """
 
     clients: int | None = Field(None, ge=1, le=100_000)
@@ -145,3 +172,4 @@ class FederatedSection(Section):
     quorum: float = Field(0.5, gt=0, le=1)
     deadline_seconds: float | None = Field(None, gt=0)
     most_norm: float = Field(30.0, gt=1)
+    resources: dict[Name, Occupied] = Field(default_factory=dict)

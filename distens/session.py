@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from distens.finish import Result
 from distens.ledger import Ledger
 from distens.packing import Planner
 from distens.progress import Update, Watch
-from distens.records import Failure, Finished, Report, State, Task
+from distens.records import Failure, Finished, Report, Resources, State, Task
 from distens.runtime.protocol import Runner, Shared
 from distens.store import Store
 from distens.tracking.protocol import Final, RunInfo, Tracker
@@ -106,11 +106,17 @@ class Session:
         shape, gpu = dataset.inputs["train"].shape[1:], runner.resources.gpus > 0
         return Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, len(dataset.classes))
 
-    def carry_out(self, shared: Shared, work: Callable[[], tuple[Result, Final]]) -> Result:
-        """Do the work between the runner's and the tracker's start and end."""
+    def carry_out(
+        self, shared: Shared, work: Callable[[], tuple[Result, Final]], also: Mapping[str, Resources] = {}
+    ) -> Result:
+        """Do the work between the runner's and the tracker's start and end.
+
+        Args:
+            also: what tasks will ask for besides the runner's own (see `Runner.start`).
+        """
         status, final, notes = "failed", None, []
         try:
-            self.runner.start(shared)
+            self.runner.start(shared, also)
             self.tracker.start(self._run_info())
             for task, outcome in self.ledger.outcomes():
                 self.tracker.member(task, outcome)

@@ -269,8 +269,11 @@ def robust(data: Data, out: Out, seeds: int = 3, number: int = 20, processes: in
 @app.command()
 def report(out: Out) -> None:
     """Print what lies there."""
-    console = Console(width=160)
-    for kind in ("one-shot", "rounds", "robust"):
+    console, kinds = Console(width=160), ("one-shot", "rounds", "robust")
+    if not any(path for kind in kinds for path in (out / kind).glob("*.json")):
+        typer.echo(f"--out: no results in {out}: no .json in {', '.join(kinds)}, which those commands fill", err=True)
+        raise typer.Exit(1)
+    for kind in kinds:
         found = [json.loads(path.read_text()) for path in sorted((out / kind).glob("*.json"))]
         if found and kind == "one-shot":
             console.print(_one_shot_table(found, "students"))

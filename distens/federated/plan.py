@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distens import registry, seeding
 from distens.config import Config
 from distens.distill.protocol import DataFree
-from distens.errors import ConfigError, did_you_mean
+from distens.errors import ConfigError, RunError, did_you_mean
 from distens.federated.weighed import ENSEMBLE, KNOWN
 from distens.merge.protocol import Merger
 from distens.partition.protocol import Partitioner
-from distens.records import Settings
+from distens.records import Resources, Settings
 from distens.runtime.protocol import Runner
-from distens.sections import FederatedSection
+from distens.sections import FederatedSection, Occupied
 from distens.space import Space
 from distens.tracking.protocol import Tracker
 
@@ -24,6 +24,9 @@ RESERVED = ("global", ENSEMBLE, *KNOWN, "student", "mean_client", "client")
 """Rows of the table, and purposes, that are there anyway."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+NAMED = 32
+"""A message names so many clients."""
 
 MEMBER = "client"
 """The kind of a federation's members."""
@@ -61,6 +64,29 @@ class FederatedPlan:
         """Return the settings of the client at a place among all."""
         return self.families[place % len(self.families)]
 
+    def resources(self, place: int, client: str) -> Resources:
+        """Return what the client at a place among all occupies: its own, or its family's, or the runtime's."""
+        own = self.section.resources
+        return self._filled(own.get(client) or own.get(self.settings(place)["family"]))
+
+    @property
+    def also(self) -> dict[str, Resources]:
+        """Return what clients occupy by the config: key -> resources."""
+        return {f"federated.resources.{name}": self._filled(own) for name, own in self.section.resources.items()}
+
+    def _filled(self, own: Occupied | None) -> Resources:
+        given = {} if own is None else own.model_dump(exclude_none=True)
+        return replace(self.runner.resources, **given)
+
+    def check_names(self, clients: Sequence[str]) -> None:
+        """See that `federated.resources` names clients that there are, or families.
+
+        Raises:
+            RunError: it does not.
+        """
+        if why := _unknown(self.section, self.config, clients):
+            raise RunError(why)
+
     def network(self, input_shape: tuple[int, ...], classes: int) -> Any:
         """Return the network that is merged into, a member with the first weights."""
         settings = self.settings(0)
@@ -83,6 +109,7 @@ def check(config: Config) -> FederatedPlan:
     distiller, baselines = _distillers(config, section)
     _check_use(config, section)
     runner = registry.build("runtime", config.runtime, "runtime")
+    _check_resources(config, section, runner)
     tracker = registry.build("tracking", config.tracking, "tracking")
     changes = {} if partitioner is None else {"partition": registry.resolved(partitioner)}
     resolved = config.model_copy(
@@ -214,6 +241,24 @@ def _check_use(config: Config, section: FederatedSection) -> None:
         raise ConfigError(
             "metric: has no effect without rows of the server's own (data.splits.search and data.splits.combine are 0)"
         )
+
+
+def _check_resources(config: Config, section: FederatedSection, runner: Runner) -> None:
+    if section.resources and not runner.sized:
+        kind = registry.kind_of(runner)
+        raise ConfigError(f"federated.resources: has no effect with runtime {kind!r}; leave it out, or use ray_actors")
+    if section.sources and (why := _unknown(section, config, list(section.sources))):
+        raise ConfigError(why)
+
+
+def _unknown(section: FederatedSection, config: Config, clients: Sequence[str]) -> str:
+    known = {*clients, *config.members}
+    for name in section.resources:
+        if name not in known:
+            there = ", ".join(clients[:NAMED]) + (f", … ({len(clients)} in all)" if len(clients) > NAMED else "")
+            families = ", ".join(config.members)
+            return f"federated.resources: no client is named {name!r}. Clients: {there}. Families: {families}"
+    return ""
 
 
 def check_drawn(section: FederatedSection, clients: int | None) -> None:

@@ -23,7 +23,7 @@ from distens.errors import RunError
 from distens.federated.journal import Log, Reached, RoundsJournal
 from distens.federated.plan import FederatedPlan
 from distens.merge.protocol import Merged, Round
-from distens.records import Answer, Failure, Floats, Held, Refined, Scored, Task, Update
+from distens.records import Answer, Failure, Floats, Held, Refined, Resources, Scored, Task, Update
 from distens.runtime.protocol import Runner
 from distens.store import Store
 
@@ -61,6 +61,7 @@ class Rounds:
     ) -> None:
         self._plan, self._rows = plan, rows
         self._names = list(rows)
+        self._resources = {client: plan.resources(i, client) for i, client in enumerate(rows)}
         self._proxy, self._judged, self._told, self._advised = proxy, judged, told, advised
         self._runner: Runner = plan.runner
         self._settings = plan.settings(0)
@@ -114,6 +115,13 @@ class Rounds:
         return [self._names[place] for place in sorted(rng.choice(len(self._names), count, replace=False))]
 
     def _divided(self, clients: Sequence[str]) -> list[list[str]]:
+        """Return packs, each of clients that occupy the same."""
+        groups: dict[Resources, list[str]] = {}
+        for client in clients:
+            groups.setdefault(self._resources[client], []).append(client)
+        return [pack for group in groups.values() for pack in self._shared_out(group)]
+
+    def _shared_out(self, clients: Sequence[str]) -> list[list[str]]:
         """Return packs of about equal work: the client with most rows goes to the pack that has fewest."""
         slots, pack = self._runner.slots(), self._runner.pack
         if self._plan.partitioner is None:
@@ -142,7 +150,7 @@ class Rounds:
             "round",
             self._settings,
             seed,
-            self._runner.resources,
+            self._resources[client],
             client=client,
             round=number,
             given=given,

@@ -59,6 +59,7 @@ class Federation:
         loaded = self.session.open()
         partition, clients = self._clients(loaded)
         names = list(self.plan.section.sources) if partition is None else list(partition.rows)
+        self.plan.check_names(names)
         how = "with data of their own" if partition is None else f"by {partition.rule['kind']} ({partition.hash[:8]})"
         self.watch(Update("data", f"{len(names)} clients, {how}"))
         shared = Shared(self.store, loaded.dataset.for_members(), clients)
@@ -75,7 +76,7 @@ class Federation:
                 logs = self._rounds(names, partition, loaded, planner, network)
             return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
 
-        return self.session.carry_out(shared, work)
+        return self.session.carry_out(shared, work, self.plan.also)
 
     def _clients(self, loaded: Loaded) -> tuple[Partition | None, Clients]:
         section, config = self.plan.section, self.config
@@ -109,15 +110,14 @@ class Federation:
     # One shot --------------------------------------------------------------------------------------------------------
 
     def _one_shot(self, names: Sequence[str], planner: Planner, shape: tuple[int, ...]) -> dict[int, Log]:
-        seed, resources = self.config.seed, self.plan.runner.resources
-        limit = self.plan.section.deadline_seconds
+        seed, limit = self.config.seed, self.plan.section.deadline_seconds
         tasks = [
             Task(
                 name,
                 "client",
                 self.plan.settings(i),
                 seeding.derive(seed, "client", name),
-                resources,
+                self.plan.resources(i, name),
                 client=name,
                 limit_seconds=limit,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -23,6 +23,7 @@ class Inline:
     """
 
     dispatch_seconds: ClassVar[float] = 0.0
+    sized: ClassVar[bool] = False
 
     threads: Annotated[int, Ge(1)] = 1
     pack: PackSize = "auto"
@@ -39,7 +40,7 @@ class Inline:
     def prepare(self, packs: int | None) -> None:
         """Do nothing: there is nothing to wait for."""
 
-    def start(self, shared: Shared) -> None:
+    def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
         """Get ready."""
         import torch
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -29,14 +29,16 @@ class Runner(Protocol):
     Attributes:
         pack: how many tasks are dispatched together at most.
         dispatch_seconds: what handing over one pack costs, however small it is.
+        sized: whether a pack occupies what its tasks' `resources` say; they are the same for all of a pack.
     """
 
     dispatch_seconds: ClassVar[float]
+    sized: ClassVar[bool]
     pack: PackSize
 
     @property
     def resources(self) -> Resources:
-        """What one member occupies."""
+        """What one member occupies, unless its task says otherwise."""
         ...
 
     def prepare(self, packs: int | None) -> None:
@@ -46,12 +48,16 @@ class Runner(Protocol):
         """
         ...
 
-    def start(self, shared: Shared) -> None:
-        """Get ready. Raises RunError if the resources asked for do not exist anywhere."""
+    def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
+        """Get ready. Raises RunError if the resources asked for do not exist anywhere.
+
+        Args:
+            also: key of the config -> what tasks will ask for besides `resources`.
+        """
         ...
 
     def slots(self) -> int:
-        """Return how many packs are carried out side by side, as things are now."""
+        """Return how many packs are carried out side by side, as things are now, if each occupies `resources`."""
         ...
 
     def hold(self, value: Any) -> Held:

@@ -9,6 +9,9 @@
 
 A further attempt has the same seed and the next number, and goes on from the last checkpoint.
 
+An actor occupies what its packs say, and is used again for such packs alone. Of packs that there is no room for beside
+those that run, a few wait for it while others go first; an idle actor never holds what a pack of another size needs.
+
 Ray's own restarts are off (`max_restarts=0`): a restarted actor would run a task again under its old attempt number,
 and a node that vanishes would burn its retries while Ray still waits for it.
 """
@@ -22,7 +25,7 @@ import re
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -33,7 +36,7 @@ from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
 from distens import packing
 from distens.errors import RunError
 from distens.records import Answer, Failure, Held, Reason, Resources, Task
-from distens.runtime import _connection
+from distens.runtime import _connection, _sizes
 from distens.runtime._execute import execute, finished_before
 from distens.runtime.protocol import Shared
 from distens.store import Store
@@ -45,6 +48,9 @@ RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
 
 ROOM_SECONDS = 5.0
 START_SECONDS = 60.0
+
+PATIENCE_SECONDS = 10.0
+"""After so long an actor that does not come up may lack room that is there in all, but on no one node."""
 
 START_FAILURES = 5
 """So many actors in a row that do not come up are no accident."""
@@ -87,19 +93,25 @@ class _Slot:
     starting: bool
     since: float
 
+    @property
+    def needs(self) -> Resources:
+        return self.pack[0].resources
+
 
 @dataclass
 class RayActors:
     """Attributes:
     address: a Ray cluster (`auto`, `host:port`, `ray://…`); without one, the cluster found by Ray, or a local Ray.
-    cpus_per_member, gpus_per_member: what one member, or one pack, occupies; GPUs may be shared (`0.25`).
-    concurrency: packs at once; without it, as many as the cluster's resources hold.
+    cpus_per_member, gpus_per_member: what one member, or one pack, occupies; GPUs may be shared (`0.25`). A federation
+        may say otherwise of single clients (`federated.resources`).
+    concurrency: packs at once; without it, as many of that size as the cluster's resources hold.
     pack: how many members are trained together; `1` gives each an actor of its own.
     retries: how often a member is tried again whose process died, ran out of memory or raised.
     timeout_seconds: a member that trains longer is ended and named; a pack has so much time for each of its members.
     """
 
     dispatch_seconds: ClassVar[float] = 0.002
+    sized: ClassVar[bool] = True
 
     address: str | None = None
     cpus_per_member: Annotated[float, Gt(0)] = 1.0
@@ -113,14 +125,14 @@ class RayActors:
         if self.gpus_per_member > 1 and not float(self.gpus_per_member).is_integer():
             raise ValueError(f"gpus_per_member: a fraction or a whole number of GPUs, found {self.gpus_per_member}")
         self._busy: list[_Slot] = []
-        self._idle: list[Any] = []
+        self._idle: list[tuple[Resources, Any]] = []
         self._prepared: list[Any] = []
         self._preparing: _connection.Background | None = None
         self._shared_ref: Any = None
         self._store: Store | None = None
         self._ours = False
         self._start_failures = 0
-        self._room: tuple[float, int] = (-math.inf, 0)
+        self._room: tuple[float, int, Resources] = (-math.inf, 0, Resources(0.0))
 
     @property
     def resources(self) -> Resources:
@@ -137,21 +149,22 @@ class RayActors:
     def _prepare(self, packs: int | None) -> None:
         if not ray.is_initialized():
             self.connect()
-        self._check_resources()
+        _sizes.check(self._nodes(), self.resources, {})
         room = min(self.slots(), self._free())
-        self._prepared += [self._actor() for _ in range(room if packs is None else min(packs, room))]
+        count = room if packs is None else min(packs, room)
+        self._prepared += [self._actor(self.resources) for _ in range(count)]
 
-    def start(self, shared: Shared) -> None:
-        """Connect to Ray, check that a member fits somewhere, and send the data once to the object store.
+    def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
+        """Connect to Ray, check that every member fits somewhere, and send the data once to the object store.
 
         Raises:
-            RunError: no Ray at the address, or no node is large enough for one member.
+            RunError: no Ray at the address, or no node is large enough for a member.
         """
         if self._preparing is not None and (error := self._preparing.error()) is not None:
             raise error
         if not ray.is_initialized():
             self.connect()
-        self._check_resources()
+        _sizes.check(self._nodes(), self.resources, also)
         self._shared_ref, self._store = ray.put(shared), shared.store
         log.info("up to %d packs at once, %g CPU each", self.slots(), self.cpus_per_member)
 
@@ -167,35 +180,21 @@ class RayActors:
     def _nodes(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
-    def _check_resources(self) -> None:
-        for kind, asked in (("CPU", self.cpus_per_member), ("GPU", self.gpus_per_member)):
-            largest = max((node.get(kind, 0.0) for node in self._nodes()), default=0.0)
-            if asked > largest:
-                option = f"runtime.{kind.lower()}s_per_member"
-                raise RunError(f"{option}: {asked:g} {kind}s for one member, but no node has more than {largest:g}")
-
     def slots(self) -> int:
-        """Return how many actors the cluster, as it is now, has room for."""
+        """Return how many actors of the usual size (`resources`) the cluster, as it is now, has room for.
 
-        def fits(node: dict[str, float]) -> int:
-            rooms = [node.get("CPU", 0.0) / self.cpus_per_member]
-            if self.gpus_per_member:
-                rooms.append(node.get("GPU", 0.0) / self.gpus_per_member)
-            return int(min(rooms) + 1e-9)
-
+        So many packs run at once at most, also of other sizes: fewer where they are larger, no more where smaller.
+        """
         now = time.monotonic()
         if now - self._room[0] > ROOM_SECONDS:  # nodes come and go, but asking costs a call to the head
-            room = max(1, sum(map(fits, self._nodes())))
-            self._room = (now, min(room, self.concurrency or room))
+            nodes = self._nodes()
+            room = max(1, sum(_sizes.count(node, self.resources) for node in nodes))
+            self._room = (now, min(room, self.concurrency or room), _sizes.total(nodes))
         return self._room[1]
 
     def _free(self) -> int:
         """Return how many actors have room now, beside what else runs on the cluster."""
-        free = ray.available_resources()
-        rooms = [free.get("CPU", 0.0) / self.cpus_per_member]
-        if self.gpus_per_member:
-            rooms.append(free.get("GPU", 0.0) / self.gpus_per_member)
-        return int(min(rooms) + 1e-9)
+        return _sizes.count(ray.available_resources(), self.resources)
 
     def hold(self, value: Any) -> Held:
         """Put a value into Ray's object store, from where each node takes one copy."""
@@ -207,9 +206,10 @@ class RayActors:
         again: deque[Pack] = deque()
         lost: Counter[str] = Counter()
         while True:
-            while self._idle or len(self._busy) < self.slots():
-                pack = again.popleft() if again else next(packs, None)
-                if not pack:  # there is no more, or none before the next outcome
+            while len(self._busy) < (slots := self.slots()):
+                held = [slot.needs for slot in self._busy]
+                pack = _sizes.next_that_fits(packs, again, held, self._room[2], slots)
+                if pack is None:  # there is no more, or none before the next outcome
                     break
                 self._dispatch(pack)
             if not self._busy:
@@ -236,17 +236,38 @@ class RayActors:
         return replace(outcome, final=False)
 
     def _dispatch(self, pack: Pack) -> None:
-        if self._idle:
-            actor = self._idle.pop()
-            self._busy.append(_Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic()))
-            return
-        actor = self._prepared.pop() if self._prepared else self._actor()
+        needs = pack[0].resources
+        for place, (size, actor) in enumerate(self._idle):
+            if size == needs:
+                del self._idle[place]
+                self._busy.append(_Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic()))
+                return
+        if self._prepared and needs == self.resources:
+            actor = self._prepared.pop()
+        else:
+            self._make_room(needs)
+            actor = self._actor(needs)
         self._busy.append(_Slot(actor, pack, actor.begin.remote(self._shared_ref), True, time.monotonic()))
 
-    def _actor(self) -> Any:
+    def _make_room(self, needs: Resources) -> None:
+        """End actors without a pack, which are of other sizes, until there is room for one of this size."""
+        spare, held = self._spare(), [needs, *(slot.needs for slot in self._busy)]
+        for place in _sizes.to_end([size for size, _ in spare], held, self._room[2]):
+            self._end(spare[place][1])
+
+    def _spare(self) -> list[tuple[Resources, Any]]:
+        """Return actors without a pack."""
+        return [*self._idle, *((self.resources, actor) for actor in self._prepared)]
+
+    def _end(self, spare: Any) -> None:
+        ray.kill(spare)
+        self._idle = [(size, actor) for size, actor in self._idle if actor is not spare]
+        self._prepared = [actor for actor in self._prepared if actor is not spare]
+
+    def _actor(self, needs: Resources) -> Any:
         remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
-        needs = {"num_cpus": self.cpus_per_member, "num_gpus": self.gpus_per_member, "max_restarts": 0}
-        return remote.options(**needs).remote(max(1, int(self.cpus_per_member)), list(sys.path))
+        options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_restarts": 0}
+        return remote.options(**options).remote(max(1, int(needs.cpus)), list(sys.path))
 
     def _ready(self) -> list[_Slot]:
         """Return slots whose call ended or whose pack's time is over; wait for the first such."""
@@ -257,6 +278,9 @@ class RayActors:
             if found:
                 return found
             for slot in self._busy:
+                if slot.starting and now - slot.since > PATIENCE_SECONDS:
+                    for actor in [actor for size, actor in self._spare() if size != slot.needs]:
+                        self._end(actor)
                 if slot.starting and now - slot.since > START_SECONDS:
                     log.warning("%s waits for free resources since %.0f s", slot.pack[0].id, now - slot.since)
                     slot.since = now
@@ -299,7 +323,7 @@ class RayActors:
             if any(isinstance(o, Failure) and o.reason not in ("diverged", "refused") for o in outcomes):
                 ray.kill(slot.actor)  # whatever state it is in: the next pack gets a new process
             else:
-                self._idle.append(slot.actor)
+                self._idle.append((slot.needs, slot.actor))
             return outcomes, []
         ray.kill(slot.actor)
         return self._lost(slot.pack, reason, message, seconds)
@@ -322,7 +346,7 @@ class RayActors:
         if self._preparing is not None:
             self._preparing.error()  # raised by `start`, if it came so far
         if ray.is_initialized():
-            for actor in [slot.actor for slot in self._busy] + self._idle + self._prepared:
+            for actor in [*(slot.actor for slot in self._busy), *(actor for _, actor in self._spare())]:
                 ray.kill(actor)
             if self._ours:
                 ray.shutdown()

@@ -15,8 +15,8 @@ from distens.members.client import Client
 @dataclass
 class Liar(Client):
     """Attributes:
-    does: client -> `nan`, `shape`, `thousand`, `flip`, `raise`; `wait`, in the first round; or `die FILE`, once, where
-        FILE is not there.
+    does: client -> `nan`, `shape`, `thousand`, `flip`, `raise`; `wait`, in the first round; `die FILE`, once, where
+        FILE is not there; or `threads FILE`, where it notes how many it has.
     """
 
     does: Mapping[str, str] = field(default_factory=dict)
@@ -27,6 +27,10 @@ class Liar(Client):
             if what == "die" and not Path(note).exists():
                 Path(note).write_text(f"{os.getpid()}")
                 os.kill(os.getpid(), signal.SIGKILL)
+            if what == "threads":
+                import torch
+
+                Path(note).write_text(f"{torch.get_num_threads()}")
             if what == "wait" and round == 0:
                 time.sleep(60)
             if what == "raise":
