@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from distens._tally import Keys, Prefix, Purpose
+from distens.encoding import failure_from_json, report_from_json, task_from_json, to_json
 from distens.records import (
     Failed,
     Failure,
@@ -20,11 +21,7 @@ from distens.records import (
     Report,
     Rung,
     Task,
-    failure_from_json,
-    report_from_json,
     settings_key,
-    task_from_json,
-    to_json,
 )
 from distens.store import Journal, Store
 

@@ -150,7 +150,7 @@ def _ensembles(folder: Path, asked: Mapping[str, Mapping[str, Any]], rows: Mappi
 
     from distens.counts import disco
     from distens.distill._ensemble import Ensemble
-    from distens.records import report_from_json
+    from distens.encoding import report_from_json
     from distens.store import Store
 
     store, reports = Store(str(folder)), {}

@@ -12,22 +12,10 @@ from scipy.stats import kendalltau
 
 from distens import registry
 from distens.diversity.pairwise import diversity, mean_over_pairs
+from distens.encoding import failure_from_json, report_from_json, task_from_json, to_json
 from distens.errors import ConfigError
 from distens.probabilities import metrics, softmax
-from distens.records import (
-    Failed,
-    Failure,
-    Finished,
-    History,
-    Report,
-    Rung,
-    Task,
-    failure_from_json,
-    report_from_json,
-    settings_key,
-    task_from_json,
-    to_json,
-)
+from distens.records import Failed, Failure, Finished, History, Report, Rung, Task, settings_key
 from distens.search import _rounds, divbo
 from distens.search._forest import Forest, expected_improvement, tame
 from distens.search._pairs import PairSurrogate, pair_rows

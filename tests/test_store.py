@@ -7,23 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distens.encoding import report_from_json, task_from_json, to_json
 from distens.errors import StorageError
 from distens.ledger import Ledger
-from distens.records import (
-    Address,
-    Failure,
-    Files,
-    Finished,
-    History,
-    Report,
-    State,
-    Task,
-    Teacher,
-    report_from_json,
-    settings_key,
-    task_from_json,
-    to_json,
-)
+from distens.records import Address, Failure, Files, Finished, History, Report, State, Task, Teacher, settings_key
 from distens.store import Checkpoint, Journal, Store
 
 

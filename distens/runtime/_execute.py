@@ -20,22 +20,10 @@ import numpy as np
 from distens import packing, probabilities, registry
 from distens.data.dataset import Dataset, Examples
 from distens.data.federation import Clients, Partitioned
+from distens.encoding import report_from_json, to_json
 from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError
 from distens.members.protocol import Member, Packable
-from distens.records import (
-    Answer,
-    Failure,
-    Files,
-    Floats,
-    Held,
-    Outcome,
-    Reason,
-    Report,
-    State,
-    Task,
-    report_from_json,
-    to_json,
-)
+from distens.records import Answer, Failure, Files, Floats, Held, Outcome, Reason, Report, State, Task
 from distens.runtime import _rounds
 from distens.runtime.protocol import Shared
 from distens.store import Checkpoint, Store

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from distens.records import Failure, Finished, Task, to_json
+from distens.encoding import to_json
+from distens.records import Failure, Finished, Task
 
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000

@@ -10,24 +10,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from distens.encoding import failure_from_json, report_from_json, task_from_json, to_json
 from distens.errors import StorageError
 from distens.ledger import kind_of
-from distens.records import (
-    Failed,
-    Finished,
-    Floats,
-    History,
-    Integers,
-    Outcome,
-    Report,
-    Settings,
-    Task,
-    failure_from_json,
-    report_from_json,
-    settings_key,
-    task_from_json,
-    to_json,
-)
+from distens.records import Failed, Finished, Floats, History, Integers, Outcome, Report, Settings, Task, settings_key
 from distens.store import Journal, Store
 
 Entry = dict[str, Any]

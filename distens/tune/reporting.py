@@ -25,22 +25,11 @@ from distens import registry
 from distens.config import Config, load_config, parse
 from distens.data.dataset import Dataset
 from distens.data.load import load
+from distens.encoding import to_json
 from distens.errors import ConfigError, RunError
 from distens.members.protocol import Member
 from distens.plan import Plan, check
-from distens.records import (
-    Address,
-    Failure,
-    Files,
-    Floats,
-    Integers,
-    Report,
-    Resources,
-    Settings,
-    Task,
-    settings_key,
-    to_json,
-)
+from distens.records import Address, Failure, Files, Floats, Integers, Report, Resources, Settings, Task, settings_key
 from distens.runtime._execute import HELD_OUT, deliver, execute
 from distens.runtime.protocol import Shared
 from distens.seeding import derive

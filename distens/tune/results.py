@@ -15,12 +15,13 @@ from ray.tune import ResultGrid
 from distens import coordinator, probabilities
 from distens.config import Config
 from distens.data.load import Loaded, load
+from distens.encoding import report_from_json, task_from_json
 from distens.errors import RunError
 from distens.finish import Result
 from distens.ledger import Ledger
 from distens.plan import check
 from distens.progress import Update, Watch
-from distens.records import Failure, Files, Reason, Report, Task, report_from_json, task_from_json
+from distens.records import Failure, Files, Reason, Report, Task
 from distens.runtime._execute import HELD_OUT
 from distens.session import silent
 from distens.store import Store

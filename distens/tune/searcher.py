@@ -26,8 +26,9 @@ from threadpoolctl import threadpool_limits
 from distens import registry
 from distens.config import Config
 from distens.data.load import load
+from distens.encoding import report_from_json
 from distens.errors import ConfigError, RunError, StorageError
-from distens.records import Address, Failure, Floats, History, Integers, Report, Settings, Task, report_from_json
+from distens.records import Address, Failure, Floats, History, Integers, Report, Settings, Task
 from distens.search.protocol import Search
 from distens.seeding import derive, generator
 from distens.store import Store
