@@ -1,6 +1,7 @@
 """Federations compared on the same clients: what one shot can make of them, how rounds learn, who withstands liars.
 
     python jobs/bench_federated.py one-shot --data DIR --out RUNS     methods and weights, three alphas, three seeds
+    python jobs/bench_federated.py one-shot --mixed --alpha 0.1 --data DIR --out RUNS     clients of several architectures
     python jobs/bench_federated.py rounds --data DIR --out RUNS       rules and corrections, accuracy by round
     python jobs/bench_federated.py robust --data DIR --out RUNS       two of ten clients send their update turned round
     python jobs/bench_federated.py report --out RUNS                  what lies there, also while more is being done
@@ -50,6 +51,13 @@ ABLATED: Mapping[str, dict[str, Any]] = {
 }
 """What is left out of ours, at `ABLATED_AT` alone. Without labels it has no weight step."""
 ABLATED_AT = 0.1
+
+MIXED: Mapping[str, Any] = {
+    "lenet": "lenet",
+    "wide": {"kind": "lenet", "width": 2},
+    "dense": {"kind": "mlp", "hidden": [128]},
+}
+MIXED_SHOT = "one-shot-mixed"
 
 RULES: Mapping[str, dict[str, Any]] = {
     "fedavg": {},
@@ -113,10 +121,19 @@ def carried_out(config: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     return json.loads(Path(result.path, "results.json").read_text()), Path(result.path)
 
 
-def one_shot_job(data: str, out: Path, alpha: float, seed: int, clients: int, ablated: bool) -> dict[str, Any]:
-    """Return accuracies of every method on one partition: `students` by what taught them, and `ensembles`."""
+def one_shot_job(
+    data: str, out: Path, alpha: float, seed: int, clients: int, ablated: bool, mixed: bool
+) -> dict[str, Any]:
+    """Return accuracies of every method on one partition: `students` by what taught them, and `ensembles`.
+
+    Args:
+        ablated: also leave out single parts of ours.
+        mixed: clients take turns at the architectures of `MIXED`, which nobody can merge; the student has the first.
+    """
     federated = {"clients": clients, "partition": {"kind": "dirichlet_clients", "alpha": alpha}, "rounds": 1}
     shared = {"federated": federated, "members": {"client": client()}, "merge": "uniform"}
+    if mixed:
+        shared = {"federated": federated, "members": {name: client(model=model) for name, model in MIXED.items()}}
     students, ensembles = {}, {}
 
     def run(labelled: int, ours: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], suffix: str = "") -> None:
@@ -127,12 +144,15 @@ def one_shot_job(data: str, out: Path, alpha: float, seed: int, clients: int, ab
         )
         rows = {"student": "ours" + suffix, **dict(zip(named, (name + suffix for name in others), strict=True))}
         students.update({label: found[row]["accuracy"] for row, label in rows.items()})
-        students["one-shot FedAvg"] = found["global"]["accuracy"]
+        if not mixed:
+            students["one-shot FedAvg"] = found["global"]["accuracy"]
         students["mean client"] = found["mean_client"]["accuracy"]
         ensembles.update(_ensembles(folder, {"student": ours, **named}, rows))
         shutil.rmtree(folder)
 
     run(0, OURS, {**PAPERS, **(ABLATED if ablated else {})})
+    if mixed:
+        return {"alpha": alpha, "seed": seed, "clients": clients, "students": students, "ensembles": ensembles}
     run(LABELLED, OURS, {f"{COBOOST}, guarded": GUARDED}, f", {LABELLED} labels")
     real = {"kind": "feddf", "average": "classwise"}
     run(SERVER - 200, real, {"FedDF": {"kind": "feddf"}}, f" on {SERVER - 200} real rows")
@@ -219,7 +239,7 @@ def robust_job(data: str, out: Path, method: str, lying: int, seed: int, rounds:
 
 
 def _all(out: Path, kind: str, jobs: Mapping[str, tuple[Any, ...]], data: str, processes: int) -> None:
-    work = {"one-shot": one_shot_job, "rounds": rounds_job, "robust": robust_job}[kind]
+    work = {"one-shot": one_shot_job, MIXED_SHOT: one_shot_job, "rounds": rounds_job, "robust": robust_job}[kind]
     (out / kind).mkdir(parents=True, exist_ok=True)
     left = {name: arguments for name, arguments in jobs.items() if not (out / kind / f"{name}.json").exists()}
     print(f"{len(left)} of {len(jobs)} jobs to do", flush=True)
@@ -241,12 +261,16 @@ def one_shot(
     alpha: Annotated[list[float] | None, typer.Option(help="Dirichlet's; several.")] = None,
     seeds: int = 3,
     clients: int = 10,
+    mixed: Annotated[bool, typer.Option(help="Clients of several architectures.")] = False,
     processes: int = 2,
 ) -> None:
     """Compare what a server can make of clients that train once."""
-    alphas = alpha or [0.05, 0.1, 0.3]
-    jobs = {f"alpha{a:g}-clients{clients}-{s}": (a, s, clients, a == ABLATED_AT) for s in range(seeds) for a in alphas}
-    _all(out, "one-shot", jobs, data, processes)
+    jobs = {
+        f"alpha{a:g}-clients{clients}-{s}": (a, s, clients, a == ABLATED_AT and not mixed, mixed)
+        for s in range(seeds)
+        for a in alpha or [0.05, 0.1, 0.3]
+    }
+    _all(out, MIXED_SHOT if mixed else "one-shot", jobs, data, processes)
     report(out)
 
 
@@ -269,15 +293,15 @@ def robust(data: Data, out: Out, seeds: int = 3, number: int = 20, processes: in
 @app.command()
 def report(out: Out) -> None:
     """Print what lies there."""
-    console, kinds = Console(width=160), ("one-shot", "rounds", "robust")
+    console, kinds = Console(width=160), ("one-shot", MIXED_SHOT, "rounds", "robust")
     if not any(path for kind in kinds for path in (out / kind).glob("*.json")):
         typer.echo(f"--out: no results in {out}: no .json in {', '.join(kinds)}, which those commands fill", err=True)
         raise typer.Exit(1)
     for kind in kinds:
         found = [json.loads(path.read_text()) for path in sorted((out / kind).glob("*.json"))]
-        if found and kind == "one-shot":
-            console.print(_one_shot_table(found, "students"))
-            console.print(_one_shot_table(found, "ensembles"))
+        if found and kind in ("one-shot", MIXED_SHOT):
+            title = "One shot" + ", clients of several architectures" * (kind == MIXED_SHOT)
+            console.print(_one_shot_table(found, "students", title), _one_shot_table(found, "ensembles", title))
         elif found:
             console.print(_rounds_table(found) if kind == "rounds" else _robust_table(found))
 
@@ -287,10 +311,10 @@ def _spread(numbers: list[float]) -> str:
     return f"{100 * float(np.mean(numbers)):.1f} ± {100 * deviation:.1f}"
 
 
-def _one_shot_table(found: list[dict[str, Any]], kind: str) -> Table:
+def _one_shot_table(found: list[dict[str, Any]], kind: str, title: str) -> Table:
     """Return rows by what there is, and how the worst job does beside uniform weights of the same average."""
     alphas = sorted({job["alpha"] for job in found})
-    title = f"One shot, {kind}: test accuracy (%), mean ± standard deviation over partitions"
+    title = f"{title}, {kind}: test accuracy (%), mean ± standard deviation over partitions"
     table = Table(title=title + "; last: the worst job against uniform weights" * (kind == "ensembles"))
     for heading in ("", *(f"alpha {a:g}" for a in alphas), "all", *(["worst"] * (kind == "ensembles"))):
         table.add_column(heading, justify="left" if not heading else "right")
