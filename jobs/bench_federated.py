@@ -1,7 +1,7 @@
 """Federations compared on the same clients: what one shot can make of them, how rounds learn, who withstands liars.
 
     python jobs/bench_federated.py one-shot --data DIR --out RUNS     methods and weights, three alphas, three seeds
-    python jobs/bench_federated.py one-shot --mixed --alpha 0.1 --data DIR --out RUNS     clients of several architectures
+    python jobs/bench_federated.py one-shot --mixed --data DIR --out RUNS      clients of several architectures
     python jobs/bench_federated.py rounds --data DIR --out RUNS       rules and corrections, accuracy by round
     python jobs/bench_federated.py robust --data DIR --out RUNS       two of ten clients send their update turned round
     python jobs/bench_federated.py report --out RUNS                  what lies there, also while more is being done
@@ -121,17 +121,16 @@ def carried_out(config: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     return json.loads(Path(result.path, "results.json").read_text()), Path(result.path)
 
 
-def one_shot_job(
-    data: str, out: Path, alpha: float, seed: int, clients: int, ablated: bool, mixed: bool
-) -> dict[str, Any]:
+def one_shot_job(data: str, out: Path, alpha: float, seed: int, clients: int, besides: str) -> dict[str, Any]:
     """Return accuracies of every method on one partition: `students` by what taught them, and `ensembles`.
 
     Args:
-        ablated: also leave out single parts of ours.
-        mixed: clients take turns at the architectures of `MIXED`, which nobody can merge; the student has the first.
+        besides: `ablated` also leaves out single parts of ours; `mixed` has clients take turns at the architectures of
+            `MIXED`, which nobody can merge; the student has the first.
     """
     federated = {"clients": clients, "partition": {"kind": "dirichlet_clients", "alpha": alpha}, "rounds": 1}
     shared = {"federated": federated, "members": {"client": client()}, "merge": "uniform"}
+    mixed = besides == "mixed"
     if mixed:
         shared = {"federated": federated, "members": {name: client(model=model) for name, model in MIXED.items()}}
     students, ensembles = {}, {}
@@ -150,7 +149,7 @@ def one_shot_job(
         ensembles.update(_ensembles(folder, {"student": ours, **named}, rows))
         shutil.rmtree(folder)
 
-    run(0, OURS, {**PAPERS, **(ABLATED if ablated else {})})
+    run(0, OURS, {**PAPERS, **(ABLATED if besides == "ablated" else {})})
     if mixed:
         return {"alpha": alpha, "seed": seed, "clients": clients, "students": students, "ensembles": ensembles}
     run(LABELLED, OURS, {f"{COBOOST}, guarded": GUARDED}, f", {LABELLED} labels")
@@ -266,7 +265,7 @@ def one_shot(
 ) -> None:
     """Compare what a server can make of clients that train once."""
     jobs = {
-        f"alpha{a:g}-clients{clients}-{s}": (a, s, clients, a == ABLATED_AT and not mixed, mixed)
+        f"alpha{a:g}-clients{clients}-{s}": (a, s, clients, "mixed" if mixed else "ablated" if a == ABLATED_AT else "")
         for s in range(seeds)
         for a in alpha or [0.05, 0.1, 0.3]
     }
