@@ -373,7 +373,7 @@ def test_no_row_of_a_clients_data_leaves_its_actor(rounds, tmp_path, monkeypatch
             yield record(outcomes)
 
     monkeypatch.setattr(ray_actors.RayActors, "run", watched)
-    monkeypatch.setattr(ray_actors.RayActors, "start", lambda self, shared: start(self, record(shared)))
+    monkeypatch.setattr(ray_actors.RayActors, "start", lambda self, shared, also: start(self, record(shared), also))
     monkeypatch.setattr(ray_actors.RayActors, "hold", lambda self, value: hold(self, record(value)))
     opened = []
     sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
