@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -110,10 +111,11 @@ def test_a_killed_member_is_tried_again_with_the_same_seed(dataset, tmp_path, ra
         deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             for process in psutil.Process().children(recursive=True):
-                if process.name().startswith("ray::_Actor.exe"):
-                    time.sleep(0.5)
-                    process.kill()
-                    return
+                with suppress(psutil.NoSuchProcess):  # Ray's own come and go
+                    if process.name().startswith("ray::_Actor.exe"):
+                        time.sleep(0.5)
+                        process.kill()
+                        return
             time.sleep(0.02)
 
     killer = threading.Thread(target=kill_the_first)
