@@ -16,7 +16,7 @@ from distens.config import to_yaml
 from distens.data.load import Loaded
 from distens.diversity import pairwise
 from distens.errors import BundleError
-from distens.evaluate import metrics, report
+from distens.evaluate import figures, metrics, report
 from distens.ledger import Ledger
 from distens.plan import Plan
 from distens.records import Finished, Floats, Integers, State
@@ -120,8 +120,6 @@ def _diversity(search_MNC: Sequence[Floats], measured: Measured, loaded: Loaded)
 def _figures(
     plan: Plan, loaded: Loaded, measured: Measured, search_MNC: Sequence[Floats], diversity_M: Floats, folder: Path
 ) -> dict[str, Path]:
-    from distens.evaluate import figures  # matplotlib takes half a second to load: not before it is drawn with
-
     metric = plan.config.metric
     values_M = np.array([entry.report.metrics[metric] for entry in measured.entries])
     families = [entry.task.settings["family"] for entry in measured.entries]

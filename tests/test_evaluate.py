@@ -10,6 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from distens.evaluate import figures, metrics, report
+from distens.evaluate._canvas import COLOURS
 from distens.probabilities import softmax
 
 # Four rows: confident and right, confident and wrong, and two less confident that are right.
@@ -155,13 +156,13 @@ def test_reliability(tmp_path, rows):
     }
     path = tmp_path / "new" / "reliability.png"
     figures.reliability(curves, labels_N, path)
-    assert all(_has_colour(path, colour) for colour in figures._COLOURS[:3])
+    assert all(_has_colour(path, colour) for colour in COLOURS[:3])
 
 
 def test_reliability_of_certain_predictions(tmp_path):
     labels_N = np.arange(30) % 3
     figures.reliability({"ensemble": np.eye(3)[labels_N]}, labels_N, tmp_path / "r.png")
-    assert _has_colour(tmp_path / "r.png", figures._COLOURS[0])
+    assert _has_colour(tmp_path / "r.png", COLOURS[0])
 
 
 @pytest.mark.parametrize("members", [1, 25, 200])
@@ -179,17 +180,18 @@ def test_pictures_of_members(tmp_path, members):
     ensemble_M = np.where(np.arange(members) % 2 == 0, 0.1, np.nan)
     figures.progress(values_M, ensemble_M, "error", tmp_path / "p.png")
     figures.progress(values_M, np.full(members, np.nan), "nll", tmp_path / "q.png")
-    assert _has_colour(tmp_path / "w.png", figures._COLOURS[0])
-    assert _has_colour(tmp_path / "p.png", figures._COLOURS[0])
-    assert _has_colour(tmp_path / "p.png", figures._COLOURS[1])
-    assert not _has_colour(tmp_path / "q.png", figures._COLOURS[0])
+    assert _has_colour(tmp_path / "w.png", COLOURS[0])
+    assert _has_colour(tmp_path / "p.png", COLOURS[0])
+    assert _has_colour(tmp_path / "p.png", COLOURS[1])
+    assert not _has_colour(tmp_path / "q.png", COLOURS[0])
     assert imread(tmp_path / "d.png").shape[:2] == (616, 896)
 
 
 def test_same_data_same_file_and_no_global_state():
     code = (
         "import pathlib, sys, tempfile\n"
-        "from distens.evaluate import figures\n"
+        "from distens.evaluate import federated_figures, figures, partition_figure\n"
+        "assert 'matplotlib' not in sys.modules\n"
         "folder = pathlib.Path(tempfile.mkdtemp())\n"
         "for name in ('a.png', 'b.png'): figures.weights({'m1': 0.7, 'm2': 0.3}, folder / name)\n"
         "assert (folder / 'a.png').read_bytes() == (folder / 'b.png').read_bytes()\n"

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.image import imsave
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
-from distens.evaluate.figures import _COLOURS, _INK, _MARKERS, METRIC_NAMES, _axes, _legend_outside, _tame, _write
-from distens.evaluate.partition_figure import _LINE_INCHES, _short, _step
+from distens.evaluate._canvas import (
+    COLOURS,
+    INK,
+    LINE_INCHES,
+    MARKERS,
+    METRIC_NAMES,
+    blank,
+    legend_outside,
+    panels,
+    shades,
+    short,
+    step,
+    tame,
+    ticks,
+    write,
+)
 from distens.records import Floats, Integers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.figure import Figure
 
 NOT_ASKED, MERGED, REFUSED, FAILED = range(4)
 """What became of a client in a round."""
 
 _OUTCOMES = {MERGED: "merged", REFUSED: "refused", FAILED: "failed"}
-_COLOUR_OF = {MERGED: "#9cc5e3", REFUSED: _COLOURS[1], FAILED: "#3b3b3b"}
+_COLOUR_OF = {MERGED: "#9cc5e3", REFUSED: COLOURS[1], FAILED: "#3b3b3b"}
 _SIGN_OF = {REFUSED: "×", FAILED: "–"}
 
 # The least share is told from a client that was not asked, whose cell is white.
-_SHADES = LinearSegmentedColormap.from_list("shares", ["#d6e6f2", "#8dbbdc", _COLOURS[0], "#07304d"])
+_SHADES = ("#d6e6f2", "#8dbbdc", COLOURS[0], "#07304d")
 _SIGNED_INCHES = 0.1
 """In cells that are smaller, colour alone says what went wrong."""
 
@@ -51,17 +63,17 @@ def rounds(values: Mapping[str, Floats], outcomes_KT: Integers, path: Path) -> N
     """
     missing = bool((outcomes_KT > MERGED).any())
     heights = [2.9 if len(values) == 1 else 2.2] * len(values) + [1.4] * missing
-    figure, found = _axes(len(heights), heights, (6.4, 0.9 + sum(heights)))
+    figure, found = panels(len(heights), heights, (6.4, 0.9 + sum(heights)))
     round_T = np.arange(1, outcomes_KT.shape[1] + 1)
     for axes, (name, values_T) in zip(found, values.items(), strict=False):
         marker = "o" if len(round_T) <= 40 else None
-        axes.plot(round_T, values_T, color=_COLOURS[0], marker=marker, markersize=4, linewidth=1.6)
-        _tame(axes, values_T[np.isfinite(values_T)])
+        axes.plot(round_T, values_T, color=COLOURS[0], marker=marker, markersize=4, linewidth=1.6)
+        tame(axes, values_T[np.isfinite(values_T)])
         axes.set_ylabel(_NAMES.get(name, name))
     if missing:
         _count(found[-1], outcomes_KT, round_T)
     _number_rounds(found[-1], len(round_T))
-    _write(figure, path)
+    write(figure, path)
 
 
 def _count(axes: Axes, outcomes_KT: Integers, round_T: Integers) -> None:
@@ -73,13 +85,13 @@ def _count(axes: Axes, outcomes_KT: Integers, round_T: Integers) -> None:
             axes.bar(round_T, count_T, 0.72 if few else 1.0, below_T, color=_COLOUR_OF[outcome], label=name, lw=0)
             below_T = below_T + count_T
     axes.grid(visible=False, axis="x")
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(ticks(4, integer=True))
     axes.set(ylabel="clients", ylim=(0, 1.06 * below_T.max()))
-    _legend_outside(axes)
+    legend_outside(axes)
 
 
 def _number_rounds(axes: Axes, count: int) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(ticks(integer=True, min_n_ticks=1))
     axes.set(xlabel="round", xlim=(0.4 if count <= 60 else 1, count + (0.6 if count <= 60 else 0)))
 
 
@@ -91,18 +103,20 @@ def shares(shares_KT: Floats, outcomes_KT: Integers, names: Sequence[str], path:
         outcomes_KT: as `rounds` takes them.
         names: of the clients, from the top.
     """
+    from matplotlib.colors import Normalize, to_rgb
+
     clients, count = outcomes_KT.shape
     row, column = min(0.28, 6.4 / clients), min(0.42, 7.2 / count)
     width, height = max(4.4, count * column), max(1.0, clients * row)
-    figure = Figure(figsize=(width + 1.4, height + 1.2), dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank((width + 1.4, height + 1.2))
     axes = figure.subplots()
     counted_KT = (outcomes_KT == MERGED) & np.isfinite(shares_KT)
     norm = Normalize(0, max(1e-12, float(shares_KT[counted_KT].max(initial=0))))
     cells_KT3 = np.ones((clients, count, 3))
     for outcome, colour in _COLOUR_OF.items():
         cells_KT3[outcomes_KT == outcome] = to_rgb(colour)
-    cells_KT3[counted_KT] = _SHADES(norm(shares_KT[counted_KT]))[:, :3]
+    colours = shades(*_SHADES)
+    cells_KT3[counted_KT] = colours(norm(shares_KT[counted_KT]))[:, :3]
     extent = (0.5, count + 0.5, clients - 0.5, -0.5)
     axes.imshow(cells_KT3, aspect="auto", interpolation="nearest", extent=extent)
     if min(height / clients, width / count) >= _SIGNED_INCHES:
@@ -112,19 +126,20 @@ def shares(shares_KT: Floats, outcomes_KT: Integers, names: Sequence[str], path:
         for outcome, sign in _SIGN_OF.items():
             for client, number in np.argwhere(outcomes_KT == outcome):
                 axes.text(number + 1, client, sign, ha="center", va="center", fontsize=8, color="white")
-    _explain(figure, axes, norm if counted_KT.any() else None, outcomes_KT)
-    shown_K = range(0, clients, _step(_LINE_INCHES / row))
-    axes.set_yticks(shown_K, [_short(names[k]) for k in shown_K])
-    axes.xaxis.set_major_locator(MaxNLocator(max(3, int(width / 0.45)), integer=True, min_n_ticks=1))
-    axes.tick_params(which="both", colors=_INK, labelsize=8, length=0)
+    _explain(figure, axes, colours, norm if counted_KT.any() else None, outcomes_KT)
+    shown_K = range(0, clients, step(LINE_INCHES / row))
+    axes.set_yticks(shown_K, [short(names[k]) for k in shown_K])
+    axes.xaxis.set_major_locator(ticks(max(3, int(width / 0.45)), integer=True, min_n_ticks=1))
+    axes.tick_params(which="both", colors=INK, labelsize=8, length=0)
     axes.set(xlabel="round", ylabel=f"client ({clients} in all)")
     axes.spines[:].set_color("#e6e6e6")
-    _write(figure, path)
+    write(figure, path)
 
 
-def _explain(figure: Figure, axes: Axes, norm: Normalize | None, outcomes_KT: Integers) -> None:
+def _explain(figure: Figure, axes: Axes, colours: Colormap, norm: Normalize | None, outcomes_KT: Integers) -> None:
     """Say what the colours mean: a scale of shades, and patches for what went wrong."""
     from matplotlib.cm import ScalarMappable
+    from matplotlib.patches import Patch
 
     told = [outcome for outcome in _OUTCOMES if (outcome != MERGED or norm is None) and (outcomes_KT == outcome).any()]
     if told:
@@ -132,10 +147,10 @@ def _explain(figure: Figure, axes: Axes, norm: Normalize | None, outcomes_KT: In
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.2}
         axes.legend(handles=patches, frameon=False, fontsize=8, ncols=3, handlelength=1.0, **place)
     if norm is not None:
-        scale = figure.colorbar(ScalarMappable(norm, _SHADES), ax=axes, pad=0.02, aspect=30, fraction=0.05)
-        scale.locator = MaxNLocator(5)
+        scale = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.02, aspect=30, fraction=0.05)
+        scale.locator = ticks(5)
         scale.outline.set_visible(False)
-        scale.ax.tick_params(labelsize=8, colors=_INK, length=0)
+        scale.ax.tick_params(labelsize=8, colors=INK, length=0)
         scale.set_label("share of the round", fontsize=9)
 
 
@@ -146,13 +161,13 @@ def curves(values: Mapping[str, Mapping[str, Floats]], path: Path) -> None:
         values: distiller -> quantity -> one number an epoch.
     """
     there = {name for own in values.values() for name in own}
-    panels = [*(name for name in _NAMES if name in there), *sorted(there - set(_NAMES))]
-    figure, found = _axes(len(panels), None, (6.4, 0.9 + 2.3 * len(panels)))
-    for axes, name in zip(found, panels, strict=True):
+    order = [*(name for name in _NAMES if name in there), *sorted(there - set(_NAMES))]
+    figure, found = panels(len(order), None, (6.4, 0.9 + 2.3 * len(order)))
+    for axes, name in zip(found, order, strict=True):
         for number, (distiller, own) in enumerate(values.items()):
             if name in own:
-                look = {"color": _COLOURS[number % len(_COLOURS)], "label": distiller, "linewidth": 1.5}
-                few = _MARKERS[number % len(_MARKERS)] if len(own[name]) <= 30 else None
+                look = {"color": COLOURS[number % len(COLOURS)], "label": distiller, "linewidth": 1.5}
+                few = MARKERS[number % len(MARKERS)] if len(own[name]) <= 30 else None
                 axes.plot(np.arange(1, len(own[name]) + 1), own[name], marker=few, markersize=4, **look)
         axes.set_ylabel(_NAMES.get(name, name.replace("_", " ")))
     handles = {line.get_label(): line for axes in found for line in axes.lines}
@@ -165,9 +180,9 @@ def curves(values: Mapping[str, Mapping[str, Floats]], path: Path) -> None:
         ncols=4,
         borderaxespad=0.2,
     )
-    found[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    found[-1].xaxis.set_major_locator(ticks(integer=True, min_n_ticks=1))
     found[-1].set_xlabel("epoch")
-    _write(figure, path)
+    write(figure, path)
 
 
 def pool(images: Floats, low: Floats, high: Floats, path: Path) -> None:
@@ -177,6 +192,8 @@ def pool(images: Floats, low: Floats, high: Floats, path: Path) -> None:
         images: (n, channels, height, width).
         low, high: what is black, and what is white; broadcast to an image.
     """
+    from matplotlib.image import imsave
+
     span = np.maximum(np.asarray(high, dtype=np.float64) - low, 1e-12)
     shown = np.clip((images[: _ACROSS * _DOWN].astype(np.float64) - low) / span, 0, 1)
     if shown.shape[1] != 3:

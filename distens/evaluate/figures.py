@@ -4,43 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from distens.evaluate._canvas import (
+    COLOURS,
+    GREY,
+    INK,
+    MARKERS,
+    METRIC_NAMES,
+    legend_outside,
+    panels,
+    tame,
+    ticks,
+    write,
+)
 from distens.evaluate.metrics import BINS, mass_bins
 from distens.records import Floats, Integers
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; without its yellow, too faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_MARKERS = "osD^vPX*<>ph"
-_GREY, _INK = "#9a9a9a", "#333333"
 _LABELLED_BARS = 30
 """More bars than this have no room for names."""
-
-METRIC_NAMES = {"nll": "negative log-likelihood (nats)", "error": "error (share of rows)"}
-
-
-def _axes(rows: int = 1, heights: Sequence[float] | None = None, size: tuple[float, float] = (6.4, 4.4)) -> Any:
-    figure = Figure(figsize=size, dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
-    found = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, height_ratios=heights)[:, 0]
-    for axes in found:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e6e6e6", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=_INK, labelsize=9)
-    return figure, found
-
-
-def _write(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without matplotlib's version in the file, equal pictures are equal files.
-    figure.savefig(path, metadata={"Software": None})
 
 
 def reliability(curves: Mapping[str, Floats], labels_N: Integers, path: Path) -> None:
@@ -50,22 +33,22 @@ def reliability(curves: Mapping[str, Floats], labels_N: Integers, path: Path) ->
         curves: name -> probs_NC, in the order of the legend.
         labels_N: labels of the same rows.
     """
-    figure, (upper, lower) = _axes(2, (3, 1), (6.0, 6.2))
+    figure, (upper, lower) = panels(2, (3, 1), (6.0, 6.2))
     lowest = np.floor(10 * min(0.99, *(np.max(p, axis=1).min() for p in curves.values()))) / 10
     edges = np.linspace(lowest, 1, 26)
     for number, (name, probs_NC) in enumerate(curves.items()):
         bins = mass_bins(probs_NC, labels_N)
-        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
         upper.plot(x, y, marker=marker, color=colour, label=name, linewidth=1.4, markersize=5, clip_on=False, zorder=3)
         counts, _ = np.histogram(np.max(probs_NC, axis=1), bins=edges)
         lower.stairs(counts, edges, color=colour, linewidth=1.4)
-    upper.plot([lowest, 1], [lowest, 1], color=_GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    upper.plot([lowest, 1], [lowest, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
     upper.set(xlim=(lowest, 1), ylim=(None, 1), ylabel=f"accuracy (share right in bins of {_bin_size(len(labels_N))})")
-    _legend_outside(upper)
+    legend_outside(upper)
     lower.set_yscale("symlog", linthresh=1)
     lower.set(ylabel=f"rows (of {len(labels_N):,})", xlabel="confidence (highest class probability)", ylim=(0, None))
-    _write(figure, path)
+    write(figure, path)
 
 
 def _bin_size(rows: int) -> str:
@@ -86,37 +69,35 @@ def diversity(
         families: of each member.
         metric: `nll` or `error`.
     """
-    figure, (axes,) = _axes()
+    figure, (axes,) = panels()
     values_M, diversity_M, weights_M = (np.asarray(v, dtype=np.float64) for v in (values_M, diversity_M, weights_M))
     largest = max(float(weights_M.max(initial=0)), 1e-12)
     selected_M = weights_M > 0
     for number, family in enumerate(sorted(set(families))):
         of_M = np.array([f == family for f in families], dtype=bool)
-        marker = _MARKERS[number % len(_MARKERS)]
+        marker = MARKERS[number % len(MARKERS)]
         rest, chosen = of_M & ~selected_M, of_M & selected_M
-        axes.scatter(diversity_M[rest], values_M[rest], s=26, marker=marker, color=_GREY, alpha=0.6, linewidths=0)
+        axes.scatter(diversity_M[rest], values_M[rest], s=26, marker=marker, color=GREY, alpha=0.6, linewidths=0)
         sizes = 30 + 190 * weights_M[chosen] / largest
         axes.scatter(
             diversity_M[chosen],
             values_M[chosen],
             s=sizes,
             marker=marker,
-            facecolor=_COLOURS[0] + "b0",
-            edgecolor=_INK,
+            facecolor=COLOURS[0] + "b0",
+            edgecolor=INK,
             linewidths=0.7,
             zorder=3,
         )
-        axes.scatter([], [], s=36, marker=marker, color=_INK, label=family)
-    axes.scatter(
-        [], [], s=60, marker="o", facecolor=_COLOURS[0] + "b0", edgecolor=_INK, label="selected (area: weight)"
-    )
+        axes.scatter([], [], s=36, marker=marker, color=INK, label=family)
+    axes.scatter([], [], s=60, marker="o", facecolor=COLOURS[0] + "b0", edgecolor=INK, label="selected (area: weight)")
     if not selected_M.all():
-        axes.scatter([], [], s=26, marker="o", color=_GREY, alpha=0.6, linewidths=0, label="not selected")
-    _tame(axes, values_M)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.scatter([], [], s=26, marker="o", color=GREY, alpha=0.6, linewidths=0, label="not selected")
+    tame(axes, values_M)
+    axes.xaxis.set_major_locator(ticks(6))
     axes.set(xlabel="mean diversity to the selection", ylabel=METRIC_NAMES.get(metric, metric) + ", search split")
-    _legend_outside(axes)
-    _write(figure, path)
+    legend_outside(axes)
+    write(figure, path)
 
 
 def weights(weights: Mapping[str, float], path: Path) -> None:
@@ -129,9 +110,9 @@ def weights(weights: Mapping[str, float], path: Path) -> None:
     values = [weights[name] for name in names]
     labelled = len(names) <= _LABELLED_BARS
     height = max(2.2, 1.2 + 0.26 * len(names)) if labelled else 4.4
-    figure, (axes,) = _axes(size=(6.4, height))
+    figure, (axes,) = panels(size=(6.4, height))
     if labelled:
-        axes.barh(names, values, color=_COLOURS[0], height=0.62)
+        axes.barh(names, values, color=COLOURS[0], height=0.62)
         axes.set_ylim(len(names) - 0.3, -0.7)  # the largest on top, and one bar is not a wall
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -139,11 +120,11 @@ def weights(weights: Mapping[str, float], path: Path) -> None:
         for place, value in enumerate(values):
             axes.annotate(f"{value:.3f}", (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
     else:
-        axes.bar(np.arange(1, len(names) + 1), values, color=_COLOURS[0], width=1.0)
+        axes.bar(np.arange(1, len(names) + 1), values, color=COLOURS[0], width=1.0)
         axes.grid(visible=False, axis="x")
         axes.set(xlabel=f"selected members ({len(names)}), largest weight first", ylabel="weight (share of one)")
         axes.set_xlim(0.4, len(names) + 0.6)
-    _write(figure, path)
+    write(figure, path)
 
 
 def progress(values_T: Floats, ensemble_T: Floats, metric: str, path: Path) -> None:
@@ -154,14 +135,14 @@ def progress(values_T: Floats, ensemble_T: Floats, metric: str, path: Path) -> N
         ensemble_T: the metric of the ensemble of the members so far; NaN where it was not measured.
         metric: `nll` or `error`.
     """
-    figure, (axes,) = _axes()
+    figure, (axes,) = panels()
     values_T, ensemble_T = np.asarray(values_T, dtype=np.float64), np.asarray(ensemble_T, dtype=np.float64)
     step_T = np.arange(1, len(values_T) + 1)
     small = len(values_T) < 60
-    axes.scatter(step_T, values_T, s=18 if small else 9, color=_GREY, alpha=0.8, linewidths=0, label="member")
+    axes.scatter(step_T, values_T, s=18 if small else 9, color=GREY, alpha=0.8, linewidths=0, label="member")
     best_T = np.minimum.accumulate(values_T)
     marker = "o" if len(values_T) == 1 else None
-    axes.step(step_T, best_T, where="post", color=_COLOURS[1], linewidth=1.6, marker=marker, label="best single so far")
+    axes.step(step_T, best_T, where="post", color=COLOURS[1], linewidth=1.6, marker=marker, label="best single so far")
     measured = np.isfinite(ensemble_T)
     if measured.any():
         marker = "s" if measured.sum() < 30 else None
@@ -169,27 +150,15 @@ def progress(values_T: Floats, ensemble_T: Floats, metric: str, path: Path) -> N
             step_T[measured],
             ensemble_T[measured],
             where="post",
-            color=_COLOURS[0],
+            color=COLOURS[0],
             linewidth=1.8,
             marker=marker,
             markersize=3.5,
             label="ensemble so far",
         )
-    _tame(axes, np.concatenate([values_T, ensemble_T[measured]]))
+    tame(axes, np.concatenate([values_T, ensemble_T[measured]]))
     axes.set(xlabel="finished members, in order of arrival", ylabel=METRIC_NAMES.get(metric, metric) + ", search split")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(ticks(integer=True, min_n_ticks=1))
     axes.set_xlim(min(0.5, 1 - 0.02 * len(values_T)), len(values_T) + max(0.5, 0.02 * len(values_T)))
-    _legend_outside(axes)
-    _write(figure, path)
-
-
-def _tame(axes: Axes, values: Floats) -> None:
-    """Draw a few members that are far worse on a logarithmic axis, else they press the good ones into a line."""
-    good = values[np.isfinite(values) & (values > 0)]
-    if len(good) and len(good) == len(values) and good.max() > 8 * np.median(good):
-        axes.set_yscale("log")
-
-
-def _legend_outside(axes: Axes) -> None:
-    """Put the legend above the picture, where it covers no point."""
-    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
+    legend_outside(axes)
+    write(figure, path)

@@ -22,7 +22,7 @@ from distens.data.clients import Partition
 from distens.data.load import Loaded
 from distens.deliver import check, temporary, write_page
 from distens.distill.protocol import Average
-from distens.evaluate import metrics, report
+from distens.evaluate import figures, metrics, partition_figure, report
 from distens.federated import shown
 from distens.federated.journal import Log
 from distens.federated.plan import FederatedPlan
@@ -267,8 +267,6 @@ class _Conclusion:
         return details | self.clients.left_out()
 
     def _figures(self, weights: Mapping[str, float], made: Mapping[str, Finished], folder: Path) -> dict[str, Path]:
-        from distens.evaluate import figures, partition_figure  # they load matplotlib
-
         dataset, pictures = self.loaded.dataset, {}
         if self.logs:
             pictures |= shown.of_rounds(self.logs, self.clients, self.plan.config.metric, folder)

@@ -13,6 +13,7 @@ import numpy as np
 
 from distens.data.clients import Partition
 from distens.data.load import Loaded
+from distens.evaluate import federated_figures as figures
 from distens.federated.journal import Log
 from distens.ledger import Ledger
 from distens.members.client import told_histogram
@@ -202,8 +203,6 @@ def of_rounds(logs: Mapping[int, Log], clients: Clients, metric: str, folder: Pa
     Args:
         metric: the first of those to draw.
     """
-    from distens.evaluate import federated_figures as figures  # loads matplotlib
-
     numbers = sorted(logs)
     shares_KT, outcomes_KT = grids(clients.names, clients.parts, len(numbers))
     measured = dict.fromkeys(name for n in numbers for name in logs[n].metrics)
@@ -220,8 +219,6 @@ def of_rounds(logs: Mapping[int, Log], clients: Clients, metric: str, folder: Pa
 
 def grids(names: Sequence[str], found: Mapping[str, Part], rounds: int) -> tuple[Floats, Integers]:
     """Return shares_KT and outcomes_KT, as `distens.evaluate.federated_figures.shares` takes them."""
-    from distens.evaluate import federated_figures as figures
-
     shares_KT = np.full((len(names), rounds), np.nan)
     outcomes_KT = np.full((len(names), rounds), figures.NOT_ASKED)
     for k, name in enumerate(names):
@@ -244,8 +241,6 @@ def of_distillers(
         titles: row -> what it is called.
         bounds: what is black and what is white (`Dataset.bounds`).
     """
-    from distens.evaluate import federated_figures as figures
-
     low, high = bounds
     curves: dict[str, dict[str, Floats]] = {}
     pools: dict[str, Floats] = {}

@@ -1,0 +1,91 @@
+"""What all pictures share: colours, axes, files. matplotlib takes half a second to load, so only drawing loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distens.records import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's palette, which colour-blind readers tell apart; without its yellow, too faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = "osD^vPX*<>ph"
+GREY, INK = "#9a9a9a", "#333333"
+LINE_INCHES = 0.13
+"""Height of a line of text; where rows are lower, only every second, fifth, … is named."""
+_LONGEST = 18
+
+METRIC_NAMES = {"nll": "negative log-likelihood (nats)", "error": "error (share of rows)"}
+
+
+def blank(size: tuple[float, float]) -> Figure:
+    """Return an empty picture of so many inches, which no global state of matplotlib knows of."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=140, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def panels(rows: int = 1, heights: Sequence[float] | None = None, size: tuple[float, float] = (6.4, 4.4)) -> Any:
+    """Return a picture, and its panels from the top."""
+    figure = blank(size)
+    found = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, height_ratios=heights)[:, 0]
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK, labelsize=9)
+    return figure, found
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Write the picture; equal pictures are equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})  # or matplotlib's version is in the file
+
+
+def ticks(most: int = 10, **options: Any) -> MaxNLocator:
+    """Return where to put ticks between at most so many steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(most, **options)
+
+
+def shades(*colours: str) -> Colormap:
+    """Return a scale that goes evenly through the colours."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shades", colours)
+
+
+def tame(axes: Axes, values: Floats) -> None:
+    """Draw a few members that are far worse on a logarithmic axis, else they press the good ones into a line."""
+    good = values[np.isfinite(values) & (values > 0)]
+    if len(good) and len(good) == len(values) and good.max() > 8 * np.median(good):
+        axes.set_yscale("log")
+
+
+def legend_outside(axes: Axes) -> None:
+    """Put the legend above the picture, where it covers no point."""
+    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
+
+
+def step(least: float) -> int:
+    """Return the first of 1, 2, 5, 10, 20, … that is no less."""
+    return next(step * 10**power for power in range(9) for step in (1, 2, 5) if step * 10**power >= least)
+
+
+def short(name: str) -> str:
+    """Return a name without its middle: ends tell names apart at least as often as beginnings."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 1]}…{name[-_LONGEST // 2 :]}"
