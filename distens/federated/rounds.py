@@ -69,7 +69,7 @@ class Rounds:
         self._server = self._journal.restored() or Reached(0, start())
         self.logs: Mapping[int, Log] = self._journal.logs
         self._log = Log(0, [])
-        self._updates: dict[str, tuple[Update, float]] = {}  # and how far each goes
+        self._updates: dict[str, Update] = {}
         self._waiting: set[str] = set()
 
     def run(self) -> Floats:
@@ -219,8 +219,7 @@ class Rounds:
             self._log.refined = dict(outcome.metrics)
             self._waiting.discard(REFINE)
         elif isinstance(outcome, Update):
-            norm = _distance(outcome.weights_P, self._server.weights_P)  # while others train
-            self._updates[outcome.client] = (outcome, norm)
+            self._updates[outcome.client] = outcome
             self._waiting.discard(outcome.client)
         elif isinstance(outcome, Failure):
             self._lost(outcome)
@@ -268,13 +267,13 @@ class Rounds:
         """Return the updates that can be merged, by client's name, and how far they go; the others are named in the
         log."""
         start_P, found = self._server.weights_P, []
-        for client, (update, norm) in sorted(self._updates.items()):
+        for client, update in sorted(self._updates.items()):
             weights_P = update.weights_P
             if weights_P.shape != start_P.shape or weights_P.dtype != start_P.dtype:
                 self._log.refused[client] = (
                     f"{weights_P.dtype} of shape {weights_P.shape} instead of {start_P.dtype} of shape {start_P.shape}"
                 )
-            elif not math.isfinite(norm):
+            elif not np.isfinite(norm := _distance(weights_P, start_P)):
                 self._log.refused[client] = "numbers that are not finite"
             else:
                 found.append((update, norm))
@@ -291,9 +290,7 @@ class Rounds:
 
 
 def _distance(one_P: Floats, other_P: Floats) -> float:
-    """Return the norm of the difference, with little memory; infinite if a number is, or if they differ in kind."""
-    if one_P.shape != other_P.shape or one_P.dtype != other_P.dtype:
-        return math.inf
+    """Return the norm of the difference, with little memory; not finite if a number is not."""
     step, total = 1 << 20, 0.0
     for first in range(0, len(one_P), step):
         part = one_P[first : first + step] - other_P[first : first + step]
