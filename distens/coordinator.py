@@ -14,7 +14,6 @@ came before, not on time (but for `search.seconds`).
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -137,16 +136,14 @@ class Run:
 
     def go(self) -> Result:
         """Do all that is left to do."""
-        with self.session.prepared(self._packs()):
+        with self.session.prepared(self._left()):
             return self._go()
 
-    def _packs(self) -> int | None:
-        """Return how many packs of the search are left at least; None where time decides."""
+    def _left(self) -> int | None:
+        """Return how many members of the search are left at least; None where time decides."""
         if self.plan.members is None:
             return None
-        left = self.plan.members - self.ledger.count("search") + len(self.ledger.pending("search"))
-        pack = self.plan.runner.pack
-        return left if pack == "auto" else math.ceil(left / pack)
+        return self.plan.members - self.ledger.count("search") + len(self.ledger.pending("search"))
 
     def _go(self) -> Result:
         loaded = self.session.open()

@@ -38,9 +38,10 @@ def _distances(shares_KC: Floats, metric: str) -> Floats:
     return np.linalg.norm(shares_KC - even, ord=1 if metric == "l1" else 2, axis=1)
 
 
-def class_shares(counts_KC: Integers) -> Floats:
-    """Return a_k^c = n_k^c / sum_j n_j^c, (K, C); equal shares of classes that nobody has (Zhang et al. 2022,
-    "Fine-tuning Global Model via Data-Free Knowledge Distillation for Non-IID Federated Learning", section 3.3)."""
-    counts = np.asarray(counts_KC, dtype=np.float64)
-    rows_C = counts.sum(axis=0)
-    return np.where(rows_C > 0, counts / np.where(rows_C > 0, rows_C, 1.0), 1.0 / len(counts))
+def class_shares(weights_KC: Floats | Integers) -> Floats:
+    """Return a_k^c = n_k^c / sum_j n_j^c, (K, C), of rows or other weights of each class; equal shares of a class that
+    has none (Zhang et al. 2022, "Fine-tuning Global Model via Data-Free Knowledge Distillation for Non-IID Federated
+    Learning", section 3.3)."""
+    weights = np.asarray(weights_KC, dtype=np.float64)
+    total_C = weights.sum(axis=0)
+    return np.where(total_C > 0, weights / np.where(total_C > 0, total_C, 1.0), 1.0 / len(weights))

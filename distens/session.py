@@ -7,6 +7,7 @@ moment: what was pending is handed out again, with the next attempt number, the 
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,10 +78,14 @@ class Session:
         self._given = loaded
 
     @contextmanager
-    def prepared(self, packs: int | None) -> Iterator[None]:
-        """Let the runner get ready for so many packs while the data are read, and let go of it whatever happens."""
+    def prepared(self, tasks: int | None) -> Iterator[None]:
+        """Let the runner get ready for so many tasks (None: for as many as there is room) while the data are read, and
+        let go of it whatever happens."""
+        if self.store.exists("results.json"):
+            tasks = 0  # a run that has them trains nothing
+        pack = self.runner.pack
         try:
-            self.runner.prepare(0 if self.store.exists("results.json") else packs)  # a run that has them trains nothing
+            self.runner.prepare(tasks if tasks is None or pack == "auto" else math.ceil(tasks / pack))
             yield
         finally:
             self.runner.stop()

@@ -165,27 +165,24 @@ def _ensembles(folder: Path, asked: Mapping[str, Mapping[str, Any]], rows: Mappi
         asked: row of the run -> the distiller it comes from.
         rows: row -> what it is called.
     """
-    import torch
-
     from distens.counts import disco
-    from distens.distill._ensemble import Ensemble
     from distens.encoding import report_from_json
+    from distens.federated.weighed import together
+    from distens.members.client import told_histogram
     from distens.store import Store
 
     store, reports = Store(str(folder)), {}
     for path in sorted(folder.glob("members/c[0-9]*/*/report.json")):
         reports[path.parent.parent.name] = report_from_json(json.loads(path.read_text()))
     probs_MNC = np.stack([store.read_predictions(report.files["test"]) for report in reports.values()])
-    logits_MNC = torch.tensor(np.log(np.maximum(probs_MNC, np.finfo(np.float32).tiny)))
-    classes, count = probs_MNC.shape[2], len(reports)
-    counts_MC = np.array([[r.metrics[f"rows_{c}"] for c in range(classes)] for r in reports.values()]).astype(np.int64)
+    counts_MC = np.array([told_histogram(report.metrics, probs_MNC.shape[2]) for report in reports.values()])
     labels_N, found = _test_labels(folder), {}
 
     def add(name: str, average: Any, weights_M: Any) -> None:
-        said = Ensemble(average, counts_MC)(logits_MNC, torch.tensor(np.asarray(weights_M), dtype=torch.float32))
-        found[name] = float((said.argmax(dim=1).numpy() == labels_N).mean())
+        said_NC = together(average, weights_M, counts_MC).probs_NC(probs_MNC)
+        found[name] = float((said_NC.argmax(axis=1) == labels_N).mean())
 
-    known = {"uniform": np.full(count, 1 / count), "FedDisco": disco(counts_MC)}
+    known = {"uniform": np.full(len(counts_MC), 1 / len(counts_MC)), "FedDisco": disco(counts_MC)}
     for average in ("logits", "probabilities", "classwise"):
         for name, weights_M in known.items():
             add(f"{average}, {name}", average, weights_M)

@@ -20,6 +20,24 @@ def ray_here():
     ray.shutdown()
 
 
+@pytest.fixture
+def neighbour(ray_here):
+    """Return a function that lets an actor, which is none of ours, hold so many CPUs until the test ends."""
+    actors = []
+
+    class Neighbour:
+        def ready(self):
+            return True
+
+    def hold(cpus):
+        actors.append(ray_here.remote(num_cpus=cpus)(Neighbour).remote())
+        assert ray_here.get(actors[-1].ready.remote())
+
+    yield hold
+    for actor in actors:
+        ray_here.kill(actor)
+
+
 @pytest.fixture(scope="session")
 def _empty_mlflow(tmp_path_factory):
     from mlflow import MlflowClient

@@ -165,22 +165,12 @@ def test_actors_of_several_sizes_make_room_for_each_other(tmp_path, ray_here):
     assert set(left) == {0.5, 1} and sum(left) <= 2
 
 
-def test_an_idle_actor_gives_way_where_others_hold_the_rest(tmp_path, ray_here, monkeypatch):
+def test_an_idle_actor_gives_way_where_others_hold_the_rest(tmp_path, neighbour, monkeypatch):
     """One CPU is somebody else's, so that there is none for the second task beside the first's idle actor; counted
     alone, there are two."""
     monkeypatch.setattr(ray_actors, "PATIENCE_SECONDS", 0.5)
-
-    @ray_here.remote(num_cpus=1)
-    class Other:
-        def ready(self):
-            return True
-
-    other = Other.remote()
-    assert ray_here.get(other.ready.remote())
-    try:
-        found, left = carried_out([0.5, 1], tmp_path)
-    finally:
-        ray_here.kill(other)
+    neighbour(1)
+    found, left = carried_out([0.5, 1], tmp_path)
     assert len(found) == 2 and left == [1]
 
 

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from distens import registry
-from distens.combine.classwise import Classwise, of_each_class
+from distens.combine.classwise import Classwise
 from distens.counts import class_shares, disco
 from distens.data.dataset import Examples
 from distens.distill._ensemble import Ensemble
@@ -290,7 +290,7 @@ def test_ensembles_by_class_do_what_their_combiner_does():
     rng = np.random.default_rng(0)
     logits_MNC, counts_MC = rng.normal(size=(3, 7, 4)), np.array([[5, 0, 0, 1], [0, 3, 0, 1], [2, 2, 0, 1]])
     weights_M, probs_MNC = np.array([0.5, 0.3, 0.2]), softmax(logits_MNC)
-    weights_MC = of_each_class(weights_M[:, None] * class_shares(counts_MC))
+    weights_MC = class_shares(weights_M[:, None] * class_shares(counts_MC))
     combined_NC = Classwise().combine(probs_MNC, State({"weights": weights_MC}))
     said_NC = Ensemble("classwise", counts_MC)(torch.tensor(logits_MNC).float(), torch.tensor(weights_M).float())
     np.testing.assert_allclose(said_NC.softmax(dim=1), combined_NC, rtol=1e-5)

@@ -145,14 +145,8 @@ def test_actors_are_prepared_where_there_is_room_and_as_many_as_there_are_packs(
         registry.build("runtime", {"kind": "ray_actors", "cpus_per_member": 64}, "runtime").prepare(1)
 
 
-def test_actors_are_not_prepared_where_others_work(ray_here):
-    @ray_here.remote(num_cpus=2)
-    class Other:
-        def ready(self):
-            return True
-
-    other = Other.remote()
-    assert ray_here.get(other.ready.remote())
+def test_actors_are_not_prepared_where_others_work(neighbour):
+    neighbour(2)
     runner = registry.build("runtime", "ray_actors", "runtime")
     deadline = time.monotonic() + 60
     while runner._free():  # the head hears of it a moment later
@@ -161,4 +155,3 @@ def test_actors_are_not_prepared_where_others_work(ray_here):
     runner.prepare(2)
     assert runner._prepared == []
     runner.stop()
-    ray_here.kill(other)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distens.counts import class_shares
 from distens.records import Floats, Integers, State
 
 
@@ -29,7 +30,7 @@ class Classwise:
             right_N = np.asarray(probs_NC, dtype=np.float64)[np.arange(len(labels_N)), labels_N]
             right_C = np.bincount(labels_N, weights=right_N, minlength=len(rows_C))
             known.append(weight * (right_C + right_N.mean()) / (rows_C + 1))
-        return State({"weights": of_each_class(np.array(known))})
+        return State({"weights": class_shares(np.array(known))})
 
     def combine(self, probs_MNC: Floats, state: State) -> Floats:
         """Return probs_NC (float64); rows sum to one."""
@@ -37,9 +38,3 @@ class Classwise:
         for probs_NC, weights_C in zip(probs_MNC, state.arrays["weights"], strict=True):
             total_NC += weights_C * np.asarray(probs_NC, dtype=np.float64)
         return total_NC / np.maximum(total_NC.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-
-
-def of_each_class(weights_MC: Floats) -> Floats:
-    """Return the weights scaled so that every class's sum to one; equal ones for a class that has none."""
-    total_C = weights_MC.sum(axis=0)
-    return np.where(total_C > 0, weights_MC / np.where(total_C > 0, total_C, 1.0), 1.0 / len(weights_MC))

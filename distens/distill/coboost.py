@@ -76,7 +76,8 @@ class Coboost:
         diverse_samples: move rows in step 3.
         perturbation: eps, as a share of the range of inputs. 4/255: the paper's 8/255 in [-1, 1]. None: 4/255.
         weights: `guarded`; `unguarded` is the paper's; `off` leaves them as they are given.
-        step: of the weights. None: 0.1 / M, the paper's.
+        step: of the weights, where they move (not under `guarded` and `classwise` without labels). None: 0.1 / M, the
+            paper's.
         decay: of the step, per epoch. None: 0.99.
     """
 

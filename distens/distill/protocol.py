@@ -99,7 +99,7 @@ class Distilled:
 
     Attributes:
         metrics: of the student, `parameters` and `seconds` among them, and what the method adds.
-        weights_M: the teachers' weights, non-negative, sum 1, where the method learns them; they weigh logits.
+        weights_M: the teachers' weights, non-negative, sum 1, where the method learns them, of what it averages.
         images: some of what was made up, as rows of inputs (n, …), float32; to be looked at. None if nothing was.
         curves: name -> one number an epoch.
     """

@@ -161,18 +161,16 @@ class _Conclusion:
     def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> Weighed:
         counts_MC = np.array([told_histogram(e.report.metrics, len(self.loaded.dataset.classes)) for e in clients])
         average: Average = getattr(self.plan.distiller, "average", "classwise")
+        learned_M = None
         if student is not None and "made" in student.report.files:
             made = self.store.read_state(student.report.files["made"].path, student.report.files["made"])
-            if "weights_M" in made.arrays:
-                return Weighed(clients, made.arrays["weights_M"], average, True, counts_MC)
-        return Weighed.uniform(clients, average, counts_MC)
+            learned_M = made.arrays.get("weights_M")
+        return Weighed(clients, average, counts_MC, learned_M)
 
     def _add_ensembles(self, weighed: Weighed) -> None:
         combine_MNC, test_MNC = (np.stack([self._read(e, s) for e in weighed.entries]) for s in ("combine", "test"))
         for name, by in weighed.ensembles().items():
-            combine_NC, test_NC = (
-                by.combiner.combine(probs_MNC[by.places], by.state) for probs_MNC in (combine_MNC, test_MNC)
-            )
+            combine_NC, test_NC = by.probs_NC(combine_MNC), by.probs_NC(test_MNC)
             self.rows[name] = Row(combine_NC, test_NC, *costs([weighed.entries[place] for place in by.places]))
 
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
@@ -277,7 +275,7 @@ class _Conclusion:
             pictures["Rows of each class"] = folder / "partition.png"
             counts_KC = np.array([self.clients.counts[name] for name in self.names])
             partition_figure.draw(counts_KC, self.names, dataset.classes, folder / "partition.png")
-        if self.weighed is not None and self.weighed.learned:
+        if self.weighed is not None and self.weighed.learned_M is not None:
             pictures["Weights of the clients"] = folder / "weights.png"
             figures.weights(weights, folder / "weights.png")
         titles = {name: name for name in made}

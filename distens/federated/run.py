@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -46,14 +45,13 @@ class Federation:
 
     def go(self) -> Result:
         """Do all that is left to do."""
-        with self.session.prepared(self._packs()):
+        with self.session.prepared(self._at_once()):
             return self._go()
 
-    def _packs(self) -> int:
-        """Return how many packs of clients there are at least, as far as that is known before the data are."""
-        section, pack = self.plan.section, self.plan.runner.pack
-        clients = section.per_round or len(section.sources) or section.clients or 1
-        return clients if pack == "auto" else math.ceil(clients / pack)
+    def _at_once(self) -> int:
+        """Return how many clients train at once at least, as far as that is known before the data are."""
+        section = self.plan.section
+        return section.per_round or len(section.sources) or section.clients or 1
 
     def _go(self) -> Result:
         loaded = self.session.open()

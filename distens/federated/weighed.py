@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distens.combine.average import Average as Linear
-from distens.combine.classwise import Classwise, of_each_class
+from distens.combine.classwise import Classwise
 from distens.combine.geometric import Geometric
 from distens.combine.protocol import Combiner
 from distens.counts import class_shares
@@ -33,6 +33,25 @@ class Together:
     weights_K: Floats
     state: State
 
+    def probs_NC(self, probs_MNC: Floats) -> Floats:
+        """Return what they say together, from what all clients say."""
+        return self.combiner.combine(probs_MNC[self.places], self.state)
+
+
+def together(average: Average, weights_M: Floats, counts_MC: Integers) -> Together:
+    """Return those who have a weight, combined.
+
+    Args:
+        weights_M: of the clients; they sum to one.
+        counts_MC: rows of each class.
+    """
+    places = np.flatnonzero(weights_M > 0)
+    weights_K = weights = weights_M[places]
+    combiner: Combiner = {"logits": Geometric, "probabilities": Linear, "classwise": Classwise}[average]()
+    if average == "classwise":
+        weights = class_shares(weights[:, None] * class_shares(counts_MC[places]))
+    return Together(combiner, places, weights_K, State({"weights": weights}))
+
 
 @dataclass(frozen=True)
 class Weighed:
@@ -40,37 +59,27 @@ class Weighed:
 
     Attributes:
         average: what is averaged (see `distens.distill.protocol.Average`).
-        learned: whether the weights were; else they are uniform.
         counts_MC: rows of each class.
+        learned_M: weights that were learned, which sum to one; None: clients weigh alike.
     """
 
     entries: Sequence[Finished]
-    weights_M: Floats
     average: Average
-    learned: bool
     counts_MC: Integers
+    learned_M: Floats | None = None
 
-    @classmethod
-    def uniform(cls, entries: Sequence[Finished], average: Average, counts_MC: Integers) -> Weighed:
-        """Return clients that weigh alike."""
-        return cls(entries, _alike(entries), average, False, counts_MC)
+    @property
+    def weights_M(self) -> Floats:
+        """Return the ensemble's weights."""
+        return self._alike_M() if self.learned_M is None else self.learned_M
 
     def ensembles(self) -> dict[str, Together]:
         """Return row of the table -> how clients are combined there; those without a weight are left out."""
-        found = {ENSEMBLE: self._together(self.average, self.weights_M)}
+        found = {ENSEMBLE: together(self.average, self.weights_M, self.counts_MC)}
         for name, average in KNOWN.items():
-            if self.learned or average != self.average:
-                found[name] = self._together(average, _alike(self.entries))
+            if self.learned_M is not None or average != self.average:
+                found[name] = together(average, self._alike_M(), self.counts_MC)
         return found
 
-    def _together(self, average: Average, weights_M: Floats) -> Together:
-        places = np.flatnonzero(weights_M > 0)
-        weights = weights_M[places]
-        combiner: Combiner = {"logits": Geometric, "probabilities": Linear, "classwise": Classwise}[average]()
-        if average == "classwise":
-            weights = of_each_class(weights[:, None] * class_shares(self.counts_MC[places]))
-        return Together(combiner, places, weights_M[places], State({"weights": weights}))
-
-
-def _alike(entries: Sequence[Finished]) -> Floats:
-    return np.full(len(entries), 1 / len(entries))
+    def _alike_M(self) -> Floats:
+        return np.full(len(self.entries), 1 / len(self.entries))
