@@ -9,8 +9,9 @@ on both sides, the same architecture, batch size, rate and one epoch.
 
 In the clock on both sides: from the start of a fresh Python process, so imports, reading and scaling of rows, start of
 Ray and of actors, first weights; a round ends when the server has the merged weights. distens has, besides, checked
-every update and written the round to disk by then; it loads torch in all processes, Flower only for LeNet. Outside on
-both sides: what comes after the last round. An uncounted run of each before fills the caches of files.
+every update by then and begins to write the round to disk, while it hands out the next; it loads torch in all
+processes, Flower only for LeNet. Outside on both sides: what comes after the last round. An uncounted run of each
+before fills the caches of files.
 
 Repetitions alternate. `first` is seconds from the process's start to the end of round 1; `round` the median of the
 later rounds; `CPU` the CPU seconds of all processes, Ray's own included, to the end of round 1. Wall times of a busy

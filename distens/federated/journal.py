@@ -1,13 +1,15 @@
 """What a federation's rounds leave on storage: a log of each, and the weights that the last ones ended with.
 
-A round is journalled when it is merged; the weights are written first. They are not waited for: after a loss of power
-the last ones may be gone, and then the run goes on from the round before.
+A round is written when it is merged, the weights first, while the next one's clients train; it is there before the next
+one is merged. Nobody waits until it would survive a loss of power. Where the last is gone, the run goes on from the
+round before.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +19,7 @@ from distens.records import Address, Floats, State
 from distens.store import Journal, Store
 
 KEPT = 2
-"""Rounds whose weights are kept: the last, and one before it in case the last did not survive a loss of power."""
+"""Rounds whose weights are kept: the last, and one before it in case the last is not whole."""
 
 
 @dataclass
@@ -88,6 +90,8 @@ class RoundsJournal:
         self.taken: dict[str, list[int]] = {}
         self._store, self._journal = store, Journal(store, "rounds")
         self._states: dict[int, Address] = {}
+        self._writer = ThreadPoolExecutor(1, "rounds")
+        self._writing: Future[None] | None = None
         for entry in self._journal.entries():
             if "judged" in entry:
                 self.logs[entry["judged"]].metrics = entry["metrics"]
@@ -124,21 +128,37 @@ class RoundsJournal:
         return Reached(number + 1, weights_P, under("memory/"), state.meta["norms"], under("distiller/"))
 
     def keep(self, log: Log, server: Reached) -> None:
-        """Journal a round, and what the server has after it."""
+        """Journal a round, and what the server has after it; return before it is written (see `settle`)."""
+        self.settle()
+        self.logs[log.round] = log
+        self._count(log)
+        self._writing = self._writer.submit(self._write, log.round, dict(vars(log)), server)
+
+    def settle(self) -> None:
+        """Wait until all that was kept is written.
+
+        Raises:
+            StorageError: it cannot be.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, number: int, entry: dict[str, Any], server: Reached) -> None:
         arrays = {"weights": server.weights_P}
         arrays |= {f"memory/{name}": numbers for name, numbers in server.memory.items()}
         arrays |= {f"distiller/{name}": array for name, array in server.distiller.items()}
         state = State(arrays, {"norms": list(server.norms)})
-        address = self._store.write_state(f"rounds-weights/{log.round:04d}.safetensors", state, durable=False)
-        self._journal.append({**vars(log), "state": [address.path, address.sha256, address.size_bytes]})
-        self.logs[log.round], self._states[log.round] = log, address
-        self._count(log)
-        old = self._states.pop(log.round - KEPT, None)
+        address = self._store.write_state(f"rounds-weights/{number:04d}.safetensors", state, durable=False)
+        self._journal.append({**entry, "state": [address.path, address.sha256, address.size_bytes]})
+        self._states[number] = address
+        old = self._states.pop(number - KEPT, None)
         if old is not None and self._store.exists(old.path):
             self._store.remove(old.path)
 
     def judge(self, number: int, metrics: dict[str, float]) -> Log:
         """Journal what a round's weights are worth on the server's rows; return its log."""
+        self.settle()
         self.logs[number].metrics = metrics
         self._journal.append({"judged": number, "metrics": metrics})
         return self.logs[number]

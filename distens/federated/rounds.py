@@ -3,9 +3,9 @@
     round t:  draw clients ─► packs ─► runner ─► updates ─► accepted? ─► quorum? ─► merge ─► (refine) ─► journal
                                           └── with them, the weights of round t - 1 are judged on the server's rows
 
-A round is journalled when it is merged, with the weights it ended with; a client's work in a round that was not is done
-again, from the same weights and the same seed, so a run that goes on ends with the same weights. Updates travel in
-memory, not through storage.
+A round is journalled when it is merged, with the weights it ended with, while the next one's clients train; a client's
+work in a round that was not is done again, from the same weights and the same seed, so a run that goes on ends with the
+same weights. Updates travel in memory, not through storage.
 """
 
 from __future__ import annotations
@@ -77,10 +77,14 @@ class Rounds:
 
         Raises:
             RunError: fewer updates than the quorum, or than the rule needs, came in a round.
+            StorageError: a round cannot be written.
         """
-        for outcomes in self._runner.run(self._packs()):
-            for outcome in outcomes:
-                self._take(outcome)
+        try:
+            for outcomes in self._runner.run(self._packs()):
+                for outcome in outcomes:
+                    self._take(outcome)
+        finally:
+            self._journal.settle()
         return self._server.weights_P
 
     # What goes out ---------------------------------------------------------------------------------------------------
@@ -100,6 +104,7 @@ class Rounds:
             yield from self._judgement(start)
             while self._waiting:
                 yield []
+            self._journal.settle()
             updates = self._merge()
             yield from self._refinement(updates)
             self._log.seconds = time.monotonic() - began
