@@ -2,16 +2,11 @@
 
 import os
 import re
-import secrets
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from distens import submit
@@ -19,6 +14,10 @@ from distens.config import load_config
 from distens.errors import ConfigError
 from distens.ledger import Ledger
 from distens.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
+
+from _cluster import Cluster, free_port
 
 TRAIN = Path(__file__).parents[1] / "jobs" / "train.py"
 
@@ -50,57 +49,11 @@ tracking: off
 """
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    """Return the address of a head's job server, and the environment of those it lets in."""
-    place = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie in it
-    env = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_TMPDIR": place,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(16),
-    }
-    dashboard, port = free_port(), free_port()
-    common = ["--num-cpus=1", "--disable-usage-stats", "--block"]
-    head = ["ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", *common]
-    nodes = []
-
-    def start(command):
-        with open(f"{place}/{len(nodes)}.log", "wb") as log:
-            nodes.append(psutil.Popen(command, env=env, stdout=log, stderr=log))
-
-    try:
-        start(head)
-        deadline = time.monotonic() + 90
-        asked = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "job",
-            "list",
-            "--address",
-            f"http://127.0.0.1:{dashboard}",
-        ]
-        while subprocess.run(asked, env=env, capture_output=True, check=False).returncode:
-            assert time.monotonic() < deadline, Path(f"{place}/0.log").read_text()
-            time.sleep(0.5)
-        start(["ray", "start", f"--address=127.0.0.1:{port}", *common])
-        yield f"http://127.0.0.1:{dashboard}", env
-    finally:
-        below = [process for node in nodes for process in [*node.children(recursive=True), node]]
-        for node in nodes:
-            node.terminate()
-        _, alive = psutil.wait_procs(below, timeout=20)
-        for process in alive:
-            process.kill()
-        shutil.rmtree(place, ignore_errors=True)
+    with Cluster() as found:
+        found.add()
+        yield found
 
 
 @pytest.fixture
@@ -114,13 +67,12 @@ def project(tmp_path):
 
 
 def submitted(cluster, folder, *words, env=None):
-    address, its_env = cluster
-    command = [sys.executable, "-m", "distens.cli", "submit", *words, "--address", address]
+    command = [sys.executable, "-m", "distens.cli", "submit", *words, "--address", cluster.dashboard]
     command += ["--set", f"storage={folder.parent}/runs"]
     return subprocess.Popen(
         command,
         cwd=folder,
-        env=its_env if env is None else env,
+        env=cluster.env if env is None else env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -133,9 +85,7 @@ def ended(process):
 
 
 def jobs(cluster):
-    address, env = cluster
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "list", "--address", address]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.count("submission_id=")
+    return cluster.ray("job", "list", "--address", cluster.dashboard).stdout.count("submission_id=")
 
 
 def test_a_run_goes_along_with_its_code_and_its_exit_code_comes_back(cluster, project):
@@ -148,10 +98,9 @@ def test_a_run_goes_along_with_its_code_and_its_exit_code_comes_back(cluster, pr
     (folder,) = (project.parent / "runs").iterdir()
     assert (folder / "results.json").is_file()
     assert "INFO" not in text.partition("Running entrypoint")[0].replace("INFO job_manager", "")
-    address, env = cluster
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", address, "--working-dir", "."]
-    command += ["--", "python", str(TRAIN), "iris.yaml", "--set", members, "--set", f"storage={project.parent}/runs"]
-    again = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
+    words = ["job", "submit", "--address", cluster.dashboard, "--working-dir", str(project)]
+    words += ["--", "python", str(TRAIN), "iris.yaml", "--set", members, "--set", f"storage={project.parent}/runs"]
+    again = cluster.ray(*words)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "best_single" in again.stdout and "m0000" not in again.stdout
 
@@ -172,15 +121,13 @@ def test_what_only_the_cluster_can_find_has_its_exit_code(cluster, project):
 
 def test_a_stopped_job_resumes_when_it_is_submitted_again(cluster, project):
     """Members that had finished are not trained again."""
-    address, env = cluster
     process, said = submitted(cluster, project, "slow.yaml"), []
     for line in process.stdout:
         said.append(line)
         if "[2/8]" in line:
             break
     name = re.search(r"job (\S+) at", "".join(said))[1]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", "--address", address, name]
-    stopped = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    stopped = cluster.ray("job", "stop", "--address", cluster.dashboard, name)
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     code, text = ended(process)
     assert code == 130 and "Nothing that finished is lost" in text
@@ -193,14 +140,15 @@ def test_a_stopped_job_resumes_when_it_is_submitted_again(cluster, project):
 
 
 def test_who_has_no_token_is_told_so(cluster, project):
-    env = {name: value for name, value in cluster[1].items() if not name.startswith("RAY_AUTH")}
+    env = {name: value for name, value in cluster.env.items() if not name.startswith("RAY_AUTH")}
     env["HOME"] = str(project)  # where Ray looks for a token
     code, text = ended(submitted(cluster, project, "iris.yaml", env=env))
     assert code == 1 and "RAY_AUTH_TOKEN" in text and "Traceback" not in text
 
 
 def test_nobody_at_the_address(project):
-    code, text = ended(submitted((f"http://127.0.0.1:{free_port()}", dict(os.environ)), project, "iris.yaml"))
+    nowhere = SimpleNamespace(dashboard=f"http://127.0.0.1:{free_port()}", env=dict(os.environ))
+    code, text = ended(submitted(nowhere, project, "iris.yaml"))
     assert code == 1 and "no connection to Ray's dashboard" in text
 
 

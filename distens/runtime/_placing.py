@@ -83,8 +83,11 @@ class Places:
                 ray.kill(actor)
 
     def _missing(self, also: Mapping[str, Resources]) -> RunError | None:
+        nodes = self._nodes()
+        if self.labels and not nodes:
+            return RunError(f"runtime.node_labels: no node has {', '.join(f'{k}={v}' for k, v in self.labels.items())}")
         try:
-            _sizes.check(self._nodes(), self.usual, also)
+            _sizes.check(nodes, self.usual, also)
         except RunError as error:
             return error
         return None
