@@ -42,7 +42,7 @@ EXCLUDED = (".git", ".venv", "venv", "__pycache__", "mlruns", "mlflow.db*")
 FAILED, STOPPED = 1, 130
 
 AWAY_SECONDS = 120.0
-"""How long a head that does not answer is asked again, while a job is followed."""
+"""How long a head that does not answer, or is not ready, is asked again."""
 
 _PACKAGE = "_ray_pkg_"
 
@@ -206,15 +206,20 @@ def send(client: Any, job: Job) -> str:
         RunError: the cluster does not take it, for instance because the working directory is too large.
     """
     name = f"{job.name}-{uuid.uuid4().hex[:6]}"  # a name is taken once: the same run may need several jobs
-    try:
-        return client.submit_job(
-            entrypoint=job.entrypoint,
-            runtime_env=dict(job.runtime_env),
-            submission_id=name,
-            metadata={"distens": __version__, "run": job.name},
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise RunError(f"the job was not taken: {error}") from error
+    deadline = time.monotonic() + AWAY_SECONDS
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=job.entrypoint,
+                runtime_env=dict(job.runtime_env),
+                submission_id=name,
+                metadata={"distens": __version__, "run": job.name},
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            # A head that has just come up answers, but for a while cannot start anything.
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise RunError(f"the job was not taken: {error}") from error
+        time.sleep(1)
 
 
 def follow(client: Any, name: str, say: Callable[[str], None]) -> int:
