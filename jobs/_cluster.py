@@ -49,13 +49,16 @@ class Cluster:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
             "RAY_TMPDIR": self.folder,
+            "RAY_raylet_start_wait_time_s": f"{START_SECONDS:.0f}",  # Ray's 30 s are few on a busy machine
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
         }
         self._nodes: list[psutil.Popen] = []
+        self._started = 0
         try:
-            self._start(["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--num-cpus={cpus}"])
-            self._await(lambda: self.ray("job", "list", "--address", self.dashboard).returncode == 0)
+            head, log = self._start(["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--num-cpus={cpus}"])
+            listed = ("job", "list", "--address", self.dashboard)
+            self._await(head, log, lambda: not self.ray(*listed).returncode)
         except BaseException:
             self.close()
             raise
@@ -69,22 +72,27 @@ class Cluster:
     def add(
         self, cpus: float = 1, resources: Mapping[str, float] | None = None, labels: Mapping[str, str] | None = None
     ) -> psutil.Popen:
-        """Start a node; return its process, with the rest of the node below it."""
+        """Start a node; return its process, with the rest of the node below it, once it has joined.
+
+        One after the other: of two that start at the same time on one machine, one never comes up.
+        """
         words = [f"--address={self.address}", f"--num-cpus={cpus}"]
         words += [f"--resources={json.dumps(dict(resources))}"] if resources else []
         words += [f"--labels={','.join(f'{k}={v}' for k, v in labels.items())}"] if labels else []
-        return self._start(words)
+        node, log = self._start(words)
+        self._await(node, log, lambda: "Ray runtime started" in log.read_text())
+        return node
 
     def kill(self, node: psutil.Popen) -> None:
         """End a node as a loss of power would."""
-        for process in [node, *node.children(recursive=True)]:
+        for process in _below(node):
             _send(process.kill)
         self._nodes.remove(node)
         node.wait()
 
     def close(self) -> None:
         """End all of it."""
-        below = [process for node in self._nodes for process in [node, *node.children(recursive=True)]]
+        below = [process for node in self._nodes for process in _below(node)]
         for node in reversed(self._nodes):
             _send(node.terminate)
         _, alive = psutil.wait_procs(below, timeout=END_SECONDS)
@@ -100,20 +108,28 @@ class Cluster:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _start(self, words: list[str]) -> psutil.Popen:
+    def _start(self, words: list[str]) -> tuple[psutil.Popen, Path]:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--disable-usage-stats", "--block"]
-        with open(f"{self.folder}/node{len(self._nodes)}.log", "wb") as log:
+        self._started += 1
+        place = Path(f"{self.folder}/node{self._started}.log")
+        with place.open("wb") as log:
             node = psutil.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self._nodes.append(node)
-        return node
+        return node, place
 
-    def _await(self, ready: Callable[[], bool]) -> None:
+    def _await(self, node: psutil.Popen, log: Path, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not ready():
-            log = Path(f"{self.folder}/node0.log").read_text()
-            if self._nodes[0].poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the head did not start: {log}")
+            if node.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"a node did not start: {log.read_text()}")
             time.sleep(0.3)
+
+
+def _below(node: psutil.Popen) -> list[psutil.Process]:
+    """Return a node's processes; none if it has ended by itself."""
+    with suppress(psutil.NoSuchProcess):
+        return [node, *node.children(recursive=True)]
+    return []
 
 
 def _send(call: Callable[[], None]) -> None:

@@ -36,8 +36,10 @@ class _Actor:
         torch.set_num_threads(threads)
         self._threads = threads
 
-    def begin(self, shared: Shared) -> None:
+    def begin(self, shared: Shared) -> str:
+        """Take what all packs need; return the id of the node that this is on."""
         self._shared = shared
+        return ray.get_runtime_context().get_node_id()
 
     def execute(self, pack: Sequence[Task]) -> list[Answer]:
         return execute(pack, self._shared, self._threads, _fetch)
@@ -116,6 +118,10 @@ class Places:
                 slots = self.concurrency
             self._seen = (now, slots, room)
         return self._seen
+
+    def lives(self, node_id: str) -> bool:
+        """Return whether a node is there, as far as the head knows: it gives one up that is silent for some seconds."""
+        return any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())
 
     def free(self) -> int:
         """Return how many actors of the usual size have room now, beside what else runs on the cluster."""

@@ -7,7 +7,8 @@
                                                     a pack: what had finished is reported; the rest is split in two
                                                     halves and tried again, until the bad member is alone
 
-A further attempt has the same seed and the next number, and goes on from the last checkpoint.
+A further attempt has the same seed and the next number, and goes on from the last checkpoint. A node that is lost is
+not a member's fault: it does not count among its `retries`.
 
 An actor occupies what its packs say, and is used again for such packs alone. Of packs that there is no room for beside
 those that run, a few wait for it while others go first; an idle actor never holds what a pack of another size needs.
@@ -29,7 +30,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import ray
 from annotated_types import Ge, Gt
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayError
 
 from distens import packing
 from distens.errors import RunError
@@ -50,6 +51,9 @@ START_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0
 """After so long an actor that does not come up may lack room that is there in all, but on no one node."""
 
+NODES_LOST = 10
+"""So many lost nodes are a member's fault: it may take them down itself."""
+
 START_FAILURES = 5
 """So many actors in a row that do not come up are no accident."""
 
@@ -61,13 +65,20 @@ Pack = Sequence[Task]
 
 @dataclass
 class _Slot:
-    """An actor and the pack it has: `starting` until the process is up, so that start-up is not the members' time."""
+    """An actor and the pack it has: `starting` until the process is up, so that start-up is not the members' time.
+
+    Attributes:
+        node_id: where it is, once it is up.
+        node_lost: the node went, and the actor with it.
+    """
 
     actor: Any
     pack: Pack
     ref: Any
     starting: bool
     since: float
+    node_id: str = ""
+    node_lost: bool = False
 
     @property
     def needs(self) -> Resources:
@@ -118,7 +129,7 @@ class RayActors:
                 f"custom_per_member: {taken[0]} is not custom; cpus_, gpus_ and memory_gib_per_member say it"
             )
         self._busy: list[_Slot] = []
-        self._idle: list[tuple[Resources, Any]] = []
+        self._idle: list[tuple[Resources, Any, str]] = []  # and the id of its node
         self._prepared: list[Any] = []
         self._preparing: _connection.Background | None = None
         self._shared_ref: Any = None
@@ -189,7 +200,7 @@ class RayActors:
         """Pull a pack for every free actor; yield outcomes in order of arrival."""
         assert self._shared_ref is not None, "start comes first"
         again: deque[Pack] = deque()
-        lost: Counter[str] = Counter()
+        failed: Counter[tuple[str, bool]] = Counter()
         while True:
             while len(self._busy) < (slots := self.slots()):
                 held = [slot.needs for slot in self._busy]
@@ -207,25 +218,25 @@ class RayActors:
                 outcomes, left = self._outcomes(slot)
                 if left:
                     again += [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
-                yield [self._retried(outcome, slot.pack, again, lost) for outcome in outcomes]
+                yield [self._retried(outcome, slot, again, failed) for outcome in outcomes]
 
-    def _retried(self, outcome: Answer, pack: Pack, again: deque[Pack], lost: Counter[str]) -> Answer:
+    def _retried(self, outcome: Answer, slot: _Slot, again: deque[Pack], failed: Counter[tuple[str, bool]]) -> Answer:
         """Queue a member that failed by itself for its next attempt, if it has one; return its outcome accordingly."""
         if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED:
             return outcome
-        lost[outcome.task_id] += 1
-        if lost[outcome.task_id] > self.retries:
+        failed[outcome.task_id, slot.node_lost] += 1
+        if failed[outcome.task_id, slot.node_lost] > (NODES_LOST if slot.node_lost else self.retries):
             return outcome
-        task = next(task for task in pack if task.id == outcome.task_id)
+        task = next(task for task in slot.pack if task.id == outcome.task_id)
         again.append([replace(task, attempt=task.attempt + 1)])
         return replace(outcome, final=False)
 
     def _dispatch(self, pack: Pack) -> None:
         needs = pack[0].resources
-        for place, (size, actor) in enumerate(self._idle):
+        for place, (size, actor, node_id) in enumerate(self._idle):
             if size == needs:
                 del self._idle[place]
-                self._busy.append(_Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic()))
+                self._begin(actor, pack, node_id)
                 return
         if self._prepared and needs == self.resources:
             actor = self._prepared.pop()
@@ -233,6 +244,9 @@ class RayActors:
             self._make_room(needs)
             actor = self._places.actor(needs)
         self._busy.append(_Slot(actor, pack, actor.begin.remote(self._shared_ref), True, time.monotonic()))
+
+    def _begin(self, actor: Any, pack: Pack, node_id: str) -> None:
+        self._busy.append(_Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic(), node_id))
 
     def _make_room(self, needs: Resources) -> None:
         """End actors without a pack, which are of other sizes, until there is room for one of this size."""
@@ -242,11 +256,14 @@ class RayActors:
 
     def _spare(self) -> list[tuple[Resources, Any]]:
         """Return actors without a pack."""
-        return [*self._idle, *((self.resources, actor) for actor in self._prepared)]
+        return [
+            *((size, actor) for size, actor, _ in self._idle),
+            *((self.resources, actor) for actor in self._prepared),
+        ]
 
     def _end(self, spare: Any) -> None:
         ray.kill(spare)
-        self._idle = [(size, actor) for size, actor in self._idle if actor is not spare]
+        self._idle = [idle for idle in self._idle if idle[1] is not spare]
         self._prepared = [actor for actor in self._prepared if actor is not spare]
 
     def _ready(self) -> list[_Slot]:
@@ -274,7 +291,7 @@ class RayActors:
 
     def _started(self, slot: _Slot) -> None:
         try:
-            ray.get(slot.ref)
+            node_id: Any = ray.get(slot.ref)
         except RayError as error:
             self._start_failures += 1
             if self._start_failures >= START_FAILURES:
@@ -282,7 +299,7 @@ class RayActors:
             self._dispatch(slot.pack)
             return
         self._start_failures = 0
-        self._busy.append(_Slot(slot.actor, slot.pack, slot.actor.execute.remote(slot.pack), False, time.monotonic()))
+        self._begin(slot.actor, slot.pack, node_id)
 
     def _outcomes(self, slot: _Slot) -> tuple[Sequence[Answer], list[Task]]:
         """Return what came of a pack, and what of it is left to be tried again."""
@@ -299,11 +316,13 @@ class RayActors:
                 return [Failure(task.id, task.attempt, reason, message, seconds, "") for task in slot.pack], []
         except RayError as error:
             reason, message = _reason(error), _one_line(error)
+            # A process that died is known to be dead at once; what cannot be reached is on a node that went.
+            slot.node_lost = isinstance(error, ActorUnavailableError) or not self._places.lives(slot.node_id)
         else:
             if any(isinstance(o, Failure) and o.reason not in ("diverged", "refused") for o in outcomes):
                 ray.kill(slot.actor)  # whatever state it is in: the next pack gets a new process
             else:
-                self._idle.append((slot.needs, slot.actor))
+                self._idle.append((slot.needs, slot.actor, slot.node_id))
             return outcomes, []
         ray.kill(slot.actor)
         return self._lost(slot.pack, reason, message, seconds)
