@@ -15,7 +15,16 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from distens.errors import ConfigError, did_you_mean
-from distens.sections import Address, DataSection, FederatedSection, Name, SearchSection, Section, Spec, SweepSection
+from distens.sections import (
+    DataSection,
+    FederatedSection,
+    FolderAddress,
+    Name,
+    SearchSection,
+    Section,
+    Spec,
+    SweepSection,
+)
 
 
 class Config(Section):
@@ -39,7 +48,7 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     role: Literal["ensemble", "federated"] = "ensemble"
     metric: Literal["nll", "error"] = "nll"
-    storage: Address = "runs"
+    storage: FolderAddress = "runs"
     data: DataSection
     members: dict[Name, dict[str, Any]] = Field(min_length=1)
     search: SearchSection = SearchSection()  # pyright: ignore[reportCallIssue]

@@ -116,7 +116,7 @@ def open_storage(config: Config) -> Store:
     try:
         storage.write(probe, b"", durable=False)
         storage.remove(probe)
-    except (StorageError, OSError) as error:
+    except StorageError as error:
         raise StorageError(f"storage: {config.storage!r} cannot be written: {error}") from error
     return Store(f"{config.storage.rstrip('/')}/{config.run_name()}")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from distens.addresses import WITHOUT_QUERY, has_credentials
 
 Spec = dict[str, Any] | str
 """A plug-in: its name, or `{kind: name, option: value, …}`."""
@@ -15,13 +16,19 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 def _without_credentials(address: str) -> str:
     # The config is stored with its run, logged and shown: what opens a store comes from the environment.
-    place = urlsplit(address)
-    if "@" in place.netloc or "secret" in place.query.lower():
+    if has_credentials(address):
         raise ValueError("an address with credentials in it; give those in the environment")
     return address
 
 
+def _without_query(address: str) -> str:
+    if "://" in address and "?" in address:
+        raise ValueError(f"runs are folders under this address: {WITHOUT_QUERY}")
+    return address
+
+
 Address = Annotated[str, AfterValidator(_without_credentials)]
+FolderAddress = Annotated[Address, AfterValidator(_without_query)]
 
 
 class Section(BaseModel):

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
+from distens.addresses import has_credentials, redact
 from distens.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -70,8 +71,10 @@ def locate(address: str) -> Location:
     """Return the file or folder at an address; a local path is relative to the working directory.
 
     Raises:
-        DataError: there is nothing, or the filesystem cannot be reached.
+        DataError: there is nothing, or the filesystem cannot be reached, or the address holds credentials.
     """
+    if has_credentials(address):
+        raise DataError(f"{redact(address)}: an address with credentials in it; give those in the environment")
     try:
         if "://" in address:
             filesystem, path = fs.FileSystem.from_uri(address)

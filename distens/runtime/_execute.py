@@ -68,11 +68,10 @@ def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
     """Yield the reports of tasks that an earlier attempt, or a lost one, finished."""
     for task in pack:
         for attempt in store.names(f"members/{task.id}"):
-            name = f"members/{task.id}/{attempt}/report.json"
-            if attempt.isdigit() and store.exists(name):
+            if attempt.isdigit():
                 try:
-                    report = report_from_json(store.read_json(name))
-                except StorageError:
+                    report = report_from_json(store.read_json(f"members/{task.id}/{attempt}/report.json"))
+                except StorageError:  # it is not there, or damaged
                     continue
                 if all(map(store.holds, report.files.values())):
                     yield report

@@ -139,9 +139,8 @@ def read(path: str) -> Bundle:
         bundle = _parse(values, store)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{store.url}/{MARKER} is damaged: {error!r}") from error
-    for member in bundle.members:
-        _check_file(store, member.state)
-    _check_file(store, bundle.combine_state)
+    for _ in store.each(lambda a: _check_file(store, a), [*(m.state for m in bundle.members), bundle.combine_state]):
+        pass
     return bundle
 
 
@@ -156,7 +155,7 @@ def _open(path: str) -> Store:
         for name in _deployed(store):
             if store.exists(f"final/{name}/{MARKER}"):
                 return Store(f"{path}/final/{name}")
-    except (StorageError, OSError) as error:
+    except StorageError as error:
         raise BundleError(f"{path}: cannot be opened: {error}") from error
     raise BundleError(
         f"{path}: this run has not finished, so there is nothing to predict with; `distens resume {path}`"
@@ -230,9 +229,11 @@ def _check_kind(family: str, spec: Any, where: str) -> None:
 
 
 def _check_file(store: Store, address: Address) -> None:
-    if not store.exists(address.path):
-        raise BundleError(f"{store.url}: {address.path} is missing")
-    content = store.read(address.path)
+    try:
+        content = store.read(address.path)
+    except StorageError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        raise BundleError(f"{store.url}: {address.path} is missing" if missing else str(error)) from error
     found = hashlib.sha256(content).hexdigest()
     if found != address.sha256 or len(content) != address.size_bytes:
         raise BundleError(
