@@ -116,6 +116,7 @@ time.sleep(float(sys.argv[2]))
 """
 
 STORE_MIB = 100
+LEFT_BYTES = 5 * 4096
 
 
 def objects(cluster: Cluster, run: Run) -> None:
@@ -125,14 +126,14 @@ def objects(cluster: Cluster, run: Run) -> None:
 
 
 def disk(cluster: Cluster, run: Run) -> None:
-    """The run's storage is full; room is made when the run has ended."""
+    """The run's storage is full but for a little, where the journal still fits; room is made when the run has ended."""
     filler = Path(run.storage, "filler")
-    with filler.open("wb") as out, suppress(OSError):
-        while True:
-            out.write(bytes(4096))
-            out.flush()
-    with suppress(psutil.TimeoutExpired):
-        run.driver.wait(LONGEST_SECONDS)
+    with filler.open("wb", buffering=0) as out:
+        with suppress(OSError):
+            while True:
+                out.write(bytes(4096))
+        out.truncate(out.tell() - LEFT_BYTES)
+    run.driver.wait(LONGEST_SECONDS)
     filler.unlink()
 
 

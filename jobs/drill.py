@@ -109,7 +109,8 @@ class Ground:
         seconds = time.monotonic() - began
         self._mend()
         told = frozenset(run.told()) if fault.named else frozenset()
-        expected, found = self.reference(told), run.outcome()
+        found = run.outcome()  # before the reference, whose steps would be counted too
+        expected = self.reference(told)
         lost, extra, codes = len(found.failed) - fault.named, found.steps - expected.steps, tuple(run.codes)
         equal = found.deployed is not None and found.deployed == expected.deployed
         untracked = disagrees(self._mlflow, run.url) if self._mlflow and found.deployed else ""
