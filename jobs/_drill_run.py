@@ -91,6 +91,7 @@ class Run:
             told.unlink()
         self._before, self.began = self._all_steps(), time.monotonic()
         self.driver: psutil.Popen
+        self.neighbour: subprocess.Popen[str] | None = None
 
     @property
     def url(self) -> str:
@@ -131,7 +132,10 @@ class Run:
             self.wait()
 
     def stop(self) -> None:
-        """Leave no driver behind."""
+        """Leave no process behind."""
+        if self.neighbour is not None:
+            self.neighbour.kill()
+            self.neighbour.wait()
         if self.driver.poll() is None:
             self.driver.kill()
             self.driver.wait()

@@ -28,6 +28,7 @@ class Fault:
 
     Attributes:
         happens: does it, at once, and returns when it is over: with whatever is put right again.
+        before: what it needs, when the run begins.
         codes: with what the run's drivers end.
         named: how many members are given up, by design.
         overrides: of the run's config.
@@ -41,6 +42,7 @@ class Fault:
     overrides: tuple[str, ...] = ()
     node: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
+    before: Callable[[Cluster, Run], None] | None = None
 
 
 def actor(cluster: Cluster, run: Run) -> None:
@@ -99,30 +101,48 @@ def mlflow(cluster: Cluster, run: Run) -> None:
     run.mlflow.start()
 
 
-FILLING = """
-import sys, time, numpy, ray
+NEIGHBOUR = """
+import sys, numpy, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 ray.init(log_to_driver=False)
 @ray.remote(num_cpus=0)
 class Full:
     def fill(self, mib):
-        self.held = [ray.put(numpy.ones(1 << 21)) for _ in range(mib // 16)]
-        self.seen = [ray.get(one) for one in self.held]
-        return len(self.seen)
+        self.held = [ray.put(numpy.ones(1 << 20)) for _ in range(mib // 8)]
 here = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
 full = [Full.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote() for n in here]
-print(ray.get([one.fill.remote(int(sys.argv[1])) for one in full]), flush=True)
-time.sleep(float(sys.argv[2]))
+line = "0"
+while line:
+    ray.get([one.fill.remote(int(line)) for one in full])
+    print("full", flush=True)
+    line = sys.stdin.readline()
 """
 
 STORE_MIB = 100
 LEFT_BYTES = 5 * 4096
 
 
+def neighbour(cluster: Cluster, run: Run) -> None:
+    """Bring another driver, with an actor on every node."""
+    run.neighbour = subprocess.Popen(
+        [sys.executable, "-c", NEIGHBOUR],
+        env=cluster.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
 def objects(cluster: Cluster, run: Run) -> None:
-    """A neighbour on the same cluster fills every node's object store, and more."""
-    command = [sys.executable, "-c", FILLING, str(STORE_MIB * 3), str(AWAY_SECONDS)]
-    subprocess.run(command, env=cluster.env, check=True, timeout=LONGEST_SECONDS, stdout=subprocess.DEVNULL)
+    """A neighbour on the same cluster fills every node's object store, and more, for a while."""
+    assert run.neighbour is not None and run.neighbour.stdin is not None and run.neighbour.stdout is not None
+    run.neighbour.stdout.readline()
+    run.neighbour.stdin.write(f"{STORE_MIB * 3}\n")
+    run.neighbour.stdin.flush()
+    run.neighbour.stdout.readline()
+    time.sleep(AWAY_SECONDS)
+    run.neighbour.kill()
 
 
 def disk(cluster: Cluster, run: Run) -> None:
@@ -168,7 +188,7 @@ FAULTS = {
     "stop": Fault(stop, codes=(STOPPED, 0)),
     "mlflow": Fault(mlflow, needs="mlflow"),
     "memory": Fault(memory, node={"spare_gib": 1.5}),
-    "objects": Fault(objects, node={"store_mib": STORE_MIB}),
+    "objects": Fault(objects, node={"store_mib": STORE_MIB}, before=neighbour),
     "disk": Fault(disk, codes=(1, 0), needs="tmpfs"),
     "head": Fault(head, codes=(1, 0)),
     "away": Fault(_storage("away"), needs="s3"),

@@ -72,7 +72,6 @@ class Proxy(ThreadingTCPServer):
 
 
 class _Handler(BaseRequestHandler):
-    server: Proxy
-
     def handle(self) -> None:
+        assert isinstance(self.server, Proxy)
         self.server.answer(self.request)

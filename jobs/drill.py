@@ -100,6 +100,8 @@ class Ground:
         began = time.monotonic()
         run.start()
         try:
+            if fault.before is not None:
+                fault.before(self._cluster, run)
             run.await_steps(moment * steps)
             before = len(run.ledger().finished("search"))
             fault.happens(self._cluster, run)

@@ -31,6 +31,7 @@ from _cluster import Cluster
 from _drill_run import LONGEST_SECONDS, PROJECT, Run, disagrees
 from _faults import FAULTS
 
+from distens.errors import DistensError
 from distens.serve import predictor
 from distens.store import Store
 
@@ -166,7 +167,11 @@ def examine(run: Run, address: str, rows: Any) -> tuple[int, list[str]]:
     for url in folders(run):
         missing += lost(run, url)
         wrong.append(disagrees(address, url))
-        probs_NC = predictor.load(url).predict_proba(rows)
+        try:
+            probs_NC = predictor.load(url).predict_proba(rows)
+        except DistensError as error:
+            wrong.append(str(error))
+            continue
         if probs_NC.shape != (len(rows), 10) or not np.allclose(probs_NC.sum(axis=1), 1, atol=1e-5):
             wrong.append(f"{url} does not predict")
     if actors := left_actors(run.cluster):
@@ -193,6 +198,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(words)
     rng, done, numbers = random.Random(asked.seed), list[Soaked](), count()
+    sys.path.insert(0, str(PROJECT))  # where the bundles' network is
     rows = np.random.default_rng(0).uniform(0, 16, (20, 8, 8)).astype(np.float32)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak")))
