@@ -140,6 +140,9 @@ def predict(
     tolerance: Annotated[
         float | None, typer.Option(help="Ask as few members as lose at most this accuracy, e.g. 0.002 (0.2 points).")
     ] = None,
+    imports: Annotated[
+        bool, typer.Option(help="Let the bundle import the modules that its members name: that runs their code.")
+    ] = False,
 ) -> None:
     """Predict classes and their probabilities."""
     from distens.data.source import rows_from_file
@@ -151,7 +154,7 @@ def predict(
         if not Store(path).exists("final/student/bundle.json"):
             raise RunError(f"{path}: no student here; a finished run with `distill` in its config has one")
         path = f"{path}/final/student"
-    predictor = load(path)
+    predictor = load(path, imports=imports)
     raw = rows_from_file(rows, predictor.preprocessing)
     probs_NC, asked_N = predictor.ask(raw, mean_members=mean_members, tolerance=tolerance)
     if mean_members is not None or tolerance is not None:
