@@ -52,19 +52,20 @@ class Refused(DistensError):
     """A member cannot be trained with these settings on these data; it is not tried again."""
 
 
-_AMISS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+AMISS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What Python raises where a file does not hold what it should."""
 
 
 @contextmanager
 def damage(where: str, kind: type[DistensError] = StorageError) -> Iterator[None]:
-    """Turn what Python raises where a file does not hold what it should into one error that names the file.
+    """Turn what is raised where a file does not hold what it should (AMISS) into one error that names the file.
 
     Raises:
         DistensError: of that kind: the body failed so.
     """
     try:
         yield
-    except _AMISS as error:
+    except AMISS as error:
         raise kind(f"{where} is damaged: {type(error).__name__}: {error}") from error
 
 

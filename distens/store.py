@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -285,6 +285,17 @@ class Journal:
         """Yield what was there when this journal was opened, in order; nothing of it is kept."""
         for name in self._names:
             yield from self._store.read_json(f"{self._folder}/{name}")
+
+    def replay(self, take: Callable[[dict[str, Any]], None]) -> None:
+        """Hand over the same entries.
+
+        Raises:
+            StorageError: a file is damaged, or holds an entry that `take` can make nothing of.
+        """
+        for name in self._names:
+            with damage(f"{self._store.url}/{self._folder}/{name}"):
+                for entry in self._store.read_json(f"{self._folder}/{name}"):
+                    take(entry)
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Write entries, all at once.

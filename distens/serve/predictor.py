@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from distens import packing, registry
 from distens.data.preprocessing import Preprocessing
-from distens.errors import BundleError, ConfigError, DataError, shown
+from distens.errors import BundleError, ConfigError, DataError, DistensError, shown
 from distens.probabilities import apply_temperature
 from distens.records import Floats, Integers, State
 from distens.serve import bundle
@@ -147,7 +147,7 @@ class Predictor:
         except BundleError:
             raise
         except Exception as error:
-            text = str(error) or type(error).__name__
+            text = str(error) if isinstance(error, DistensError) else f"{type(error).__name__}: {error}"
             raise BundleError(f"{self.bundle.store.url}: {what}: {text[:MOST_TEXT]}") from error
 
     def _refuse_imports(self) -> None:
@@ -162,7 +162,11 @@ class Predictor:
                 )
 
     def _finish(self, probs_MNC: Floats) -> Floats:
-        return apply_temperature(self._combiner.combine(probs_MNC, self._combine_state), self.bundle.temperature)
+        with self._blamed("its combiner cannot combine its members"):
+            probs_NC = self._combiner.combine(probs_MNC, self._combine_state)
+            if not (np.isfinite(probs_NC) & (probs_NC >= 0)).all():
+                raise ValueError("its weights make no probabilities")
+        return apply_temperature(probs_NC, self.bundle.temperature)
 
     def _batches(self, inputs: Floats) -> Iterator[Floats]:
         bytes_per_row = 4 * len(self.members) * len(self.classes)
