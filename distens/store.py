@@ -55,7 +55,9 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url
         if holds(url):
-            raise StorageError(f"storage {url!r}: an address with credentials in it; give those in the environment")
+            raise StorageError(
+                f"storage {shown(url)}: an address with credentials in it; give those in the environment"
+            )
         if "\0" in url:
             raise StorageError(f"storage {url!r}: a path has no NUL in it")
         try:

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from distens.credentials import holds
-from distens.errors import AMISS, DataError, did_you_mean
+from distens.errors import AMISS, DataError, did_you_mean, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet", ".npz": "npz"}
-SMALL_BYTES, MOST_TIMES = 256 * 2**20, 200
+SMALL_BYTES, MOST_TIMES = 64 * 2**20, 200
 """What a packed file may unpack to: so many bytes at least, so many times its own at most."""
 
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -96,7 +96,7 @@ def locate(address: str) -> Location:
             in it.
     """
     if holds(address):
-        raise DataError(f"{address}: an address with credentials in it; give those in the environment")
+        raise DataError(f"{shown(address)}: an address with credentials in it; give those in the environment")
     try:
         if "://" in address:
             filesystem, path = fs.FileSystem.from_uri(address)

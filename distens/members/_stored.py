@@ -153,12 +153,10 @@ def _check_forest(fitted: Any, features: int) -> None:
     from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
     from sklearn.tree._tree import Tree
 
-    for part in np.ravel(fitted.estimators_):
-        tree = part.tree_
-        if type(part) not in (DecisionTreeClassifier, ExtraTreeClassifier) or type(tree) is not Tree:
+    for part in fitted.estimators_:
+        if type(part) not in (DecisionTreeClassifier, ExtraTreeClassifier) or type(part.tree_) is not Tree:
             raise ValueError(f"a {type(part).__name__} among its trees")
-        if tree.node_count != tree.capacity:
-            raise ValueError(f"a tree of {tree.capacity} nodes says that it has {tree.node_count}")
+        tree = part.tree_
         _check_nodes(tree.children_left != -1, tree.children_left, tree.children_right, tree.feature, features)
 
 
