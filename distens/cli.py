@@ -1,4 +1,4 @@
-"""The command line: `distens run|resume|sweep|predict|report|list`.
+"""The command line: `distens run|resume|submit|sweep|predict|report|list`.
 
 Only what a command needs is imported, when it runs: `--help` brings neither torch nor ray nor mlflow.
 """
@@ -19,6 +19,7 @@ from distens import __version__
 from distens.errors import ConfigError, DataError, DistensError, StorageError, damage
 
 if TYPE_CHECKING:
+    from distens.config import Config
     from distens.finish import Result
     from distens.progress import Update
     from distens.store import Store
@@ -81,16 +82,20 @@ def run(
     config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
     set_: Set = None,
     overwrite: Annotated[bool, typer.Option(help="Delete an earlier run of the same config.")] = False,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Resume an earlier run of the same config.")] = False,
 ) -> None:
     """Search, train, combine, evaluate and register one run."""
     from distens.config import load_config
 
+    if overwrite and go_on:
+        raise ConfigError("--overwrite and --go-on: one deletes what the other goes on with; give one of them")
     checked = load_config(config, set_ or ())
+    _check_kept(checked)
     _silence()
     from distens import coordinator
 
     with _view() as watch:
-        result = coordinator.run(checked, watch, overwrite)
+        result = coordinator.run(checked, watch, overwrite, go_on)
     _show(result)
 
 
@@ -117,6 +122,7 @@ def sweep(
     from distens.config import load_config
 
     checked = load_config(config, set_ or ())
+    _check_kept(checked)
     _silence()
     from distens.tune.sweep import sweep as go
 
@@ -127,6 +133,43 @@ def sweep(
         typer.echo(f"Nothing that finished is lost. Go on with:  distens sweep {config}", err=True)
         sys.exit(STOPPED)
     _print_sweep(result)
+
+
+@app.command()
+def submit(
+    config: Annotated[Path, typer.Argument(help="A YAML file in the working directory; see configs/.")],
+    set_: Set = None,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard.", show_default=True)
+    ] = "http://127.0.0.1:8265",
+    working_dir: Annotated[Path, typer.Option(help="Goes along, but for what git ignores.")] = Path("."),
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="Pass this environment variable on. Ray shows it to who may see the job: no secrets."),
+    ] = None,
+    runtime_env: Annotated[Path | None, typer.Option(help="A YAML file: more of Ray's runtime environment.")] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the log, and exit as the job does.")] = True,
+) -> None:
+    """Do a run, the rest of one, or a sweep as a job on a Ray cluster."""
+    from distens import submit as jobs
+    from distens.config import load_config
+
+    checked = load_config(config, set_ or ())
+    _silence()
+    job = jobs.Job.of(checked, config, set_ or (), working_dir, env or (), runtime_env)
+    client = jobs.connect(address)
+    name = jobs.send(client, job)
+    typer.echo(f"job {name} at {address}: {job.entrypoint}")
+    how = f"It is left running. Its log: ray job logs -f {name}; its end: ray job stop {name} (the run can go on then)"
+    if not wait:
+        typer.echo(how)
+        return
+    try:
+        code = jobs.follow(client, name, lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        typer.echo(how, err=True)
+        sys.exit(STOPPED)
+    sys.exit(code)
 
 
 @app.command()
@@ -237,6 +280,13 @@ def _members(identity: dict[str, Any]) -> str:
         return str(identity["search"]["members"])
     section = identity["federated"]
     return f"{section['clients'] or len(section['sources']) or '?'} clients"
+
+
+def _check_kept(config: Config) -> None:
+    from distens import submit as jobs
+
+    if jobs.in_package():
+        jobs.check_kept(config)
 
 
 def _silence() -> None:

@@ -36,23 +36,32 @@ from distens.store import Store
 from distens.tracking.protocol import Final
 
 
-def run(config: Config, watch: Watch | None = None, overwrite: bool = False) -> Result:
+def checked(config: Config) -> Plan | FederatedPlan:
+    """Return the plan of one run, or raise ConfigError: what a config says that cannot be done."""
+    if config.sweep is not None:
+        raise ConfigError("sweep: has no effect on one run; `distens sweep` does them all. Leave it out")
+    return federated.check(config) if config.role == "federated" else check(config)
+
+
+def run(config: Config, watch: Watch | None = None, overwrite: bool = False, go_on: bool = False) -> Result:
     """Train, search, combine, evaluate and store one run.
 
     Args:
         config: what to do.
         watch: is told of every outcome.
         overwrite: delete a run of the same config first.
+        go_on: go on with a run of the same config, if there is one.
 
     Raises:
         DistensError: nothing can be done as asked; the message says what and where.
     """
-    if config.sweep is not None:
-        raise ConfigError("sweep: has no effect on one run; `distens sweep` does them all. Leave it out")
-    plan = federated.check(config) if config.role == "federated" else check(config)
+    assert not (overwrite and go_on), "either"
+    plan = checked(config)
     store = open_storage(plan.config)
     if store.exists("run.json"):
         if not overwrite and store.names("journal"):  # else it failed before anything was trained
+            if go_on:
+                return _go(plan, store, watch or silent, store.read_json("run.json"))
             done = store.exists("results.json")
             hint = f"`distens report {store.url}` shows it" if done else f"`distens resume {store.url}` goes on with it"
             state = "has finished" if done else "was not finished"
@@ -88,7 +97,7 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
             if not isinstance(info[key], kind):
                 raise TypeError(f"its {key} is {shown(info[key])}")
         deeper = resuming.goes_deeper(config, info["identity"], path)
-    plan = federated.check(config) if config.role == "federated" else check(config)
+    plan = checked(config)
     if deeper:
         resuming.deepen(plan.config, store, info)
     return _go(plan, store, watch or silent, info)

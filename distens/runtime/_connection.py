@@ -37,6 +37,7 @@ def connect(address: str | None) -> None:
     # Without this, Ray repackages the virtual environment of a driver that `uv run` started, for every actor.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)  # what `init` says before it has set its level
+    before = signal.getsignal(signal.SIGTERM)
     try:
         # A Ray of our own ends with the run: its dashboard, seconds of start-up, would hardly be seen.
         dashboard = False if address == "local" else None
@@ -44,14 +45,18 @@ def connect(address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         # Ray's own message does not say that it was turned away.
         raise RunError(f"runtime.address: no connection to Ray at {address}: {error}. {TOKEN_HINT}") from error
+    finally:
+        if before not in (None, signal.SIG_DFL) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray sets its own
 
 
 class Background:
     """A call in a thread that lives on until `end`: the kernel ends Ray's processes with the thread they began in."""
 
     def __init__(self, call: Callable[[], None]) -> None:
-        if threading.current_thread() is threading.main_thread():
-            # Ray's own handler, which it sets in the main thread only: the run ends as on any other error.
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            # As Ray's own, which it sets in the main thread only: the run ends as on any other error.
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
         self._outcome: Future[None] = Future()
         self._over = threading.Event()

@@ -1,0 +1,12 @@
+"""What a Ray job does: a sweep, or the rest of one that was stopped.
+
+ray job submit --working-dir . -- python jobs/sweep.py configs/sweep_wine.yaml --set storage=s3://bucket/runs
+"""
+
+import sys
+
+from distens.cli import main
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["sweep"]
+    main()
