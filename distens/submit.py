@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distens import __version__
+from distens import __version__, plain
 from distens.config import Config, read_yaml
-from distens.errors import ConfigError, RunError
+from distens.credentials import holds
+from distens.errors import ConfigError, RunError, shown
 
 PASSED = (
     "MLFLOW_TRACKING_URI",
@@ -42,7 +43,7 @@ EXCLUDED = (".git", ".venv", "venv", "__pycache__", "mlruns", "mlflow.db*")
 FAILED, STOPPED = 1, 130
 
 AWAY_SECONDS = 120.0
-"""How long a head that does not answer is asked again, while a job is followed."""
+"""How long a head that does not answer, or is not ready, is asked again."""
 
 _PACKAGE = "_ray_pkg_"
 
@@ -157,7 +158,7 @@ def _environment(variables: Sequence[str]) -> dict[str, str]:
         )
     found = {name: os.environ[name] for name in (*PASSED, *variables) if name in os.environ}
     for name, value in found.items():
-        if "://" in value and "@" in value.partition("://")[2].partition("/")[0]:
+        if holds(value):
             raise ConfigError(
                 f"{name}: an address with credentials in it, and Ray shows a job's environment to whoever may see the "
                 "job. Set it in the nodes' own environment"
@@ -169,11 +170,15 @@ def _runtime_env(more: Path | None) -> dict[str, Any]:
     if more is None:
         return {}
     try:
-        values = read_yaml(more.read_text(), str(more))
-    except OSError as error:
+        values = read_yaml(more.read_text(encoding="utf-8"), str(more))
+        plain.check(values)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--runtime-env {more}: {error}") from error
     if not isinstance(values, dict) or "working_dir" in values:
         raise ConfigError(f"--runtime-env {more}: expected keys of Ray's runtime environment, without `working_dir`")
+    for key, kind in (("env_vars", dict), ("excludes", list)):
+        if not isinstance(values.get(key, kind()), kind):
+            raise ConfigError(f"--runtime-env {more}: {key}: a {kind.__name__} is wanted, found {shown(values[key])}")
     return values
 
 
@@ -206,15 +211,20 @@ def send(client: Any, job: Job) -> str:
         RunError: the cluster does not take it, for instance because the working directory is too large.
     """
     name = f"{job.name}-{uuid.uuid4().hex[:6]}"  # a name is taken once: the same run may need several jobs
-    try:
-        return client.submit_job(
-            entrypoint=job.entrypoint,
-            runtime_env=dict(job.runtime_env),
-            submission_id=name,
-            metadata={"distens": __version__, "run": job.name},
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise RunError(f"the job was not taken: {error}") from error
+    deadline = time.monotonic() + AWAY_SECONDS
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=job.entrypoint,
+                runtime_env=dict(job.runtime_env),
+                submission_id=name,
+                metadata={"distens": __version__, "run": job.name},
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            # A head that has just come up answers, but for a while cannot start anything.
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise RunError(f"the job was not taken: {error}") from error
+        time.sleep(1)
 
 
 def follow(client: Any, name: str, say: Callable[[str], None]) -> int:

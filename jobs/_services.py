@@ -153,7 +153,10 @@ def mlflow_server(folder: Path, database: str, artifacts: str, environment: Mapp
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--artifacts-destination", artifacts, "--workers", "2"]
+    # A worker that imports for longer than this, at its first artifact, is killed in the middle of a request.
+    command += ["--uvicorn-opts", "--timeout-worker-healthcheck 120"]
     given = {**environment, "MLFLOW_BACKEND_STORE_URI": database}  # not among the arguments, which all users see
+    given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # processes for judging language models
     return Process(command, lambda: _answers(f"{address}/health"), folder / "mlflow.log", given), address
 
 

@@ -126,7 +126,7 @@ def test_an_end_while_it_gets_ready_leaves_no_process(number, tmp_path):
         time.sleep(0.02)
     assert driver.wait(1)
     driver.stdout.close()
-    gone, alive = psutil.wait_procs(below, timeout=30)
+    gone, alive = psutil.wait_procs(below, timeout=90)
     assert gone
     assert not alive
 
