@@ -8,6 +8,8 @@ import pickle
 import resource
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -313,6 +315,13 @@ def parquet(metadata=None):
     return out.getvalue()
 
 
+def parquet_of_one_value(rows=20_000_000):
+    out = io.BytesIO()
+    column = pa.array(np.zeros(rows, np.int8))
+    pq.write_table(pa.table({"a": column, "y": column}), out)
+    return out.getvalue()
+
+
 Y = forge.npy("(2,)")
 
 
@@ -333,6 +342,7 @@ Y = forge.npy("(2,)")
         ("a.csv", b"a" * 10**6 + b",y\n1,2\n", ["field larger than"]),
         ("a.parquet", parquet()[:200], ["not a readable Parquet"]),
         ("a.parquet", parquet()[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1", ["not a readable Parquet"]),
+        ("a.parquet", parquet_of_one_value(), ["unpack to more than 2000 times"]),
         ("a.parquet", parquet({"pandas": b"{"}), ["not a readable Parquet"]),
         ("a.parquet", parquet({"pandas": b'{"index_columns": ["q"], "columns": 3}'}), ["not a readable Parquet"]),
         ("a.parquet", pickle.dumps(Payload()), ["not a readable Parquet"]),
@@ -372,6 +382,50 @@ def test_things_that_are_no_files(tmp_path, make, words):
 @pytest.mark.parametrize("source", ["/tmp/a\0b.csv", "http://host/a.csv", "sklearn:../../etc", "s3://[x/a.csv"])
 def test_addresses_of_nothing(source):
     refused(DataError, lambda: load(DataSection(source=source, target="y"), 0))
+
+
+# The command line ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return forge.make(tmp_path_factory.mktemp("bundle"), forge.NET)
+
+
+def damaged_bundle(folder, bundle, finished):
+    copied = shutil.copytree(bundle, folder / "bundle")
+    forge.put(copied, "members", 0, "id", value="../m0")
+    return 1, ["predict", copied, "rows.csv"]
+
+
+def hostile_rows(folder, bundle, finished):
+    (folder / "rows.npz").write_bytes(objects())
+    return 2, ["predict", bundle, folder / "rows.npz"]
+
+
+def hostile_config(folder, bundle, finished):
+    (folder / "c.yaml").write_text("name: !!python/object/apply:os.system [id]")
+    return 2, ["run", folder / "c.yaml"]
+
+
+def key_in_config(folder, bundle, finished):
+    (folder / "c.yaml").write_text(json.dumps(values(storage=f"s3://AKIA:{SECRET}@bucket/x")))
+    return 2, ["run", folder / "c.yaml"]
+
+
+def damaged_run(folder, bundle, finished):
+    copied = shutil.copytree(finished, folder / "run")
+    (copied / "run.json").write_text(DEEP)
+    return 1, ["resume", copied]
+
+
+@pytest.mark.parametrize("make", [damaged_bundle, hostile_rows, hostile_config, key_in_config, damaged_run])
+def test_a_command_ends_in_words(make, tmp_path, bundle, finished):
+    code, words = make(tmp_path, bundle, finished)
+    command = [sys.executable, "-m", "distens.cli", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr and SECRET not in done.stderr
 
 
 # Credentials ---------------------------------------------------------------------------------------------------------

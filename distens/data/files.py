@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet", ".npz": "npz"}
-SMALL_BYTES, MOST_TIMES = 64 * 2**20, 200
-"""What a packed file may unpack to: so many bytes at least, so many times its own at most."""
+SMALL_BYTES, MOST_TIMES, MOST_TIMES_PARQUET = 64 * 2**20, 200, 2000
+"""What a packed file may unpack to: so many bytes at least, so many times its own at most. Parquet stores a column of
+few values in a bit a row or less."""
 
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -76,15 +77,15 @@ class Location:
         return next((form for extension, form in FORMS.items() if name.endswith(extension)), "")
 
 
-def check_unpacked(unpacked: int, packed: int, where: str) -> None:
+def check_unpacked(unpacked: int, packed: int, where: str, times: int = MOST_TIMES) -> None:
     """Refuse a file that was packed to fill the memory.
 
     Raises:
         DataError: it grows more than tables and images do.
     """
-    if unpacked > max(SMALL_BYTES, MOST_TIMES * packed):
+    if unpacked > max(SMALL_BYTES, times * packed):
         raise DataError(
-            f"{where}: {packed:,} bytes unpack to more than {MOST_TIMES} times as many; save it without compression"
+            f"{where}: {packed:,} bytes unpack to more than {times} times as many; save it without compression"
         )
 
 
@@ -158,6 +159,8 @@ def read_parquet(location: Location) -> pd.DataFrame:
         with location.filesystem.open_input_file(location.path) as source:
             file = pq.ParquetFile(source)
             _check_names(file.schema_arrow.names, location.address)
+            cells = file.metadata.num_rows * file.metadata.num_columns
+            check_unpacked(8 * cells, source.size(), location.address, MOST_TIMES_PARQUET)
             return file.read().to_pandas().reset_index(drop=True)
     except (*AMISS, MemoryError, pa.ArrowException, OSError) as error:  # pandas' own part of the schema may be anything
         raise DataError(f"{location.address}: not a readable Parquet table: {error}") from error

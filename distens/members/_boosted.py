@@ -30,9 +30,10 @@ def check_text(text: str) -> None:
     Raises:
         ValueError: with the reason.
     """
-    begin = text.find("Tree=0")
-    if begin < 0 or not text.isascii():
-        raise ValueError("no model in LightGBM's text")
+    plain = isinstance(text, str) and text.isascii() and text.replace("\n", "").isprintable()  # a CR ends lines too
+    begin = text.find("Tree=0") if plain else -1
+    if begin < 0:
+        raise ValueError("LightGBM's text: no model, or other characters than a model has")
     head = _read(text[:begin], _HEAD)
     outputs, features = int(head["num_class"]), int(head["max_feature_idx"]) + 1
     objective = f"multiclass num_class:{outputs}" if outputs > 1 else "binary sigmoid:1"

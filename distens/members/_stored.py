@@ -13,7 +13,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,24 @@ from distens.members import _families
 from distens.members._boosted import check_text
 from distens.records import Integers
 
-LOADERS = frozenset(
-    (
-        *("CachedNode", "DefaultDictNode", "DictNode", "JsonNode", "ListNode", "LossNode", "NdArrayNode"),
-        *("ObjectNode", "RandomGeneratorNode", "RandomStateNode", "TreeNode", "TupleNode", "TypeNode"),
-    )
-)
-"""How skops may make parts of an estimator: not by constructors or functions that the file names."""
+LOADERS: Mapping[str, str] = {
+    "DefaultDictNode": "collections.defaultdict",
+    "DictNode": "builtins.dict",
+    "JsonNode": "builtins.str",
+    "ListNode": "builtins.list",
+    "LossNode": "sklearn._loss.*",
+    "NdArrayNode": "numpy.*",
+    "ObjectNode": "*",
+    "RandomGeneratorNode": "numpy.random._generator.Generator",
+    "RandomStateNode": "numpy.random.mtrand.RandomState",
+    "TreeNode": "sklearn.tree._tree.Tree",
+    "TupleNode": "builtins.tuple",
+    "TypeNode": "*",
+}
+"""How skops may make parts of an estimator, and which types so: not by constructors that the file chooses."""
 
-DEEPEST = 100
 SMALL_BYTES, MOST_TIMES = 64 * 2**20, 100
 """What may be unpacked: so many times the packed bytes. Real ones grow tenfold."""
-
-Check = Callable[[Any, int], None]
 
 
 def dump(fitted: Any) -> bytes:
@@ -64,6 +70,7 @@ def load(content: bytes, name: str, options: Mapping[str, Any], classes: int) ->
         _check_size(sizes["schema.json"], most)
         nodes = list(_nodes(json.loads(archive.read("schema.json"))))
     _check_size(sum(sizes[node["file"]] for node in nodes if "file" in node), most)
+    _check_numbers(nodes)
     for node in nodes:
         _check_node(node)
     fitted = skops.io.loads(content, trusted=list(_families.TRUSTED))
@@ -85,34 +92,48 @@ def _check_size(found: int, most: int) -> None:
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
-    """Yield every mapping in skops' description."""
-    left, known = [(schema, 0)], {}
+    """Yield every part in skops' description."""
+    left = [schema]
     while left:
-        value, depth = left.pop()
-        if depth > DEEPEST:
-            raise ValueError(f"it is nested more than {DEEPEST} deep")
+        value = left.pop()
         if isinstance(value, dict):
-            # skops takes the first node of a number for all that have it: those that are looked into must not differ.
-            if value.get("__loader__") in ("JsonNode", "TupleNode") and "__id__" in value:
-                content = json.dumps(value["content"])
-                if known.setdefault(value["__id__"], content) != content:
-                    raise ValueError(f"two parts have the number {shown(value['__id__'])}")
-            yield value
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        left.extend((item, depth + 1) for item in inner)
+            if "__loader__" in value:
+                yield value
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+
+
+def _check_numbers(nodes: Sequence[dict[str, Any]]) -> None:
+    """Refuse parts of one number that differ: skops makes the first, and what is looked at must be what is made."""
+    first: dict[Any, dict[str, Any]] = {}
+    for node in nodes:
+        other = first.setdefault(node["__id__"], node) if "__id__" in node else node
+        if other is not node and _bare(other) != _bare(node):
+            raise ValueError(f"two parts have the number {shown(node['__id__'])}")
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _bare(inner) for key, inner in value.items() if key != "__id__"}
+    return list(map(_bare, value)) if isinstance(value, list) else value
 
 
 def _check_node(node: Mapping[str, Any]) -> None:
-    loader = node.get("__loader__")
-    if loader is not None and loader not in LOADERS:
-        raise ValueError(f"a part of the kind {shown(loader)} is not allowed: {node['__module__']}.{node['__class__']}")
-    if loader == "JsonNode":
-        text = json.loads(node["content"])
-        if isinstance(text, str) and "\n" in text:  # no other text has lines; some of them would crash LightGBM
-            check_text(text)
+    loader, kind = node["__loader__"], f"{node['__module__']}.{node['__class__']}"
+    if loader not in LOADERS or not fnmatchcase(kind, LOADERS[loader]):
+        raise ValueError(f"a part of the kind {shown(loader)} is not allowed: {kind}")
+    if kind == "lightgbm.basic.Booster":
+        told = node["content"]["content"]
+        text = told.get("_handle", {})
+        found = (node["content"]["__loader__"], text.get("__loader__"))
+        if found != ("DictNode", "JsonNode") or "handle" in told:
+            raise ValueError("LightGBM's text is not where it should be")
+        check_text(json.loads(text["content"]))
     if loader == "TreeNode":
-        outputs = node["__reduce__"]["args"]["content"][2]
-        if outputs["__loader__"] != "JsonNode" or outputs["content"] != "1":
+        arguments = node["__reduce__"]["args"]
+        outputs = arguments["content"][2]
+        if (arguments["__loader__"], outputs["__loader__"], outputs["content"]) != ("TupleNode", "JsonNode", "1"):
             raise ValueError("a tree has one output")
 
 
@@ -208,7 +229,7 @@ def _check_lightgbm(fitted: Any, features: int) -> None:
         raise ValueError("its trees are of other features or classes than it says")
 
 
-CHECKS: Mapping[str, Check] = {
+CHECKS: Mapping[str, Callable[[Any, int], None]] = {
     "ada_boost": _check_forest,
     "extra_trees": _check_forest,
     "random_forest": _check_forest,

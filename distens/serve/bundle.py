@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,10 +172,12 @@ def _deployed(store: Store) -> list[str]:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="forbid")
 
 
-class _Head(_Strict):
+class _Head(_Strict, extra="ignore"):
+    """What every version writes and reads."""
+
     format: Annotated[int, Ge(1)]
     distens: str = "?"
 
@@ -191,8 +194,9 @@ class _Member(_Strict):
 
 
 class _Marker(_Strict):
-    """`bundle.json`; keys that are not among these are let pass, a later version's may be."""
+    """`bundle.json`. A key more is another FORMAT, but those of `extra`."""
 
+    format: int
     distens: str
     name: str
     classes: Annotated[tuple[str, ...], MinLen(2)]
@@ -235,9 +239,12 @@ def _read(store: Store) -> Bundle:
                 f"distens {__version__}, which reads formats up to {FORMAT}. Install the newer version to use it"
             )
         marker = _Marker.model_validate_json(content)
+        json.loads(content, object_pairs_hook=_once)
     except ValidationError as error:
         findings = registry.describe(error).splitlines()
         raise BundleError(f"{where} is damaged: refused: {'; '.join(findings[:MOST_FINDINGS])}") from error
+    except ValueError as error:
+        raise BundleError(f"{where} is damaged: refused: {error}") from error
     _check_kind("combine", marker.combine, where)
     for member in marker.members:
         _check_kind("members", member.settings, where)
@@ -260,6 +267,13 @@ def _read(store: Store) -> Bundle:
         cascade=marker.cascade,
         extra=marker.extra,
     )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key twice among {shown([key for key, _ in pairs])}")
+    return found
 
 
 def _member_file(member_id: str) -> str:

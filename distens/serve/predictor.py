@@ -148,7 +148,7 @@ class Predictor:
             raise
         except Exception as error:
             text = str(error) if isinstance(error, DistensError) else f"{type(error).__name__}: {error}"
-            raise BundleError(f"{self.bundle.store.url}: {what}: {text[:MOST_TEXT]}") from error
+            raise BundleError(f"{self.bundle.store.url}: {what}: {' '.join(text.split())[:MOST_TEXT]}") from error
 
     def _refuse_imports(self) -> None:
         for member in self.bundle.members:
