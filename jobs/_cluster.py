@@ -43,7 +43,7 @@ class Cluster:
     def __init__(self, cpus: float = 1) -> None:
         self.folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie in it
         port, dashboard = free_port(), free_port()
-        self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        self.address, self.dashboard = f"{self.ip(0)}:{port}", f"http://127.0.0.1:{dashboard}"
         self.env = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -64,9 +64,17 @@ class Cluster:
             raise
         self.env["RAY_ADDRESS"] = self.address
 
+    def ip(self, node: int) -> str:
+        """Return the address of a node; 0 is the head."""
+        return "127.0.0.1"
+
+    def within(self, node: int) -> list[str]:
+        """Return what stands before a command that is to run where a node is."""
+        return []
+
     def ray(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run one of Ray's own commands."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", *words]
+        """Run one of Ray's own commands, where the head is."""
+        command = [*self.within(0), sys.executable, "-m", "ray.scripts.scripts", *words]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
 
     def add(
@@ -109,9 +117,10 @@ class Cluster:
         self.close()
 
     def _start(self, words: list[str]) -> tuple[psutil.Popen, Path]:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--disable-usage-stats", "--block"]
-        self._started += 1
+        command = [*self.within(self._started), sys.executable, "-m", "ray.scripts.scripts", "start", *words]
+        command += ["--disable-usage-stats", "--block"]
         place = Path(f"{self.folder}/node{self._started}.log")
+        self._started += 1
         with place.open("wb") as log:
             node = psutil.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self._nodes.append(node)
