@@ -35,8 +35,9 @@ def project(tmp_path):
     """Return a folder with configs, and one for what comes of them."""
     folder = tmp_path / "project"
     folder.mkdir()
-    for name, text in (("iris.yaml", IRIS), ("nets.py", "a: b: c"), ("list.yaml", "[1]")):
-        (folder / name).write_text(text)
+    texts = {"iris.yaml": IRIS, "nets.py": "a: b: c", "list.yaml": "[1]", "text.yaml": "env_vars: x"}
+    for name, text in {**texts, "key.yaml": "pip: ['git+https://me:hidden@host/x']", "latin.yaml": "\xff"}.items():
+        (folder / name).write_text(text, encoding="latin-1")
     return folder
 
 
@@ -57,6 +58,9 @@ def test_nobody_at_the_address(project):
         ([], {"working_dir": Path("/usr")}, "not in the working directory /usr"),
         ([], {"more": Path("nets.py")}, "nets.py: not YAML"),
         ([], {"more": Path("list.yaml")}, "--runtime-env list.yaml: expected keys"),
+        ([], {"more": Path("text.yaml")}, "--runtime-env text.yaml: env_vars: a dict is wanted, found 'x'"),
+        ([], {"more": Path("latin.yaml")}, "--runtime-env latin.yaml: 'utf-8' codec can't decode"),
+        ([], {"more": Path("key.yaml")}, "--runtime-env key.yaml: pip.0: an address with credentials"),
     ],
 )
 def test_what_would_be_lost_or_shown_is_refused(changes, options, words, project, monkeypatch):
