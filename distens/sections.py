@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -13,21 +12,10 @@ Spec = dict[str, Any] | str
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
-def _without_credentials(address: str) -> str:
-    # The config is stored with its run, logged and shown: what opens a store comes from the environment.
-    place = urlsplit(address)
-    if "@" in place.netloc or "secret" in place.query.lower():
-        raise ValueError("an address with credentials in it; give those in the environment")
-    return address
-
-
-Address = Annotated[str, AfterValidator(_without_credentials)]
-
-
 class Section(BaseModel):
     """Frozen, and without room for unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Splits(Section):
@@ -63,7 +51,7 @@ class DataSection(Section):
         unseen: what prediction does with a category that no row of the table had: refuse, or treat as missing.
     """
 
-    source: Address
+    source: str
     target: str | None = None
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
@@ -86,7 +74,7 @@ class SearchSection(BaseModel):
             trained then is finished.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     kind: str = "divbo"
     members: int | None = Field(None, ge=1, le=1_000_000)
@@ -170,7 +158,7 @@ class FederatedSection(Section):
 
     clients: int | None = Field(None, ge=1, le=100_000)
     partition: Spec | None = None
-    sources: dict[Name, Address] = Field(default_factory=dict)
+    sources: dict[Name, str] = Field(default_factory=dict)
     rounds: int = Field(1, ge=1)
     per_round: int | None = Field(None, ge=1)
     quorum: float = Field(0.5, gt=0, le=1)

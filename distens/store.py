@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,10 +29,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from distens.errors import StorageError
+from distens.credentials import holds
+from distens.errors import StorageError, damage, shown
 from distens.records import Address, Floats, State
 
 META = "distens"
+
+READ_BYTES = 1 << 20
+"""Of a file that is looked at and not kept."""
 
 SMALL_BYTES = 4096
 """Files up to this size are read: a mapping costs as much, and a process may have 65,530 of them."""
@@ -43,10 +47,19 @@ class Store:
 
     Args:
         url: a local path or a pyarrow address such as `s3://bucket/runs/digits-1a2b3c4d`.
+
+    Raises:
+        StorageError: there is no such filesystem, or the address has credentials in it: it is stored, logged and shown.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
+        if holds(url):
+            raise StorageError(
+                f"storage {shown(url)}: an address with credentials in it; give those in the environment"
+            )
+        if "\0" in url:
+            raise StorageError(f"storage {url!r}: a path has no NUL in it")
         try:
             if "://" in url:
                 self._fs, self._root = fs.FileSystem.from_uri(url)
@@ -61,23 +74,31 @@ class Store:
 
     def path(self, name: str) -> str:
         """Return the full path of a name inside the folder; refuses names that lead out of it."""
-        if name.startswith("/") or ".." in name.split("/"):
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise StorageError(f"{self.url}: {name!r} leads out of the folder")
         return f"{self._root}/{name}" if name else self._root
 
     def exists(self, name: str) -> bool:
         """Return whether a file of that name is complete."""
-        return self._fs.get_file_info(self.path(name)).type == fs.FileType.File
+        return self.size_bytes(name) is not None
+
+    def size_bytes(self, name: str) -> int | None:
+        """Return how long a file is; None if there is none of that name."""
+        info = self._fs.get_file_info(self.path(name))
+        return info.size if info.type == fs.FileType.File else None
 
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names of files and folders directly in a folder; none if it is not there."""
         found = self._fs.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.endswith(".part"))
 
+    def leads_out(self, name: str) -> bool:
+        """Return whether a name is, or lies behind, a link that leads out of the folder."""
+        return self.local and not Path(os.path.realpath(self.path(name))).is_relative_to(os.path.realpath(self._root))
+
     def holds(self, address: Address) -> bool:
         """Return whether a file is there, as long as it was written."""
-        info = self._fs.get_file_info(self.path(address.path))
-        return info.type == fs.FileType.File and info.size == address.size_bytes
+        return self.size_bytes(address.path) == address.size_bytes
 
     def write(self, name: str, content: bytes, exclusive: bool = False, durable: bool = True) -> Address:
         """Write a file at once or not at all; `durable` waits until it would survive a loss of power.
@@ -126,6 +147,29 @@ class Store:
             )
         return content
 
+    def verify(self, address: Address) -> None:
+        """Look whether a file is there and is what was written, without holding it in memory.
+
+        Raises:
+            StorageError: it is not.
+        """
+        name, size = address.path, self.size_bytes(address.path)
+        if size is None:
+            raise StorageError(f"{self.url}: {name} is missing")
+        if size != address.size_bytes:
+            raise StorageError(f"{self.url}: {name} is damaged: {size} bytes instead of {address.size_bytes} bytes")
+        digest = hashlib.sha256()
+        try:
+            with self._fs.open_input_stream(self.path(name)) as source:
+                while content := source.read(READ_BYTES):
+                    digest.update(content)
+        except OSError as error:
+            raise StorageError(f"{self.url}: cannot read {name}: {error}") from error
+        if digest.hexdigest() != address.sha256:
+            raise StorageError(
+                f"{self.url}: {name} is damaged: its SHA-256 is {digest.hexdigest()} instead of {address.sha256}"
+            )
+
     def delete(self, folder: str = "") -> None:
         """Remove a folder and all in it, if it is there."""
         if self._fs.get_file_info(self.path(folder)).type == fs.FileType.Directory:
@@ -148,10 +192,8 @@ class Store:
 
     def read_json(self, name: str, address: Address | None = None) -> Any:
         """Return a JSON file's value."""
-        try:
+        with damage(f"{self.url}/{name}"):
             return json.loads(self.read(name, address))
-        except ValueError as error:
-            raise StorageError(f"{self.url}: {name} is damaged: {error}") from error
 
     def write_state(self, name: str, state: State, durable: bool = True) -> Address:
         """Write a state as one safetensors file, its description in the header."""
@@ -183,9 +225,13 @@ class Store:
                     found = f"{source.size()} bytes instead of {address.size_bytes}"
                     raise StorageError(f"{self.url}: {address.path} is damaged: {found}")
                 # Not `read_all` and `combine_chunks`: they copy, and then nothing is mapped.
-                column = pa.ipc.open_file(source).get_batch(0).column(0)
-        except (OSError, pa.ArrowInvalid) as error:
+                batch = pa.ipc.open_file(source).get_batch(0)
+                batch.validate()  # that lengths lie in the file: what follows does not look
+                column = batch.column(0)
+        except (OSError, pa.ArrowException, IndexError) as error:
             raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
+        if not (pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()):
+            raise StorageError(f"{self.url}: {address.path} is damaged: it holds no probabilities but {column.type}")
         probs_NC = column.flatten().to_numpy().reshape(len(column), -1)
         if self.local and not mapped:  # of a small file, half is its description
             probs_NC = probs_NC.copy()
@@ -213,10 +259,13 @@ def decode_state(content: bytes, where: str) -> State:
     from safetensors.numpy import load
 
     try:
-        arrays: dict[str, NDArray[Any]] = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        meta: Mapping[str, Any] = json.loads(header.get("__metadata__", {}).get(META, "{}"))
-    except (SafetensorError, ValueError, KeyError) as error:
+        with damage(where):
+            arrays: dict[str, NDArray[Any]] = load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            meta = json.loads(header.get("__metadata__", {}).get(META, "{}"))
+            if not isinstance(meta, dict):
+                raise TypeError(f"its description is no mapping but {shown(meta)}")
+    except SafetensorError as error:
         raise StorageError(f"{where} is damaged: {error}") from error
     return State(arrays, meta)
 
@@ -238,6 +287,17 @@ class Journal:
         """Yield what was there when this journal was opened, in order; nothing of it is kept."""
         for name in self._names:
             yield from self._store.read_json(f"{self._folder}/{name}")
+
+    def replay(self, take: Callable[[dict[str, Any]], None]) -> None:
+        """Hand over the same entries.
+
+        Raises:
+            StorageError: a file is damaged, or holds an entry that `take` can make nothing of.
+        """
+        for name in self._names:
+            with damage(f"{self._store.url}/{self._folder}/{name}"):
+                for entry in self._store.read_json(f"{self._folder}/{name}"):
+                    take(entry)
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Write entries, all at once.

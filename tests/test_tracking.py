@@ -17,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from distens import registry
+from distens.credentials import redact
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import ConfigError
@@ -165,7 +166,7 @@ def test_memory_keeps_what_it_is_told(tmp_path):
     ],
 )
 def test_credentials_are_not_shown(text, shown):
-    assert _records.redact(text) == shown
+    assert redact(text) == shown
 
 
 def test_settings_become_flat_names():

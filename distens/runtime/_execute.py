@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from distens import packing, probabilities, registry
+from distens.credentials import redact
 from distens.data.dataset import Dataset, Examples
 from distens.data.federation import Clients, Partitioned
 from distens.encoding import report_from_json, to_json
-from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError
+from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, damage
 from distens.members.protocol import Member, Packable
 from distens.records import Answer, Failure, Files, Floats, Held, Outcome, Reason, Report, State, Task
 from distens.runtime import _rounds
@@ -71,7 +72,8 @@ def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
             name = f"members/{task.id}/{attempt}/report.json"
             if attempt.isdigit() and store.exists(name):
                 try:
-                    report = report_from_json(store.read_json(name))
+                    with damage(name):
+                        report = report_from_json(store.read_json(name))
                 except StorageError:
                     continue
                 if all(map(store.holds, report.files.values())):
@@ -124,7 +126,7 @@ def _failed(task: Task, error: Exception, seconds: float) -> Failure:
         reason, message = "refused", str(error)
     else:
         reason, message = _reason(error), _last_lines(error)
-    return Failure(task.id, task.attempt, reason, message, seconds, platform.node())
+    return Failure(task.id, task.attempt, reason, redact(message), seconds, platform.node())
 
 
 def _reason(error: Exception) -> Reason:

@@ -9,21 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from distens.credentials import redact
 from distens.encoding import to_json
 from distens.records import Failure, Finished, Task
 
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
 KEY_LENGTH = 250
-
-# The second form is a password with a slash in it, as SQLAlchemy allows.
-_CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?:[^/\s'\"?#]*@|[^/\s:'\"]+:[^\s'\"]*@)")
-_SECRET_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:password|passwd|secret|token|access_key|sig|pwd)[^=&\s]*=)[^&\s'\"]+")
-
-
-def redact(text: str) -> str:
-    """Return the text without the credentials of any address in it: `postgresql://***@host/db`."""
-    return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub(r"\g<scheme>***@", text))
 
 
 def redacted(value: Any) -> Any:

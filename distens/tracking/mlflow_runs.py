@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
+from distens.credentials import holds, redact
 from distens.errors import RunError
 from distens.records import Failure, Finished, Floats, Task
 from distens.tracking import _records, _registration
@@ -70,16 +71,16 @@ class MlflowRuns:
     _lines: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.uri is not None and _records.redact(self.uri) != self.uri:
+        if self.uri is not None and holds(self.uri):
             raise ValueError(
-                f"uri {_records.redact(self.uri)!r} holds credentials, and a config is stored with its run; "
+                f"uri {redact(self.uri)!r} holds credentials, and a config is stored with its run; "
                 f"leave uri out and set the environment variable {ENVIRONMENT}"
             )
         address = self._given()
         if not is_store(address):
             origin = "uri" if self.uri is not None else f"the environment's {ENVIRONMENT}"
             raise ValueError(
-                f"{origin} {_records.redact(address)!r} is neither a server's address (http://…) nor a database's "
+                f"{origin} {redact(address)!r} is neither a server's address (http://…) nor a database's "
                 f"({LOCAL}, postgresql://…); MLflow keeps no runs in plain folders any more"
             )
 
@@ -143,7 +144,7 @@ class MlflowRuns:
 
     def _still(self, waiting: int, seconds: float) -> None:
         assert self._run is not None
-        again = f"stop here, and `distens resume {_records.redact(self._run.storage)}` sends the rest"
+        again = f"stop here, and `distens resume {redact(self._run.storage)}` sends the rest"
         log.warning("MLflow: %d records are still to be sent, about %.0f s; or %s", waiting, seconds, again)
 
     def _register(self, book: Logbook, final: Final, bundle: str) -> None:
@@ -161,7 +162,7 @@ class MlflowRuns:
             assert self._run is not None
             many = "1 record was" if left.waiting == 1 else f"{left.waiting} records were"
             why = f" ({_one_line(str(left.error))})" if left.error is not None else ""
-            again = f"`distens resume {_records.redact(self._run.storage)}` will send what is missing."
+            again = f"`distens resume {redact(self._run.storage)}` will send what is missing."
             lines.append(f"MLflow: {many} not sent{why}. {again}")
         return lines
 
@@ -182,7 +183,7 @@ def _prepare() -> None:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(_records.redact(text).split())
+    line = " ".join(redact(text).split())
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 
