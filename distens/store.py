@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from distens import filesystem
-from distens.errors import StorageError, damage, shown
+from distens.errors import StorageError, StorageFailed, damage, shown
 from distens.records import Address, Floats, State
 
 META = "distens"
@@ -84,14 +84,16 @@ class Store:
         """Return what a call to the filesystem returns.
 
         Raises:
-            StorageError: it cannot be had, here or at all; its cause is the filesystem's own error.
+            StorageError: there is no such file, or one already; its cause is the filesystem's own error.
+            StorageFailed: anything else that a filesystem says.
         """
         try:
             if self.local:
                 return call()
             found = self._patience.ask(call, filesystem.PATIENCE_SECONDS if self._met else 0.0)
         except OSError as error:
-            raise StorageError(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
+            kind = StorageError if isinstance(error, FileNotFoundError | FileExistsError) else StorageFailed
+            raise kind(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
         self._met = True
         return found
 
