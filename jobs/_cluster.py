@@ -56,7 +56,8 @@ class Cluster:
         self._nodes: list[psutil.Popen] = []
         self._started = 0
         try:
-            head, log = self._start(["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--num-cpus={cpus}"])
+            ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]
+            head, log = self._start(["--head", *ports, f"--num-cpus={cpus}"])
             listed = ("job", "list", "--address", self.dashboard)
             self._await(head, log, lambda: not self.ray(*listed).returncode)
         except BaseException:
@@ -118,7 +119,9 @@ class Cluster:
 
     def _start(self, words: list[str]) -> tuple[psutil.Popen, Path]:
         command = [*self.within(self._started), sys.executable, "-m", "ray.scripts.scripts", "start", *words]
-        command += ["--disable-usage-stats", "--block"]
+        # Without a port of its own, a node's agent goes without where another of this machine has the usual one: then a
+        # head takes no jobs.
+        command += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
         place = Path(f"{self.folder}/node{self._started}.log")
         self._started += 1
         with place.open("wb") as log:
