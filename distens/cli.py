@@ -234,7 +234,7 @@ def report(
         _print_table(rows, results["missing"], results["verdict"])
     if out is not None:
         out.write_bytes(store.read("report.html"))
-    typer.echo(f"report: {out or store.path('report.html')}")
+    typer.echo(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
 
 
 @app.command("list")

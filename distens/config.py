@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
 
 from distens import plain
 from distens.errors import ConfigError, did_you_mean, shown
@@ -67,6 +67,13 @@ class Config(Section):
         if found:
             raise ValueError("\n".join(found))
         return made
+
+    @field_validator("storage")
+    @classmethod
+    def _is_a_folder(cls, storage: str) -> str:
+        if "://" in storage and "?" in storage:
+            raise ValueError("a folder for runs has no `?…`; AWS_ENDPOINT_URL and AWS_REGION say where an S3 store is")
+        return storage
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> Config:

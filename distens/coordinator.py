@@ -22,7 +22,7 @@ from typing import Any
 from distens import finish, resuming
 from distens.config import Config, parse_yaml
 from distens.data.load import Loaded
-from distens.errors import ConfigError, RunError, StorageError, damage, shown
+from distens.errors import ConfigError, RunError, StorageError, StorageFailed, damage, shown
 from distens.federated import plan as federated
 from distens.federated.plan import FederatedPlan
 from distens.finish import Result
@@ -104,11 +104,15 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
 
 
 def _go(plan: Plan | FederatedPlan, store: Store, watch: Watch, info: dict[str, Any] | None) -> Result:
-    if isinstance(plan, FederatedPlan):
-        from distens.federated.run import Federation
+    try:
+        if isinstance(plan, FederatedPlan):
+            from distens.federated.run import Federation
 
-        return Federation(plan, store, watch, info).go()
-    return Run(plan, store, watch, info).go()
+            return Federation(plan, store, watch, info).go()
+        return Run(plan, store, watch, info).go()
+    except StorageFailed as error:
+        again = f"Nothing that finished is lost: once that is mended, `distens resume {store.url}` goes on"
+        raise StorageFailed(f"{error}. {again}") from error
 
 
 def open_storage(config: Config) -> Store:
@@ -117,13 +121,13 @@ def open_storage(config: Config) -> Store:
     Raises:
         StorageError: the storage cannot be written.
     """
-    storage = Store(config.storage)
     probe = f".probe-{uuid.uuid4().hex}"  # of its own: several runs may start in one storage at once
     try:
+        storage = Store(config.storage)
         storage.write(probe, b"", durable=False)
         storage.remove(probe)
-    except (StorageError, OSError) as error:
-        raise StorageError(f"storage: {config.storage!r} cannot be written: {error}") from error
+    except StorageError as error:
+        raise StorageError(f"storage: cannot be written: {error}") from error
     return Store(f"{config.storage.rstrip('/')}/{config.run_name()}")
 
 

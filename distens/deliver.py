@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +14,7 @@ from distens.data.load import Loaded
 from distens.diversity import pairwise
 from distens.errors import BundleError
 from distens.evaluate import figures, metrics, report
+from distens.filesystem import temporary
 from distens.ledger import Ledger
 from distens.plan import Plan
 from distens.records import Finished, Floats, Integers, State
@@ -89,13 +87,6 @@ def write_page(store: Store, home: Path, data: report.ReportData) -> None:
     if not store.local:
         for path in (*data.figures.values(), home / "report.html"):
             store.write(path.relative_to(home).as_posix(), path.read_bytes())
-
-
-def temporary() -> Path:
-    """Return a folder that lasts as long as this process: the tracker sends from it when the run is done."""
-    folder = tempfile.mkdtemp(prefix="distens-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
 
 
 def _scores(measured: Measured, loaded: Loaded, names: Mapping[str, str]) -> dict[str, float]:
@@ -310,7 +301,7 @@ def _cascade(plan: Plan, store: Store, loaded: Loaded, measured: Measured) -> ca
     for key, entry in zip(keys, entries, strict=True):
         times.setdefault(key, []).append(entry.report.predict_ms_per_1000)
     return cascade.learn(
-        [store.read_predictions(entry.report.files["combine"]) for entry in entries],
+        store.read_all_predictions([entry.report.files["combine"] for entry in entries]),
         loaded.dataset.labels["combine"],
         measured.rows["ensemble"].combine_NC,
         np.array([weight for _, weight in measured.selected]),

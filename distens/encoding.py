@@ -20,7 +20,8 @@ def to_json(record: Task | Report | Failure) -> dict[str, Any]:
     """Return a record as a JSON-able mapping; its JSON values are shared, not copied."""
     values = _flat(record)
     if isinstance(record, Task):
-        values["resources"] = _flat(record.resources)
+        resources = _flat(record.resources)
+        values["resources"] = {name: value for name, value in resources.items() if value or name in ("cpus", "gpus")}
         for name, absent in _ABSENT:  # without a schedule or clients, as if there were none
             if values[name] == absent:
                 del values[name]
@@ -38,7 +39,10 @@ def _flat(record: Any) -> dict[str, Any]:
 def task_from_json(values: Mapping[str, Any]) -> Task:
     """Return the task that `to_json` wrote."""
     teachers = tuple(Teacher(t["settings"], Address(**t["state"]), t["weight"]) for t in values.get("teachers", ()))
-    return Task(**{**values, "resources": Resources(**values["resources"]), "teachers": teachers})
+    resources = {**values["resources"]}
+    if "custom" in resources:
+        resources["custom"] = tuple((name, amount) for name, amount in resources["custom"])
+    return Task(**{**values, "resources": Resources(**resources), "teachers": teachers})
 
 
 def report_from_json(values: Mapping[str, Any]) -> Report:

@@ -36,6 +36,11 @@ class StorageError(DistensError):
     """A run's folder cannot be written or read, or a file in it is damaged."""
 
 
+class StorageFailed(StorageError):
+    """Storage takes or gives nothing: it is full, away for too long, or not ours. No member is at fault whose files it
+    was to take: the run ends, and can go on later."""
+
+
 class RunError(DistensError):
     """A run cannot start, go on or finish (not enough resources, every member failed, …)."""
 

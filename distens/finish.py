@@ -86,7 +86,7 @@ def metric_of(probs_MNC: Sequence[Floats], weights_M: Floats, labels_N: Integers
 def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> tuple[Result, Final]:
     """Do everything that comes after the search; tasks go through `complete`, so all of it resumes."""
     metric, entries = plan.config.metric, standing(plan, ledger)
-    search_MNC = [store.read_predictions(e.report.files["search"]) for e in entries]
+    search_MNC = store.read_all_predictions([e.report.files["search"] for e in entries])
     weights_M = plan.selector.select(search_MNC, loaded.dataset.labels["search"], metric)
     best = min(entries, key=lambda entry: entry.report.metrics[metric])
     finisher = _Finisher(plan, store, ledger, loaded, entries, weights_M, best)
@@ -230,7 +230,8 @@ class _Finisher:
     def _ensemble(self) -> tuple[State, Row]:
         weights_M = np.array([weight for _, weight in self.selected])
         combine_MNC, test_MNC = (
-            np.stack([self._read(entry, split) for entry, _ in self.selected]) for split in ("combine", "test")
+            np.stack(self.store.read_all_predictions([entry.report.files[split] for entry, _ in self.selected]))
+            for split in ("combine", "test")
         )
         combiner, labels_N = self.plan.combiner, self.loaded.dataset.labels["combine"]
         state = combiner.fit(combine_MNC, labels_N, weights_M)

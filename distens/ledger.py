@@ -11,6 +11,7 @@ import numpy as np
 
 from distens._tally import Keys, Prefix, Purpose
 from distens.encoding import failure_from_json, report_from_json, task_from_json, to_json
+from distens.journal import Journal
 from distens.records import (
     Failed,
     Failure,
@@ -24,7 +25,7 @@ from distens.records import (
     Task,
     settings_key,
 )
-from distens.store import Journal, Store
+from distens.store import Store
 
 
 class Ledger:

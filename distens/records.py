@@ -118,10 +118,17 @@ class Held(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Resources(_Record):
-    """What one member occupies while it trains."""
+    """What one member occupies while it trains.
+
+    Attributes:
+        memory_gib: 0: nobody counts it.
+        custom: name -> amount, of what a cluster's nodes have besides; in order of names.
+    """
 
     cpus: float = 1.0
     gpus: float = 0.0
+    memory_gib: float = 0.0
+    custom: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

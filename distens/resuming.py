@@ -64,8 +64,7 @@ def deepen(config: Config, store: Store, info: dict[str, Any]) -> None:
     In this order, so that after a kill anywhere the same command, or a plain resume, finds a whole run.
     """
     ledger = Ledger(store)
-    if store.exists("results.json"):
-        store.remove("results.json")
+    store.remove("results.json")
     for entry in ledger.all_finished():
         if entry.task.purpose != "search":
             store.delete(f"members/{entry.task.id}")

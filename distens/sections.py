@@ -123,15 +123,19 @@ class Occupied(Section):
     Attributes:
         cpus: also a fraction.
         gpus: a fraction of one, or a whole number.
+        memory_gib: 0: nobody counts it.
+        custom: name -> amount, of what a cluster's nodes have besides.
     """
 
     cpus: float | None = Field(None, gt=0)
     gpus: Annotated[float, AfterValidator(_gpus)] | None = Field(None, ge=0)
+    memory_gib: float | None = Field(None, ge=0)
+    custom: dict[str, Annotated[float, Field(gt=0)]] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Occupied:
-        if self.cpus is None and self.gpus is None:
-            raise ValueError("neither cpus nor gpus: has no effect")
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("none of cpus, gpus, memory_gib, custom: has no effect")
         return self
 
 

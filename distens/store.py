@@ -8,10 +8,14 @@
     final/  figures/          the bundle, the pictures
 
 Local files are written beside their place and renamed; object stores publish an object when it is closed. So a killed
-process, however it ends, leaves whole files or none. What that does not cover is a machine that loses power: waiting
-for the disk (`fsync`) costs forty times the write, and members write five files each. So only what cannot be made again
-waits (`durable`): the journal, the run's description, the bundles. Members' files and checkpoints do not; `resume`
-looks whether those of finished members are there, whole, and has the lost ones trained again.
+process, however it ends, leaves whole files or none (and perhaps parts of a large upload, which a bucket's lifecycle
+rule clears away). What that does not cover is a machine that loses power: waiting for the disk (`fsync`) costs forty
+times the write, and members write five files each. So only what cannot be made again waits (`durable`): the journal,
+the run's description, the bundles. Members' files and checkpoints do not; `resume` looks whether those of finished
+members are there, whole, and has the lost ones trained again.
+
+On an object store each of these files is one request to write and two to read (pyarrow asks how long it is first).
+Storage that is away for minutes is waited for: see `distens.filesystem`.
 """
 
 from __future__ import annotations
@@ -19,18 +23,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from distens.credentials import holds
-from distens.errors import StorageError, damage, shown
+from distens import filesystem
+from distens.errors import StorageError, StorageFailed, damage, shown
 from distens.records import Address, Floats, State
 
 META = "distens"
@@ -40,6 +46,12 @@ READ_BYTES = 1 << 20
 
 SMALL_BYTES = 4096
 """Files up to this size are read: a mapping costs as much, and a process may have 65,530 of them."""
+
+AT_ONCE = 16
+"""Requests to a remote store, where many files are read."""
+
+One = TypeVar("One")
+Made = TypeVar("Made")
 
 
 class Store:
@@ -54,23 +66,13 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        if holds(url):
-            raise StorageError(
-                f"storage {shown(url)}: an address with credentials in it; give those in the environment"
-            )
-        if "\0" in url:
-            raise StorageError(f"storage {url!r}: a path has no NUL in it")
-        try:
-            if "://" in url:
-                self._fs, self._root = fs.FileSystem.from_uri(url)
-            else:
-                self._fs, self._root = fs.LocalFileSystem(), str(Path(url).absolute())
-        except (pa.ArrowInvalid, OSError) as error:
-            raise StorageError(f"storage {url!r}: cannot be opened: {error}") from error
-        self.local = isinstance(self._fs, fs.LocalFileSystem)
+        self._fs, self._root = filesystem.opened(url)
+        self.local = "://" not in url or url.startswith("file:")
+        self._patience = filesystem.Patience(url)
+        self._met = False  # storage that has answered before is waited for; else its address may be wrong
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        return Store, (f"{self._root}" if self.local else self.url,)
+    def __reduce__(self) -> tuple[type[Store], tuple[str], dict[str, Any]]:
+        return Store, (f"{self._root}" if self.local else self.url,), {"_met": self._met}
 
     def path(self, name: str) -> str:
         """Return the full path of a name inside the folder; refuses names that lead out of it."""
@@ -78,19 +80,57 @@ class Store:
             raise StorageError(f"{self.url}: {name!r} leads out of the folder")
         return f"{self._root}/{name}" if name else self._root
 
+    def _ask(self, doing: str, call: Callable[[], Made]) -> Made:
+        """Return what a call to the filesystem returns.
+
+        Raises:
+            StorageError: there is no such file, or one already; its cause is the filesystem's own error.
+            StorageFailed: anything else that a filesystem says.
+        """
+        try:
+            if self.local:
+                return call()
+            found = self._patience.ask(call, filesystem.PATIENCE_SECONDS if self._met else 0.0)
+        except OSError as error:
+            kind = StorageError if isinstance(error, FileNotFoundError | FileExistsError) else StorageFailed
+            raise kind(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
+        self._met = True
+        return found
+
+    def _info(self, name: str) -> fs.FileInfo:
+        path = self.path(name)
+        return self._ask(f"look for {name or 'it'}", lambda: self._fs().get_file_info(path))
+
+    def _list(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=recursive)
+        return self._ask(f"list {folder or 'it'}", lambda: self._fs().get_file_info(selector))
+
     def exists(self, name: str) -> bool:
         """Return whether a file of that name is complete."""
         return self.size_bytes(name) is not None
 
     def size_bytes(self, name: str) -> int | None:
         """Return how long a file is; None if there is none of that name."""
-        info = self._fs.get_file_info(self.path(name))
+        info = self._info(name)
         return info.size if info.type == fs.FileType.File else None
 
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names of files and folders directly in a folder; none if it is not there."""
-        found = self._fs.get_file_info(fs.FileSelector(self.path(folder), allow_not_found=True))
+        found = self._list(folder)
+        if not found and not folder and not self.local:
+            self._check_bucket()
         return sorted(info.base_name for info in found if not info.base_name.endswith(".part"))
+
+    def tree(self, folder: str) -> list[str]:
+        """Return the sorted names of all files under a folder, as seen from it; of an object store in one listing."""
+        start = f"{self.path(folder)}/"
+        found = (info.path for info in self._list(folder, recursive=True) if info.type == fs.FileType.File)
+        return sorted(path.removeprefix(start) for path in found if not path.endswith(".part"))
+
+    def _check_bucket(self) -> None:
+        bucket = self._root.partition("/")[0]
+        if self._ask("look", lambda: self._fs().get_file_info(bucket)).type == fs.FileType.NotFound:
+            raise StorageError(f"{self.url}: there is no bucket {bucket}")
 
     def leads_out(self, name: str) -> bool:
         """Return whether a name is, or lies behind, a link that leads out of the folder."""
@@ -107,27 +147,14 @@ class Store:
             StorageError: the place cannot be written; or, with `exclusive`, the file is there already.
         """
         path = self.path(name)
-        try:
-            if self.local:
-                part = f"{path}.{uuid.uuid4().hex}.part"
-                with _open_new(part) as out:
-                    out.write(content)
-                    if durable:
-                        out.flush()
-                        os.fsync(out.fileno())
-                if exclusive:  # a link, unlike a rename, never replaces
-                    os.link(part, path)
-                    os.remove(part)
-                else:
-                    os.replace(part, path)
-            else:
-                if exclusive and self.exists(name):
-                    raise FileExistsError(17, "File exists")
-                with self._fs.open_output_stream(path) as out:
-                    out.write(content)
-        except OSError as error:
-            raise StorageError(f"{self.url}: cannot write {name}: {error}") from error
+        assert self.local or not exclusive, "object stores cannot, see `distens.journal`"
+        put = filesystem.put_local if self.local else self._put_remote
+        self._ask(f"write {name}", lambda: put(path, content, exclusive, durable))
         return Address(name, hashlib.sha256(content).hexdigest(), len(content))
+
+    def _put_remote(self, path: str, content: bytes, exclusive: bool, durable: bool) -> None:
+        with self._fs().open_output_stream(path) as out:
+            out.write(content)
 
     def read(self, name: str, address: Address | None = None) -> bytes:
         """Return a file's content, checked against its address where one is given.
@@ -135,11 +162,13 @@ class Store:
         Raises:
             StorageError: the file is missing, or is not what was written.
         """
-        try:
-            with self._fs.open_input_stream(self.path(name)) as source:
-                content = source.read()
-        except OSError as error:
-            raise StorageError(f"{self.url}: cannot read {name}: {error}") from error
+        path = self.path(name)
+
+        def get() -> bytes:
+            with self._fs().open_input_stream(path) as source:
+                return source.read()
+
+        content = self._ask(f"read {name}", get)
         if address is not None and hashlib.sha256(content).hexdigest() != address.sha256:
             raise StorageError(
                 f"{self.url}: {name} is damaged: {len(content)} bytes whose SHA-256 is not the recorded "
@@ -158,32 +187,49 @@ class Store:
             raise StorageError(f"{self.url}: {name} is missing")
         if size != address.size_bytes:
             raise StorageError(f"{self.url}: {name} is damaged: {size} bytes instead of {address.size_bytes} bytes")
-        digest = hashlib.sha256()
-        try:
-            with self._fs.open_input_stream(self.path(name)) as source:
+        path = self.path(name)
+
+        def digest() -> str:
+            found = hashlib.sha256()
+            with self._fs().open_input_stream(path) as source:
                 while content := source.read(READ_BYTES):
-                    digest.update(content)
-        except OSError as error:
-            raise StorageError(f"{self.url}: cannot read {name}: {error}") from error
-        if digest.hexdigest() != address.sha256:
-            raise StorageError(
-                f"{self.url}: {name} is damaged: its SHA-256 is {digest.hexdigest()} instead of {address.sha256}"
-            )
+                    found.update(content)
+            return found.hexdigest()
+
+        found = self._ask(f"read {name}", digest)
+        if found != address.sha256:
+            raise StorageError(f"{self.url}: {name} is damaged: its SHA-256 is {found} instead of {address.sha256}")
+
+    def each(self, call: Callable[[One], Made], items: Iterable[One]) -> Iterator[Made]:
+        """Yield what a call that reads returns for each item, in order; several at once where storage is remote."""
+        if self.local:
+            yield from map(call, items)
+        else:
+            with ThreadPoolExecutor(AT_ONCE, "distens-store") as pool:
+                yield from pool.map(call, items)
 
     def delete(self, folder: str = "") -> None:
         """Remove a folder and all in it, if it is there."""
-        if self._fs.get_file_info(self.path(folder)).type == fs.FileType.Directory:
-            self._fs.delete_dir(self.path(folder))
+        if self._info(folder).type == fs.FileType.Directory:
+            path = self.path(folder)
+            self._ask(f"delete {folder or 'it'}", lambda: self._fs().delete_dir(path))
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
-        self._fs.delete_file(self.path(name))
+        """Remove a file, if it is there."""
+        path = self.path(name)
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                self._fs().delete_file(path)
+
+        self._ask(f"remove {name}", delete)
 
     def local_folder(self, folder: str, temporary: Path) -> Path:
         """Return a local path to a folder of this store; a remote one is copied to `temporary`."""
         if self.local:
             return Path(self.path(folder))
-        fs.copy_files(self.path(folder), str(temporary), source_filesystem=self._fs)
+        path = self.path(folder)
+        self._ask(f"read {folder}", lambda: fs.copy_files(path, str(temporary), source_filesystem=self._fs()))
         return temporary
 
     def write_json(self, name: str, value: Any) -> Address:
@@ -217,10 +263,13 @@ class Store:
         return self.write(name, sink.getvalue().to_pybytes(), durable=durable)
 
     def read_predictions(self, address: Address) -> Floats:
-        """Return probs_NC, float32, read-only; memory-mapped where the file is local and not small."""
-        mapped = self.local and address.size_bytes > SMALL_BYTES
+        """Return probs_NC, float32, read-only; memory-mapped where the file is not small. A remote one is copied to
+        this machine first, once: searches read the same ones over and over."""
+        path = self.path(address.path) if self.local else self._copied(address)
+        mapped = address.size_bytes > SMALL_BYTES
         try:
-            with self._opened(address, mapped) as source:  # a mapping outlives its file, whose descriptor is given back
+            # A mapping outlives its file, whose descriptor is given back.
+            with pa.memory_map(path) if mapped else pa.BufferReader(Path(path).read_bytes()) as source:
                 if source.size() != address.size_bytes:
                     found = f"{source.size()} bytes instead of {address.size_bytes}"
                     raise StorageError(f"{self.url}: {address.path} is damaged: {found}")
@@ -233,24 +282,26 @@ class Store:
         if not (pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()):
             raise StorageError(f"{self.url}: {address.path} is damaged: it holds no probabilities but {column.type}")
         probs_NC = column.flatten().to_numpy().reshape(len(column), -1)
-        if self.local and not mapped:  # of a small file, half is its description
+        if not mapped:  # of a small file, half is its description
             probs_NC = probs_NC.copy()
             probs_NC.flags.writeable = False
         return probs_NC
 
-    def _opened(self, address: Address, mapped: bool) -> Any:
-        if mapped:
-            return pa.memory_map(self.path(address.path))
-        content = Path(self.path(address.path)).read_bytes() if self.local else self.read(address.path, address)
-        return pa.BufferReader(content)
+    def read_all_predictions(self, addresses: Sequence[Address]) -> list[Floats]:
+        """Return `read_predictions` of each; remote ones come several at once."""
+        return list(self.each(self.read_predictions, addresses))
+
+    def _copied(self, address: Address) -> str:
+        path = f"{_copies()}/{address.sha256}.arrow"
+        if not os.path.exists(path):
+            filesystem.put_local(path, self.read(address.path, address), exclusive=False, durable=False)
+        return path
 
 
-def _open_new(path: str) -> BinaryIO:
-    try:
-        return open(path, "xb")
-    except FileNotFoundError:  # rarer than looking for the folder every time
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return open(path, "xb")
+@cache
+def _copies() -> Path:
+    """Return where this process keeps its copies of remote predictions, named by their content."""
+    return filesystem.temporary()
 
 
 def decode_state(content: bytes, where: str) -> State:
@@ -270,51 +321,6 @@ def decode_state(content: bytes, where: str) -> State:
     return State(arrays, meta)
 
 
-class Journal:
-    """What was dispatched and what came back, in order; small files, so that it works on object stores: one for
-    every pack that is dispatched, and one for every list of outcomes.
-
-    Each entry is written before it is acted on. Numbers are taken exclusively: a second coordinator on the same run
-    fails instead of mixing its entries with ours.
-    """
-
-    def __init__(self, store: Store, folder: str = "journal") -> None:
-        self._store, self._folder = store, folder
-        self._names = store.names(folder)
-        self._next = len(self._names)
-
-    def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield what was there when this journal was opened, in order; nothing of it is kept."""
-        for name in self._names:
-            yield from self._store.read_json(f"{self._folder}/{name}")
-
-    def replay(self, take: Callable[[dict[str, Any]], None]) -> None:
-        """Hand over the same entries.
-
-        Raises:
-            StorageError: a file is damaged, or holds an entry that `take` can make nothing of.
-        """
-        for name in self._names:
-            with damage(f"{self._store.url}/{self._folder}/{name}"):
-                for entry in self._store.read_json(f"{self._folder}/{name}"):
-                    take(entry)
-
-    def append(self, *entries: dict[str, Any]) -> None:
-        """Write entries, all at once.
-
-        Raises:
-            StorageError: storage failed, or another process is running the same run.
-        """
-        content = json.dumps(entries, allow_nan=False).encode()
-        try:
-            self._store.write(f"{self._folder}/{self._next:08d}.json", content, exclusive=True)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileExistsError):
-                raise StorageError(f"{self._store.url}: another process is running this run; stop it first") from error
-            raise
-        self._next += 1
-
-
 class Checkpoint:
     """Where one task keeps its last checkpoint. Without a store it forgets: for tests and for what needs none."""
 
@@ -330,7 +336,7 @@ class Checkpoint:
 
     def load(self) -> State | None:
         """Return the last checkpoint; None if there is none or it is damaged (then the task starts afresh)."""
-        if self._store is None or not self._store.exists(self._name):
+        if self._store is None:
             return None
         try:
             return self._store.read_state(self._name)
@@ -339,5 +345,5 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Forget the checkpoint, once the task's report is written."""
-        if self._store is not None and self._store.exists(self._name):
+        if self._store is not None:
             self._store.remove(self._name)

@@ -49,7 +49,8 @@ def main(path: str) -> None:
 
     result = distens.run(parse(json.loads(Path(path).read_text())), noted)
 
-    from distens.store import Journal, Store
+    from distens.journal import Journal
+    from distens.store import Store
 
     logs = list(Journal(Store(result.path), "rounds").entries())
     found = {

@@ -14,13 +14,14 @@ from distens.config import parse
 from distens.data.load import load
 from distens.errors import ConfigError, RunError
 from distens.federated.plan import check
+from distens.journal import Journal
 from distens.packing import Planner
 from distens.proposals import packs
 from distens.records import Report, Resources, Task
 from distens.runtime import _sizes, ray_actors
 from distens.runtime.protocol import Shared
 from distens.sections import DataSection
-from distens.store import Journal, Store
+from distens.store import Store
 
 CLIENT = {"kind": "client", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 1, "batch_size": 64}
 WITH_ROWS = {"source": "sklearn:digits", "splits": {"train": 0.4, "search": 0.1, "combine": 0.1, "test": 0.4}}
@@ -113,7 +114,7 @@ def test_more_than_any_node_has_is_refused_by_name_before_training(tmp_path, ray
         ),
         ({"resources": {"c1": {"gpus": 1.5}}}, "federated.resources.c1.gpus: a fraction or a whole number of GPUs"),
         ({"resources": {"c1": {"cpus": 0}}}, "federated.resources.c1.cpus"),
-        ({"resources": {"c1": {}}}, "federated.resources.c1: neither cpus nor gpus"),
+        ({"resources": {"c1": {}}}, "federated.resources.c1: none of cpus, gpus, memory_gib, custom"),
         ({"resources": {"c1": {"cpu": 2}}}, "federated.resources.c1.cpu: unknown key. Did you mean 'cpus'?"),
         (
             {"resources": {"c1": {"cpus": 2}}, "clients": None, "sources": {"a": "a.npz", "b": "b.npz"}},
@@ -151,7 +152,7 @@ def carried_out(sizes, folder):
     runner.start(Shared(Store(str(folder)), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
     try:
         found = [outcome for outcomes in runner.run(iter([task] for task in tasks)) for outcome in outcomes]
-        return found, sorted(size.cpus for size, _ in runner._idle)
+        return found, sorted(size.cpus for size, *_ in runner._idle)
     finally:
         runner.stop()
 
@@ -183,16 +184,16 @@ def test_what_does_not_fit_waits_while_others_go_first():
     the third's size, and the fourth is not pulled, because no more than two wait."""
     small, large = Resources(1.0), Resources(2.0)
     left, waiting = iter(alone(large, small, large, small)), deque()
-    assert _sizes.next_that_fits(left, waiting, [small], Resources(2.0), 2)[0].id == "m1"
-    assert _sizes.next_that_fits(left, waiting, [small, small], Resources(2.0), 2) is None
+    assert _sizes.next_that_fits(left, waiting, [small], {"CPU": 2.0}, 2)[0].id == "m1"
+    assert _sizes.next_that_fits(left, waiting, [small, small], {"CPU": 2.0}, 2) is None
     assert [pack[0].id for pack in waiting] == ["m0", "m2"] and next(left)[0].id == "m3"
-    assert _sizes.next_that_fits(left, waiting, [], Resources(2.0), 2)[0].id == "m0"
-    assert _sizes.next_that_fits(left, waiting, [], Resources(1.0), 2)[0].id == "m2", "alone, whatever is next"
+    assert _sizes.next_that_fits(left, waiting, [], {"CPU": 2.0}, 2)[0].id == "m0"
+    assert _sizes.next_that_fits(left, waiting, [], {"CPU": 1.0}, 2)[0].id == "m2", "alone, whatever is next"
 
 
 def test_actors_with_gpus_end_for_want_of_gpus_alone():
     plain, fast = Resources(1.0), Resources(1.0, 1.0)
-    room = Resources(4.0, 1.0)
+    room = {"CPU": 4.0, "GPU": 1.0}
     assert _sizes.to_end([fast, plain, plain], [Resources(2.0)], room) == [1]
     assert _sizes.to_end([plain, fast, plain], [Resources(0.5, 0.5)], room) == [1]
     assert _sizes.to_end([plain, fast], [Resources(4.0)], room) == [0, 1]

@@ -101,6 +101,8 @@ def test_the_hash_names_what_decides_the_result_alone():
         ({"data": {"source": "sklearn:iris", "targt": "y"}}, ["data.targt: unknown key", "Did you mean 'target'?"]),
         ({"data": {}}, ["data.source: missing"]),
         ({"data": {"source": "sklearn:iris", "splits": {"train": 0.9}}}, ["data.splits", "sum to 1.4"]),
+        ({"storage": "s3://key:pa/ss@bucket/runs"}, ["storage", "credentials", "environment"]),
+        ({"storage": "s3://bucket/runs?region=x"}, ["storage", "AWS_ENDPOINT_URL"]),
         ({"storage": "s3://key:pass@bucket/runs"}, ["storage", "credentials", "environment"]),
         ({"seed": -1}, ["seed", "greater than or equal to 0", "-1"]),
         ({"name": "a/b"}, ["name", "a/b"]),

@@ -18,8 +18,9 @@ from distens.data.clients import Partition
 from distens.errors import ConfigError, RunError, StorageError
 from distens.federated.journal import Log, Reached, RoundsJournal
 from distens.federated.plan import check
+from distens.journal import Journal
 from distens.runtime import inline, ray_actors
-from distens.store import Journal, Store
+from distens.store import Store
 
 CLIENT = {"kind": "client", "model": {"kind": "mlp", "hidden": [16]}, "epochs": 1, "batch_size": 16}
 WITH_ROWS = {"source": "sklearn:digits", "splits": {"train": 0.6, "search": 0.1, "combine": 0.1, "test": 0.2}}

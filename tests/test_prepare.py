@@ -135,7 +135,7 @@ def test_actors_are_prepared_where_there_is_room_and_as_many_as_there_are_packs(
     for packs, concurrency, wanted in ((1, None, 1), (9, None, 2), (9, 1, 1), (None, None, 2), (0, None, 0)):
         runner = registry.build("runtime", {"kind": "ray_actors", "concurrency": concurrency}, "runtime")
         deadline = time.monotonic() + 60
-        while runner._free() < 2:  # those of the runner before are still going
+        while runner._places.free() < 2:  # those of the runner before are still going
             assert time.monotonic() < deadline
             time.sleep(0.05)
         runner.prepare(packs)
@@ -149,7 +149,7 @@ def test_actors_are_not_prepared_where_others_work(neighbour):
     neighbour(2)
     runner = registry.build("runtime", "ray_actors", "runtime")
     deadline = time.monotonic() + 60
-    while runner._free():  # the head hears of it a moment later
+    while runner._places.free():  # the head hears of it a moment later
         assert time.monotonic() < deadline
         time.sleep(0.05)
     runner.prepare(2)

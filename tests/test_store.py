@@ -9,9 +9,10 @@ import pytest
 
 from distens.encoding import report_from_json, task_from_json, to_json
 from distens.errors import StorageError
+from distens.journal import Journal
 from distens.ledger import Ledger
 from distens.records import Address, Failure, Files, Finished, History, Report, State, Task, Teacher, settings_key
-from distens.store import Checkpoint, Journal, Store
+from distens.store import Checkpoint, Store
 
 
 @pytest.fixture(params=["path", "uri"])

@@ -1,19 +1,35 @@
-"""What goes to a cluster as a job, and what is refused before it goes."""
+"""Runs as jobs on a cluster: a real head with a second node, a real job server, tokens."""
 
 import os
-import socket
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from distens import submit
 from distens.config import load_config
 from distens.errors import ConfigError
+from distens.ledger import Ledger
+from distens.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
+
+from _cluster import Cluster, free_port
 
 TRAIN = Path(__file__).parents[1] / "jobs" / "train.py"
 
+NETS = """
+import torch
+class Small(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(4, 3)
+    def forward(self, x):
+        return self.net(x.flatten(1))
+"""
 IRIS = """
 name: iris
 data: {source: sklearn:iris}
@@ -22,12 +38,22 @@ members:
 search: {kind: random, members: 3}
 tracking: off
 """
+SLOW = """
+name: slow
+data: {source: sklearn:digits}
+members:
+  mlp: {kind: classifier, model: {kind: mlp, hidden: [512, 512]}, epochs: 120, learning_rate: {low: 1e-4, high: 1e-3}}
+search: {kind: random, members: 8}
+runtime: {kind: ray_actors, pack: 1}
+tracking: off
+"""
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster() as found:
+        found.add()
+        yield found
 
 
 @pytest.fixture
@@ -35,17 +61,97 @@ def project(tmp_path):
     """Return a folder with configs, and one for what comes of them."""
     folder = tmp_path / "project"
     folder.mkdir()
-    texts = {"iris.yaml": IRIS, "nets.py": "a: b: c", "list.yaml": "[1]", "text.yaml": "env_vars: x"}
-    for name, text in {**texts, "key.yaml": "pip: ['git+https://me:hidden@host/x']", "latin.yaml": "\xff"}.items():
+    texts = {"iris.yaml": IRIS, "slow.yaml": SLOW, "nets.py": NETS, "bad.yaml": "a: b: c", "list.yaml": "[1]"}
+    texts |= {"text.yaml": "env_vars: x", "key.yaml": "pip: ['git+https://me:hidden@host/x']", "latin.yaml": "\xff"}
+    for name, text in texts.items():
         (folder / name).write_text(text, encoding="latin-1")
     return folder
 
 
+def submitted(cluster, folder, *words, env=None):
+    command = [sys.executable, "-m", "distens.cli", "submit", *words, "--address", cluster.dashboard]
+    command += ["--set", f"storage={folder.parent}/runs"]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=cluster.env if env is None else env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(process):
+    text, _ = process.communicate(timeout=240)
+    return process.returncode, text
+
+
+def jobs(cluster):
+    return cluster.ray("job", "list", "--address", cluster.dashboard).stdout.count("submission_id=")
+
+
+def test_a_run_goes_along_with_its_code_and_its_exit_code_comes_back(cluster, project):
+    """A member's own module lies in the working directory, for the actors of both nodes; then the same again, by the
+    entry point for Ray's own command: it has finished, and is shown."""
+    members = "members={mine: {kind: module, path: 'nets:Small', epochs: 3}}"
+    code, text = ended(submitted(cluster, project, "iris.yaml", "--set", members))
+    assert code == 0, text
+    assert "[3/3]" in text and "best_single" in text
+    (folder,) = (project.parent / "runs").iterdir()
+    assert (folder / "results.json").is_file()
+    assert "INFO" not in text.partition("Running entrypoint")[0].replace("INFO job_manager", "")
+    words = ["job", "submit", "--address", cluster.dashboard, "--working-dir", str(project)]
+    words += ["--", "python", str(TRAIN), "iris.yaml", "--set", members, "--set", f"storage={project.parent}/runs"]
+    again = cluster.ray(*words)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "best_single" in again.stdout and "m0000" not in again.stdout
+
+
+def test_what_is_wrong_with_a_config_is_said_before_anything_goes(cluster, project):
+    before = jobs(cluster)
+    code, text = ended(submitted(cluster, project, "iris.yaml", "--set", "search.members=x"))
+    assert code == 2 and "search.members: Input should be a valid integer" in text
+    code, text = ended(submitted(cluster, project, "iris.yaml", "--set", "search=annealing"))
+    assert code == 2 and "annealing" in text
+    assert jobs(cluster) == before
+
+
+def test_what_only_the_cluster_can_find_has_its_exit_code(cluster, project):
+    code, text = ended(submitted(cluster, project, "iris.yaml", "--set", "data.source=/no/such.csv"))
+    assert code == 2 and "/no/such.csv" in text.partition("Running entrypoint")[2]
+
+
+def test_a_stopped_job_resumes_when_it_is_submitted_again(cluster, project):
+    """Members that had finished are not trained again."""
+    process, said = submitted(cluster, project, "slow.yaml"), []
+    for line in process.stdout:
+        said.append(line)
+        if "[2/8]" in line:
+            break
+    name = re.search(r"job (\S+) at", "".join(said))[1]
+    stopped = cluster.ray("job", "stop", "--address", cluster.dashboard, name)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    code, text = ended(process)
+    assert code == 130 and "Nothing that finished is lost" in text
+    (folder,) = (project.parent / "runs").iterdir()
+    done = {entry.task.id for entry in Ledger(Store(str(folder))).all_finished()}
+    assert 2 <= len(done) < 8
+    code, text = ended(submitted(cluster, project, "slow.yaml"))
+    assert code == 0, text
+    assert set(re.findall(r"\] (m\d+) ", text)) == {f"m{i:04d}" for i in range(8)} - done
+
+
+def test_who_has_no_token_is_told_so(cluster, project):
+    env = {name: value for name, value in cluster.env.items() if not name.startswith("RAY_AUTH")}
+    env["HOME"] = str(project)  # where Ray looks for a token
+    code, text = ended(submitted(cluster, project, "iris.yaml", env=env))
+    assert code == 1 and "RAY_AUTH_TOKEN" in text and "Traceback" not in text
+
+
 def test_nobody_at_the_address(project):
-    command = [sys.executable, "-m", "distens.cli", "submit", "iris.yaml", "--set", f"storage={project.parent}/runs"]
-    command += ["--address", f"http://127.0.0.1:{free_port()}"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "no connection to Ray's dashboard" in done.stderr
+    nowhere = SimpleNamespace(dashboard=f"http://127.0.0.1:{free_port()}", env=dict(os.environ))
+    code, text = ended(submitted(nowhere, project, "iris.yaml"))
+    assert code == 1 and "no connection to Ray's dashboard" in text
 
 
 @pytest.mark.parametrize(
@@ -56,7 +162,7 @@ def test_nobody_at_the_address(project):
         ([], {"variables": ["NOT_THERE"]}, "--env NOT_THERE: not set here"),
         ([], {"variables": ["AWS_SECRET_ACCESS_KEY"]}, "--env AWS_SECRET_ACCESS_KEY: looks like a secret"),
         ([], {"working_dir": Path("/usr")}, "not in the working directory /usr"),
-        ([], {"more": Path("nets.py")}, "nets.py: not YAML"),
+        ([], {"more": Path("bad.yaml")}, "bad.yaml: not YAML"),
         ([], {"more": Path("list.yaml")}, "--runtime-env list.yaml: expected keys"),
         ([], {"more": Path("text.yaml")}, "--runtime-env text.yaml: env_vars: a dict is wanted, found 'x'"),
         ([], {"more": Path("latin.yaml")}, "--runtime-env latin.yaml: 'utf-8' codec can't decode"),

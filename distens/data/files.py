@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import posixpath
 import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from distens.credentials import holds
-from distens.errors import AMISS, DataError, did_you_mean, shown
+from distens import filesystem
+from distens.errors import AMISS, DataError, StorageError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,23 +96,21 @@ def locate(address: str) -> Location:
         DataError: there is nothing that could be read, the filesystem cannot be reached, or the address has credentials
             in it.
     """
-    if holds(address):
-        raise DataError(f"{shown(address)}: an address with credentials in it; give those in the environment")
     try:
-        if "://" in address:
-            filesystem, path = fs.FileSystem.from_uri(address)
-        else:
-            filesystem, path = fs.LocalFileSystem(), str(Path(address).expanduser().absolute())
-        info = filesystem.get_file_info(path)
+        opened, path = filesystem.opened(address if "://" in address else os.path.expanduser(address))
+        files = opened()
+        info = files.get_file_info(path)
         if info.type == fs.FileType.Unknown:  # a pipe or a device, of which there may be no end
             raise DataError(f"{address}: neither a file nor a folder")
         if info.type != fs.FileType.NotFound:
-            return Location(address, filesystem, path, info.type == fs.FileType.Directory)
+            return Location(address, files, path, info.type == fs.FileType.Directory)
         folder = posixpath.dirname(path.rstrip("/"))
-        found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-        there = filesystem.get_file_info(folder).type == fs.FileType.Directory
+        found = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        there = files.get_file_info(folder).type == fs.FileType.Directory
+    except StorageError as error:
+        raise DataError(str(error)) from error
     except (ValueError, OSError) as error:
-        raise DataError(f"{address}: cannot be opened: {error}") from error
+        raise DataError(f"{address}: cannot be opened: {filesystem.explained(error)}") from error
     if not there:
         raise DataError(f"{address}: no such file, and no folder {folder}")
     hint = did_you_mean(posixpath.basename(path), sorted(i.base_name for i in found)[:50])

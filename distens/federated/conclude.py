@@ -20,13 +20,14 @@ from distens.combine.protocol import Combiner
 from distens.config import to_yaml
 from distens.data.clients import Partition
 from distens.data.load import Loaded
-from distens.deliver import check, temporary, write_page
+from distens.deliver import check, write_page
 from distens.distill.protocol import Average
 from distens.evaluate import figures, metrics, partition_figure, report
 from distens.federated import shown
 from distens.federated.journal import Log
 from distens.federated.plan import FederatedPlan
 from distens.federated.weighed import ENSEMBLE, Weighed
+from distens.filesystem import temporary
 from distens.finish import Result, Row, calibrated, costs, table_row
 from distens.ledger import Ledger
 from distens.members.client import told_histogram

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distens.errors import StorageError
+from distens.journal import Journal
 from distens.merge.protocol import Memory
 from distens.records import Address, Floats, State
-from distens.store import Journal, Store
+from distens.store import Store
 
 KEPT = 2
 """Rounds whose weights are kept: the last, and one before it in case the last is not whole."""
@@ -155,7 +156,7 @@ class RoundsJournal:
         self._journal.append({**entry, "state": [address.path, address.sha256, address.size_bytes]})
         self._states[number] = address
         old = self._states.pop(number - KEPT, None)
-        if old is not None and self._store.exists(old.path):
+        if old is not None:
             self._store.remove(old.path)
 
     def judge(self, number: int, metrics: dict[str, float]) -> Log:

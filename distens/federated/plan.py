@@ -76,6 +76,8 @@ class FederatedPlan:
 
     def _filled(self, own: Occupied | None) -> Resources:
         given = {} if own is None else own.model_dump(exclude_none=True)
+        if "custom" in given:
+            given["custom"] = tuple(sorted(given["custom"].items()))
         return replace(self.runner.resources, **given)
 
     def check_names(self, clients: Sequence[str]) -> None:

@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
 
 from distens.errors import RunError
 
@@ -42,7 +41,9 @@ def connect(address: str | None) -> None:
         # A Ray of our own ends with the run: its dashboard, seconds of start-up, would hardly be seen.
         dashboard = False if address == "local" else None
         ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:  # a Ray that does not come up in time raises nothing narrower
+        if address == "local":
+            raise RunError(f"runtime: Ray did not start on this machine: {error}") from error
         # Ray's own message does not say that it was turned away.
         raise RunError(f"runtime.address: no connection to Ray at {address}: {error}. {TOKEN_HINT}") from error
     finally:

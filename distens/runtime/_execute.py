@@ -22,7 +22,7 @@ from distens.credentials import redact
 from distens.data.dataset import Dataset, Examples
 from distens.data.federation import Clients, Partitioned
 from distens.encoding import report_from_json, to_json
-from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, damage
+from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, StorageFailed, damage
 from distens.members.protocol import Member, Packable
 from distens.records import Answer, Failure, Files, Floats, Held, Outcome, Reason, Report, State, Task
 from distens.runtime import _rounds
@@ -70,11 +70,11 @@ def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
     for task in pack:
         for attempt in store.names(f"members/{task.id}"):
             name = f"members/{task.id}/{attempt}/report.json"
-            if attempt.isdigit() and store.exists(name):
+            if attempt.isdigit():
                 try:
                     with damage(name):
                         report = report_from_json(store.read_json(name))
-                except StorageError:
+                except StorageError:  # it is not there, or damaged
                     continue
                 if all(map(store.holds, report.files.values())):
                     yield report
@@ -119,6 +119,8 @@ def _guarded(task: Task, train: Callable[[], Report]) -> Outcome:
 
 
 def _failed(task: Task, error: Exception, seconds: float) -> Failure:
+    if isinstance(error, StorageFailed):  # no task's fault, and the next would fare no better
+        raise error
     reason: Reason
     if isinstance(error, Diverged):
         reason, message = "diverged", str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from distens.errors import RunError
@@ -12,31 +12,44 @@ Node = Mapping[str, float]
 """What a node has, or what is free of a cluster, by Ray's names."""
 
 EPSILON = 1e-9
+GIB = 2**30
+
+
+def amounts(needs: Resources) -> dict[str, float]:
+    """Return what an actor of a size occupies, by Ray's names."""
+    named = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_gib * GIB, **dict(needs.custom)}
+    return {kind: amount for kind, amount in named.items() if amount}
 
 
 def count(room: Node, needs: Resources) -> int:
     """Return how many actors of a size there is room for."""
-    rooms = [room.get(kind, 0.0) / need for kind, need in (("CPU", needs.cpus), ("GPU", needs.gpus)) if need]
-    return int(min(rooms) + EPSILON)
+    return int(min(room.get(kind, 0.0) / amount for kind, amount in amounts(needs).items()) + EPSILON)
 
 
-def total(nodes: Iterable[Node]) -> Resources:
+def total(nodes: Iterable[Node]) -> Node:
     """Return what nodes have together."""
-    held = list(nodes)
-    return Resources(sum(node.get("CPU", 0.0) for node in held), sum(node.get("GPU", 0.0) for node in held))
+    held: Counter[str] = Counter()
+    for node in nodes:
+        held.update(node)  # adds, also what is no whole number
+    return held
 
 
-def fit(needs: Sequence[Resources], room: Resources) -> bool:
+def fit(needs: Iterable[Resources], room: Node) -> bool:
     """Return whether all these fit side by side, as if the room were one node."""
-    cpus, gpus = sum(one.cpus for one in needs), sum(one.gpus for one in needs)
-    return cpus <= room.cpus + EPSILON and gpus <= room.gpus + EPSILON
+    return not _short(needs, room)
+
+
+def _short(needs: Iterable[Resources], room: Node) -> list[str]:
+    """Return of what there is too little for all these."""
+    asked = total(amounts(one) for one in needs)
+    return [kind for kind, amount in asked.items() if amount > room.get(kind, 0.0) * (1 + EPSILON) + EPSILON]
 
 
 def next_that_fits(
     packs: Iterator[Sequence[Task]],
     waiting: deque[Sequence[Task]],
     held: Sequence[Resources],
-    room: Resources,
+    room: Node,
     most: int,
 ) -> Sequence[Task] | None:
     """Return the next pack that there is room for; None if there is none before the next outcome.
@@ -61,14 +74,19 @@ def next_that_fits(
     return None
 
 
-def to_end(spare: Sequence[Resources], held: Sequence[Resources], room: Resources) -> list[int]:
+def to_end(spare: Sequence[Resources], held: Sequence[Resources], room: Node) -> list[int]:
     """Return the places of spare actors that must end so that there is room for what is held; those with GPUs last,
-    unless it is GPUs that there are too few of."""
+    unless it is GPUs, or something else that not all have, that there is too little of."""
     left = list(range(len(spare)))
     ended: list[int] = []
-    while left and not fit(asked := [*held, *(spare[place] for place in left)], room):
-        short = sum(one.gpus for one in asked) > room.gpus + EPSILON
-        place = (max if short else min)(left, key=lambda place: spare[place].gpus)
+    while left and (short := _short([*held, *(spare[place] for place in left)], room)):
+        scarce = [kind for kind in short if kind != "CPU"]
+
+        def worth(place: int, scarce: Sequence[str] = scarce) -> tuple[float, float]:
+            own = amounts(spare[place])
+            return -sum(kind in own for kind in scarce), own.get("GPU", 0.0)
+
+        place = min(left, key=worth)
         left.remove(place)
         ended.append(place)
     return ended
@@ -85,11 +103,24 @@ def check(nodes: Sequence[Node], usual: Resources, also: Mapping[str, Resources]
         RunError: one does not.
     """
     for where, needs in {"runtime": usual, **also}.items():
-        end = "_per_member" if where == "runtime" else ""
-        for kind, asked in (("CPU", needs.cpus), ("GPU", needs.gpus)):
+        asked = amounts(needs)
+        for kind, amount in asked.items():
             largest = max((node.get(kind, 0.0) for node in nodes), default=0.0)
-            if asked > largest:
-                option = f"{where}.{kind.lower()}s{end}"
-                raise RunError(f"{option}: {asked:g} {kind}s for one member, but no node has more than {largest:g}")
+            if amount > largest * (1 + EPSILON):
+                option = f"{where}.{_words(kind)[0]}{'_per_member' * (where == 'runtime')}"
+                more = f"no node has more than {largest / _words(kind)[2]:g}"
+                raise RunError(f"{option}: {_said(kind, amount)} for one member, but {more}")
         if not any(count(node, needs) for node in nodes):
-            raise RunError(f"{where}: no node has both {needs.cpus:g} CPUs and {needs.gpus:g} GPUs, for one member")
+            all_of = " and ".join(_said(kind, amount) for kind, amount in asked.items())
+            raise RunError(f"{where}: no node has {'both ' * (len(asked) == 2)}{all_of}, for one member")
+
+
+def _words(kind: str) -> tuple[str, str, int]:
+    """Return the option that asks for it, what it is called, and how much one of it is by Ray's count."""
+    known = {"CPU": ("cpus", "CPUs", 1), "GPU": ("gpus", "GPUs", 1), "memory": ("memory_gib", "GiB", GIB)}
+    return known.get(kind, ("custom", kind, 1))
+
+
+def _said(kind: str, amount: float) -> str:
+    _, name, one = _words(kind)
+    return f"{amount / one:g} {name}"

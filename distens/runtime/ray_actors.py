@@ -7,7 +7,8 @@
                                                     a pack: what had finished is reported; the rest is split in two
                                                     halves and tried again, until the bad member is alone
 
-A further attempt has the same seed and the next number, and goes on from the last checkpoint.
+A further attempt has the same seed and the next number, and goes on from the last checkpoint. A node that is lost is
+not a member's fault: it does not count among its `retries`.
 
 An actor occupies what its packs say, and is used again for such packs alone. Of packs that there is no room for beside
 those that run, a few wait for it while others go first; an idle actor never holds what a pack of another size needs.
@@ -20,24 +21,22 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import ray
 from annotated_types import Ge, Gt
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayError
 
 from distens import packing
-from distens.errors import RunError
+from distens.errors import RunError, StorageFailed
 from distens.records import Answer, Failure, Held, Reason, Resources, Task
-from distens.runtime import _connection, _sizes
-from distens.runtime._execute import execute, finished_before
+from distens.runtime import _connection, _placing, _sizes
+from distens.runtime._execute import finished_before
 from distens.runtime.protocol import Shared
 from distens.store import Store
 
@@ -52,6 +51,9 @@ START_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0
 """After so long an actor that does not come up may lack room that is there in all, but on no one node."""
 
+NODES_LOST = 10
+"""So many lost nodes are a member's fault: it may take them down itself."""
+
 START_FAILURES = 5
 """So many actors in a row that do not come up are no accident."""
 
@@ -61,37 +63,22 @@ NAMED = 4
 Pack = Sequence[Task]
 
 
-class _Actor:
-    """Trains one pack at a time; keeps libraries loaded and data mapped in between."""
-
-    def __init__(self, threads: int, search_path: list[str]) -> None:
-        sys.path += [folder for folder in search_path if folder not in sys.path]  # a user's own module, beside a config
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch or LightGBM is loaded
-        import torch
-
-        torch.set_num_threads(threads)
-        self._threads = threads
-
-    def begin(self, shared: Shared) -> None:
-        self._shared = shared
-
-    def execute(self, pack: Pack) -> list[Answer]:
-        return execute(pack, self._shared, self._threads, _fetch)
-
-
-def _fetch(held: Held) -> Any:
-    return ray.get(held.reference)
-
-
 @dataclass
 class _Slot:
-    """An actor and the pack it has: `starting` until the process is up, so that start-up is not the members' time."""
+    """An actor and the pack it has: `starting` until the process is up, so that start-up is not the members' time.
+
+    Attributes:
+        node_id: where it is, once it is up.
+        node_lost: the node went, and the actor with it.
+    """
 
     actor: Any
     pack: Pack
     ref: Any
     starting: bool
     since: float
+    node_id: str = ""
+    node_lost: bool = False
 
     @property
     def needs(self) -> Resources:
@@ -104,6 +91,13 @@ class RayActors:
     address: a Ray cluster (`auto`, `host:port`, `ray://…`); without one, the cluster found by Ray, or a local Ray.
     cpus_per_member, gpus_per_member: what one member, or one pack, occupies; GPUs may be shared (`0.25`). A federation
         may say otherwise of single clients (`federated.resources`).
+    memory_gib_per_member: keeps as much memory of a node for it: Ray counts, and does not enforce.
+    custom_per_member: name -> amount, of what nodes were given besides (`ray start --resources`).
+    node_labels: only nodes with all these labels (`ray start --labels`).
+    placement: `pack` fills one node after the other, `spread` puts members on as many as there are.
+    wait_seconds: how long to wait at the start for nodes that are large enough, and that autoscaling may bring. With
+        `concurrency`, so many packs are asked for at once, also beyond what the nodes that there are have room for: a
+        cluster scales for what waits.
     concurrency: packs at once; without it, as many of that size as the cluster's resources hold.
     pack: how many members are trained together; `1` gives each an actor of its own.
     retries: how often a member is tried again whose process died, ran out of memory or raised.
@@ -116,6 +110,11 @@ class RayActors:
     address: str | None = None
     cpus_per_member: Annotated[float, Gt(0)] = 1.0
     gpus_per_member: Annotated[float, Ge(0)] = 0.0
+    memory_gib_per_member: Annotated[float, Ge(0)] = 0.0
+    custom_per_member: Mapping[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    placement: Literal["pack", "spread"] = "pack"
+    wait_seconds: Annotated[float, Ge(0)] = 0.0
     concurrency: Annotated[int, Ge(1)] | None = None
     pack: packing.PackSize = "auto"
     retries: Annotated[int, Ge(0)] = 2
@@ -124,20 +123,28 @@ class RayActors:
     def __post_init__(self) -> None:
         if self.gpus_per_member > 1 and not float(self.gpus_per_member).is_integer():
             raise ValueError(f"gpus_per_member: a fraction or a whole number of GPUs, found {self.gpus_per_member}")
+        taken = sorted({"CPU", "GPU", "memory", "object_store_memory"} & set(self.custom_per_member))
+        if taken:
+            raise ValueError(
+                f"custom_per_member: {taken[0]} is not custom; cpus_, gpus_ and memory_gib_per_member say it"
+            )
         self._busy: list[_Slot] = []
-        self._idle: list[tuple[Resources, Any]] = []
+        self._idle: list[tuple[Resources, Any, str]] = []  # and the id of its node
         self._prepared: list[Any] = []
         self._preparing: _connection.Background | None = None
         self._shared_ref: Any = None
         self._store: Store | None = None
         self._ours = False
         self._start_failures = 0
-        self._room: tuple[float, int, Resources] = (-math.inf, 0, Resources(0.0))
+        self._places = _placing.Places(
+            self.resources, self.node_labels, self.placement, self.wait_seconds, self.concurrency
+        )
 
     @property
     def resources(self) -> Resources:
         """Return what one member, or one pack, occupies."""
-        return Resources(self.cpus_per_member, self.gpus_per_member)
+        custom = tuple(sorted(self.custom_per_member.items()))
+        return Resources(self.cpus_per_member, self.gpus_per_member, self.memory_gib_per_member, custom)
 
     def prepare(self, packs: int | None) -> None:
         """Connect to Ray, and start actors for so many packs at most, where there is room; go on meanwhile."""
@@ -149,10 +156,11 @@ class RayActors:
     def _prepare(self, packs: int | None) -> None:
         if not ray.is_initialized():
             self.connect()
-        _sizes.check(self._nodes(), self.resources, {})
-        room = min(self.slots(), self._free())
+        if not self.wait_seconds:
+            self._places.check({})
+        room = min(self.slots(), self._places.free())
         count = room if packs is None else min(packs, room)
-        self._prepared += [self._actor(self.resources) for _ in range(count)]
+        self._prepared += [self._places.actor(self.resources) for _ in range(count)]
 
     def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
         """Connect to Ray, check that every member fits somewhere, and send the data once to the object store.
@@ -164,9 +172,16 @@ class RayActors:
             raise error
         if not ray.is_initialized():
             self.connect()
-        _sizes.check(self._nodes(), self.resources, also)
+        self._places.check(also)
         self._shared_ref, self._store = ray.put(shared), shared.store
         log.info("up to %d packs at once, %g CPU each", self.slots(), self.cpus_per_member)
+
+    def slots(self) -> int:
+        """Return how many actors of the usual size (`resources`) the cluster, as it is now, has room for.
+
+        So many packs run at once at most, also of other sizes: fewer where they are larger, no more where smaller.
+        """
+        return self._places.slots()
 
     def connect(self) -> None:
         """Join the cluster, or start one.
@@ -177,25 +192,6 @@ class RayActors:
         _connection.connect(self.address)
         self._ours = True
 
-    def _nodes(self) -> list[dict[str, float]]:
-        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-    def slots(self) -> int:
-        """Return how many actors of the usual size (`resources`) the cluster, as it is now, has room for.
-
-        So many packs run at once at most, also of other sizes: fewer where they are larger, no more where smaller.
-        """
-        now = time.monotonic()
-        if now - self._room[0] > ROOM_SECONDS:  # nodes come and go, but asking costs a call to the head
-            nodes = self._nodes()
-            room = max(1, sum(_sizes.count(node, self.resources) for node in nodes))
-            self._room = (now, min(room, self.concurrency or room), _sizes.total(nodes))
-        return self._room[1]
-
-    def _free(self) -> int:
-        """Return how many actors have room now, beside what else runs on the cluster."""
-        return _sizes.count(ray.available_resources(), self.resources)
-
     def hold(self, value: Any) -> Held:
         """Put a value into Ray's object store, from where each node takes one copy."""
         return Held(ray.put(value))
@@ -204,11 +200,11 @@ class RayActors:
         """Pull a pack for every free actor; yield outcomes in order of arrival."""
         assert self._shared_ref is not None, "start comes first"
         again: deque[Pack] = deque()
-        lost: Counter[str] = Counter()
+        failed: Counter[tuple[str, bool]] = Counter()
         while True:
             while len(self._busy) < (slots := self.slots()):
                 held = [slot.needs for slot in self._busy]
-                pack = _sizes.next_that_fits(packs, again, held, self._room[2], slots)
+                pack = _sizes.next_that_fits(packs, again, held, self._places.room, slots)
                 if pack is None:  # there is no more, or none before the next outcome
                     break
                 self._dispatch(pack)
@@ -222,52 +218,53 @@ class RayActors:
                 outcomes, left = self._outcomes(slot)
                 if left:
                     again += [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
-                yield [self._retried(outcome, slot.pack, again, lost) for outcome in outcomes]
+                yield [self._retried(outcome, slot, again, failed) for outcome in outcomes]
 
-    def _retried(self, outcome: Answer, pack: Pack, again: deque[Pack], lost: Counter[str]) -> Answer:
+    def _retried(self, outcome: Answer, slot: _Slot, again: deque[Pack], failed: Counter[tuple[str, bool]]) -> Answer:
         """Queue a member that failed by itself for its next attempt, if it has one; return its outcome accordingly."""
         if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED:
             return outcome
-        lost[outcome.task_id] += 1
-        if lost[outcome.task_id] > self.retries:
+        failed[outcome.task_id, slot.node_lost] += 1
+        if failed[outcome.task_id, slot.node_lost] > (NODES_LOST if slot.node_lost else self.retries):
             return outcome
-        task = next(task for task in pack if task.id == outcome.task_id)
+        task = next(task for task in slot.pack if task.id == outcome.task_id)
         again.append([replace(task, attempt=task.attempt + 1)])
         return replace(outcome, final=False)
 
     def _dispatch(self, pack: Pack) -> None:
         needs = pack[0].resources
-        for place, (size, actor) in enumerate(self._idle):
+        for place, (size, actor, node_id) in enumerate(self._idle):
             if size == needs:
                 del self._idle[place]
-                self._busy.append(_Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic()))
+                self._begin(actor, pack, node_id)
                 return
         if self._prepared and needs == self.resources:
             actor = self._prepared.pop()
         else:
             self._make_room(needs)
-            actor = self._actor(needs)
+            actor = self._places.actor(needs)
         self._busy.append(_Slot(actor, pack, actor.begin.remote(self._shared_ref), True, time.monotonic()))
+
+    def _begin(self, actor: Any, pack: Pack, node_id: str) -> None:
+        self._busy.append(_Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic(), node_id))
 
     def _make_room(self, needs: Resources) -> None:
         """End actors without a pack, which are of other sizes, until there is room for one of this size."""
         spare, held = self._spare(), [needs, *(slot.needs for slot in self._busy)]
-        for place in _sizes.to_end([size for size, _ in spare], held, self._room[2]):
+        for place in _sizes.to_end([size for size, _ in spare], held, self._places.room):
             self._end(spare[place][1])
 
     def _spare(self) -> list[tuple[Resources, Any]]:
         """Return actors without a pack."""
-        return [*self._idle, *((self.resources, actor) for actor in self._prepared)]
+        return [
+            *((size, actor) for size, actor, _ in self._idle),
+            *((self.resources, actor) for actor in self._prepared),
+        ]
 
     def _end(self, spare: Any) -> None:
         ray.kill(spare)
-        self._idle = [(size, actor) for size, actor in self._idle if actor is not spare]
+        self._idle = [idle for idle in self._idle if idle[1] is not spare]
         self._prepared = [actor for actor in self._prepared if actor is not spare]
-
-    def _actor(self, needs: Resources) -> Any:
-        remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
-        options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_restarts": 0}
-        return remote.options(**options).remote(max(1, int(needs.cpus)), list(sys.path))
 
     def _ready(self) -> list[_Slot]:
         """Return slots whose call ended or whose pack's time is over; wait for the first such."""
@@ -294,7 +291,7 @@ class RayActors:
 
     def _started(self, slot: _Slot) -> None:
         try:
-            ray.get(slot.ref)
+            node_id: Any = ray.get(slot.ref)
         except RayError as error:
             self._start_failures += 1
             if self._start_failures >= START_FAILURES:
@@ -302,7 +299,7 @@ class RayActors:
             self._dispatch(slot.pack)
             return
         self._start_failures = 0
-        self._busy.append(_Slot(slot.actor, slot.pack, slot.actor.execute.remote(slot.pack), False, time.monotonic()))
+        self._begin(slot.actor, slot.pack, node_id)
 
     def _outcomes(self, slot: _Slot) -> tuple[Sequence[Answer], list[Task]]:
         """Return what came of a pack, and what of it is left to be tried again."""
@@ -317,13 +314,18 @@ class RayActors:
             if round_over:
                 ray.kill(slot.actor)
                 return [Failure(task.id, task.attempt, reason, message, seconds, "") for task in slot.pack], []
+        except StorageFailed as error:  # Ray's own error and the actor's in one
+            ray.kill(slot.actor)
+            raise StorageFailed(str(getattr(error, "cause", error))) from None
         except RayError as error:
             reason, message = _reason(error), _one_line(error)
+            # A process that died is known to be dead at once; what cannot be reached is on a node that went.
+            slot.node_lost = isinstance(error, ActorUnavailableError) or not self._places.lives(slot.node_id)
         else:
             if any(isinstance(o, Failure) and o.reason not in ("diverged", "refused") for o in outcomes):
                 ray.kill(slot.actor)  # whatever state it is in: the next pack gets a new process
             else:
-                self._idle.append((slot.needs, slot.actor))
+                self._idle.append((slot.needs, slot.actor, slot.node_id))
             return outcomes, []
         ray.kill(slot.actor)
         return self._lost(slot.pack, reason, message, seconds)

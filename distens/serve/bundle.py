@@ -249,9 +249,10 @@ def _read(store: Store) -> Bundle:
     for member in marker.members:
         _check_kind("members", member.settings, where)
     files = {name: Address(name, file.sha256, file.size_bytes) for name, file in marker.files.items()}
-    for address in files.values():
-        _refuse_links(store, address.path)
-        store.verify(address)
+    for name in files:
+        _refuse_links(store, name)
+    for _ in store.each(store.verify, files.values()):
+        pass
     return Bundle(
         store=store,
         name=marker.name,

@@ -12,9 +12,10 @@ from typing import Any
 
 from distens.encoding import failure_from_json, report_from_json, task_from_json, to_json
 from distens.errors import StorageError
+from distens.journal import Journal
 from distens.ledger import kind_of
 from distens.records import Failed, Finished, Floats, History, Integers, Outcome, Report, Settings, Task, settings_key
-from distens.store import Journal, Store
+from distens.store import Store
 
 Entry = dict[str, Any]
 

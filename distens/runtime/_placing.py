@@ -1,0 +1,139 @@
+"""Where actors go: the nodes that a cluster has, or is to bring, and the room on them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import ray
+
+from distens.errors import RunError
+from distens.records import Answer, Held, Resources, Task
+from distens.runtime import _sizes
+from distens.runtime._execute import execute
+from distens.runtime.protocol import Shared
+
+log = logging.getLogger("distens")
+
+ROOM_SECONDS = 5.0
+POLL_SECONDS = 0.5
+
+
+class _Actor:
+    """Trains one pack at a time; keeps libraries loaded and data mapped in between."""
+
+    def __init__(self, threads: int, search_path: list[str]) -> None:
+        sys.path += [folder for folder in search_path if folder not in sys.path]  # a user's own module, beside a config
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch or LightGBM is loaded
+        import torch
+
+        torch.set_num_threads(threads)
+        self._threads = threads
+
+    def begin(self, shared: Shared) -> str:
+        """Take what all packs need; return the id of the node that this is on."""
+        self._shared = shared
+        return ray.get_runtime_context().get_node_id()
+
+    def execute(self, pack: Sequence[Task]) -> list[Answer]:
+        return execute(pack, self._shared, self._threads, _fetch)
+
+
+def _fetch(held: Held) -> Any:
+    return ray.get(held.reference)
+
+
+@dataclass
+class Places:
+    """Where a run's actors may go.
+
+    Attributes:
+        usual: the size of most of them.
+        labels, placement, wait_seconds, concurrency: see `distens.runtime.ray_actors.RayActors`.
+    """
+
+    usual: Resources
+    labels: Mapping[str, str]
+    placement: Literal["pack", "spread"]
+    wait_seconds: float
+    concurrency: int | None
+    _seen: tuple[float, int, _sizes.Node] = field(default=(-math.inf, 0, {}), init=False)
+
+    def check(self, also: Mapping[str, Resources]) -> None:
+        """See that actors of every size fit on some node; wait for such nodes as long as they may take to come.
+
+        Raises:
+            RunError: there is none for one of them.
+        """
+        deadline, asked = time.monotonic() + self.wait_seconds, list[Any]()
+        try:
+            while (error := self._missing(also)) is not None:
+                if time.monotonic() >= deadline:
+                    raise RunError(f"{error}, after {self.wait_seconds:g} s") if asked else error
+                if not asked:
+                    log.warning("%s; waiting up to %g s for one", error, self.wait_seconds)
+                    asked = [self.actor(needs) for needs in dict.fromkeys([self.usual, *also.values()])]
+                time.sleep(POLL_SECONDS)
+        finally:
+            for actor in asked:  # they only waited: a cluster scales for what waits
+                ray.kill(actor)
+
+    def _missing(self, also: Mapping[str, Resources]) -> RunError | None:
+        nodes = self._nodes()
+        if self.labels and not nodes:
+            return RunError(f"runtime.node_labels: no node has {', '.join(f'{k}={v}' for k, v in self.labels.items())}")
+        try:
+            _sizes.check(nodes, self.usual, also)
+        except RunError as error:
+            return error
+        return None
+
+    def _nodes(self) -> list[dict[str, float]]:
+        wanted = self.labels.items()
+        return [n["Resources"] for n in ray.nodes() if n["Alive"] and wanted <= n.get("Labels", {}).items()]
+
+    def slots(self) -> int:
+        """Return how many actors of the usual size the cluster, as it is now, has room for; or is to make room for."""
+        return self._look()[1]
+
+    @property
+    def room(self) -> _sizes.Node:
+        """Return what nodes have together, as far as it is for us."""
+        return self._look()[2]
+
+    def _look(self) -> tuple[float, int, _sizes.Node]:
+        now = time.monotonic()
+        if now - self._seen[0] > ROOM_SECONDS:  # nodes come and go, but asking costs a call to the head
+            nodes = self._nodes()
+            slots, room = max(1, sum(_sizes.count(node, self.usual) for node in nodes)), _sizes.total(nodes)
+            if self.concurrency is not None and (self.wait_seconds or self.concurrency < slots):
+                if slots < self.concurrency:
+                    room = {kind: amount * self.concurrency for kind, amount in _sizes.amounts(self.usual).items()}
+                slots = self.concurrency
+            self._seen = (now, slots, room)
+        return self._seen
+
+    def lives(self, node_id: str) -> bool:
+        """Return whether a node is there, as far as the head knows: it gives one up that is silent for some seconds."""
+        return any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())
+
+    def free(self) -> int:
+        """Return how many actors of the usual size have room now, beside what else runs on the cluster."""
+        return _sizes.count(ray.available_resources(), self.usual)
+
+    def actor(self, needs: Resources) -> Any:
+        """Return a new actor, which may wait for room."""
+        remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
+        options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_restarts": 0}
+        options |= {"memory": int(needs.memory_gib * _sizes.GIB) or None, "resources": dict(needs.custom)}
+        if self.labels:
+            options["label_selector"] = dict(self.labels)
+        if self.placement == "spread":
+            options["scheduling_strategy"] = "SPREAD"
+        return remote.options(**options).remote(max(1, int(needs.cpus)), list(sys.path))
