@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distens import __version__
-from distens.errors import ConfigError, DataError, DistensError
+from distens.errors import ConfigError, DataError, DistensError, StorageError, damage
 
 if TYPE_CHECKING:
     from distens.config import Config
     from distens.finish import Result
     from distens.progress import Update
+    from distens.store import Store
     from distens.tune.sweep import SweepResult
 
 USER_ERROR, FAILED, STOPPED = 2, 1, 130
@@ -183,6 +184,9 @@ def predict(
     tolerance: Annotated[
         float | None, typer.Option(help="Ask as few members as lose at most this accuracy, e.g. 0.002 (0.2 points).")
     ] = None,
+    imports: Annotated[
+        bool, typer.Option(help="Let the bundle import the modules that its members name: that runs their code.")
+    ] = False,
 ) -> None:
     """Predict classes and their probabilities."""
     from distens.data.source import rows_from_file
@@ -194,7 +198,7 @@ def predict(
         if not Store(path).exists("final/student/bundle.json"):
             raise RunError(f"{path}: no student here; a finished run with `distill` in its config has one")
         path = f"{path}/final/student"
-    predictor = load(path)
+    predictor = load(path, imports=imports)
     raw = rows_from_file(rows, predictor.preprocessing)
     probs_NC, asked_N = predictor.ask(raw, mean_members=mean_members, tolerance=tolerance)
     if mean_members is not None or tolerance is not None:
@@ -224,9 +228,10 @@ def report(
         raise RunError(f"{path}: no run here (run.json is missing)")
     if not store.exists("results.json"):
         raise RunError(f"{path}: this run has not finished; `distens resume {path}` goes on with it")
-    results = store.read_json("results.json")
-    rows = {name: value for name, value in results.items() if isinstance(value, dict) and "accuracy" in value}
-    _print_table(rows, results["missing"], results["verdict"])
+    with damage(f"{store.url}/results.json"):
+        results = store.read_json("results.json")
+        rows = {name: value for name, value in results.items() if isinstance(value, dict) and "accuracy" in value}
+        _print_table(rows, results["missing"], results["verdict"])
     if out is not None:
         out.write_bytes(store.read("report.html"))
     typer.echo(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
@@ -237,8 +242,6 @@ def list_(
     storage: Annotated[str, typer.Option(help="Where runs are kept.")] = "runs",
 ) -> None:
     """List runs with their state and the figures of what they deploy."""
-    from datetime import datetime
-
     from distens.store import Store
 
     store = Store(storage)
@@ -246,20 +249,29 @@ def list_(
     for name in store.names():
         if not store.exists(f"{name}/run.json"):
             continue
-        info = store.read_json(f"{name}/run.json")
-        done = store.exists(f"{name}/results.json")
-        results = store.read_json(f"{name}/results.json") if done else {}
-        asked = _members(info["identity"])
-        started = datetime.fromtimestamp(info["started"]).strftime("%Y-%m-%d %H:%M")
-        if done:
-            row = results[results.get("chosen") or ("ensemble" if "ensemble" in results else "global")]
-            lines.append([name, started, "finished", asked, f"{row['accuracy']:.4f}", f"{row['nll']:.4f}"])
-        else:
-            lines.append([name, started, "unfinished", asked, "", ""])
+        try:
+            with damage(f"{store.url}/{name}"):
+                lines.append([name, *_state(store, name)])
+        except StorageError:  # the others are shown all the same
+            lines.append([name, "", "damaged", "", "", ""])
     if len(lines) == 1:
         typer.echo(f"no runs in {storage}")
         return
     _print_lines(lines)
+
+
+def _state(store: Store, name: str) -> list[str]:
+    """Return when a run started, its state, its members, and the figures of what it deploys."""
+    from datetime import datetime
+
+    info = store.read_json(f"{name}/run.json")
+    started = datetime.fromtimestamp(info["started"]).strftime("%Y-%m-%d %H:%M")
+    asked = _members(info["identity"])
+    if not store.exists(f"{name}/results.json"):
+        return [started, "unfinished", asked, "", ""]
+    results = store.read_json(f"{name}/results.json")
+    row = results[results.get("chosen") or ("ensemble" if "ensemble" in results else "global")]
+    return [started, "finished", asked, f"{row['accuracy']:.4f}", f"{row['nll']:.4f}"]
 
 
 def _members(identity: dict[str, Any]) -> str:

@@ -12,19 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
 
-from distens.errors import ConfigError, did_you_mean
-from distens.sections import (
-    DataSection,
-    FederatedSection,
-    FolderAddress,
-    Name,
-    SearchSection,
-    Section,
-    Spec,
-    SweepSection,
-)
+from distens import plain
+from distens.errors import ConfigError, did_you_mean, shown
+from distens.sections import DataSection, FederatedSection, Name, SearchSection, Section, Spec, SweepSection
 
 
 class Config(Section):
@@ -48,7 +40,7 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     role: Literal["ensemble", "federated"] = "ensemble"
     metric: Literal["nll", "error"] = "nll"
-    storage: FolderAddress = "runs"
+    storage: str = "runs"
     data: DataSection
     members: dict[Name, dict[str, Any]] = Field(min_length=1)
     search: SearchSection = SearchSection()  # pyright: ignore[reportCallIssue]
@@ -63,6 +55,25 @@ class Config(Section):
     runtime: Spec = "ray_actors"
     tracking: Spec = "mlflow_runs"
     sweep: SweepSection | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_plain_values(cls, given: Any, validate: ModelWrapValidatorHandler[Config]) -> Config:
+        if isinstance(given, Config):
+            return validate(given)
+        plain.check(given)
+        made = validate(given)
+        found = list(plain.misread(given, made))
+        if found:
+            raise ValueError("\n".join(found))
+        return made
+
+    @field_validator("storage")
+    @classmethod
+    def _is_a_folder(cls, storage: str) -> str:
+        if "://" in storage and "?" in storage:
+            raise ValueError("a folder for runs has no `?…`; AWS_ENDPOINT_URL and AWS_REGION say where an S3 store is")
+        return storage
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> Config:
@@ -132,9 +143,10 @@ def _lines(error: ValidationError) -> list[str]:
             lines.append(f"{place}: unknown key. {did_you_mean(str(item['loc'][-1]), section.model_fields)}")
         elif item["type"] == "missing":
             lines.append(f"{place}: missing")
+        elif not place:  # the config as a whole: what is wrong says so itself
+            lines += item["msg"].removeprefix("Value error, ").splitlines()
         else:
-            found = "" if "credentials" in item["msg"] else f", found {item['input']!r}"
-            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}{found}")
+            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}, found {shown(item['input'])}")
     return lines
 
 
@@ -158,7 +170,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not file.is_file():
         near = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise ConfigError(f"{file}: no such config. {did_you_mean(file.name, near)}")
-    return parse_yaml(file.read_text(encoding="utf-8"), str(file), overrides)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as text: {error}") from error
+    return parse_yaml(text, str(file), overrides)
 
 
 def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
@@ -182,7 +198,9 @@ def read_yaml(text: str, where: str) -> Any:
 
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except RecursionError as error:
+        raise ConfigError(f"{where}: not YAML: nested too deeply") from error
+    except (YAMLError, ValueError) as error:  # a date or a number that is none
         raise ConfigError(f"{where}: not YAML: {error}") from error
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from distens import finish, resuming
 from distens.config import Config, parse_yaml
 from distens.data.load import Loaded
-from distens.errors import ConfigError, RunError, StorageError
+from distens.errors import ConfigError, RunError, StorageError, StorageFailed, damage, shown
 from distens.federated import plan as federated
 from distens.federated.plan import FederatedPlan
 from distens.finish import Result
@@ -88,9 +88,15 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     store = Store(path)
     if not store.exists("run.json"):
         raise RunError(f"{path}: no run here (run.json is missing)")
-    info = store.read_json("run.json")
-    config = parse_yaml(store.read("config.yaml").decode(), f"{path}/config.yaml", overrides)
-    deeper = resuming.goes_deeper(config, info["identity"], path)
+    with damage(f"{store.url}/config.yaml"):
+        text = store.read("config.yaml").decode()
+    config = parse_yaml(text, f"{path}/config.yaml", overrides)
+    with damage(f"{store.url}/run.json"):
+        info = store.read_json("run.json")
+        for key, kind in (("run", str), ("fingerprint", str), ("identity", dict), ("versions", dict)):
+            if not isinstance(info[key], kind):
+                raise TypeError(f"its {key} is {shown(info[key])}")
+        deeper = resuming.goes_deeper(config, info["identity"], path)
     plan = checked(config)
     if deeper:
         resuming.deepen(plan.config, store, info)
@@ -98,11 +104,15 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
 
 
 def _go(plan: Plan | FederatedPlan, store: Store, watch: Watch, info: dict[str, Any] | None) -> Result:
-    if isinstance(plan, FederatedPlan):
-        from distens.federated.run import Federation
+    try:
+        if isinstance(plan, FederatedPlan):
+            from distens.federated.run import Federation
 
-        return Federation(plan, store, watch, info).go()
-    return Run(plan, store, watch, info).go()
+            return Federation(plan, store, watch, info).go()
+        return Run(plan, store, watch, info).go()
+    except StorageFailed as error:
+        again = f"Nothing that finished is lost: once that is mended, `distens resume {store.url}` goes on"
+        raise StorageFailed(f"{error}. {again}") from error
 
 
 def open_storage(config: Config) -> Store:
@@ -111,13 +121,13 @@ def open_storage(config: Config) -> Store:
     Raises:
         StorageError: the storage cannot be written.
     """
-    storage = Store(config.storage)
     probe = f".probe-{uuid.uuid4().hex}"  # of its own: several runs may start in one storage at once
     try:
+        storage = Store(config.storage)
         storage.write(probe, b"", durable=False)
         storage.remove(probe)
     except StorageError as error:
-        raise StorageError(f"storage: {config.storage!r} cannot be written: {error}") from error
+        raise StorageError(f"storage: cannot be written: {error}") from error
     return Store(f"{config.storage.rstrip('/')}/{config.run_name()}")
 
 

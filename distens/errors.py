@@ -6,12 +6,22 @@ Every message says what is wrong, where, what was found and what is allowed. A b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from reprlib import Repr
+
+from distens.credentials import redact
 
 
 class DistensError(Exception):
-    """Base of every error that speaks to the user; the command line prints it without a traceback."""
+    """Base of every error that speaks to the user; the command line prints it without a traceback.
+
+    Whatever its message repeats, of a config or of a library's own error, it repeats without credentials.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(DistensError):
@@ -24,6 +34,11 @@ class DataError(DistensError):
 
 class StorageError(DistensError):
     """A run's folder cannot be written or read, or a file in it is damaged."""
+
+
+class StorageFailed(StorageError):
+    """Storage takes or gives nothing: it is full, away for too long, or not ours. No member is at fault whose files it
+    was to take: the run ends, and can go on later."""
 
 
 class RunError(DistensError):
@@ -40,6 +55,41 @@ class Diverged(DistensError):
 
 class Refused(DistensError):
     """A member cannot be trained with these settings on these data; it is not tried again."""
+
+
+AMISS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What Python raises where a file does not hold what it should."""
+
+
+@contextmanager
+def damage(where: str, kind: type[DistensError] = StorageError) -> Iterator[None]:
+    """Turn what is raised where a file does not hold what it should (AMISS) into one error that names the file.
+
+    Raises:
+        DistensError: of that kind: the body failed so.
+    """
+    try:
+        yield
+    except AMISS as error:
+        raise kind(f"{where} is damaged: {type(error).__name__}: {error}") from error
+
+
+class _Short(Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 4, 20, 20, 20
+        self.maxstring = self.maxother = 200
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(redact(x), level)  # first: what is cut might be told no more
+
+
+_SHORT = _Short()
+
+
+def shown(value: object) -> str:
+    """Return a value as a message repeats it: what was found, and never megabytes of it."""
+    return _SHORT.repr(value)
 
 
 def did_you_mean(found: str, allowed: Iterable[str]) -> str:

@@ -24,11 +24,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-import pyarrow as pa
 from pyarrow import fs
 
-from distens.addresses import WITHOUT_QUERY, has_credentials, redact
-from distens.errors import StorageError
+from distens.credentials import holds, redact
+from distens.errors import StorageError, shown
 
 log = logging.getLogger("distens")
 
@@ -61,22 +60,24 @@ def opened(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
     Raises:
         StorageError: no such filesystem, or an address that says what the environment has to.
     """
-    if has_credentials(url):
-        raise StorageError(f"storage {redact(url)!r}: an address with credentials in it; give those in the environment")
+    if holds(url):
+        raise StorageError(f"{shown(url)}: an address with credentials in it; give those in the environment")
+    if "\0" in url:
+        raise StorageError(f"{shown(url)}: a path has no NUL in it")
     if "://" not in url:
         return fs.LocalFileSystem, str(Path(url).absolute())
     if "?" in url:
-        raise StorageError(f"storage {url!r}: {WITHOUT_QUERY}")
+        raise StorageError(f"{url}: leave out `?…`; AWS_ENDPOINT_URL and AWS_REGION say where an S3 store is")
     if url.startswith("s3://"):
         path = url.removeprefix("s3://").rstrip("/")
         bucket = path.partition("/")[0]
         if not bucket:
-            raise StorageError(f"storage {url!r}: no bucket; an S3 address is s3://bucket/folder")
+            raise StorageError(f"{url}: no bucket; an S3 address is s3://bucket/folder")
         return lambda: _s3(bucket, *_place()), path
     try:
         made, path = fs.FileSystem.from_uri(url)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StorageError(f"storage {url!r}: cannot be opened: {error}") from error
+    except (ValueError, OSError) as error:
+        raise StorageError(f"{shown(url)}: cannot be opened: {error}") from error
     return lambda: made, path
 
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from distens.errors import StorageError
+from distens.errors import StorageError, damage
 from distens.store import Store
 
 FIRST = "first"
@@ -58,8 +58,23 @@ class Journal:
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield what was there when this journal was opened, in order; nothing of it is kept."""
-        for found in self._store.each(self._store.read_json, [f"{self._folder}/{name}" for name in self._names]):
+        for _, found in self._read():
             yield from found
+
+    def replay(self, take: Callable[[dict[str, Any]], None]) -> None:
+        """Hand over the same entries.
+
+        Raises:
+            StorageError: a file is damaged, or holds an entry that `take` can make nothing of.
+        """
+        for name, found in self._read():
+            with damage(f"{self._store.url}/{name}"):
+                for entry in found:
+                    take(entry)
+
+    def _read(self) -> Iterator[tuple[str, Any]]:
+        names = [f"{self._folder}/{name}" for name in self._names]
+        return zip(names, self._store.each(self._store.read_json, names), strict=True)
 
     def append(self, *entries: dict[str, Any]) -> None:
         """Write entries, all at once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -41,16 +42,18 @@ class Ledger:
         self._done: dict[str, Finished | Failed] = {}
         self._arrived: list[Finished | Failure] = []
         self._purposes: dict[str, Purpose] = defaultdict(Purpose)
-        for entry in self._journal.entries():
-            if "task" in entry:
-                self._asked(task_from_json(entry["task"]))
-            elif "report" in entry:
-                self._told(report_from_json(entry["report"]))
-            elif "failure" in entry:
-                self._told(failure_from_json(entry["failure"]))
-            else:
-                self._only(entry["only"])
-            self.elapsed = entry.get("elapsed", self.elapsed)
+        self._journal.replay(self._take)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "task" in entry:
+            self._asked(task_from_json(entry["task"]))
+        elif "report" in entry:
+            self._told(report_from_json(entry["report"]))
+        elif "failure" in entry:
+            self._told(failure_from_json(entry["failure"]))
+        else:
+            self._only(entry["only"])
+        self.elapsed = entry.get("elapsed", self.elapsed)
 
     def ask(self, pack: Sequence[Task]) -> list[Task]:
         """Journal tasks that are about to be dispatched together, and return them with their attempt numbers."""

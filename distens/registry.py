@@ -16,7 +16,8 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from distens.errors import ConfigError, did_you_mean
+from distens import plain
+from distens.errors import ConfigError, did_you_mean, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 @cache
 def _adapter(cls: type, option: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_hints(cls)[option], config=ConfigDict(arbitrary_types_allowed=True))
+    return TypeAdapter(_hints(cls)[option], config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
 
 
 def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> Any:
@@ -138,9 +139,12 @@ def _check(cls: type, option: str, value: Any, where: str) -> Any:
     if family is not None and value is not None:
         return build(family, value, where)
     try:
-        return _adapter(cls, option).validate_python(value)
+        made = _adapter(cls, option).validate_python(value)
     except ValidationError as error:
         raise ConfigError(describe(error, where)) from error
+    if isinstance(value, bool | str | list | tuple | dict) and (found := list(plain.misread(value, made, where))):
+        raise ConfigError("\n".join(found))
+    return made
 
 
 def describe(error: ValidationError, where: str = "") -> str:
@@ -149,7 +153,11 @@ def describe(error: ValidationError, where: str = "") -> str:
     for item in error.errors(include_url=False):
         # Constraint and tagged-union steps of pydantic's path are its own words, not places in a config.
         place = ".".join([where] * bool(where) + [str(step) for step in item["loc"] if "[" not in str(step)])
-        lines.append(f"{place}: {item['msg'][0].lower() + item['msg'][1:]}, found {item['input']!r}")
+        text = item["msg"].removeprefix("Value error, ")
+        if not place or item["type"] == "missing":  # what was found would be everything
+            lines.append(f"{place}: {text}" if place else text)
+        else:
+            lines.append(f"{place}: {text[0].lower() + text[1:]}, found {shown(item['input'])}")
     return "\n".join(lines)
 
 

@@ -6,35 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from distens.addresses import WITHOUT_QUERY, has_credentials
-
 Spec = dict[str, Any] | str
 """A plug-in: its name, or `{kind: name, option: value, …}`."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
-def _without_credentials(address: str) -> str:
-    # The config is stored with its run, logged and shown: what opens a store comes from the environment.
-    if has_credentials(address):
-        raise ValueError("an address with credentials in it; give those in the environment")
-    return address
-
-
-def _without_query(address: str) -> str:
-    if "://" in address and "?" in address:
-        raise ValueError(f"runs are folders under this address: {WITHOUT_QUERY}")
-    return address
-
-
-Address = Annotated[str, AfterValidator(_without_credentials)]
-FolderAddress = Annotated[Address, AfterValidator(_without_query)]
-
-
 class Section(BaseModel):
     """Frozen, and without room for unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Splits(Section):
@@ -70,7 +51,7 @@ class DataSection(Section):
         unseen: what prediction does with a category that no row of the table had: refuse, or treat as missing.
     """
 
-    source: Address
+    source: str
     target: str | None = None
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
@@ -93,7 +74,7 @@ class SearchSection(BaseModel):
             trained then is finished.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     kind: str = "divbo"
     members: int | None = Field(None, ge=1, le=1_000_000)
@@ -177,7 +158,7 @@ class FederatedSection(Section):
 
     clients: int | None = Field(None, ge=1, le=100_000)
     partition: Spec | None = None
-    sources: dict[Name, Address] = Field(default_factory=dict)
+    sources: dict[Name, str] = Field(default_factory=dict)
     rounds: int = Field(1, ge=1)
     per_round: int | None = Field(None, ge=1)
     quorum: float = Field(0.5, gt=0, le=1)

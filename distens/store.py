@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -36,10 +36,13 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from distens import filesystem
-from distens.errors import StorageError
+from distens.errors import StorageError, StorageFailed, damage, shown
 from distens.records import Address, Floats, State
 
 META = "distens"
+
+READ_BYTES = 1 << 20
+"""Of a file that is looked at and not kept."""
 
 SMALL_BYTES = 4096
 """Files up to this size are read: a mapping costs as much, and a process may have 65,530 of them."""
@@ -56,6 +59,9 @@ class Store:
 
     Args:
         url: a local path or a pyarrow address such as `s3://bucket/runs/digits-1a2b3c4d`.
+
+    Raises:
+        StorageError: there is no such filesystem, or the address has credentials in it: it is stored, logged and shown.
     """
 
     def __init__(self, url: str) -> None:
@@ -70,7 +76,7 @@ class Store:
 
     def path(self, name: str) -> str:
         """Return the full path of a name inside the folder; refuses names that lead out of it."""
-        if name.startswith("/") or ".." in name.split("/"):
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise StorageError(f"{self.url}: {name!r} leads out of the folder")
         return f"{self._root}/{name}" if name else self._root
 
@@ -78,20 +84,22 @@ class Store:
         """Return what a call to the filesystem returns.
 
         Raises:
-            StorageError: it cannot be had, here or at all; its cause is the filesystem's own error.
+            StorageError: there is no such file, or one already; its cause is the filesystem's own error.
+            StorageFailed: anything else that a filesystem says.
         """
         try:
             if self.local:
                 return call()
             found = self._patience.ask(call, filesystem.PATIENCE_SECONDS if self._met else 0.0)
         except OSError as error:
-            raise StorageError(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
+            kind = StorageError if isinstance(error, FileNotFoundError | FileExistsError) else StorageFailed
+            raise kind(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
         self._met = True
         return found
 
     def _info(self, name: str) -> fs.FileInfo:
         path = self.path(name)
-        return self._ask(f"look for {name}", lambda: self._fs().get_file_info(path))
+        return self._ask(f"look for {name or 'it'}", lambda: self._fs().get_file_info(path))
 
     def _list(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
         selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=recursive)
@@ -99,7 +107,12 @@ class Store:
 
     def exists(self, name: str) -> bool:
         """Return whether a file of that name is complete."""
-        return self._info(name).type == fs.FileType.File
+        return self.size_bytes(name) is not None
+
+    def size_bytes(self, name: str) -> int | None:
+        """Return how long a file is; None if there is none of that name."""
+        info = self._info(name)
+        return info.size if info.type == fs.FileType.File else None
 
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names of files and folders directly in a folder; none if it is not there."""
@@ -119,10 +132,13 @@ class Store:
         if self._ask("look", lambda: self._fs().get_file_info(bucket)).type == fs.FileType.NotFound:
             raise StorageError(f"{self.url}: there is no bucket {bucket}")
 
+    def leads_out(self, name: str) -> bool:
+        """Return whether a name is, or lies behind, a link that leads out of the folder."""
+        return self.local and not Path(os.path.realpath(self.path(name))).is_relative_to(os.path.realpath(self._root))
+
     def holds(self, address: Address) -> bool:
         """Return whether a file is there, as long as it was written."""
-        info = self._info(address.path)
-        return info.type == fs.FileType.File and info.size == address.size_bytes
+        return self.size_bytes(address.path) == address.size_bytes
 
     def write(self, name: str, content: bytes, exclusive: bool = False, durable: bool = True) -> Address:
         """Write a file at once or not at all; `durable` waits until it would survive a loss of power.
@@ -159,6 +175,30 @@ class Store:
                 f"{address.sha256[:12]}… ({address.size_bytes} bytes)"
             )
         return content
+
+    def verify(self, address: Address) -> None:
+        """Look whether a file is there and is what was written, without holding it in memory.
+
+        Raises:
+            StorageError: it is not.
+        """
+        name, size = address.path, self.size_bytes(address.path)
+        if size is None:
+            raise StorageError(f"{self.url}: {name} is missing")
+        if size != address.size_bytes:
+            raise StorageError(f"{self.url}: {name} is damaged: {size} bytes instead of {address.size_bytes} bytes")
+        path = self.path(name)
+
+        def digest() -> str:
+            found = hashlib.sha256()
+            with self._fs().open_input_stream(path) as source:
+                while content := source.read(READ_BYTES):
+                    found.update(content)
+            return found.hexdigest()
+
+        found = self._ask(f"read {name}", digest)
+        if found != address.sha256:
+            raise StorageError(f"{self.url}: {name} is damaged: its SHA-256 is {found} instead of {address.sha256}")
 
     def each(self, call: Callable[[One], Made], items: Iterable[One]) -> Iterator[Made]:
         """Yield what a call that reads returns for each item, in order; several at once where storage is remote."""
@@ -198,10 +238,8 @@ class Store:
 
     def read_json(self, name: str, address: Address | None = None) -> Any:
         """Return a JSON file's value."""
-        try:
+        with damage(f"{self.url}/{name}"):
             return json.loads(self.read(name, address))
-        except ValueError as error:
-            raise StorageError(f"{self.url}: {name} is damaged: {error}") from error
 
     def write_state(self, name: str, state: State, durable: bool = True) -> Address:
         """Write a state as one safetensors file, its description in the header."""
@@ -236,9 +274,13 @@ class Store:
                     found = f"{source.size()} bytes instead of {address.size_bytes}"
                     raise StorageError(f"{self.url}: {address.path} is damaged: {found}")
                 # Not `read_all` and `combine_chunks`: they copy, and then nothing is mapped.
-                column = pa.ipc.open_file(source).get_batch(0).column(0)
-        except (OSError, pa.ArrowInvalid) as error:
+                batch = pa.ipc.open_file(source).get_batch(0)
+                batch.validate()  # that lengths lie in the file: what follows does not look
+                column = batch.column(0)
+        except (OSError, pa.ArrowException, IndexError) as error:
             raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
+        if not (pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()):
+            raise StorageError(f"{self.url}: {address.path} is damaged: it holds no probabilities but {column.type}")
         probs_NC = column.flatten().to_numpy().reshape(len(column), -1)
         if not mapped:  # of a small file, half is its description
             probs_NC = probs_NC.copy()
@@ -268,10 +310,13 @@ def decode_state(content: bytes, where: str) -> State:
     from safetensors.numpy import load
 
     try:
-        arrays: dict[str, NDArray[Any]] = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        meta: Mapping[str, Any] = json.loads(header.get("__metadata__", {}).get(META, "{}"))
-    except (SafetensorError, ValueError, KeyError) as error:
+        with damage(where):
+            arrays: dict[str, NDArray[Any]] = load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            meta = json.loads(header.get("__metadata__", {}).get(META, "{}"))
+            if not isinstance(meta, dict):
+                raise TypeError(f"its description is no mapping but {shown(meta)}")
+    except SafetensorError as error:
         raise StorageError(f"{where} is damaged: {error}") from error
     return State(arrays, meta)
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distens import __version__
+from distens import __version__, plain
 from distens.config import Config, read_yaml
-from distens.errors import ConfigError, RunError
+from distens.credentials import holds
+from distens.errors import ConfigError, RunError, shown
 
 PASSED = (
     "MLFLOW_TRACKING_URI",
@@ -157,7 +158,7 @@ def _environment(variables: Sequence[str]) -> dict[str, str]:
         )
     found = {name: os.environ[name] for name in (*PASSED, *variables) if name in os.environ}
     for name, value in found.items():
-        if "://" in value and "@" in value.partition("://")[2].partition("/")[0]:
+        if holds(value):
             raise ConfigError(
                 f"{name}: an address with credentials in it, and Ray shows a job's environment to whoever may see the "
                 "job. Set it in the nodes' own environment"
@@ -169,11 +170,15 @@ def _runtime_env(more: Path | None) -> dict[str, Any]:
     if more is None:
         return {}
     try:
-        values = read_yaml(more.read_text(), str(more))
-    except OSError as error:
+        values = read_yaml(more.read_text(encoding="utf-8"), str(more))
+        plain.check(values)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--runtime-env {more}: {error}") from error
     if not isinstance(values, dict) or "working_dir" in values:
         raise ConfigError(f"--runtime-env {more}: expected keys of Ray's runtime environment, without `working_dir`")
+    for key, kind in (("env_vars", dict), ("excludes", list)):
+        if not isinstance(values.get(key, kind()), kind):
+            raise ConfigError(f"--runtime-env {more}: {key}: a {kind.__name__} is wanted, found {shown(values[key])}")
     return values
 
 

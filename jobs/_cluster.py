@@ -52,7 +52,7 @@ class Cluster:
     def _open(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie in it
         port, dashboard = free_port(), free_port()
-        self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        self.address, self.dashboard = f"{self.ip(0)}:{port}", f"http://127.0.0.1:{dashboard}"
         self.env = {
             **os.environ,
             **self._given,
@@ -66,7 +66,7 @@ class Cluster:
         self._nodes: list[psutil.Popen] = []
         self._started = 0
         try:
-            words = ["--head", f"--port={port}", f"--num-cpus={self._cpus}"]
+            words = ["--head", f"--port={port}", f"--num-cpus={self._cpus}", f"--ray-client-server-port={free_port()}"]
             words += [f"--dashboard-port={dashboard}"] if self._jobs else ["--include-dashboard=false"]
             head, log = self._start(words)
             listed = ("job", "list", "--address", self.dashboard)
@@ -76,9 +76,17 @@ class Cluster:
             raise
         self.env["RAY_ADDRESS"] = self.address
 
+    def ip(self, node: int) -> str:
+        """Return the address of a node; 0 is the head."""
+        return "127.0.0.1"
+
+    def within(self, node: int) -> list[str]:
+        """Return what stands before a command that is to run where a node is."""
+        return []
+
     def ray(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run one of Ray's own commands."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", *words]
+        """Run one of Ray's own commands, where the head is."""
+        command = [*self.within(0), sys.executable, "-m", "ray.scripts.scripts", *words]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
 
     @property
@@ -148,9 +156,12 @@ class Cluster:
         self.close()
 
     def _start(self, words: list[str], env: Mapping[str, str] = {}) -> tuple[psutil.Popen, Path]:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--disable-usage-stats", "--block"]
-        self._started += 1
+        command = [*self.within(self._started), sys.executable, "-m", "ray.scripts.scripts", "start", *words]
+        # Without a port of its own, a node's agent goes without where another of this machine has the usual one: then a
+        # head takes no jobs.
+        command += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
         place = Path(f"{self.folder}/node{self._started}.log")
+        self._started += 1
         with place.open("wb") as log:
             node = psutil.Popen(command, env={**self.env, **env}, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self._nodes.append(node)

@@ -108,7 +108,7 @@ class Run:
         self.start() if self.command == "sweep" else self._go("resume", self.url)
 
     def _go(self, *words: str) -> None:
-        command = [sys.executable, "-m", "distens.cli", *words]
+        command = [*self.cluster.within(0), sys.executable, "-m", "distens.cli", *words]
         with self._log.open("ab") as log:
             self.driver = psutil.Popen(
                 command, cwd=PROJECT, env=self.cluster.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL

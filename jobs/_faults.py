@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 from _cluster import Cluster
 from _drill_run import LONGEST_SECONDS, Run
+from _hosts import Hosts
 
 AWAY_SECONDS = 10.0
 
@@ -33,7 +34,7 @@ class Fault:
         named: how many members are given up, by design.
         overrides: of the run's config.
         node: of the nodes that it is done to (see `Cluster.add`).
-        needs: `mlflow`, `tmpfs` or `s3`.
+        needs: `mlflow`, `tmpfs`, `s3` or `hosts`.
     """
 
     happens: Callable[[Cluster, Run], None]
@@ -176,6 +177,20 @@ def head(cluster: Cluster, run: Run) -> None:
     run.driver.wait(LONGEST_SECONDS)
 
 
+def _cut(seconds: float) -> Callable[[Cluster, Run], None]:
+    def happens(cluster: Cluster, run: Run) -> None:
+        assert isinstance(cluster, Hosts)
+        lost = run.rng.choice(cluster.nodes)
+        cluster.cut(lost)
+        with suppress(psutil.TimeoutExpired):
+            run.driver.wait(seconds)
+        cluster.mend(lost)
+        run.driver.wait(LONGEST_SECONDS)
+        cluster.kill(lost)  # Ray's processes on it have given up, or may; the next drill has a new one
+
+    return happens
+
+
 KILLED, STOPPED = -9, 130
 
 FAULTS = {
@@ -194,4 +209,6 @@ FAULTS = {
     "away": Fault(_storage("away"), needs="s3"),
     "slow": Fault(_storage("slow"), needs="s3"),
     "busy": Fault(_storage("busy"), needs="s3"),
+    "cut": Fault(_cut(60.0), needs="hosts"),
+    "gone": Fault(_cut(LONGEST_SECONDS), needs="hosts"),
 }

@@ -143,7 +143,9 @@ def s3(folder: Path, buckets: Sequence[str]) -> Iterator[dict[str, str]]:
         yield {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1", **keys}
 
 
-def mlflow_server(folder: Path, database: str, artifacts: str, environment: Mapping[str, str]) -> tuple[Process, str]:
+def mlflow_server(
+    folder: Path, database: str, artifacts: str, environment: Mapping[str, str], workers: int = 2
+) -> tuple[Process, str]:
     """Return `mlflow server`, not started yet, and its address: artifacts go through it, so that clients need no keys.
 
     Args:
@@ -152,8 +154,11 @@ def mlflow_server(folder: Path, database: str, artifacts: str, environment: Mapp
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--artifacts-destination", artifacts, "--workers", "2"]
+    command += ["--artifacts-destination", artifacts, "--workers", str(workers)]
+    # A worker that imports for longer than this, at its first artifact, is killed in the middle of a request.
+    command += ["--uvicorn-opts", "--timeout-worker-healthcheck 120"]
     given = {**environment, "MLFLOW_BACKEND_STORE_URI": database}  # not among the arguments, which all users see
+    given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # processes for judging language models
     return Process(command, lambda: _answers(f"{address}/health"), folder / "mlflow.log", given), address
 
 

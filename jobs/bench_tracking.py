@@ -10,7 +10,7 @@ members that train.
 
 `logging s` is how long the driver's one thread that logs was at it while members trained, and its share of that time;
 `after the last member` how long the run waited for it at the end, and in all that time it sends what is due only then
-(weights, figures, models). CPU is the driver's logging thread's, and of the server with its workers and PostgreSQL.
+(weights, figures, models). CPU is the driver's logging thread's, and of the server with its workers.
 Requests are those of MLflow's client. In the end all is asked back: each member's run has to be there once, finished,
 with its numbers.
 """
@@ -130,6 +130,8 @@ def _measured(asked: dict[str, Any], uri: str, folder: Path, server: Process | N
                 before += _server_cpu(server)
             elif line.startswith("{"):
                 found = json.loads(line)
+            elif line.startswith("note: "):
+                print(line, end="", file=sys.stderr, flush=True)
     if run.returncode or not found:
         raise SystemExit(f"the run failed ({run.returncode})")
     return {**found, "server_cpu_seconds": _server_cpu(server) - before}
@@ -153,17 +155,24 @@ class Meter:
     """What the thread that logs has done: calls, their seconds and its CPU, and requests to the server."""
 
     def __init__(self) -> None:
-        self.seconds = self.cpu = 0.0
+        self.cpu = self._before = 0.0
+        self._since: float | None = None
         self.requests = self.failed = 0
+
+    @property
+    def seconds(self) -> float:
+        """Return how long it has been at it, what it is doing now included."""
+        since = self._since
+        return self._before + (0.0 if since is None else time.perf_counter() - since)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Add what is done inside."""
-        wall, cpu = time.perf_counter(), time.thread_time()
+        self._since, cpu = time.perf_counter(), time.thread_time()
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - wall
+            self._before, self._since = self.seconds, None
             self.cpu += time.thread_time() - cpu
 
     def install(self) -> None:

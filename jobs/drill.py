@@ -5,7 +5,8 @@ that nothing happened to.
     python jobs/drill.py actor node --times 1                   some
 
 Every drill is at a random moment between 20 and 80 % of the training steps. Steps are counted for real, by the network
-itself, so that what is trained twice shows. `disk` needs root, for a file system of its own.
+itself, so that what is trained twice shows. `disk` needs root, for a file system of its own; `cut`
+and `gone`, in which the link of a host is cut for a minute and for good, for networks of their own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import _services
 from _cluster import Cluster
 from _drill_run import Outcome, Run, disagrees
 from _faults import FAULTS, Fault
+from _hosts import Hosts
 from _proxy import Proxy
 
 NODES = 2
@@ -161,7 +163,8 @@ def ground(node: Mapping[str, Any] = {}, needs: str = "", overrides: Sequence[st
             port = int(keys["AWS_ENDPOINT_URL"].rpartition(":")[2])
             given["proxy"] = proxy = stack.enter_context(Proxy(port))
             storage, env = "s3://drills", {**env, "AWS_ENDPOINT_URL": proxy.address}
-        cluster = stack.enter_context(Cluster(cpus=0, env=env, jobs=False))
+        kind = Hosts if needs == "hosts" else Cluster
+        cluster = stack.enter_context(kind(cpus=0, env=env, jobs=False))
         for _ in range(NODES):
             cluster.add(**node)
         numbers = count()

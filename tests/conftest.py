@@ -2,8 +2,15 @@
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
+from s3_server import KEYS, Server
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
+
+from _services import Process, free_port
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -36,6 +43,27 @@ def neighbour(ray_here):
     yield hold
     for actor in actors:
         ray_here.kill(actor)
+
+
+@pytest.fixture(scope="session")
+def _s3_server(tmp_path_factory):
+    port = free_port()
+    server = Server(port)
+    command = [sys.executable, str(Path(__file__).parent / "s3_server.py"), str(port)]
+    with Process(command, server.asked, tmp_path_factory.mktemp("s3") / "log"):
+        yield server
+
+
+@pytest.fixture
+def s3(_s3_server, request, monkeypatch):
+    """A store that the environment names, empty but for a bucket of the test's own."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"AWS_ENDPOINT_URL": _s3_server.endpoint, **KEYS}.items():
+        monkeypatch.setenv(name, value)
+    _s3_server.begin(request.node.name)
+    yield _s3_server
+    _s3_server.fail()
 
 
 @pytest.fixture(scope="session")

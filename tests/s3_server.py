@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable
 
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIDOFTHETESTS", "AWS_SECRET_ACCESS_KEY": "hunter2/of+the+tests"}
 ERROR = '<?xml version="1.0"?><Error><Code>{}</Code><Message>{}</Message></Error>'
 
 
@@ -65,10 +65,21 @@ class Watched:
 
 
 class Server:
-    """What a test sees of it."""
+    """What a test sees of it.
+
+    Attributes:
+        bucket: the test's own.
+    """
 
     def __init__(self, port: int) -> None:
-        self.endpoint = f"http://127.0.0.1:{port}"
+        self.endpoint, self.bucket = f"http://127.0.0.1:{port}", ""
+
+    def begin(self, test: str) -> None:
+        """Make a bucket for a test; forget what was asked, and how to fail."""
+        self.fail()
+        self.bucket = re.sub("[^a-z0-9]+", "-", test)[:40].strip("-")
+        urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{self.bucket}", method="PUT")).close()
+        self.asked()
 
     def asked(self) -> list[str]:
         """Return what was asked since the last time, as `PUT /bucket/name?query`."""
@@ -79,11 +90,6 @@ class Server:
         """Let requests fail (see `Watched`); none, without arguments."""
         request = urllib.request.Request(f"{self.endpoint}/-/fail", json.dumps(fault).encode(), method="POST")
         urllib.request.urlopen(request).close()
-
-    def make(self, buckets: Iterable[str]) -> None:
-        """Make buckets."""
-        for bucket in buckets:
-            urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{bucket}", method="PUT")).close()
 
 
 def main(port):

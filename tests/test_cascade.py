@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import TypeAdapter
 from sklearn.datasets import load_iris
 from typer.testing import CliRunner
 
@@ -227,7 +228,9 @@ def test_json_and_back(calibrate):
     probs_MNC, full_NC, labels_N = population(200, 4)
     found = learn(probs_MNC, labels_N, full_NC, np.full(8, 1 / 8), np.linspace(1, 2, 8), calibrate)
     assert (found.stages[0].temperature == 1.0) != calibrate
-    assert Cascade.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)), 8) == found
+    again = TypeAdapter(Cascade).validate_json(json.dumps(found.to_json(), allow_nan=False), strict=True)
+    assert again == found
+    again.check(8)
 
 
 SETTINGS = {

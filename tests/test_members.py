@@ -12,7 +12,7 @@ import torch
 
 from distens import registry
 from distens.data.dataset import Examples
-from distens.errors import BundleError, ConfigError, Diverged, Refused, StorageError
+from distens.errors import ConfigError, Diverged, Refused, StorageError
 from distens.members._families import FAMILIES
 from distens.members.estimator import Estimator
 from distens.probabilities import negative_log_likelihood
@@ -330,7 +330,7 @@ def test_an_unlisted_type_is_refused_and_not_made():
     hostile, _ = trained({"kind": "estimator", "estimator": "lda"}, problem(), Work(0))
     hostile._fitted.extra = Unlisted()
     state = hostile.state()
-    with pytest.raises(BundleError, match=r"lda: the stored state is not trusted: .*Unlisted"):
+    with pytest.raises(StorageError, match=r"lda: the stored state is not trusted: .*Unlisted"):
         member.load(state)
     assert Unlisted.made == 0
     skops.io.loads(state.arrays["skops"].tobytes(), trusted=["test_members.Unlisted"])
@@ -339,10 +339,10 @@ def test_an_unlisted_type_is_refused_and_not_made():
 
 def test_a_state_of_another_family_or_a_damaged_one_is_refused():
     fitted, _ = trained({"kind": "estimator", "estimator": "lda"}, problem(), Work(0))
-    with pytest.raises(BundleError, match=r"qda: .* is a LinearDiscriminantAnalysis, not a QuadraticDiscriminant"):
+    with pytest.raises(StorageError, match=r"qda: .* is a LinearDiscriminantAnalysis, not a QuadraticDiscriminant"):
         Estimator("qda").load(fitted.state())
     content = fitted.state().arrays["skops"]
-    with pytest.raises(BundleError, match="damaged"):
+    with pytest.raises(StorageError, match="damaged"):
         Estimator("lda").load(State({"skops": content[: len(content) // 2]}, {"classes": 3}))
 
 

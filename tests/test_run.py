@@ -17,8 +17,10 @@ import distens
 from distens.config import parse, to_yaml
 from distens.coordinator import open_storage
 from distens.data.load import load
-from distens.errors import ConfigError, RunError, StorageError
+from distens.errors import ConfigError, RunError, StorageError, StorageFailed
+from distens.ledger import Ledger
 from distens.plan import check
+from distens.records import Failure
 from distens.store import Store
 
 ROWS = {"ensemble", "best_single", "student", "student_on_labels", "larger_single", "seed_ensemble"}
@@ -154,6 +156,30 @@ def test_a_driver_killed_half_way_resumes_to_the_same_result(tmp_path):
         assert store.names(f"members/{name}") == before[name]
 
 
+@pytest.mark.parametrize("kind", ["inline", "ray_actors"])
+def test_storage_that_takes_nothing_ends_the_run_and_no_member_is_given_up_for_it(kind, tmp_path, request):
+    """A file is where the second member's folder should be; once it is gone, the run goes on as if nothing had been."""
+    if kind == "ray_actors":
+        request.getfixturevalue("ray_here")
+    values = {"name": "s", "storage": str(tmp_path / "runs"), "data": {"source": "sklearn:iris"}, "tracking": "off"}
+    values |= {"members": {"forest": {"kind": "estimator", "estimator": "random_forest"}}, "seed": 1}
+    values |= {"search": {"kind": "random", "members": 3}, "runtime": {"kind": kind, "pack": 1}}
+    config = parse(values)
+    folder = tmp_path / "runs" / check(config).config.run_name()
+    (folder / "members").mkdir(parents=True)
+    (folder / "members" / "m0001").write_text("in the way")
+    with pytest.raises(StorageFailed, match=rf"cannot write members/m0001/.*distens resume {folder}") as caught:
+        distens.run(config)
+    assert "\n" not in str(caught.value)
+    (folder / "members" / "m0001").unlink()
+    result = distens.resume(str(folder))
+    ledger = Ledger(Store(str(folder)))
+    assert {entry.task.id for entry in ledger.all_finished()} >= {"m0000", "m0001", "m0002"}
+    assert not any(isinstance(outcome, Failure) for _, outcome in ledger.outcomes())
+    undisturbed = distens.run(parse({**values, "storage": str(tmp_path / "other")}))
+    assert result.rows["ensemble"]["nll"] == undisturbed.rows["ensemble"]["nll"]
+
+
 def test_a_stopped_run_says_how_to_resume(tmp_path):
     path = tmp_path / "config.yaml"
     members = {"mlp": {"kind": "classifier", "epochs": {"low": 3000, "high": 4000}}}
@@ -236,7 +262,7 @@ def test_what_failed_before_any_work_can_be_started_again_with_other_resources(t
 
 def test_a_storage_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"storage: .*file' cannot be written"):
+    with pytest.raises(StorageError, match=r"storage: cannot be written: .*/file: "):
         distens.run(config(tmp_path / "file"))
 
 

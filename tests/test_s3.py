@@ -2,18 +2,15 @@
 
 import json
 import os
-import re
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from s3_server import Server
+from s3_server import KEYS
 from typer.testing import CliRunner
 
 import distens
@@ -25,47 +22,7 @@ from distens.journal import Journal
 from distens.records import State
 from distens.store import Checkpoint, Store
 
-KEY, SECRET = "AKIDOFTHETESTS", "hunter2/of+the+tests"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, str(Path(__file__).parent / "s3_server.py"), str(port)]
-    with (tmp_path_factory.mktemp("s3") / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    found = Server(port)
-    for _ in range(240):
-        assert process.poll() is None, Path(log.name).read_text()
-        try:
-            found.asked()
-            break
-        except OSError:
-            time.sleep(0.25)
-    yield found
-    process.terminate()
-    process.wait(30)
-
-
-@pytest.fixture
-def s3(server, request, monkeypatch):
-    """The server, whose store the environment names, and a bucket of the test's own."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in environment(server).items():
-        monkeypatch.setenv(name, value)
-    server.fail()
-    server.bucket = re.sub("[^a-z0-9]+", "-", request.node.name)[:40].strip("-")
-    server.make([server.bucket])
-    server.asked()
-    yield server
-    server.fail()
-
-
-def environment(server):
-    return {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+KEY, SECRET = KEYS.values()
 
 
 @pytest.fixture
@@ -214,7 +171,7 @@ def test_what_a_member_costs(s3):
 
 
 def test_a_run_outlives_storage_that_fails_for_a_while(s3, caplog):
-    """From request 60 on nothing works for three seconds; later every answer takes half a second for two."""
+    """From request 60 on nothing works for three seconds."""
     s3.fail(status=503, code="SlowDown", after=60, seconds=3)
     result = distens.run(config(s3))
     assert len(Store(result.path).read_json("results.json")["members"]) == 3

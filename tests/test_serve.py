@@ -228,7 +228,7 @@ def test_ids_that_lead_out(folder):
         (lambda v: v["members"][0]["settings"].update(depth=3), ("depth",)),
         (lambda v: v.update(combine="averag"), ("averag", "Did you mean 'average'?")),
         (lambda v: v["preprocessing"].update(kind="pixels"), ("preprocessing",)),
-        (lambda v: v.update(temperature=0.0), ("damaged", "not positive")),
+        (lambda v: v.update(temperature=0.0), ("damaged", "greater than 0")),
         (lambda v: v.pop("members"), ("damaged", "members")),
         (lambda v: v.update(format="1"), ("damaged", "format")),
     ],

@@ -61,8 +61,10 @@ def project(tmp_path):
     """Return a folder with configs, and one for what comes of them."""
     folder = tmp_path / "project"
     folder.mkdir()
-    for name, text in (("iris.yaml", IRIS), ("slow.yaml", SLOW), ("nets.py", NETS), ("list.yaml", "[1]")):
-        (folder / name).write_text(text)
+    texts = {"iris.yaml": IRIS, "slow.yaml": SLOW, "nets.py": NETS, "bad.yaml": "a: b: c", "list.yaml": "[1]"}
+    texts |= {"text.yaml": "env_vars: x", "key.yaml": "pip: ['git+https://me:hidden@host/x']", "latin.yaml": "\xff"}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="latin-1")
     return folder
 
 
@@ -160,8 +162,11 @@ def test_nobody_at_the_address(project):
         ([], {"variables": ["NOT_THERE"]}, "--env NOT_THERE: not set here"),
         ([], {"variables": ["AWS_SECRET_ACCESS_KEY"]}, "--env AWS_SECRET_ACCESS_KEY: looks like a secret"),
         ([], {"working_dir": Path("/usr")}, "not in the working directory /usr"),
-        ([], {"more": Path("nets.py")}, "nets.py: not YAML"),
+        ([], {"more": Path("bad.yaml")}, "bad.yaml: not YAML"),
         ([], {"more": Path("list.yaml")}, "--runtime-env list.yaml: expected keys"),
+        ([], {"more": Path("text.yaml")}, "--runtime-env text.yaml: env_vars: a dict is wanted, found 'x'"),
+        ([], {"more": Path("latin.yaml")}, "--runtime-env latin.yaml: 'utf-8' codec can't decode"),
+        ([], {"more": Path("key.yaml")}, "--runtime-env key.yaml: pip.0: an address with credentials"),
     ],
 )
 def test_what_would_be_lost_or_shown_is_refused(changes, options, words, project, monkeypatch):

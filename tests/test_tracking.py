@@ -2,21 +2,20 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from _services import free_port, mlflow_server
 from mlflow import MlflowClient
 
 from distens import registry
+from distens.credentials import redact
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import ConfigError
@@ -165,7 +164,7 @@ def test_memory_keeps_what_it_is_told(tmp_path):
     ],
 )
 def test_credentials_are_not_shown(text, shown):
-    assert _records.redact(text) == shown
+    assert redact(text) == shown
 
 
 def test_settings_become_flat_names():
@@ -249,6 +248,15 @@ def test_waiting_for_a_long_backlog_is_said():
     assert said and all(0 < waiting < 5 and seconds > 0.05 for waiting, seconds in said)
 
 
+def test_whoever_was_stopped_does_not_wait_for_a_long_backlog():
+    """100 records of 50 ms take 5 s: in 0.3 s some are sent, and what is left is counted."""
+    sender = Sender(lambda: "book")
+    for i in range(100):
+        sender.put(str(i), lambda book: time.sleep(0.05))
+    left = sender.close(30, most_seconds=0.3)
+    assert 50 < left.waiting < 100 and left.error is None
+
+
 def test_of_very_many_members_only_the_selected_get_further_calls(tmp_path):
     """1,000 with a diversity are all told; of 1,001 only the two with a weight."""
     for count, told in ((1000, 1000), (1001, 2)):
@@ -261,8 +269,12 @@ def test_of_very_many_members_only_the_selected_get_further_calls(tmp_path):
 # MLflow in a SQLite file ---------------------------------------------------------------------------------------------
 
 
+def runs_in(client, experiment):
+    return client.search_runs([experiment.experiment_id])
+
+
 def runs_of(client, experiment="toy"):
-    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    found = runs_in(client, client.get_experiment_by_name(experiment))
     parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     return parents, {run.info.run_name: run for run in found if "mlflow.parentRunId" in run.data.tags}
 
@@ -494,45 +506,23 @@ def test_the_champion_predicts_in_another_process(tmp_path, mlflow_store):
 # A real server -------------------------------------------------------------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def serve(folder, port):
-    """Start a server, and return it once it answers."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    places = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "files")]
-    with (folder / "server.log").open("ab") as log:
-        # A session of its own: the server has children, and all of them end with it.
-        server = subprocess.Popen([*command, *places], stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    for _ in range(240):
-        assert server.poll() is None, (folder / "server.log").read_text()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
-                return server
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError((folder / "server.log").read_text())
-
-
-def test_what_a_server_missed_is_sent_when_it_is_back(tmp_path):
-    """It comes up after the run began and before the run ends; nothing is missing or doubled."""
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
+def test_what_a_server_missed_is_sent_when_it_is_back(tmp_path, s3):
+    """It ends after the first member and is back before the run ends; nothing is missing or doubled. What is on its
+    object store goes through it both ways: nobody is sent to the store with an address that it signed."""
+    server, uri = mlflow_server(tmp_path, f"sqlite:///{tmp_path}/server.db", f"s3://{s3.bucket}/files", {}, workers=1)
     path, example, expected_NC = small_bundle(tmp_path / "a")
-    tracker = MlflowRuns(uri, wait_seconds=60)
-    tracker.start(run_info(tmp_path))
-    tracker.member(*finished("m0000"))
+    tracker, client = MlflowRuns(uri, wait_seconds=60), MlflowClient(uri, uri)
+    with server:
+        tracker.start(run_info(tmp_path))
+        tracker.member(*finished("m0000"))
+        while (found := client.get_experiment_by_name("toy")) is None or len(runs_in(client, found)) < 2:
+            time.sleep(0.1)
     tracker.member(*failure("m0001", 1, final=False))
     tracker.progress(1, {"best_single": 0.5})
-    server = serve(tmp_path, port)
-    try:
+    with server:
         tracker.member(*finished("m0001", attempt=2))
         final = final_of(tmp_path, {"ensemble": path}, example=example, expected={"ensemble": expected_NC})
         lines = tracker.finish(final, "finished")
-        client = MlflowClient(uri, uri)
         (parent,), children = runs_of(client)
         assert (parent.info.status, len(children)) == ("FINISHED", 3)
         assert children["m0001 net"].data.metrics["weight"] == 0.6
@@ -540,9 +530,8 @@ def test_what_a_server_missed_is_sent_when_it_is_back(tmp_path):
         assert {f.path for f in client.list_artifacts(parent.info.run_id)} >= {"report.html", "figures"}
         assert lines[0] == "MLflow: model toy version 1 is champion (the first)"
         assert lines[1:] == [f"MLflow: {uri}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"]
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+    asked = s3.asked()
+    assert [line for line in asked if "bundle.json" in line] and not [line for line in asked if "Signature" in line]
 
 
 def test_a_server_that_never_answers(tmp_path):

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distens.data.scaling import LARGEST, Scaling, chunks, one_over
-from distens.errors import DataError
+from distens.data.scaling import LARGEST, Scaling, chunks, numbers, one_over
+from distens.errors import DataError, shown
 from distens.records import Floats, Integers
 
 
@@ -58,8 +58,11 @@ class Features:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Features:
-        """Return what `to_json` wrote."""
-        return cls(tuple(values["shape"]), values["dtype"], Scaling.from_json(values["scaling"]))
+        """Return what `to_json` wrote; errors as of `Scaling.from_json`."""
+        scaling, shape = Scaling.from_json(values["scaling"]), tuple(values["shape"])
+        if shape != scaling.means_F.shape:
+            raise ValueError(f"shape {shown(shape)} does not go with {len(scaling.means_F)} means")
+        return cls(shape, _dtype(values["dtype"]), scaling)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +116,18 @@ class Images:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Images:
-        """Return what `to_json` wrote."""
-        means_C, scales_C = (np.array(values[name], dtype=np.float64) for name in ("means_C", "scales_C"))
-        return cls(tuple(values["shape"]), values["dtype"], means_C, scales_C)
+        """Return what `to_json` wrote; errors as of `Scaling.from_json`."""
+        means_C, scales_C, shape = numbers(values["means_C"]), numbers(values["scales_C"]), tuple(values["shape"])
+        channels = (*shape, 1)[2] if len(shape) in (2, 3) and all(type(n) is int and n > 0 for n in shape) else 0
+        if not channels == len(means_C) == len(scales_C):
+            raise ValueError(f"shape {shown(shape)} does not go with {len(means_C)} means and {len(scales_C)} scales")
+        return cls(shape, _dtype(values["dtype"]), means_C, scales_C)
+
+
+def _dtype(name: str) -> str:
+    if np.dtype(name).kind not in "buif":
+        raise ValueError(f"dtype {shown(name)} is not of numbers")
+    return name
 
 
 def _as_array(rows: Any, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distens.errors import DataError, StorageError
+from distens.errors import DataError, StorageError, damage
 from distens.records import Address, Integers, State
 
 if TYPE_CHECKING:  # a store stands beside the data, not below
@@ -89,19 +89,16 @@ class Partition:
         Raises:
             StorageError: something is missing in it, or its hash is not the recorded one.
         """
-        try:
+        with damage("a partition"):
             values = dict(state.meta)
             names, recorded = values.pop("names"), values.pop("hash")
             rows, offsets = state.arrays["rows"], state.arrays["offsets"]
             pieces = [rows[start:end] for start, end in pairwise(offsets.tolist())]
             found = cls(dict(zip(names, pieces, strict=True)), **values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"a partition is damaged or none: {type(error).__name__}: {error}") from error
-        if found.hash != recorded:
-            raise StorageError(
-                f"a partition is damaged: the clients' rows hash to {found.hash[:12]}…, "
-                f"recorded is {str(recorded)[:12]}…"
-            )
+            if rows.dtype.kind not in "iu" or (rows < 0).any() or (rows >= found.total).any():
+                raise ValueError(f"its rows are not places from 0 to {found.total - 1}")
+            if found.hash != recorded:
+                raise ValueError(f"the clients' rows hash to {found.hash[:12]}…, recorded is {str(recorded)[:12]}…")
         return found
 
     def save(self, store: Store, name: str = FILE) -> Address:

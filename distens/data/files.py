@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import posixpath
 import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +19,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from distens.addresses import has_credentials, redact
-from distens.errors import DataError, did_you_mean
+from distens import filesystem
+from distens.errors import AMISS, DataError, StorageError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet", ".npz": "npz"}
+SMALL_BYTES, MOST_TIMES, MOST_TIMES_PARQUET = 64 * 2**20, 200, 2000
+"""What a packed file may unpack to: so many bytes at least, so many times its own at most. Parquet stores a column of
+few values in a bit a row or less."""
+
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -55,9 +59,15 @@ class Location:
         try:
             with self.filesystem.open_input_file(self.path) as source:
                 content = source.read()
-            return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+            if content[:2] != b"\x1f\x8b":
+                return content
+            most = max(SMALL_BYTES, MOST_TIMES * len(content))
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+                unpacked = packed.read(most + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self.address}: cannot be read: {error}") from error
+        check_unpacked(len(unpacked), len(content), self.address)
+        return unpacked
 
     def form(self) -> str:
         """Return what a file's extension says it is: `csv`, `parquet`, `npz`, `idx`, or nothing."""
@@ -67,27 +77,40 @@ class Location:
         return next((form for extension, form in FORMS.items() if name.endswith(extension)), "")
 
 
+def check_unpacked(unpacked: int, packed: int, where: str, times: int = MOST_TIMES) -> None:
+    """Refuse a file that was packed to fill the memory.
+
+    Raises:
+        DataError: it grows more than tables and images do.
+    """
+    if unpacked > max(SMALL_BYTES, times * packed):
+        raise DataError(
+            f"{where}: {packed:,} bytes unpack to more than {times} times as many; save it without compression"
+        )
+
+
 def locate(address: str) -> Location:
     """Return the file or folder at an address; a local path is relative to the working directory.
 
     Raises:
-        DataError: there is nothing, or the filesystem cannot be reached, or the address holds credentials.
+        DataError: there is nothing that could be read, the filesystem cannot be reached, or the address has credentials
+            in it.
     """
-    if has_credentials(address):
-        raise DataError(f"{redact(address)}: an address with credentials in it; give those in the environment")
     try:
-        if "://" in address:
-            filesystem, path = fs.FileSystem.from_uri(address)
-        else:
-            filesystem, path = fs.LocalFileSystem(), str(Path(address).expanduser().absolute())
-        info = filesystem.get_file_info(path)
+        opened, path = filesystem.opened(address if "://" in address else os.path.expanduser(address))
+        files = opened()
+        info = files.get_file_info(path)
+        if info.type == fs.FileType.Unknown:  # a pipe or a device, of which there may be no end
+            raise DataError(f"{address}: neither a file nor a folder")
         if info.type != fs.FileType.NotFound:
-            return Location(address, filesystem, path, info.type == fs.FileType.Directory)
+            return Location(address, files, path, info.type == fs.FileType.Directory)
         folder = posixpath.dirname(path.rstrip("/"))
-        found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-        there = filesystem.get_file_info(folder).type == fs.FileType.Directory
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{address}: cannot be opened: {error}") from error
+        found = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        there = files.get_file_info(folder).type == fs.FileType.Directory
+    except StorageError as error:
+        raise DataError(str(error)) from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"{address}: cannot be opened: {filesystem.explained(error)}") from error
     if not there:
         raise DataError(f"{address}: no such file, and no folder {folder}")
     hint = did_you_mean(posixpath.basename(path), sorted(i.base_name for i in found)[:50])
@@ -136,8 +159,10 @@ def read_parquet(location: Location) -> pd.DataFrame:
         with location.filesystem.open_input_file(location.path) as source:
             file = pq.ParquetFile(source)
             _check_names(file.schema_arrow.names, location.address)
+            cells = file.metadata.num_rows * file.metadata.num_columns
+            check_unpacked(8 * cells, source.size(), location.address, MOST_TIMES_PARQUET)
             return file.read().to_pandas().reset_index(drop=True)
-    except (pa.ArrowException, OSError) as error:
+    except (*AMISS, MemoryError, pa.ArrowException, OSError) as error:  # pandas' own part of the schema may be anything
         raise DataError(f"{location.address}: not a readable Parquet table: {error}") from error
 
 
@@ -160,9 +185,12 @@ def read_npz(location: Location) -> Mapping[str, NDArray[Any]]:
         DataError: the file is damaged, or an array holds Python objects.
     """
     try:
-        with np.load(io.BytesIO(location.content()), allow_pickle=False) as archive:
+        content = location.content()
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            sizes = [info.file_size for info in archive.zip.infolist()]
+            check_unpacked(sum(sizes), len(content), location.address)
             return {name: _read_array(archive, name, location.address) for name in archive.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+    except (*AMISS, MemoryError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{location.address}: not a readable .npz file: {error}") from error
 
 

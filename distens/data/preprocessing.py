@@ -10,7 +10,7 @@ import numpy as np
 
 from distens.data.arrays import Features, Images
 from distens.data.tables import Table
-from distens.errors import DataError
+from distens.errors import AMISS, DataError
 from distens.records import Floats, Integers
 from distens.sections import DataSection
 
@@ -76,5 +76,5 @@ class Preprocessing:
         try:
             encoding = next(kind for kind in (Table, Features, Images) if kind.kind == values["kind"])
             return cls(encoding.from_json({key: value for key, value in values.items() if key != "kind"}))
-        except (StopIteration, KeyError, TypeError, ValueError) as error:
+        except (StopIteration, *AMISS) as error:
             raise DataError(f"not a preprocessing that this version knows: {error!r}") from error

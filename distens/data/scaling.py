@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distens.errors import shown
 from distens.records import Floats
 
 CHUNK_CELLS = 1 << 22
@@ -71,10 +72,30 @@ class Scaling:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Scaling:
-        """Return what `to_json` wrote."""
-        names = ("medians_F", "means_F", "scales_F")
-        medians_F, means_F, scales_F = (np.array(values[name], dtype=np.float64) for name in names)
-        return cls(medians_F, means_F, scales_F, np.array(values["indicated_I"], dtype=np.int64))
+        """Return what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it did not write that.
+        """
+        medians_F, means_F, scales_F = (numbers(values[name]) for name in ("medians_F", "means_F", "scales_F"))
+        indicated = [int(f) for f in values["indicated_I"]]
+        if not len(medians_F) == len(means_F) == len(scales_F):
+            raise ValueError(f"medians, means and scales of {len(medians_F)}, {len(means_F)}, {len(scales_F)} features")
+        if indicated != sorted(set(indicated)) or not set(indicated) <= set(range(len(means_F))):
+            raise ValueError(f"indicated_I: {shown(indicated)} are not some of {len(means_F)} features")
+        return cls(medians_F, means_F, scales_F, np.array(indicated, dtype=np.int64))
+
+
+def numbers(values: Any) -> NDArray[np.float64]:
+    """Return a list of finite numbers as an array.
+
+    Raises:
+        ValueError: it is none.
+    """
+    array = np.array(values, dtype=np.float64)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError(f"expected a list of finite numbers, found {shown(values)}")
+    return array
 
 
 def chunks(array: NDArray[Any]) -> Iterator[slice]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distens.data import levels
 from distens.data.scaling import LARGEST, Scaling
-from distens.errors import DataError
+from distens.errors import DataError, shown
 from distens.records import Floats, Integers
 from distens.sections import DataSection
 
@@ -50,6 +50,15 @@ class Category:
         kept = {int(i) for i in order if counts[i] >= FEWEST_ROWS}
         other = any(count and i not in kept for i, count in enumerate(counts))
         return cls(name, names, tuple(names[i] for i in sorted(kept)), other, bool((codes < 0).any()))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Category:
+        """Return what `Table.to_json` wrote; errors as of `Scaling.from_json`."""
+        found = cls(**{**values, **{name: _texts(values[name], name) for name in ("levels", "kept")}})
+        flags = (found.other, found.missing)
+        if type(found.name) is not str or not set(found.kept) <= set(found.levels) or set(map(type, flags)) != {bool}:
+            raise ValueError(f"not a category: {shown(dict(values))}")
+        return found
 
     @property
     def width(self) -> int:
@@ -197,17 +206,22 @@ class Table:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Table:
-        """Return what `to_json` wrote."""
-        return cls(
-            columns=tuple(values["columns"]),
-            ignored=tuple(values["ignored"]),
-            unseen=values["unseen"],
-            numbers=tuple(values["numbers"]),
-            scaling=Scaling.from_json(values["scaling"]),
-            categories=tuple(
-                Category(**{**c, "levels": tuple(c["levels"]), "kept": tuple(c["kept"])}) for c in values["categories"]
-            ),
-        )
+        """Return what `to_json` wrote; errors as of `Scaling.from_json`."""
+        columns, ignored, numbers = (_texts(values[name], name) for name in ("columns", "ignored", "numbers"))
+        scaling = Scaling.from_json(values["scaling"])
+        categories = tuple(map(Category.from_json, values["categories"]))
+        taken = [*numbers, *(category.name for category in categories)]
+        if len({*columns}) < len(columns) or sorted(taken) != sorted(columns) or len(numbers) != len(scaling.means_F):
+            raise ValueError(f"columns {shown(columns)} are not those of numbers and categories, {shown(taken)}")
+        if values["unseen"] not in ("error", "missing"):
+            raise ValueError(f"unseen: `error` or `missing`, found {shown(values['unseen'])}")
+        return cls(columns, ignored, values["unseen"], numbers, scaling, categories)
+
+
+def _texts(values: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(type(text) is str for text in values):
+        raise ValueError(f"{where}: expected a list of texts, found {shown(values)}")
+    return tuple(values)
 
 
 def _holds_numbers(column: Any, name: str, section: DataSection) -> bool:

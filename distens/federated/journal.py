@@ -93,12 +93,14 @@ class RoundsJournal:
         self._states: dict[int, Address] = {}
         self._writer = ThreadPoolExecutor(1, "rounds")
         self._writing: Future[None] | None = None
-        for entry in self._journal.entries():
-            if "judged" in entry:
-                self.logs[entry["judged"]].metrics = entry["metrics"]
-            else:
-                self._states[entry["round"]] = Address(*entry.pop("state"))
-                self.logs[entry["round"]] = Log(**entry)
+        self._journal.replay(self._take)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "judged" in entry:
+            self.logs[entry["judged"]].metrics = entry["metrics"]
+        else:
+            self._states[entry["round"]] = Address(*entry.pop("state"))
+            self.logs[entry["round"]] = Log(**entry)
 
     def restored(self) -> Reached | None:
         """Return the server as it was after the last round whose weights are there, whole; forget what came later.

@@ -166,9 +166,8 @@ class Classifier:
 
     def load(self, state: State) -> None:
         """Take the weights of a state, on the CPU."""
-        self._make(tuple(state.meta["input_shape"]), state.meta["classes"], seed=0)
-        assert self._network is not None
-        network.load_arrays(self._network, state.arrays)
+        self._input_shape, self._classes = tuple(state.meta["input_shape"]), state.meta["classes"]
+        self._network = network.restore(lambda: self.model.build(self._input_shape, self._classes), state.arrays)
 
     def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
         """Become an untrained network, by the seed alone."""

@@ -219,8 +219,8 @@ class Client:
 
     def load(self, state: State) -> None:
         """Take the weights of a state, on the CPU."""
-        self.begin(tuple(state.meta["input_shape"]), state.meta["classes"], seed=0)
-        network.load_arrays(self.torch_module(), state.arrays)
+        self._input_shape, self._classes = tuple(state.meta["input_shape"]), state.meta["classes"]
+        self._network = network.restore(lambda: self.model.build(self._input_shape, self._classes), state.arrays)
 
     def torch_module(self) -> nn.Module:
         """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see what is done to it."""

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from distens.data.dataset import Examples
-from distens.errors import BundleError, Diverged, Refused
-from distens.members import _families
+from distens.errors import AMISS, Diverged, Refused, StorageError
+from distens.members import _families, _stored
 from distens.members._rows import Rows, choose
 from distens.records import Floats, State
 from distens.training.work import Work
@@ -96,33 +96,28 @@ class Estimator:
 
     def state(self) -> State:
         """Return the estimator as the bytes of a skops file (a zip of JSON and arrays), compressed."""
-        import skops.io
-
         assert self._fitted is not None, "state needs fit or load first"
-        content = skops.io.dumps(self._fitted, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+        content = _stored.dump(self._fitted)
         return State({"skops": np.frombuffer(content, dtype=np.uint8)}, {"classes": self._classes})
 
     def load(self, state: State) -> None:
         """Become the stored estimator.
 
         Raises:
-            BundleError: the file is damaged, or holds a type that this version does not trust; none of it was run.
+            StorageError: the file is damaged, not of these settings, or holds what this version does not trust; none of
+                it was run.
         """
-        import skops.io
         from skops.io.exceptions import UntrustedTypesFoundException
 
+        where = f"estimator {self.estimator}: the stored state is"
         try:
-            fitted = skops.io.loads(state.arrays["skops"].tobytes(), trusted=list(_families.TRUSTED))
+            content, classes = state.arrays["skops"].tobytes(), int(state.meta["classes"])
+            fitted = _stored.load(content, self.estimator, self.options, classes)
         except UntrustedTypesFoundException as error:
-            raise BundleError(f"estimator {self.estimator}: the stored state is not trusted: {error}") from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError) as error:
-            raise BundleError(f"estimator {self.estimator}: the stored state is damaged: {error!r}") from error
-        wanted = _families.stored_class(self.estimator)
-        if type(fitted) is not wanted:
-            raise BundleError(
-                f"estimator {self.estimator}: the stored state is a {type(fitted).__name__}, not a {wanted.__name__}"
-            )
-        self._fitted, self._classes = fitted, state.meta["classes"]
+            raise StorageError(f"{where} not trusted: {error}") from error
+        except (*AMISS, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise StorageError(f"{where} damaged, or hostile: {error}") from error
+        self._fitted, self._classes = fitted, classes
 
     @contextmanager
     def _refusing(self, rows: str) -> Iterator[None]:

@@ -54,6 +54,11 @@ class Module:
     processes: Annotated[int, Ge(1)] = 1
     gpus_per_process: Literal[0, 1] = 0
 
+    @classmethod
+    def imports(cls, settings: Mapping[str, Any]) -> str:
+        """Return the module that is imported when such a member is made."""
+        return str(settings.get("path", "")).partition(":")[0]
+
     def __post_init__(self) -> None:
         cls = _find(self.path)
         _check_options(cls, self.options)
@@ -143,7 +148,7 @@ def _find(path: str) -> type:
     from torch import nn
 
     name, colon, attribute = path.partition(":")
-    if not (name and colon and attribute):
+    if not (name and colon and attribute) or name.startswith("."):
         raise ValueError(f"path: expected package.module:Class, found {path!r}")
     try:
         module = importlib.import_module(name)

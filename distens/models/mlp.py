@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Lt, MaxLen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,12 +17,12 @@ class Mlp:
     """Dense layers over the flattened input, each followed by an activation and dropout; a linear layer at the end.
 
     Attributes:
-        hidden: the width of every hidden layer; none makes multinomial logistic regression.
+        hidden: the width of every hidden layer, at most 1,000 of them; none makes multinomial logistic regression.
         dropout: the share of every hidden layer's outputs that is dropped in training.
         activation: after every hidden layer.
     """
 
-    hidden: tuple[Annotated[int, Ge(1)], ...] = (128, 128)
+    hidden: Annotated[tuple[Annotated[int, Ge(1)], ...], MaxLen(1000)] = (128, 128)
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     activation: Literal["relu", "gelu", "tanh"] = "relu"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 
 from distens.errors import Refused
 
@@ -27,12 +27,12 @@ class Resnet:
     convolutions (the paper's option B).
 
     Attributes:
-        depth: blocks per stage; the paper's n, with 6 n + 2 weighted layers.
+        depth: blocks per stage; the paper's n, with 6 n + 2 weighted layers; at most 200, and the paper ends there.
         width: channels of the first stage.
         dropout: the share of the pooled channels that is dropped in training.
     """
 
-    depth: Annotated[int, Ge(1)] = 1
+    depth: Annotated[int, Ge(1), Le(200)] = 1
     width: Annotated[int, Ge(1)] = 16
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 

@@ -13,7 +13,6 @@ from distens.errors import DataError, StorageError
 from distens.partition._rows import WHERE, uncounted
 from distens.partition.protocol import Column
 from distens.records import Integers
-from distens.sections import Address
 from distens.store import Store
 
 
@@ -25,7 +24,7 @@ class Stored:
         path: the run's folder, local or any pyarrow address.
     """
 
-    path: Annotated[Address, MinLen(1)]
+    path: Annotated[str, MinLen(1)]
 
     def divide(
         self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from distens import packing, probabilities, registry
+from distens.credentials import redact
 from distens.data.dataset import Dataset, Examples
 from distens.data.federation import Clients, Partitioned
 from distens.encoding import report_from_json, to_json
-from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError
+from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, StorageFailed, damage
 from distens.members.protocol import Member, Packable
 from distens.records import Answer, Failure, Files, Floats, Held, Outcome, Reason, Report, State, Task
 from distens.runtime import _rounds
@@ -68,9 +69,11 @@ def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
     """Yield the reports of tasks that an earlier attempt, or a lost one, finished."""
     for task in pack:
         for attempt in store.names(f"members/{task.id}"):
+            name = f"members/{task.id}/{attempt}/report.json"
             if attempt.isdigit():
                 try:
-                    report = report_from_json(store.read_json(f"members/{task.id}/{attempt}/report.json"))
+                    with damage(name):
+                        report = report_from_json(store.read_json(name))
                 except StorageError:  # it is not there, or damaged
                     continue
                 if all(map(store.holds, report.files.values())):
@@ -116,6 +119,8 @@ def _guarded(task: Task, train: Callable[[], Report]) -> Outcome:
 
 
 def _failed(task: Task, error: Exception, seconds: float) -> Failure:
+    if isinstance(error, StorageFailed):  # no task's fault, and the next would fare no better
+        raise error
     reason: Reason
     if isinstance(error, Diverged):
         reason, message = "diverged", str(error)
@@ -123,7 +128,7 @@ def _failed(task: Task, error: Exception, seconds: float) -> Failure:
         reason, message = "refused", str(error)
     else:
         reason, message = _reason(error), _last_lines(error)
-    return Failure(task.id, task.attempt, reason, message, seconds, platform.node())
+    return Failure(task.id, task.attempt, reason, redact(message), seconds, platform.node())
 
 
 def _reason(error: Exception) -> Reason:

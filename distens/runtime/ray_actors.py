@@ -33,7 +33,7 @@ from annotated_types import Ge, Gt
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayError
 
 from distens import packing
-from distens.errors import RunError
+from distens.errors import RunError, StorageFailed
 from distens.records import Answer, Failure, Held, Reason, Resources, Task
 from distens.runtime import _connection, _placing, _sizes
 from distens.runtime._execute import finished_before
@@ -314,6 +314,9 @@ class RayActors:
             if round_over:
                 ray.kill(slot.actor)
                 return [Failure(task.id, task.attempt, reason, message, seconds, "") for task in slot.pack], []
+        except StorageFailed as error:  # Ray's own error and the actor's in one
+            ray.kill(slot.actor)
+            raise StorageFailed(str(getattr(error, "cause", error))) from None
         except RayError as error:
             reason, message = _reason(error), _one_line(error)
             # A process that died is known to be dead at once; what cannot be reached is on a node that went.

@@ -7,16 +7,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, MinLen
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distens import __version__, registry
-from distens.errors import BundleError, StorageError, did_you_mean
+from distens.errors import BundleError, ConfigError, StorageError, damage, shown
 from distens.records import Address, Settings, State
 from distens.serve.cascade import Cascade
 from distens.store import Store
@@ -25,7 +26,15 @@ FORMAT = 1
 MARKER = "bundle.json"
 COMBINER = "combine.safetensors"
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+USUAL = ("ensemble", "global")
+"""What a run's folder stands for, where it does not say so itself."""
+
+MOST_BYTES = 64 * 2**20
+"""Of the marker; that of ten thousand members takes a tenth of it."""
+
+MOST_FINDINGS = 3
+
+_ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def write(
         StorageError: a member's state is damaged or missing, or the folder cannot be written.
     """
     assert members and len(classes) > 1 and all(m.weight > 0 for m in members), "nothing that could predict"
-    assert all(_ID.fullmatch(m.id) for m in members) and len({m.id for m in members}) == len(members)
+    assert all(re.fullmatch(_ID, m.id) for m in members) and len({m.id for m in members}) == len(members)
     files: dict[str, Address] = {}
     for member in members:
         file = _member_file(member.id)
@@ -120,43 +129,32 @@ def write(
 
 
 def read(path: str) -> Bundle:
-    """Return the bundle in a folder, every file of it checked.
+    """Return the bundle in a folder, every file of it checked. Nothing in it is believed, whoever wrote it.
 
     Args:
         path: a bundle, or a run's folder, whose ensemble is meant (of a federation, what it chose); local or any
             pyarrow address.
 
     Raises:
-        BundleError: there is none, the run has not finished, a file is missing or damaged, or a newer version wrote it.
+        BundleError: there is none, the run has not finished, a file is missing, damaged or elsewhere, or a newer
+            version wrote it.
     """
-    store = _open(path)
     try:
-        values = json.loads(store.read(MARKER))
-    except (StorageError, ValueError) as error:
-        raise BundleError(f"{store.url}/{MARKER} is damaged: {error}") from error
-    _check_format(values, store.url)
-    try:
-        bundle = _parse(values, store)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{store.url}/{MARKER} is damaged: {error!r}") from error
-    for _ in store.each(lambda a: _check_file(store, a), [*(m.state for m in bundle.members), bundle.combine_state]):
-        pass
-    return bundle
+        store = _open(str(path).rstrip("/") or "/")
+        return _read(store)
+    except (StorageError, OSError) as error:
+        raise BundleError(str(error)) from error
 
 
 def _open(path: str) -> Store:
-    path = str(path).rstrip("/") or "/"
-    try:
-        store = Store(path)
-        if store.exists(MARKER):
-            return store
-        if not store.exists("run.json"):
-            raise BundleError(f"{path}: neither a bundle ({MARKER} is missing) nor a run's folder")
-        for name in _deployed(store):
-            if store.exists(f"final/{name}/{MARKER}"):
-                return Store(f"{path}/final/{name}")
-    except StorageError as error:
-        raise BundleError(f"{path}: cannot be opened: {error}") from error
+    store = Store(path)
+    if store.exists(MARKER):
+        return store
+    if not store.exists("run.json"):
+        raise BundleError(f"{path}: neither a bundle ({MARKER} is missing) nor a run's folder")
+    for name in _deployed(store):
+        if store.exists(f"final/{name}/{MARKER}"):
+            return Store(f"{path}/final/{name}")
     raise BundleError(
         f"{path}: this run has not finished, so there is nothing to predict with; `distens resume {path}`"
     )
@@ -164,79 +162,131 @@ def _open(path: str) -> Store:
 
 def _deployed(store: Store) -> list[str]:
     """Return the names of a run's bundles, the one to deploy first: a federation says which that is."""
-    chosen = store.read_json("results.json").get("chosen") if store.exists("results.json") else None
-    return [*filter(None, [chosen]), "ensemble", "global"]
+    if not store.exists("results.json"):
+        return list(USUAL)
+    with damage(f"{store.url}/results.json"):
+        chosen = store.read_json("results.json").get("chosen")
+    if chosen is not None and (not isinstance(chosen, str) or re.fullmatch(_ID, chosen) is None):
+        raise BundleError(f"{store.url}/results.json is damaged: refused: {shown(chosen)} is no name of a bundle")
+    return [*filter(None, [chosen]), *USUAL]
 
 
-def _check_format(values: Any, where: str) -> None:
-    found = values.get("format") if isinstance(values, dict) else None
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise BundleError(f"{where}/{MARKER} is damaged: its format is {found!r}")
-    if found > FORMAT:
-        raise BundleError(
-            f"{where}: a bundle of format {found}, written by distens {values.get('distens', '?')}; this is distens "
-            f"{__version__}, which reads formats up to {FORMAT}. Install the newer version to use it"
-        )
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="forbid")
 
 
-def _parse(values: Mapping[str, Any], store: Store) -> Bundle:
-    files = {name: Address(name, str(a["sha256"]), int(a["size_bytes"])) for name, a in values["files"].items()}
+class _Head(_Strict, extra="ignore"):
+    """What every version writes and reads."""
+
+    format: Annotated[int, Ge(1)]
+    distens: str = "?"
+
+
+class _File(_Strict):
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Ge(0)]
+
+
+class _Member(_Strict):
+    id: Annotated[str, Field(pattern=f"^{_ID}$")]
+    weight: Annotated[float, Gt(0)]
+    settings: dict[str, Any]
+
+
+class _Marker(_Strict):
+    """`bundle.json`. A key more is another FORMAT, but those of `extra`."""
+
+    format: int
+    distens: str
+    name: str
+    classes: Annotated[tuple[str, ...], MinLen(2)]
+    preprocessing: dict[str, Any]
+    members: Annotated[tuple[_Member, ...], MinLen(1)]
+    combine: dict[str, Any] | str
+    temperature: Annotated[float, Gt(0)]
+    metrics: dict[str, Any]
+    cascade: Cascade | None = None
+    extra: dict[str, Any] = {}
+    files: dict[str, _File]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> _Marker:
+        ids = [member.id for member in self.members]
+        for what, names in (("classes", self.classes), ("members", ids)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{what}: a name twice among {shown(names)}")
+        expected = {*map(_member_file, ids), COMBINER}
+        for name in expected - self.files.keys():
+            raise ValueError(f"files: {name!r} is not among them")
+        for name in self.files.keys() - expected:
+            raise ValueError(f"files: {shown(name)} is no name of a bundle's file")
+        if self.cascade is not None:
+            self.cascade.check(len(ids))
+        return self
+
+
+def _read(store: Store) -> Bundle:
+    where = f"{store.url}/{MARKER}"
+    _refuse_links(store, MARKER)
+    if (store.size_bytes(MARKER) or 0) > MOST_BYTES:
+        raise BundleError(f"{where} is damaged: refused: it is longer than {MOST_BYTES:,} bytes")
+    content = store.read(MARKER)
+    try:
+        head = _Head.model_validate_json(content)
+        if head.format > FORMAT:
+            raise BundleError(
+                f"{store.url}: a bundle of format {head.format}, written by distens {shown(head.distens)}; this is "
+                f"distens {__version__}, which reads formats up to {FORMAT}. Install the newer version to use it"
+            )
+        marker = _Marker.model_validate_json(content)
+        json.loads(content, object_pairs_hook=_once)
+    except ValidationError as error:
+        findings = registry.describe(error).splitlines()
+        raise BundleError(f"{where} is damaged: refused: {'; '.join(findings[:MOST_FINDINGS])}") from error
+    except ValueError as error:
+        raise BundleError(f"{where} is damaged: refused: {error}") from error
+    _check_kind("combine", marker.combine, where)
+    for member in marker.members:
+        _check_kind("members", member.settings, where)
+    files = {name: Address(name, file.sha256, file.size_bytes) for name, file in marker.files.items()}
     for name in files:
-        if name != COMBINER and not (name.startswith("members/") and _is_member_file(name)):
-            raise BundleError(f"{store.url}/{MARKER}: refused: {name!r} is no name of a bundle's file")
-    members = []
-    for item in values["members"]:
-        _check_kind("members", item["settings"], store.url)
-        if not _ID.fullmatch(item["id"]):
-            raise BundleError(f"{store.url}/{MARKER}: refused: {item['id']!r} is no member's id")
-        file = files[_member_file(item["id"])]
-        members.append(BundleMember(item["id"], item["settings"], float(item["weight"]), file))
-    _check_kind("combine", values["combine"], store.url)
-    classes, temperature = tuple(map(str, values["classes"])), float(values["temperature"])
-    weights = [member.weight for member in members]
-    if not members or len(classes) < 2 or not all(0 < value < math.inf for value in (temperature, *weights)):
-        raise ValueError("no members, fewer than two classes, or a number that is not positive")
+        _refuse_links(store, name)
+    for _ in store.each(store.verify, files.values()):
+        pass
     return Bundle(
         store=store,
-        name=str(values["name"]),
-        classes=classes,
-        preprocessing=values["preprocessing"],
-        members=tuple(members),
-        combine=values["combine"],
+        name=marker.name,
+        classes=marker.classes,
+        preprocessing=marker.preprocessing,
+        members=tuple(BundleMember(m.id, m.settings, m.weight, files[_member_file(m.id)]) for m in marker.members),
+        combine=marker.combine,
         combine_state=files[COMBINER],
-        temperature=temperature,
-        metrics=values["metrics"],
-        version=str(values["distens"]),
-        cascade=Cascade.from_json(found, len(members)) if (found := values.get("cascade")) is not None else None,
-        extra=values.get("extra", {}),
+        temperature=marker.temperature,
+        metrics=marker.metrics,
+        version=marker.distens,
+        cascade=marker.cascade,
+        extra=marker.extra,
     )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key twice among {shown([key for key, _ in pairs])}")
+    return found
 
 
 def _member_file(member_id: str) -> str:
     return f"members/{member_id}.safetensors"
 
 
-def _is_member_file(name: str) -> bool:
-    stem = name.removeprefix("members/").removesuffix(".safetensors")
-    return bool(_ID.fullmatch(stem)) and name == _member_file(stem)
+def _refuse_links(store: Store, name: str) -> None:
+    if store.leads_out(name):
+        raise BundleError(f"{store.url}: refused: {name} is a link that leads out of the bundle's folder")
 
 
-def _check_kind(family: str, spec: Any, where: str) -> None:
-    kind = spec if isinstance(spec, str) else spec["kind"]
-    allowed = registry.names(family)
-    if kind not in allowed:
-        raise BundleError(f"{where}: unknown {family} kind {kind!r}. {did_you_mean(str(kind), allowed)}")
-
-
-def _check_file(store: Store, address: Address) -> None:
+def _check_kind(family: str, spec: Mapping[str, Any] | str, where: str) -> None:
     try:
-        content = store.read(address.path)
-    except StorageError as error:
-        missing = isinstance(error.__cause__, FileNotFoundError)
-        raise BundleError(f"{store.url}: {address.path} is missing" if missing else str(error)) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != address.sha256 or len(content) != address.size_bytes:
-        raise BundleError(
-            f"{store.url}: {address.path} is damaged: {len(content)} bytes with SHA-256 {found} instead of "
-            f"{address.size_bytes} bytes with {address.sha256}"
-        )
+        registry.find(family, registry.split_spec(spec, family)[0], family)
+    except ConfigError as error:
+        raise BundleError(f"{where} is damaged: refused: {error}") from error

@@ -20,13 +20,14 @@ little to over-fit, and few rows of *combine* suffice.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Gt
 
-from distens.errors import ConfigError
+from distens.errors import ConfigError, shown
 from distens.probabilities import FLOOR, accuracy, apply_temperature, fit_temperature, mix
 from distens.records import Floats, Integers
 
@@ -49,7 +50,7 @@ class Stage:
 
     members: tuple[int, ...]
     spread: float
-    temperature: float
+    temperature: Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True)
@@ -97,31 +98,25 @@ class Cascade:
         return window
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return JSON values that pydantic reads."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], members: int) -> Cascade:
-        """Return the cascade over so many members.
+    def check(self, members: int) -> None:
+        """See whether its parts make a cascade over so many members.
 
         Raises:
-            KeyError, TypeError, ValueError: it is none.
+            ValueError: they do not.
         """
-        stages = tuple(
-            Stage(tuple(map(int, s["members"])), float(s["spread"]), float(s["temperature"])) for s in values["stages"]
-        )
-        points = tuple(Point(**{name: float(number) for name, number in p.items()}) for p in values["points"])
-        numbers = [n for s in stages for n in (s.spread, s.temperature)] + [
-            n for p in points for n in asdict(p).values()
-        ]
-        if sorted(m for stage in stages for m in stage.members) != list(range(members)):
-            raise ValueError("the cascade's stages do not hold every member once")
-        if not all(map(math.isfinite, numbers)) or not all(stage.temperature > 0 for stage in stages):
-            raise ValueError("a number of the cascade is not finite, or a temperature is not positive")
-        windows = [point.window for point in points]
-        if windows[:1] != [0.0] or windows != sorted(windows) or points[0].members > 1:
-            raise ValueError("the cascade's windows do not grow from zero")
-        return cls(stages, points)
+        if sorted(m for stage in self.stages for m in stage.members) != list(range(members)):
+            raise ValueError("cascade.stages: they do not hold every member once")
+        if not all(stage.members for stage in self.stages):
+            raise ValueError("cascade.stages: one holds no members")
+        spreads = [stage.spread for stage in self.stages]
+        if spreads[-1] != 0 or min(spreads) < 0:
+            raise ValueError(f"cascade.stages: spreads are not negative and the last is 0, found {shown(spreads)}")
+        windows = [point.window for point in self.points]
+        if windows[:1] != [0.0] or windows != sorted(windows) or self.points[0].members > 1:
+            raise ValueError(f"cascade.points: windows grow from zero, with one member; found {shown(windows)}")
 
 
 def check_budget(mean_members: float | None, tolerance: float | None) -> None:

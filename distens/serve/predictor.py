@@ -7,7 +7,9 @@ rows ─► preprocessing ─► members, those of one architecture as one progr
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -16,11 +18,11 @@ from numpy.typing import NDArray
 
 from distens import packing, registry
 from distens.data.preprocessing import Preprocessing
-from distens.errors import BundleError, ConfigError, DataError, DistensError
+from distens.errors import BundleError, ConfigError, DataError, DistensError, shown
 from distens.probabilities import apply_temperature
 from distens.records import Floats, Integers, State
 from distens.serve import bundle
-from distens.serve.bundle import Bundle
+from distens.serve.bundle import Bundle, BundleMember
 from distens.serve.cascade import check_budget, reachable, walk
 
 ROWS_AT_ONCE = 8192
@@ -29,17 +31,26 @@ ROWS_AT_ONCE = 8192
 BYTES_AT_ONCE = 64 * 2**20
 """And the most that all members' probabilities of these rows take."""
 
+MOST_TEXT = 1000
+"""Characters of a library's own message: torch names every weight that does not fit."""
+
 Panel = Callable[[Floats], Floats]
 """Inputs -> probs_MNC (float32) of some members."""
 
 
-def load(path: str) -> Predictor:
+def load(path: str, *, imports: bool = False) -> Predictor:
     """Return the predictor in a bundle, or in a finished run's folder. Every file is checked now.
 
+    Args:
+        path: a local path or any pyarrow address.
+        imports: let the bundle import the modules that its members of kind `module` name, which runs their code.
+            Without, they predict only where these modules are imported already.
+
     Raises:
-        BundleError: see `distens.serve.bundle.read`; or the bundle's preprocessing or combiner is unknown here.
+        BundleError: see `distens.serve.bundle.read`; or the bundle's preprocessing or combiner is unknown here, or it
+            names modules and may not import them.
     """
-    return Predictor(bundle.read(str(path)))
+    return Predictor(bundle.read(str(path)), imports)
 
 
 class Predictor:
@@ -56,7 +67,7 @@ class Predictor:
         members: ids.
     """
 
-    def __init__(self, source: Bundle) -> None:
+    def __init__(self, source: Bundle, imports: bool = False) -> None:
         self.bundle = source
         self.classes = source.classes
         self.members = tuple(member.id for member in source.members)
@@ -66,6 +77,8 @@ class Predictor:
             self._combiner = registry.build("combine", source.combine, "combine")
         except (DataError, ConfigError) as error:
             raise BundleError(f"{source.store.url}: {error}") from error
+        if not imports:
+            self._refuse_imports()
 
     def predict_proba(self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None) -> Floats:
         """Return probs_NC (float64) of raw rows: a DataFrame with the columns of training, or an array.
@@ -108,6 +121,13 @@ class Predictor:
 
     def answer(self, inputs: Floats, window: float = math.inf) -> tuple[Floats, Integers]:
         """Return what `ask` does, in one step, of rows that are preprocessed, through the cascade's window."""
+        with self._blamed("its members cannot predict these rows"):
+            probs_NC, asked_N = self._answered(inputs, window)
+            if probs_NC.shape != (len(inputs), len(self.classes)) or not np.isfinite(probs_NC).all():
+                raise ValueError(f"no finite probabilities of {len(self.classes)} classes came of them")
+        return probs_NC, asked_N
+
+    def _answered(self, inputs: Floats, window: float) -> tuple[Floats, Integers]:
         if math.isinf(window):
             everybody = tuple(range(len(self.members)))
             return self._finish(self._panel(everybody)(inputs)), np.full(len(inputs), len(everybody))
@@ -118,8 +138,35 @@ class Predictor:
             stages, window, weights_M, lambda k, some: self._panel(stages[k].members)(some), self._finish, inputs
         )
 
+    @contextmanager
+    def _blamed(self, what: str) -> Iterator[None]:
+        """Blame the bundle for whatever goes wrong: its states are somebody's files in some library's hands, and the
+        rows have been checked."""
+        try:
+            yield
+        except BundleError:
+            raise
+        except Exception as error:
+            text = str(error) if isinstance(error, DistensError) else f"{type(error).__name__}: {error}"
+            raise BundleError(f"{self.bundle.store.url}: {what}: {' '.join(text.split())[:MOST_TEXT]}") from error
+
+    def _refuse_imports(self) -> None:
+        for member in self.bundle.members:
+            kind = registry.find("members", member.settings["kind"], member.id)
+            module = kind.imports(member.settings) if hasattr(kind, "imports") else ""
+            if module and module not in sys.modules:
+                raise BundleError(
+                    f"{self.bundle.store.url}: refused: member {member.id} is of a class in the module {module!r}, and "
+                    f"importing that runs its code. If you trust it: `import {module}` first, or load(path, "
+                    "imports=True); on the command line --imports"
+                )
+
     def _finish(self, probs_MNC: Floats) -> Floats:
-        return apply_temperature(self._combiner.combine(probs_MNC, self._combine_state), self.bundle.temperature)
+        with self._blamed("its combiner cannot combine its members"):
+            probs_NC = self._combiner.combine(probs_MNC, self._combine_state)
+            if not (np.isfinite(probs_NC) & (probs_NC >= 0)).all():
+                raise ValueError("its weights make no probabilities")
+        return apply_temperature(probs_NC, self.bundle.temperature)
 
     def _batches(self, inputs: Floats) -> Iterator[Floats]:
         bytes_per_row = 4 * len(self.members) * len(self.classes)
@@ -129,23 +176,26 @@ class Predictor:
 
     @cached_property
     def _combine_state(self) -> State:
-        return self.bundle.store.read_state(self.bundle.combine_state.path)
+        return self.bundle.store.read_state(self.bundle.combine_state.path, self.bundle.combine_state)
 
     def _panel(self, places: tuple[int, ...]) -> Panel:
         """Return these members as one, loaded and stacked the first time; what is never asked is never loaded."""
         if places not in self._panels:
-            store = self.bundle.store
             entries = [self.bundle.members[place] for place in places]
-            try:
-                members = []
-                for entry in entries:
-                    member = registry.build_member(entry.settings)
-                    member.load(store.read_state(entry.state.path))
-                    members.append(member)
-                self._panels[places] = _together(members, [packing.asking_key(entry.settings) for entry in entries])
-            except (DistensError, KeyError, RuntimeError, TypeError, ValueError) as error:
-                raise BundleError(f"{store.url}: a member cannot be loaded: {error}") from error
+            members = [self._loaded(entry) for entry in entries]
+            self._panels[places] = _together(members, [packing.asking_key(entry.settings) for entry in entries])
         return self._panels[places]
+
+    def _loaded(self, entry: BundleMember) -> Any:
+        with self._blamed(f"member {entry.id} cannot be loaded"):
+            state = self.bundle.store.read_state(entry.state.path, entry.state)
+            made = {"classes": len(self.classes), "input_shape": list(self.preprocessing.output_shape)}
+            for name in made.keys() & state.meta.keys():  # before anything is made so large
+                if state.meta[name] != made[name]:
+                    raise ValueError(f"its {name} are {shown(state.meta[name])}, the bundle's {made[name]}")
+            member = registry.build_member(entry.settings)
+            member.load(state)
+        return member
 
 
 def _together(members: Sequence[Any], keys: Sequence[str | None]) -> Panel:

@@ -13,8 +13,8 @@ class BundleModel(PythonModel):
     """Raw rows to a DataFrame of probabilities, one column for each class."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open the bundle among the model's artifacts."""
-        self.predictor = load(context.artifacts["bundle"])
+        """Open the bundle among the model's artifacts. Loading an MLflow model runs its code, so the bundle's too."""
+        self.predictor = load(context.artifacts["bundle"], imports=True)
 
     # A DataFrame is the one hint that makes MLflow neither warn nor check: the signature and the bundle's own
     # preprocessing do. What comes may as well be an array, for a bundle that was made of arrays.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from distens.addresses import redact
+from distens.credentials import redact
 from distens.tracking._records import safe_key
 
 _SQLITE = re.compile(r"(sqlite[\w+]*:///)([^?]+)(\?.*)?")

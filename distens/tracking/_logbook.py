@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distens.config import write_yaml
+from distens.credentials import redact
 from distens.records import Failure, Finished, Task
 from distens.tracking import _records
 from distens.tracking.protocol import Final, RunInfo
@@ -122,7 +123,7 @@ class Logbook:
         storage = run.storage if "://" in run.storage else str(Path(run.storage).absolute())
         tags = {
             "distens.run": run_key(run),
-            "distens.storage": _records.redact(storage)[: _records.TAG_LENGTH],
+            "distens.storage": redact(storage)[: _records.TAG_LENGTH],
             "distens.fingerprint": run.fingerprint,
         }
         for found in self.server.runs("distens.run", tags["distens.run"]):
@@ -179,7 +180,7 @@ class Logbook:
         if child is None:
             tags = {"distens.task": done.name, "distens.purpose": "client", "distens.record": record}
             if done.failures:
-                tags["distens.failures"] = _records.redact("\n".join(done.failures))
+                tags["distens.failures"] = redact("\n".join(done.failures))
             tags = {key: value[: _records.TAG_LENGTH] for key, value in tags.items()}
             child = self.server.create(done.name, {**tags, "mlflow.parentRunId": self.parent.id}, at_ms)
         history = {_records.safe_key(key): _finite(values) for key, values in done.history.items()}

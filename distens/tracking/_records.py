@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from distens.addresses import redact
+from distens.credentials import redact
 from distens.encoding import to_json
 from distens.records import Failure, Finished, Task
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
+from distens.credentials import holds, redact
 from distens.errors import RunError
 from distens.records import Failure, Finished, Floats, Task
 from distens.tracking import _records, _registration
@@ -41,6 +43,9 @@ LOCAL = "sqlite:///mlflow.db"
 RUNS_PER_PAGE = 1000
 IMPATIENT_SECONDS = 5.0
 
+STOPPING_SECONDS = 1.5
+"""A job that is stopped has three seconds in all before Ray kills it."""
+
 
 @dataclass
 class MlflowRuns:
@@ -51,7 +56,8 @@ class MlflowRuns:
             it the environment's MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory. A password belongs
             into the environment, since the config is stored with the run.
         experiment: the run's name unless given.
-        wait_seconds: how long `finish` waits for a server that takes nothing; at most 5 for a run that did not finish.
+        wait_seconds: how long `finish` waits for a server that takes nothing; at most 5 for a run that did not finish,
+            and 1.5 in all for one that was stopped.
             A server that takes what it is sent is waited for as long as that lasts, and that is said; a member costs
             it about 20 ms.
         register: whether bundles become versions of registered models.
@@ -70,16 +76,16 @@ class MlflowRuns:
     _lines: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.uri is not None and _records.redact(self.uri) != self.uri:
+        if self.uri is not None and holds(self.uri):
             raise ValueError(
-                f"uri {_records.redact(self.uri)!r} holds credentials, and a config is stored with its run; "
+                f"uri {redact(self.uri)!r} holds credentials, and a config is stored with its run; "
                 f"leave uri out and set the environment variable {ENVIRONMENT}"
             )
         address = self._given()
         if not is_store(address):
             origin = "uri" if self.uri is not None else f"the environment's {ENVIRONMENT}"
             raise ValueError(
-                f"{origin} {_records.redact(address)!r} is neither a server's address (http://…) nor a database's "
+                f"{origin} {redact(address)!r} is neither a server's address (http://…) nor a database's "
                 f"({LOCAL}, postgresql://…); MLflow keeps no runs in plain folders any more"
             )
 
@@ -138,12 +144,12 @@ class MlflowRuns:
         sender.put("the run's status", lambda book: book.end(status))
         # Whoever stopped a run wants it to end; what is not sent now is sent when it is resumed.
         wait_seconds = self.wait_seconds if status == "finished" else min(self.wait_seconds, IMPATIENT_SECONDS)
-        left = sender.close(wait_seconds, self._still)
+        left = sender.close(wait_seconds, self._still, STOPPING_SECONDS if status == "stopped" else math.inf)
         return [*self._lines, *self._unsent(left), how_to_look(self._address, *self._page)]
 
     def _still(self, waiting: int, seconds: float) -> None:
         assert self._run is not None
-        again = f"stop here, and `distens resume {_records.redact(self._run.storage)}` sends the rest"
+        again = f"stop here, and `distens resume {redact(self._run.storage)}` sends the rest"
         log.warning("MLflow: %d records are still to be sent, about %.0f s; or %s", waiting, seconds, again)
 
     def _register(self, book: Logbook, final: Final, bundle: str) -> None:
@@ -161,7 +167,7 @@ class MlflowRuns:
             assert self._run is not None
             many = "1 record was" if left.waiting == 1 else f"{left.waiting} records were"
             why = f" ({_one_line(str(left.error))})" if left.error is not None else ""
-            again = f"`distens resume {_records.redact(self._run.storage)}` will send what is missing."
+            again = f"`distens resume {redact(self._run.storage)}` will send what is missing."
             lines.append(f"MLflow: {many} not sent{why}. {again}")
         return lines
 
@@ -175,6 +181,8 @@ def _prepare() -> None:
     # A value that the user has set stays.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    # A server on an object store would send us there for its files; we may not reach it.
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for chatty in ("alembic", "mlflow.pyfunc", "mlflow.store.db.utils"):
@@ -182,7 +190,7 @@ def _prepare() -> None:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(_records.redact(text).split())
+    line = " ".join(redact(text).split())
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 

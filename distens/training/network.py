@@ -96,10 +96,36 @@ def load_arrays(network: nn.Module, arrays: Mapping[str, Any]) -> None:
     for name, tensor in tensors.items():  # files keep scalars as arrays of one number
         if name in wanted and wanted[name].ndim == 0 and tensor.numel() == 1:
             tensors[name] = tensor.reshape(())
+    _load(network, tensors)
+
+
+def _load(network: nn.Module, tensors: Mapping[str, Any], assign: bool = False) -> None:
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(tensors, assign=assign)
     except RuntimeError as error:
         raise StorageError(f"the stored arrays do not fit the network of these settings: {error}") from error
+
+
+def restore(build: Callable[[], nn.Module], arrays: Mapping[str, Any]) -> nn.Module:
+    """Return the network, on the CPU, that `to_arrays` described. Whatever its settings ask for, it takes no more
+    memory than the arrays do: it is made without memory first, and gets theirs.
+
+    Args:
+        build: of layers that keep all they have in their state.
+
+    Raises:
+        StorageError: they belong to another network.
+    """
+    import torch
+
+    with torch.device("meta"):
+        network = build()
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    for name, wanted in network.state_dict().items():
+        if name in tensors and tensors[name].dtype != wanted.dtype:
+            raise StorageError(f"the stored {name} holds {tensors[name].dtype}, the network's {wanted.dtype}")
+    _load(network, tensors, assign=True)
+    return network
 
 
 def stack(networks: Sequence[nn.Module], input_shape: tuple[int, ...], classes: int) -> Callable[[Floats], Floats]:

@@ -37,8 +37,8 @@ class Book:
         self._keys: set[str] = set()
         self._journal = None if store is None else Journal(store)
         self._url = "" if store is None else store.url
-        for entry in self._journal.entries() if self._journal else ():
-            self._take(entry)
+        if self._journal is not None:
+            self._journal.replay(self._take)
 
     def task(self, name: str) -> Task:
         """Return what a trial was asked to do."""

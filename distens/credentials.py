@@ -1,0 +1,26 @@
+"""Addresses with a password or a key in them: refused where they would be kept, hidden where they would be shown."""
+
+from __future__ import annotations
+
+import re
+
+_SCHEME = r"(?P<scheme>[A-Za-z][\w+.-]*://)"
+_WHOLE = re.compile(rf"^{_SCHEME}[^/?#]*@")
+# In the middle of a sentence; the second form is a password with a slash in it, as SQLAlchemy allows.
+_AMONG = re.compile(rf"{_SCHEME}(?:[^/\s'\"?#]*@|[^/\s:'\"]+:[^\s'\"]*@)")
+_QUERY = re.compile(
+    r"(?i)([?&#;][^=&\s]*(?:pass|pwd|secret|token|credential|auth(?!or)|sig|(?:access|account|api)[_-]?key)[^=&\s]*=)"
+    r"[^&\s'\"]+"
+)
+
+
+def redact(text: str) -> str:
+    """Return the text without the credentials of any address in it: `postgresql://***@host/db`."""
+    if "://" in text:  # most texts are no addresses, and there may be a million of them
+        text = _AMONG.sub(r"\g<scheme>***@", _WHOLE.sub(r"\g<scheme>***@", text))
+    return _QUERY.sub(r"\1***", text) if "=" in text else text
+
+
+def holds(text: str) -> bool:
+    """Return whether a text is an address with credentials in it, or has one in it."""
+    return redact(text) != text

@@ -1,0 +1,241 @@
+"""A fitted estimator as bytes, and back. Whoever wrote them: none of it is run, and compiled code can walk it.
+
+    zip ─► sizes ─► nodes, LightGBM's text ─► skops: objects of trusted types ─► settings' class, parameters ─► numbers
+
+skops makes objects of trusted types, and goes no further: it calls a trusted type's constructor with whatever the file
+says (LightGBM's opens any file), and trees whose nodes lead in circles or out of the array hang or crash the process
+when they predict. So does a text that LightGBM cannot read, while it is read. What is checked here is what scikit-learn
+and LightGBM index with, and do not check themselves.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from distens.errors import shown
+from distens.members import _families
+from distens.members._boosted import check_text
+from distens.records import Integers
+
+LOADERS: Mapping[str, str] = {
+    "DefaultDictNode": "collections.defaultdict",
+    "DictNode": "builtins.dict",
+    "JsonNode": "builtins.str",
+    "ListNode": "builtins.list",
+    "LossNode": "sklearn._loss.*",
+    "NdArrayNode": "numpy.*",
+    "ObjectNode": "*",
+    "RandomGeneratorNode": "numpy.random._generator.Generator",
+    "RandomStateNode": "numpy.random.mtrand.RandomState",
+    "TreeNode": "sklearn.tree._tree.Tree",
+    "TupleNode": "builtins.tuple",
+    "TypeNode": "*",
+}
+"""How skops may make parts of an estimator, and which types so: not by constructors that the file chooses."""
+
+SMALL_BYTES, MOST_TIMES = 64 * 2**20, 100
+"""What may be unpacked: so many times the packed bytes. Real ones grow tenfold."""
+
+
+def dump(fitted: Any) -> bytes:
+    """Return an estimator as a skops file: a zip of JSON and arrays."""
+    import skops.io
+
+    return skops.io.dumps(fitted, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+
+
+def load(content: bytes, name: str, options: Mapping[str, Any], classes: int) -> Any:
+    """Return the estimator of a family that `dump` was given.
+
+    Args:
+        name, options: the member's settings.
+        classes: C.
+
+    Raises:
+        UntrustedTypesFoundException: it holds a type that this version does not trust.
+        ValueError: it is damaged, not of these settings, or hostile. Also what a library raises of damaged parts.
+    """
+    import skops.io
+
+    most = max(SMALL_BYTES, MOST_TIMES * len(content))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        _check_size(sizes["schema.json"], most)
+        nodes = list(_nodes(json.loads(archive.read("schema.json"))))
+    _check_size(sum(sizes[node["file"]] for node in nodes if "file" in node), most)
+    _check_numbers(nodes)
+    for node in nodes:
+        _check_node(node)
+    fitted = skops.io.loads(content, trusted=list(_families.TRUSTED))
+    _check_type(fitted, _families.stored_class(name))
+    _check_classes(fitted.classes_, classes)
+    made = _families.make(name, options)
+    if not _families.FAMILIES[name].calibrated:
+        _check_estimator(fitted, made, name)
+        return fitted
+    for part in fitted.calibrated_classifiers_:
+        _check_type(part.estimator, type(made))
+        _check_estimator(part.estimator, made, name)
+    return fitted
+
+
+def _check_size(found: int, most: int) -> None:
+    if found > most:
+        raise ValueError(f"it unpacks to {found:,} bytes, at most {most:,} are allowed for its size")
+
+
+def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield every part in skops' description."""
+    left = [schema]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            if "__loader__" in value:
+                yield value
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+
+
+def _check_numbers(nodes: Sequence[dict[str, Any]]) -> None:
+    """Refuse parts of one number that differ: skops makes the first, and what is looked at must be what is made."""
+    first: dict[Any, dict[str, Any]] = {}
+    for node in nodes:
+        other = first.setdefault(node["__id__"], node) if "__id__" in node else node
+        if other is not node and _bare(other) != _bare(node):
+            raise ValueError(f"two parts have the number {shown(node['__id__'])}")
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _bare(inner) for key, inner in value.items() if key != "__id__"}
+    return list(map(_bare, value)) if isinstance(value, list) else value
+
+
+def _check_node(node: Mapping[str, Any]) -> None:
+    loader, kind = node["__loader__"], f"{node['__module__']}.{node['__class__']}"
+    if loader not in LOADERS or not fnmatchcase(kind, LOADERS[loader]):
+        raise ValueError(f"a part of the kind {shown(loader)} is not allowed: {kind}")
+    if kind == "lightgbm.basic.Booster":
+        told = node["content"]["content"]
+        text = told.get("_handle", {})
+        found = (node["content"]["__loader__"], text.get("__loader__"))
+        if found != ("DictNode", "JsonNode") or "handle" in told:
+            raise ValueError("LightGBM's text is not where it should be")
+        check_text(json.loads(text["content"]))
+    if loader == "TreeNode":
+        arguments = node["__reduce__"]["args"]
+        outputs = arguments["content"][2]
+        if (arguments["__loader__"], outputs["__loader__"], outputs["content"]) != ("TupleNode", "JsonNode", "1"):
+            raise ValueError("a tree has one output")
+
+
+def _check_type(found: Any, wanted: type) -> None:
+    if type(found) is not wanted:
+        raise ValueError(f"it is a {type(found).__name__}, not a {wanted.__name__}")
+
+
+def _check_classes(found: Any, classes: int) -> None:
+    labels_C = np.asarray(found)
+    inside = labels_C.ndim == 1 and labels_C.dtype.kind in "iu" and len(labels_C)
+    if not inside or labels_C[0] < 0 or labels_C[-1] >= classes or (np.diff(labels_C) <= 0).any():
+        raise ValueError(f"its classes are {shown(labels_C.tolist())}, not some of {classes} in order")
+
+
+def _check_estimator(fitted: Any, made: Any, name: str) -> None:
+    """Compare an estimator with one that is made from the settings, and look at its numbers."""
+    wanted = made.get_params(deep=False)
+    found = [(key, getattr(fitted, key, value)) for key, value in wanted.items()]
+    for key, value in [*found, *getattr(fitted, "_other_params", {}).items()]:  # LightGBM's, which come first with it
+        if key != "random_state" and repr(value) != repr(wanted.get(key)):
+            raise ValueError(f"its {key} is {shown(value)}, by the settings {shown(wanted.get(key))}")
+    if name in CHECKS:
+        CHECKS[name](fitted, int(fitted.n_features_in_))
+
+
+def _check_nodes(inner_N: Any, left_N: Integers, right_N: Integers, feature_N: Integers, features: int) -> None:
+    """Refuse nodes of a tree that cannot be walked; a child comes after its parent in every tree that was grown."""
+    places = np.flatnonzero(inner_N)
+    sound = len(inner_N) > 0 and all(
+        (child_N[places] > places).all() and (child_N[places] < len(inner_N)).all() for child_N in (left_N, right_N)
+    )
+    if not (sound and (feature_N[places] >= 0).all() and (feature_N[places] < features).all()):
+        raise ValueError("a tree leads in circles, out of itself, or to features that there are not")
+
+
+def _check_forest(fitted: Any, features: int) -> None:
+    from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
+    from sklearn.tree._tree import Tree
+
+    for part in fitted.estimators_:
+        if type(part) not in (DecisionTreeClassifier, ExtraTreeClassifier) or type(part.tree_) is not Tree:
+            raise ValueError(f"a {type(part).__name__} among its trees")
+        tree = part.tree_
+        _check_nodes(tree.children_left != -1, tree.children_left, tree.children_right, tree.feature, features)
+
+
+def _check_histogram(fitted: Any, features: int) -> None:
+    from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+
+    if np.any(fitted._bin_mapper.is_categorical_) or getattr(fitted, "_preprocessor", None) is not None:
+        raise ValueError("it has categories, which no member is given")
+    for predictor in (predictor for step in fitted._predictors for predictor in step):
+        _check_type(predictor, TreePredictor)
+        nodes, inner_N = predictor.nodes, predictor.nodes["is_leaf"] == 0
+        if nodes["is_categorical"][inner_N].any():
+            raise ValueError("a tree asks for categories, which no member is given")
+        _check_nodes(inner_N, nodes["left"], nodes["right"], nodes["feature_idx"], features)
+
+
+def _check_neighbours(fitted: Any, features: int) -> None:
+    labels_N, rows = fitted._y, fitted._fit_X
+    inside = labels_N.ndim == 1 and labels_N.dtype.kind == "i" and rows.shape == (len(labels_N), features)
+    if not inside or labels_N.min() < 0 or labels_N.max() >= len(fitted.classes_):
+        raise ValueError("its rows and their labels do not go together")
+
+
+def _check_support(fitted: Any, features: int) -> None:
+    classes, vectors = len(fitted.classes_), len(fitted.support_vectors_)
+    pairs = classes * (classes - 1) // 2
+    wanted = {
+        "support_": (vectors,),
+        "support_vectors_": (vectors, features),
+        "_n_support": (classes,),
+        "_dual_coef_": (classes - 1, vectors),
+        "_intercept_": (pairs,),
+    }
+    for key, shape in wanted.items():
+        if getattr(fitted, key).shape != shape:
+            raise ValueError(f"its {key} is of shape {getattr(fitted, key).shape}, not {shape}")
+    counts = fitted._n_support
+    if (counts < 0).any() or counts.sum() != vectors or not {fitted._probA.size, fitted._probB.size} <= {0, pairs}:
+        raise ValueError("its support vectors do not add up")
+
+
+def _check_lightgbm(fitted: Any, features: int) -> None:
+    from lightgbm import Booster
+
+    booster = fitted._Booster
+    _check_type(booster, Booster)
+    outputs = len(fitted.classes_) if len(fitted.classes_) > 2 else 1
+    if (booster.num_feature(), booster.num_model_per_iteration()) != (features, outputs):
+        raise ValueError("its trees are of other features or classes than it says")
+
+
+CHECKS: Mapping[str, Callable[[Any, int], None]] = {
+    "ada_boost": _check_forest,
+    "extra_trees": _check_forest,
+    "random_forest": _check_forest,
+    "histogram_boosting": _check_histogram,
+    "k_nearest_neighbours": _check_neighbours,
+    "lightgbm": _check_lightgbm,
+    "svm": _check_support,
+}
+"""Family -> what its compiled code indexes with; the others compute with numpy, which looks itself."""

@@ -1,0 +1,78 @@
+"""What a config may hold at all, whatever its keys mean: plain values, not too many, and nobody's password."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from distens.credentials import holds
+from distens.errors import shown
+
+MOST_VALUES = 1_000_000
+"""YAML's aliases make any number of values of a few lines."""
+
+DEEPEST = 64
+
+
+def check(values: Any) -> None:
+    """Refuse values that cannot be stored as JSON, or must not be.
+
+    Raises:
+        ValueError: with a line for the first such value.
+    """
+    left: list[tuple[tuple[Any, ...], Any]] = [((), values)]
+    count = 0
+    while left:
+        place, value = left.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values, aliases written out")
+        if len(place) > DEEPEST:
+            raise ValueError(f"{_dotted(place[:4])}…: nested more than {DEEPEST} deep")
+        if isinstance(value, Mapping):
+            inner = [((*place, key), value[key]) for key in value]
+            inner += [((*place, "key"), key) for key in value if isinstance(key, str)]
+        elif isinstance(value, list | tuple):
+            inner = [((*place, i), item) for i, item in enumerate(value)]
+        else:
+            _check_leaf(value, _dotted(place))
+            continue
+        left.extend(reversed(inner))
+
+
+def _check_leaf(value: Any, where: str) -> None:
+    if isinstance(value, str):
+        if holds(value):
+            raise ValueError(
+                f"{where}: an address with credentials in it; a config is stored with its run, so give those in the "
+                "environment (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI, …)"
+            )
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: a finite number is wanted, found {value}")
+    elif not (value is None or isinstance(value, bool | int)):
+        raise ValueError(f"{where}: text, a number, a list or a mapping is wanted, found {shown(value)}")
+
+
+def misread(given: Any, made: Any, where: str = "") -> Iterator[str]:
+    """Yield a line for every `true` or text that was taken for a number.
+
+    Args:
+        given: plain values.
+        made: what they were validated to.
+    """
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            inner = made.get(key) if isinstance(made, Mapping) else getattr(made, str(key), None)
+            yield from misread(value, inner, f"{where}.{key}" if where else str(key))
+    elif isinstance(given, list | tuple):
+        if isinstance(made, list | tuple):
+            for i, (value, inner) in enumerate(zip(given, made, strict=False)):
+                yield from misread(value, inner, f"{where}.{i}")
+    elif isinstance(given, bool | str) and isinstance(made, int | float) and type(made) is not type(given):
+        yield f"{where}: a number is wanted, found {shown(given)}"
+
+
+def _dotted(place: tuple[Any, ...]) -> str:
+    return ".".join(map(str, place))
