@@ -65,10 +65,11 @@ class Proxy(ThreadingTCPServer):
         with suppress(OSError):
             target.shutdown(socket.SHUT_WR)
 
-    def __exit__(self, *error: object) -> None:
+    def server_close(self) -> None:
+        """End, and cut what is open."""
         self.shutdown()
         self.become("away")
-        super().__exit__(*error)
+        super().server_close()
 
 
 class _Handler(BaseRequestHandler):

@@ -212,9 +212,9 @@ def main(words: Sequence[str] | None = None) -> int:
         until = time.monotonic() + 60 * asked.minutes
         while time.monotonic() < until:
             number = next(numbers)
-            role = list(ROLES)[number // 2 % len(ROLES)]
+            role = list(ROLES)[number % len(ROLES)]
             command, config, overrides = ROLES[role]
-            lives = bool(number % 2)
+            lives = bool((number + number // len(ROLES)) % 2)  # each role by turns
             without = (*(OF_DRIVERS if lives else ()), *(() if config == "drill.yaml" else OF_NET))
             fault = rng.choice([name for name in QUICK if name not in without])
             tracked = f"tracking={{kind: mlflow_runs, uri: '{address}'}}"
