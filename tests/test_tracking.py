@@ -248,6 +248,15 @@ def test_waiting_for_a_long_backlog_is_said():
     assert said and all(0 < waiting < 5 and seconds > 0.05 for waiting, seconds in said)
 
 
+def test_whoever_was_stopped_does_not_wait_for_a_long_backlog():
+    """100 records of 50 ms take 5 s: in 0.3 s some are sent, and what is left is counted."""
+    sender = Sender(lambda: "book")
+    for i in range(100):
+        sender.put(str(i), lambda book: time.sleep(0.05))
+    left = sender.close(30, most_seconds=0.3)
+    assert 50 < left.waiting < 100 and left.error is None
+
+
 def test_of_very_many_members_only_the_selected_get_further_calls(tmp_path):
     """1,000 with a diversity are all told; of 1,001 only the two with a weight."""
     for count, told in ((1000, 1000), (1001, 2)):

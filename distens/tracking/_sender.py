@@ -7,6 +7,7 @@ put ──► queue ──► connect, then send(book)        the connection is 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -57,25 +58,29 @@ class Sender(Generic[Book]):
             self._queue.append((label, send))
             self._changed.notify_all()
 
-    def close(self, wait_seconds: float, still: Callable[[int, float], None] | None = None) -> Left:
+    def close(
+        self, wait_seconds: float, still: Callable[[int, float], None] | None = None, most_seconds: float = math.inf
+    ) -> Left:
         """Wait until all is sent, or until nothing was sent for `wait_seconds`; then stop.
 
         Args:
             wait_seconds: while records are sent this bounds nothing, so that a long backlog is sent whole.
+            most_seconds: the longest wait, whatever is sent.
             still: is told every `wait_seconds` how many records wait and how many seconds they will take.
         """
         with self._changed:
             self._longest_pause = min(self._longest_pause, 1.0)
             self._changed.notify_all()
             began, before = time.monotonic(), self._sent
-            said, seen, deadline = began, before, began + wait_seconds
+            end = began + most_seconds
+            said, seen, deadline = began, before, min(began + wait_seconds, end)
             while self._queue and (now := time.monotonic()) < deadline:
                 if still is not None and now >= said + wait_seconds and self._sent > before:
                     still(len(self._queue), len(self._queue) * (now - began) / (self._sent - before))
                     said = now
                 self._changed.wait(deadline - now)
                 if self._sent != seen:
-                    seen, deadline = self._sent, time.monotonic() + wait_seconds
+                    seen, deadline = self._sent, min(time.monotonic() + wait_seconds, end)
             self._closed = True
             self._changed.notify_all()
             return Left(len(self._queue), tuple(self._refused), self._error)

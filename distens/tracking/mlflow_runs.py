@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,9 @@ LOCAL = "sqlite:///mlflow.db"
 RUNS_PER_PAGE = 1000
 IMPATIENT_SECONDS = 5.0
 
+STOPPING_SECONDS = 1.5
+"""A job that is stopped has three seconds in all before Ray kills it."""
+
 
 @dataclass
 class MlflowRuns:
@@ -52,7 +56,8 @@ class MlflowRuns:
             it the environment's MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory. A password belongs
             into the environment, since the config is stored with the run.
         experiment: the run's name unless given.
-        wait_seconds: how long `finish` waits for a server that takes nothing; at most 5 for a run that did not finish.
+        wait_seconds: how long `finish` waits for a server that takes nothing; at most 5 for a run that did not finish,
+            and 1.5 in all for one that was stopped.
             A server that takes what it is sent is waited for as long as that lasts, and that is said; a member costs
             it about 20 ms.
         register: whether bundles become versions of registered models.
@@ -139,7 +144,7 @@ class MlflowRuns:
         sender.put("the run's status", lambda book: book.end(status))
         # Whoever stopped a run wants it to end; what is not sent now is sent when it is resumed.
         wait_seconds = self.wait_seconds if status == "finished" else min(self.wait_seconds, IMPATIENT_SECONDS)
-        left = sender.close(wait_seconds, self._still)
+        left = sender.close(wait_seconds, self._still, STOPPING_SECONDS if status == "stopped" else math.inf)
         return [*self._lines, *self._unsent(left), how_to_look(self._address, *self._page)]
 
     def _still(self, waiting: int, seconds: float) -> None:
