@@ -7,7 +7,6 @@ import threading
 import time
 from contextlib import suppress
 from socketserver import BaseRequestHandler, ThreadingTCPServer
-from typing import Any
 
 SLOW_SECONDS = 1.0
 BUSY = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
