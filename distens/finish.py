@@ -104,8 +104,10 @@ def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete:
 
 
 def standing(plan: Plan, ledger: Ledger) -> Sequence[Finished]:
-    """Return what there is to select from: one entry for each member."""
-    return plan.schedule.standing(ledger.reports("search", plan.config.metric))
+    """Return what there is to select from: one entry for each member, by name. In order of arrival, chance would decide
+    among equals, and about the last bit of every mean."""
+    found = plan.schedule.standing(ledger.reports("search", plan.config.metric))
+    return sorted(found, key=lambda entry: (entry.task.member, entry.task.id))
 
 
 def in_one_go(entry: Finished) -> Settings:

@@ -1,4 +1,4 @@
-"""A Ray cluster of this machine's processes, for drills and tests: a head that takes jobs, and nodes that come and go.
+"""A Ray cluster of this machine's processes, for drills and tests: a head, and nodes that come and go.
 
 All of it is ours: its own folder, ports and token, so that nothing else on the machine joins it or is joined by it.
 """
@@ -34,18 +34,28 @@ def free_port() -> int:
 class Cluster:
     """A head, and the nodes that `add` brings; `close`, or the end of a `with`, ends them all.
 
+    Args:
+        cpus: of the head, for members.
+        env: variables for all that belongs to it.
+        jobs: whether it takes jobs, for which the head needs a dashboard, half of its start.
+
     Attributes:
         address: for drivers.
         dashboard: for jobs.
         env: the environment of all that belongs to it, drivers too.
     """
 
-    def __init__(self, cpus: float = 1) -> None:
+    def __init__(self, cpus: float = 1, env: Mapping[str, str] = {}, jobs: bool = True) -> None:
+        self._cpus, self._given, self._jobs = cpus, dict(env), jobs
+        self._open()
+
+    def _open(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie in it
         port, dashboard = free_port(), free_port()
         self.address, self.dashboard = f"{self.ip(0)}:{port}", f"http://127.0.0.1:{dashboard}"
         self.env = {
             **os.environ,
+            **self._given,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
             "RAY_TMPDIR": self.folder,
@@ -56,10 +66,11 @@ class Cluster:
         self._nodes: list[psutil.Popen] = []
         self._started = 0
         try:
-            ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]
-            head, log = self._start(["--head", *ports, f"--num-cpus={cpus}"])
+            words = ["--head", f"--port={port}", f"--num-cpus={self._cpus}", f"--ray-client-server-port={free_port()}"]
+            words += [f"--dashboard-port={dashboard}"] if self._jobs else ["--include-dashboard=false"]
+            head, log = self._start(words)
             listed = ("job", "list", "--address", self.dashboard)
-            self._await(head, log, lambda: not self.ray(*listed).returncode)
+            self._await(head, log, lambda: _up(log) and not (self._jobs and self.ray(*listed).returncode))
         except BaseException:
             self.close()
             raise
@@ -78,18 +89,38 @@ class Cluster:
         command = [*self.within(0), sys.executable, "-m", "ray.scripts.scripts", *words]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
 
+    @property
+    def nodes(self) -> list[psutil.Popen]:
+        """Return the nodes that there are besides the head, the oldest first."""
+        return self._nodes[1:]
+
+    def actors(self) -> list[psutil.Process]:
+        """Return the processes in which members are trained."""
+        below = [process for node in self._nodes for process in _below(node)]
+        return [process for process in below if _name(process).startswith("ray::_Actor")]
+
     def add(
-        self, cpus: float = 1, resources: Mapping[str, float] | None = None, labels: Mapping[str, str] | None = None
+        self,
+        cpus: float = 1,
+        resources: Mapping[str, float] | None = None,
+        labels: Mapping[str, str] | None = None,
+        store_mib: int | None = None,
+        spare_gib: float | None = None,
     ) -> psutil.Popen:
         """Start a node; return its process, with the rest of the node below it, once it has joined.
 
         One after the other: of two that start at the same time on one machine, one never comes up.
+
+        Args:
+            store_mib: how large its object store is.
+            spare_gib: Ray ends processes once the machine uses so much more memory than now.
         """
         words = [f"--address={self.address}", f"--num-cpus={cpus}"]
         words += [f"--resources={json.dumps(dict(resources))}"] if resources else []
         words += [f"--labels={','.join(f'{k}={v}' for k, v in labels.items())}"] if labels else []
-        node, log = self._start(words)
-        self._await(node, log, lambda: "Ray runtime started" in log.read_text())
+        words += [f"--object-store-memory={store_mib << 20}"] if store_mib is not None else []
+        node, log = self._start(words, _limits(spare_gib) if spare_gib is not None else {})
+        self._await(node, log, lambda: _up(log))
         return node
 
     def kill(self, node: psutil.Popen) -> None:
@@ -98,6 +129,13 @@ class Cluster:
             _send(process.kill)
         self._nodes.remove(node)
         node.wait()
+
+    def replace(self) -> None:
+        """End all of it as a loss of power would, and start another head, which knows nothing of this one."""
+        for node in list(self._nodes):
+            self.kill(node)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._open()
 
     def close(self) -> None:
         """End all of it."""
@@ -117,7 +155,7 @@ class Cluster:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _start(self, words: list[str]) -> tuple[psutil.Popen, Path]:
+    def _start(self, words: list[str], env: Mapping[str, str] = {}) -> tuple[psutil.Popen, Path]:
         command = [*self.within(self._started), sys.executable, "-m", "ray.scripts.scripts", "start", *words]
         # Without a port of its own, a node's agent goes without where another of this machine has the usual one: then a
         # head takes no jobs.
@@ -125,7 +163,7 @@ class Cluster:
         place = Path(f"{self.folder}/node{self._started}.log")
         self._started += 1
         with place.open("wb") as log:
-            node = psutil.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            node = psutil.Popen(command, env={**self.env, **env}, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self._nodes.append(node)
         return node, place
 
@@ -142,6 +180,22 @@ def _below(node: psutil.Popen) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         return [node, *node.children(recursive=True)]
     return []
+
+
+def _up(log: Path) -> bool:
+    return "Ray runtime started" in log.read_text()
+
+
+def _name(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return (process.cmdline() or [""])[0]
+    return ""
+
+
+def _limits(spare_gib: float) -> dict[str, str]:
+    memory = psutil.virtual_memory()
+    part = (memory.total - memory.available + spare_gib * 2**30) / memory.total
+    return {"RAY_memory_usage_threshold": f"{part:.4f}", "RAY_memory_monitor_refresh_ms": "50"}
 
 
 def _send(call: Callable[[], None]) -> None:

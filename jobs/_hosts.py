@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from _cluster import Cluster
 class Hosts(Cluster):
     """A head and nodes, as of `Cluster`, each on a host of its own."""
 
-    def __init__(self, cpus: float = 1) -> None:
+    def __init__(self, cpus: float = 1, env: Mapping[str, str] = {}, jobs: bool = True) -> None:
         self._name = f"d{os.getpid()}"
         self._made: list[str] = []
+        self._numbers: dict[int, int] = {}  # process of a node -> its host
         self._namespace("switch")
         self._ip("switch", "link", "add", "bridge", "type", "bridge")
         self._ip("switch", "link", "set", "bridge", "up")
-        super().__init__(cpus)
+        super().__init__(cpus, env, jobs)
 
     def ip(self, node: int) -> str:
         """Return a host's address."""
@@ -50,13 +52,13 @@ class Hosts(Cluster):
         mounted = f'mount --bind {own} {shared} && exec "$@"'  # in the namespace of mounts that `ip netns exec` makes
         return ["ip", "netns", "exec", f"{self._name}{host}", "sh", "-c", mounted, "sh"]
 
-    def cut(self, node: int) -> None:
-        """Cut a host's link: nothing comes through, and nobody is told."""
-        self._ip("switch", "link", "set", f"to{node}", "nomaster")
+    def cut(self, node: psutil.Popen) -> None:
+        """Cut the link of a node's host: nothing comes through, and nobody is told."""
+        self._ip("switch", "link", "set", f"to{self._numbers[node.pid]}", "nomaster")
 
-    def mend(self, node: int) -> None:
+    def mend(self, node: psutil.Popen) -> None:
         """Let its link work again."""
-        self._ip("switch", "link", "set", f"to{node}", "master", "bridge")
+        self._ip("switch", "link", "set", f"to{self._numbers[node.pid]}", "master", "bridge")
 
     def close(self) -> None:
         """End all of it."""
@@ -66,8 +68,11 @@ class Hosts(Cluster):
                 subprocess.run(["ip", "netns", "delete", f"{self._name}{name}"], check=True)
         self._made = []
 
-    def _start(self, words: list[str]) -> tuple[psutil.Popen, Path]:
-        return super()._start([*words, f"--node-ip-address={self.ip(self._started)}"])
+    def _start(self, words: list[str], env: Mapping[str, str] = {}) -> tuple[psutil.Popen, Path]:
+        number = self._started
+        node, log = super()._start([*words, f"--node-ip-address={self.ip(number)}"], env)
+        self._numbers[node.pid] = number
+        return node, log
 
     def _namespace(self, name: str) -> None:
         subprocess.run(["ip", "netns", "add", f"{self._name}{name}"], check=True)

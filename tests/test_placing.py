@@ -43,7 +43,7 @@ tracking: off
 @pytest.fixture(scope="module")
 def cluster():
     """A head without room for members, and two nodes: one is labelled, one has something special."""
-    with Cluster(cpus=0) as found:
+    with Cluster(cpus=0, jobs=False) as found:
         found.add(cpus=1, resources={"special": 1})
         found.add(cpus=1, labels={"kind": "blue"})
         yield found

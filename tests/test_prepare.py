@@ -102,6 +102,21 @@ def test_no_ray_at_the_address_is_said_at_the_start(tmp_path):
     assert said(body, tmp_path).startswith("runtime.address: no Ray at 127.0.0.1:9")
 
 
+def test_a_driver_that_is_asked_to_end_says_so_in_its_own_words(tmp_path):
+    """Ray's, which would come first, print a trace of the stack."""
+    body = """
+    import os, signal
+    os.dup2(1, 2)
+    signal.signal(signal.SIGTERM, lambda number, frame: print("stopped", flush=True))
+    runner = registry.build("runtime", {"kind": "ray_actors", "address": "local"}, "runtime")
+    runner.prepare(1)
+    runner.start(Shared(Store(folder), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
+    os.kill(os.getpid(), signal.SIGTERM)
+    runner.stop()
+    """
+    assert said(body, tmp_path) == "stopped\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_end_while_it_gets_ready_leaves_no_process(number, tmp_path):
     body = """

@@ -112,6 +112,29 @@ def _bytes(path):
     return {file.parts[-3]: file.read_bytes() for file in files}
 
 
+def test_the_order_in_which_members_arrive_changes_nothing(tmp_path):
+    """Several are trained at once: their order is chance. Here what came back is told in the reverse order, where the
+    search does not depend on it."""
+    result = distens.run(config(tmp_path, baselines=[], distill=None, search={"kind": "random", "members": 9}))
+    before = _delivered(result.path)
+    journal = Path(result.path, "journal")
+    entries = _journal(result.path)
+    for file in journal.iterdir():
+        file.unlink()
+    told = [entry for entry in entries if "report" in entry]
+    asked = [entry for entry in entries if "report" not in entry]
+    (journal / "00000000.json").write_text(json.dumps([*asked, *told[::-1]]))
+    Path(result.path, "results.json").unlink()
+    distens.resume(result.path)
+    assert _delivered(result.path) == before
+
+
+def _delivered(path):
+    """Return what an ensemble is, and what it predicts, to the byte."""
+    folder = Path(path, "final", "ensemble")
+    return (folder / "bundle.json").read_bytes(), (folder / "test.arrow").read_bytes()
+
+
 def test_a_driver_killed_half_way_resumes_to_the_same_result(tmp_path):
     """SIGKILL after the fourth member; `resume` trains only what is missing, and ends bit for bit where an
     uninterrupted run ends."""

@@ -196,6 +196,21 @@ def test_only_what_waiting_mends_is_waited_for(store, s3, monkeypatch):
     assert store.read("a") == b"1"
 
 
+def test_waiting_is_said_once(caplog):
+    """Two failures are one outage: a line when it begins, a line when it is over."""
+    failures = [OSError("HTTP status 503"), OSError("HTTP status 503")]
+
+    def call():
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    assert filesystem.Patience("s3://bucket/runs").ask(call, 60.0) == "done"
+    began, ended = caplog.messages
+    assert began == "s3://bucket/runs: HTTP status 503; trying again for 60 s"
+    assert ended.startswith("s3://bucket/runs answers again, after")
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

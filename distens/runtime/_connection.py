@@ -74,7 +74,10 @@ class Background:
 
     def error(self) -> BaseException | None:
         """Wait for the call; return what it raised, if it did."""
-        return self._outcome.exception()
+        error = self._outcome.exception()
+        if threading.current_thread() is threading.main_thread() and (now := signal.getsignal(signal.SIGTERM)):
+            signal.signal(signal.SIGTERM, now)  # before which Ray's library put its own, that prints a trace
+        return error
 
     def end(self) -> None:
         """Let the thread go."""

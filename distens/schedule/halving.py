@@ -78,7 +78,7 @@ class Halving:
         return Decision(promote, Start(budget=rungs[0]))
 
     def standing(self, history: History) -> Sequence[Finished]:
-        """Return the highest rung of every member, in order of arrival of the first."""
+        """Return the highest rung of every member."""
         return history.finished
 
     def _budgets(self) -> tuple[int, ...]:

@@ -83,7 +83,7 @@ class Schedule(Protocol):
         ...
 
     def standing(self, history: History) -> Sequence[Finished]:
-        """Return what counts in the end: one entry for each member, in an order of the schedule's own."""
+        """Return what counts in the end: one entry for each member, in any order."""
         ...
 
 

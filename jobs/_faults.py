@@ -1,0 +1,214 @@
+"""What can go wrong, each done for real to a run on a cluster: by drills, by the soak and by tests alike."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from _cluster import Cluster
+from _drill_run import LONGEST_SECONDS, Run
+from _hosts import Hosts
+
+AWAY_SECONDS = 10.0
+
+TIMEOUT_SECONDS = 30
+"""Of a member that hangs: `runtime.timeout_seconds`."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong.
+
+    Attributes:
+        happens: does it, at once, and returns when it is over: with whatever is put right again.
+        before: what it needs, when the run begins.
+        codes: with what the run's drivers end.
+        named: how many members are given up, by design.
+        overrides: of the run's config.
+        node: of the nodes that it is done to (see `Cluster.add`).
+        needs: `mlflow`, `tmpfs`, `s3` or `hosts`.
+    """
+
+    happens: Callable[[Cluster, Run], None]
+    codes: tuple[int, ...] = (0,)
+    named: int = 0
+    overrides: tuple[str, ...] = ()
+    node: Mapping[str, Any] = field(default_factory=dict)
+    needs: str = ""
+    before: Callable[[Cluster, Run], None] | None = None
+
+
+def actor(cluster: Cluster, run: Run) -> None:
+    """A training process is killed."""
+    while True:  # it may end by itself before we are there, or be between two of them
+        found = cluster.actors()
+        if found or run.ended():
+            break
+        time.sleep(0.05)
+    with suppress(psutil.NoSuchProcess, IndexError):
+        run.rng.choice(found).kill()
+
+
+def node(cluster: Cluster, run: Run) -> None:
+    """A node loses power; another comes later."""
+    cluster.kill(run.rng.choice(cluster.nodes))
+    time.sleep(AWAY_SECONDS)
+    cluster.add()
+
+
+def driver(cluster: Cluster, run: Run) -> None:
+    """The driver is killed."""
+    run.driver.kill()
+
+
+def stop(cluster: Cluster, run: Run) -> None:
+    """The driver is asked to end."""
+    run.driver.terminate()
+
+
+def crash(cluster: Cluster, run: Run) -> None:
+    """A member's settings always raise."""
+    run.tell("crash")
+
+
+def diverge(cluster: Cluster, run: Run) -> None:
+    """A member's loss is no number any more."""
+    run.tell("diverge")
+
+
+def hang(cluster: Cluster, run: Run) -> None:
+    """A member does not end."""
+    run.tell("hang")
+
+
+def memory(cluster: Cluster, run: Run) -> None:
+    """A member needs more memory than there is."""
+    run.tell("memory")
+
+
+def mlflow(cluster: Cluster, run: Run) -> None:
+    """The tracking server is killed; it comes back later."""
+    assert run.mlflow is not None
+    run.mlflow.stop(signal.SIGKILL)
+    time.sleep(AWAY_SECONDS)
+    run.mlflow.start()
+
+
+NEIGHBOUR = """
+import sys, numpy, ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+ray.init(log_to_driver=False)
+@ray.remote(num_cpus=0)
+class Full:
+    def fill(self, mib):
+        self.held = [ray.put(numpy.ones(1 << 20)) for _ in range(mib // 8)]
+here = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
+full = [Full.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote() for n in here]
+line = "0"
+while line:
+    ray.get([one.fill.remote(int(line)) for one in full])
+    print("full", flush=True)
+    line = sys.stdin.readline()
+"""
+
+STORE_MIB = 100
+LEFT_BYTES = 5 * 4096
+
+
+def neighbour(cluster: Cluster, run: Run) -> None:
+    """Bring another driver, with an actor on every node."""
+    run.neighbour = subprocess.Popen(
+        [sys.executable, "-c", NEIGHBOUR],
+        env=cluster.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def objects(cluster: Cluster, run: Run) -> None:
+    """A neighbour on the same cluster fills every node's object store, and more, for a while."""
+    assert run.neighbour is not None and run.neighbour.stdin is not None and run.neighbour.stdout is not None
+    run.neighbour.stdout.readline()
+    run.neighbour.stdin.write(f"{STORE_MIB * 3}\n")
+    run.neighbour.stdin.flush()
+    run.neighbour.stdout.readline()
+    time.sleep(AWAY_SECONDS)
+    run.neighbour.kill()
+
+
+def disk(cluster: Cluster, run: Run) -> None:
+    """The run's storage is full but for a little, where the journal still fits; room is made when the run has ended."""
+    filler = Path(run.storage, "filler")
+    with filler.open("wb", buffering=0) as out:
+        with suppress(OSError):
+            while True:
+                out.write(bytes(4096))
+        out.truncate(out.tell() - LEFT_BYTES)
+    run.driver.wait(LONGEST_SECONDS)
+    filler.unlink()
+
+
+def _storage(mode: str) -> Callable[[Cluster, Run], None]:
+    def happens(cluster: Cluster, run: Run) -> None:
+        assert run.proxy is not None
+        run.proxy.become(mode)
+        time.sleep(2 * AWAY_SECONDS)
+        run.proxy.become("through")
+
+    return happens
+
+
+def head(cluster: Cluster, run: Run) -> None:
+    """The whole cluster is gone, and another takes its place."""
+    count = len(cluster.nodes)
+    cluster.replace()
+    for _ in range(count):
+        cluster.add()
+    run.driver.wait(LONGEST_SECONDS)
+
+
+def _cut(seconds: float) -> Callable[[Cluster, Run], None]:
+    def happens(cluster: Cluster, run: Run) -> None:
+        assert isinstance(cluster, Hosts)
+        lost = run.rng.choice(cluster.nodes)
+        cluster.cut(lost)
+        with suppress(psutil.TimeoutExpired):
+            run.driver.wait(seconds)
+        cluster.mend(lost)
+        run.driver.wait(LONGEST_SECONDS)
+        cluster.kill(lost)  # Ray's processes on it have given up, or may; the next drill has a new one
+
+    return happens
+
+
+KILLED, STOPPED = -9, 130
+
+FAULTS = {
+    "actor": Fault(actor),
+    "driver": Fault(driver, codes=(KILLED, 0)),
+    "node": Fault(node),
+    "crash": Fault(crash, named=1),
+    "diverge": Fault(diverge, named=1),
+    "hang": Fault(hang, named=1, overrides=(f"runtime.timeout_seconds={TIMEOUT_SECONDS}",)),
+    "stop": Fault(stop, codes=(STOPPED, 0)),
+    "mlflow": Fault(mlflow, needs="mlflow"),
+    "memory": Fault(memory, node={"spare_gib": 1.5}),
+    "objects": Fault(objects, node={"store_mib": STORE_MIB}, before=neighbour),
+    "disk": Fault(disk, codes=(1, 0), needs="tmpfs"),
+    "head": Fault(head, codes=(1, 0)),
+    "away": Fault(_storage("away"), needs="s3"),
+    "slow": Fault(_storage("slow"), needs="s3"),
+    "busy": Fault(_storage("busy"), needs="s3"),
+    "cut": Fault(_cut(60.0), needs="hosts"),
+    "gone": Fault(_cut(LONGEST_SECONDS), needs="hosts"),
+}
