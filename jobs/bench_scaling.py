@@ -177,7 +177,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for repetition in range(repetitions):  # interleaved, so that a busy moment meets both alike
             for nodes in seconds:
-                with Cluster(cpus=0) as cluster:
+                with Cluster(cpus=0, jobs=False) as cluster:
                     for core in cores[:nodes]:
                         node = cluster.add(cpus=1)
                         for process in (node, *node.children(recursive=True)):
