@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -171,16 +172,19 @@ def temporary() -> Path:
 def put_local(path: str, content: bytes, exclusive: bool, durable: bool) -> None:
     """Write a local file at once or not at all: see `distens.store.Store.write`."""
     part = f"{path}.{uuid.uuid4().hex}.part"
-    with _open_new(part) as out:
-        out.write(content)
-        if durable:
-            out.flush()
-            os.fsync(out.fileno())
-    if exclusive:  # a link, unlike a rename, never replaces
-        os.link(part, path)
-        os.remove(part)
-    else:
-        os.replace(part, path)
+    try:
+        with _open_new(part) as out:
+            out.write(content)
+            if durable:
+                out.flush()
+                os.fsync(out.fileno())
+        if exclusive:  # a link, unlike a rename, never replaces
+            os.link(part, path)
+        else:
+            os.replace(part, path)
+    finally:
+        with suppress(OSError):  # it is the file by now; what is left of it otherwise may be what fills the disk
+            os.remove(part)
 
 
 def _open_new(path: str) -> BinaryIO:

@@ -27,3 +27,4 @@ def test_no_member_is_lost_and_what_is_deployed_is_the_same(here, name):
     found = here.drill(name, FAULTS[name], seed=name)
     assert found.fine, found
     assert found.attempts >= 6
+    assert name != "node" or any("its node is lost" in line for line in found.said), found.said

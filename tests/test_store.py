@@ -1,6 +1,7 @@
 """Files are whole or absent, damage is noticed, names stay inside the folder, and the journal survives anything."""
 
 import os
+import resource
 from copy import deepcopy
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from distens.encoding import report_from_json, task_from_json, to_json
-from distens.errors import StorageError
+from distens.errors import StorageError, StorageFailed
 from distens.journal import Journal
 from distens.ledger import Ledger
 from distens.records import Address, Failure, Files, Finished, History, Report, State, Task, Teacher, settings_key
@@ -26,6 +27,18 @@ def test_a_state_comes_back_exactly(store):
     found = store.read_state(address.path, address)
     assert found.meta == {"classes": 3}
     assert all(np.array_equal(found.arrays[k], v) and found.arrays[k].dtype == v.dtype for k, v in state.arrays.items())
+
+
+def test_what_a_disk_does_not_take_leaves_nothing_there(tmp_path):
+    """A limit on the size of files, as full disks need root: the first 1,000 bytes can be written, then no more."""
+    store, (soft, hard) = Store(str(tmp_path)), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StorageFailed, match=r"cannot write members/a: .*too large"):
+            store.write("members/a", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "members").iterdir()) == []
 
 
 def test_predictions_come_back_as_float32_read_only(store):

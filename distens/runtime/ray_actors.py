@@ -321,6 +321,7 @@ class RayActors:
             reason, message = _reason(error), _one_line(error)
             # A process that died is known to be dead at once; what cannot be reached is on a node that went.
             slot.node_lost = isinstance(error, ActorUnavailableError) or not self._places.lives(slot.node_id)
+            message = f"its node is lost: {message}" if slot.node_lost else message
         else:
             if any(isinstance(o, Failure) and o.reason not in ("diverged", "refused") for o in outcomes):
                 ray.kill(slot.actor)  # whatever state it is in: the next pack gets a new process
