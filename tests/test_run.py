@@ -213,7 +213,7 @@ def test_what_failed_before_any_work_can_be_started_again_with_other_resources(t
 
 def test_a_storage_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"storage: .*file' cannot be written"):
+    with pytest.raises(StorageError, match=r"storage: cannot be written: .*file: "):
         distens.run(config(tmp_path / "file"))
 
 
