@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,8 @@ class Fault:
     """Something that goes wrong.
 
     Attributes:
-        happens: does it, at once, and returns when it is over: with whatever is put right again.
+        happens: does it, at once, and returns when it is over, with whatever is put right again; and what the run
+            came to feel of it, where that is not plain from how it ended.
         before: what it needs, when the run begins.
         codes: with what the run's drivers end.
         named: how many members are given up, by design.
@@ -37,7 +39,7 @@ class Fault:
         needs: `mlflow`, `tmpfs`, `s3` or `hosts`.
     """
 
-    happens: Callable[[Cluster, Run], None]
+    happens: Callable[[Cluster, Run], str | None]
     codes: tuple[int, ...] = (0,)
     named: int = 0
     overrides: tuple[str, ...] = ()
@@ -120,7 +122,10 @@ while line:
 """
 
 STORE_MIB = 100
-LEFT_BYTES = 5 * 4096
+
+PAGE_BYTES = 4096
+MOST_PAGES = 20
+"""Of a disk that is full, left for whoever writes next: a journal entry takes one, a member a few."""
 
 
 def neighbour(cluster: Cluster, run: Run) -> None:
@@ -135,35 +140,48 @@ def neighbour(cluster: Cluster, run: Run) -> None:
     )
 
 
-def objects(cluster: Cluster, run: Run) -> None:
-    """A neighbour on the same cluster fills every node's object store, and more, for a while."""
+def objects(cluster: Cluster, run: Run) -> str:
+    """A neighbour on the same cluster fills every node's object store, and more, until two members have come through.
+
+    A training process is killed, too, so that the data have to come to another while there is no room for them.
+    """
     assert run.neighbour is not None and run.neighbour.stdin is not None and run.neighbour.stdout is not None
     run.neighbour.stdout.readline()
     run.neighbour.stdin.write(f"{STORE_MIB * 3}\n")
     run.neighbour.stdin.flush()
     run.neighbour.stdout.readline()
-    time.sleep(AWAY_SECONDS)
+    stats = re.search(r"Spilled (\d+) MiB", cluster.ray("memory", "--stats-only").stdout)
+    before = len(run.ledger().finished("search"))
+    actor(cluster, run)
+    while not run.ended() and len(run.ledger().finished("search")) < before + 2:
+        time.sleep(0.1)
     run.neighbour.kill()
+    came = len(run.ledger().finished("search")) - before
+    return f"{stats[1] if stats else 0} MiB spilled, {came} members came through meanwhile"
 
 
 def disk(cluster: Cluster, run: Run) -> None:
-    """The run's storage is full but for a little, where the journal still fits; room is made when the run has ended."""
+    """The run's storage is full but for a little; room is made when the run has ended."""
     filler = Path(run.storage, "filler")
     with filler.open("wb", buffering=0) as out:
         with suppress(OSError):
             while True:
-                out.write(bytes(4096))
-        out.truncate(out.tell() - LEFT_BYTES)
+                out.write(bytes(PAGE_BYTES))
+        out.truncate(out.tell() - run.rng.randint(0, MOST_PAGES) * PAGE_BYTES)
     run.driver.wait(LONGEST_SECONDS)
     filler.unlink()
 
 
-def _storage(mode: str) -> Callable[[Cluster, Run], None]:
-    def happens(cluster: Cluster, run: Run) -> None:
+def _storage(mode: str) -> Callable[[Cluster, Run], str]:
+    def happens(cluster: Cluster, run: Run) -> str:
         assert run.proxy is not None
+        before = run.proxy.touched
         run.proxy.become(mode)
         time.sleep(2 * AWAY_SECONDS)
+        while run.proxy.touched == before and not run.ended():
+            time.sleep(0.1)
         run.proxy.become("through")
+        return f"{run.proxy.touched - before} connections met it"
 
     return happens
 

@@ -18,6 +18,7 @@ class Proxy(ThreadingTCPServer):
 
     Attributes:
         mode: `through`; `away`, connections are closed; `slow`, each piece takes a second; `busy`, answers 503.
+        touched: how many connections met another mode.
     """
 
     daemon_threads = True
@@ -25,7 +26,7 @@ class Proxy(ThreadingTCPServer):
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.behind, self.mode = port, "through"
+        self.behind, self.mode, self.touched = port, "through", 0
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
         self._open: set[socket.socket] = set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -39,6 +40,8 @@ class Proxy(ThreadingTCPServer):
 
     def answer(self, client: socket.socket) -> None:
         """Serve one connection."""
+        if self.mode != "through":
+            self.touched += 1
         if self.mode == "away":
             return
         self._open.add(client)

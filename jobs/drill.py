@@ -50,6 +50,7 @@ class Drill:
         extra_seconds: of training, that the reference did not need; `extra_percent` of all that it needed.
         equal: whether the bundle's states, weights and test NLL are those of the reference, to the bit.
         codes: with what the run's drivers ended.
+        felt: what the run came to feel of it, where that is not plain from the rest.
         said: what the run said, besides progress.
         untracked: what MLflow says otherwise.
         fine: whether all is as it should be.
@@ -66,6 +67,7 @@ class Drill:
     equal: bool
     codes: Sequence[int]
     seconds: float
+    felt: str
     said: Sequence[str]
     untracked: str
     fine: bool
@@ -106,7 +108,7 @@ class Ground:
                 fault.before(self._cluster, run)
             run.await_steps(moment * steps)
             before = len(run.ledger().finished("search"))
-            fault.happens(self._cluster, run)
+            felt = fault.happens(self._cluster, run) or ""
             run.finish()
         finally:
             run.stop()
@@ -132,6 +134,7 @@ class Ground:
             equal=equal,
             codes=codes,
             seconds=seconds,
+            felt=felt,
             said=run.said(),
             untracked=untracked,
             fine=equal and not lost and not untracked and codes == fault.codes,
@@ -182,7 +185,8 @@ def show(drill: Drill) -> None:
         f"{'ok  ' if drill.fine else 'FAIL'} {drill.fault:8} at {drill.moment:.0%} ({drill.before} finished): "
         f"lost {drill.lost}, named {dict(drill.named) or 'none'}, {drill.attempts} attempts, "
         f"{drill.extra_seconds:+.1f} member-s ({drill.extra_percent:+.1f} %), "
-        f"{'equal' if drill.equal else 'NOT equal'}, exit {list(drill.codes)}, {drill.seconds:.0f} s {drill.untracked}"
+        f"{'equal' if drill.equal else 'NOT equal'}, exit {list(drill.codes)}, {drill.seconds:.0f} s"
+        + "".join(f"; {more}" for more in (drill.felt, drill.untracked) if more)
     )
     for line in drill.said:
         print(f"       {line}")
