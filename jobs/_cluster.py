@@ -115,7 +115,8 @@ class Cluster:
             store_mib: how large its object store is.
             spare_gib: Ray ends processes once the machine uses so much more memory than now.
         """
-        words = [f"--address={self.address}", f"--num-cpus={cpus}"]
+        # In one folder with another node, it would unpack a job's files over those that the job's driver works in.
+        words = [f"--address={self.address}", f"--num-cpus={cpus}", f"--temp-dir={self.folder}/{self._started}"]
         words += [f"--resources={json.dumps(dict(resources))}"] if resources else []
         words += [f"--labels={','.join(f'{k}={v}' for k, v in labels.items())}"] if labels else []
         words += [f"--object-store-memory={store_mib << 20}"] if store_mib is not None else []
