@@ -1,7 +1,6 @@
 """Drivers that are killed half way, so that something is left to resume."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +26,6 @@ def killed(config, said, times=1):
     return folder
 
 
-def heed():
-    """Make a new process heed SIGINT: a shell's background job ignores it, and so would all that it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+HEEDING = ("env", "--default-signal=INT")
+"""Before a command, makes it heed SIGINT: a shell's background job ignores it, and so would all that it starts. Not by
+`preexec_fn`, which forks: in a process that is connected to Ray, a call to the head may then wait for ever."""

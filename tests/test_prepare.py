@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from kills import heed
+from kills import HEEDING
 
 from distens import registry
 from distens.errors import RunError
@@ -128,8 +128,8 @@ def test_an_end_while_it_gets_ready_leaves_no_process(number, tmp_path):
     finally:
         runner.stop()
     """
-    command = [sys.executable, "-c", BEGINNING + textwrap.dedent(body), str(tmp_path)]
-    driver = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=heed)
+    command = [*HEEDING, sys.executable, "-c", BEGINNING + textwrap.dedent(body), str(tmp_path)]
+    driver = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert driver.stdout.readline() == b"begun\n"
     deadline = time.monotonic() + 60
     while not (below := driver.children(recursive=True)):

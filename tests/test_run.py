@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kills import heed, killed
+from kills import HEEDING, killed
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import distens
@@ -184,8 +184,8 @@ def test_a_stopped_run_says_how_to_resume(tmp_path):
     path = tmp_path / "config.yaml"
     members = {"mlp": {"kind": "classifier", "epochs": {"low": 3000, "high": 4000}}}
     path.write_text(to_yaml(config(tmp_path / "runs", members=members)))
-    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    command = [*HEEDING, sys.executable, "-m", "distens.cli", "run", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while "rows:" not in process.stdout.readline():  # from then on there is something to resume
         pass
