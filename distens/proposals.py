@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import numpy as np
 
 from distens import packing, seeding
 from distens._tally import Keys
@@ -62,9 +65,10 @@ class Proposals:
             decision = self.plan.next(self.history())
             if decision.promote:  # one pack, then it is asked again: more may have come back by then
                 yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
+            elif decision.start and getattr(self.plan.search, "blind", False):
+                yield self._next_drawn(decision.start)
             elif decision.start:
-                blind = getattr(self.plan.search, "blind", False)
-                yield (self._next_drawn if blind else self._started)(decision.start)
+                yield from self._started(decision.start)
             elif self.ledger.pending("search"):
                 yield []
             else:
@@ -83,23 +87,32 @@ class Proposals:
         resources = self.plan.runner.resources
         return replace(task, id=f"{task.member}-{budget}", budget=budget, attempt=1, resources=resources)
 
-    def _started(self, start: Start) -> list[Task]:
-        """Return the next pack of new members: one as search likes it best, then more that go with it, as many as pay
-        off. Chance depends on how many came before in their bracket."""
+    def _started(self, start: Start) -> list[list[Task]]:
+        """Return packs of new members for all slots that are free now, so that the search looks at what is known once
+        for all of them: in each, one as it likes it best, then more that go with it, as many as pay off. Chance depends
+        on how many came before in their bracket."""
         search, space, seed = self.plan.search, self.plan.space, self.plan.config.seed
-        number = self.ledger.started("search", start.bracket)
-        names = ("search", *filter(None, [start.bracket]), number)
+        number, left = self.ledger.started("search", start.bracket), MANY if start.left is None else start.left
         history = self.history(bracket=start.bracket)
-        first = search.propose(history, space, 1, seeding.generator(seed, *names))[0]
-        tasks = [self._task(number, first, start)]
-        count = self._size(first, MANY if start.left is None else start.left, history.finished)
-        if count > 1:
-            if packing.key(first) is not None:
-                space = space.narrowed(first, packing.free(first))
-            history = self.history(also=tasks, bracket=start.bracket)
-            more = search.propose(history, space, count - 1, seeding.generator(seed, *names, "pack"))
-            tasks += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
-        return tasks
+
+        def chance(*more: str) -> np.random.Generator:
+            return seeding.generator(seed, "search", *filter(None, [start.bracket]), number, *more)
+
+        firsts = search.propose(history, space, min(self.plan.runner.free(), left), chance())
+        started: list[list[Task]] = []
+        for place, first in enumerate(firsts):
+            if not left:
+                break
+            pack = [self._task(number, first, start)]
+            if (count := self._size(first, left, history.finished)) > 1:
+                others = [self._task(number, settings, start) for settings in firsts[place + 1 :]]
+                known = self.history(also=[*chain(*started), *pack, *others], bracket=start.bracket)
+                like = space.narrowed(first, packing.free(first)) if packing.key(first) is not None else space
+                more = search.propose(known, like, count - 1, chance("pack"))
+                pack += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
+            started.append(pack)
+            number, left = number + len(pack), left - len(pack)
+        return started
 
     def _next_drawn(self, start: Start) -> list[Task]:
         """Return the next member of a blind search, and those soon after it that it can be trained with."""

@@ -58,7 +58,7 @@ class Simulated:
     pack: int = 1
 
     def __post_init__(self):
-        self.now, self.driver_seconds, self.ends, self.durations = 0.0, 0.0, [], []
+        self.now, self.driver_seconds, self.ends, self.durations, self.busy = 0.0, 0.0, [], [], []
         Simulated.last = self
 
     @property
@@ -74,11 +74,14 @@ class Simulated:
     def slots(self):
         return self.gpus
 
+    def free(self):
+        return max(1, self.gpus - len(self.busy))
+
     def hold(self, value):
         return Held(value)
 
     def run(self, packs):
-        chance, busy, number = random.Random(0), [], 0
+        chance, busy, number = random.Random(0), self.busy, 0
         while True:
             while len(busy) < self.gpus:
                 began = time.thread_time()
@@ -92,13 +95,16 @@ class Simulated:
                 number += 1
             if not busy:
                 return
-            end, _, pack = heapq.heappop(busy)
-            self.now = max(self.now, end)
-            answers = execute(pack, self._shared, 1)
-            began = time.thread_time()
-            yield answers
-            self._took(time.thread_time() - began, True)
-            self.ends.append(self.now)
+            self.now = max(self.now, busy[0][0])
+            done = []
+            while busy and busy[0][0] <= self.now:  # all that have ended, as on Ray
+                done.append(heapq.heappop(busy)[2])
+            for pack in done:
+                answers = execute(pack, self._shared, 1)
+                began = time.thread_time()
+                yield answers
+                self._took(time.thread_time() - began, True)
+                self.ends.append(self.now)
 
     def _took(self, seconds, journalled):
         seconds += journalled * self.journal_seconds

@@ -8,9 +8,9 @@ store, all of them processes of this machine that the script starts and ends; wi
 (which can then not be stopped). Members wait so that 16 actors fit on few cores; logging does all that it does for
 members that train.
 
-`logging s` is how long the driver's one thread that logs was at it while members trained, and its share of that time;
-`after the last member` how long the run waited for it at the end, and in all that time it sends what is due only then
-(weights, figures, models). CPU is the driver's logging thread's, and of the server with its workers.
+`logging s` is how long the driver's threads that log were at it, one at least, while members trained, and the share of
+that time; `after the last member` how long the run waited for it at the end, and in all that time it sends what is due
+only then (weights, figures, models). CPU is the driver's logging threads', and of the server with its workers.
 Requests are those of MLflow's client. In the end all is asked back: each member's run has to be there once, finished,
 with its numbers.
 """
@@ -152,28 +152,31 @@ def _server_cpu(server: Process | None) -> float:
 
 
 class Meter:
-    """What the thread that logs has done: calls, their seconds and its CPU, and requests to the server."""
+    """What the threads that log have done: how long one was at it, their CPU, and requests to the server."""
 
     def __init__(self) -> None:
-        self.cpu = self._before = 0.0
-        self._since: float | None = None
+        self.cpu = self._before = self._since = 0.0
+        self._busy, self._lock = 0, threading.Lock()
         self.requests = self.failed = 0
 
     @property
     def seconds(self) -> float:
-        """Return how long it has been at it, what it is doing now included."""
-        since = self._since
-        return self._before + (0.0 if since is None else time.perf_counter() - since)
+        """Return how long one of them has been at it, what they are doing now included."""
+        return self._before + (time.perf_counter() - self._since if self._busy else 0.0)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Add what is done inside."""
-        self._since, cpu = time.perf_counter(), time.thread_time()
+        cpu = time.thread_time()
+        with self._lock:
+            self._since = self._since if self._busy else time.perf_counter()
+            self._busy += 1
         try:
             yield
         finally:
-            self._before, self._since = self.seconds, None
-            self.cpu += time.thread_time() - cpu
+            with self._lock:
+                self._before, self._busy = self.seconds if self._busy == 1 else self._before, self._busy - 1
+                self.cpu += time.thread_time() - cpu
 
     def install(self) -> None:
         """Measure what the tracker's thread does from now on."""
@@ -194,8 +197,8 @@ class Meter:
         def measured_begin(sender: Any, connect: Any, **options: Any) -> None:
             begin(sender, measured(connect), **options)
 
-        def measured_put(sender: Any, label: str, record: Any) -> None:
-            put(sender, label, measured(record))
+        def measured_put(sender: Any, label: str, record: Any, **options: Any) -> None:
+            put(sender, label, measured(record), **options)
 
         def counted(session: Any, request: Any, **options: Any) -> Any:
             if threading.current_thread().name == "distens-tracking":

@@ -20,6 +20,7 @@ from distens.deliver import LEADERS
 from distens.progress import Progress
 from distens.records import Failure, Finished, History, Report, Task
 from distens.runtime.protocol import Shared
+from distens.search.evolution import Evolution
 from distens.sections import DataSection
 
 
@@ -255,6 +256,33 @@ def test_what_a_blind_search_draws_does_not_depend_on_packs(tmp_path, notes):
         assert pack[0]["id"] == left[0]
         left = [name for name in left if name not in {task["id"] for task in pack}]
     assert max(map(len, found[4])) > 1 and not left
+
+
+@pytest.mark.parametrize(("members", "pack", "asked_first"), [(10, 1, 4), (3, 1, 3), (20, 4, 4)])
+def test_a_search_looks_once_at_what_is_known_for_all_free_slots(
+    members, pack, asked_first, tmp_path, ray_here, monkeypatch
+):
+    """Four actors, on two cores: at the start the search is asked for four settings, or for as many as are left; in
+    packs, for what goes with each besides. No settings come twice, and members are numbered as they are alone."""
+    asked, propose = [], Evolution.propose
+
+    def counted(self, history, space, count, rng):
+        asked.append(count)
+        return propose(self, history, space, count, rng)
+
+    monkeypatch.setattr(Evolution, "propose", counted)
+    changes = {
+        "members": {"mlp": {"kind": "classifier", "epochs": 1, "learning_rate": {"low": 1e-4, "high": 1e-2}}},
+        "search": {"kind": "evolution", "members": members},
+        "runtime": {"kind": "ray_actors", "cpus_per_member": 0.5, "pack": pack},
+    }
+    result = distens.run(config(tmp_path / "runs", "", **changes))
+    tasks = [entry["task"] for entries in journal(result.path) for entry in entries if "task" in entry]
+    assert asked[0] == asked_first
+    assert sum(asked) >= members  # of four packs' first members, the last may find none left to start
+    assert [task["id"] for task in tasks] == [f"m{i:04d}" for i in range(members)]
+    assert [task["seed"] for task in tasks] == [seeding.derive(0, "member", task["id"]) for task in tasks]
+    assert len({task["settings"]["learning_rate"] for task in tasks}) == members
 
 
 def test_what_was_pending_is_packed_again(tmp_path, notes):

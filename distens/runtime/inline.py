@@ -51,6 +51,10 @@ class Inline:
         """Return one: this process."""
         return 1
 
+    def free(self) -> int:
+        """Return one."""
+        return 1
+
     def hold(self, value: Any) -> Held:
         """Return the value's own reference."""
         return Held(value)

@@ -60,6 +60,10 @@ class Runner(Protocol):
         """Return how many packs are carried out side by side, as things are now, if each occupies `resources`."""
         ...
 
+    def free(self) -> int:
+        """Return how many slots wait for a pack now, one at least: packs for all of them are thought of at once."""
+        ...
+
     def hold(self, value: Any) -> Held:
         """Keep an array, or several, where tasks can have it without a copy for each, as long as the result lives."""
         ...

@@ -183,6 +183,10 @@ class RayActors:
         """
         return self._places.slots()
 
+    def free(self) -> int:
+        """Return how many more packs of the usual size there is room for beside those that run, one at least."""
+        return max(1, self.slots() - len(self._busy))
+
     def connect(self) -> None:
         """Join the cluster, or start one.
 
@@ -269,7 +273,10 @@ class RayActors:
     def _ready(self) -> list[_Slot]:
         """Return slots whose call ended or whose pack's time is over; wait for the first such."""
         while True:
-            done, _ = ray.wait([slot.ref for slot in self._busy], num_returns=1, timeout=1.0)
+            refs = [slot.ref for slot in self._busy]
+            done, _ = ray.wait(refs, num_returns=1, timeout=1.0)
+            if done:  # and whoever else is: a slow search may think of all of them at once
+                done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
             now = time.monotonic()
             found = [slot for slot in self._busy if slot.ref in done or self._late(slot, now)]
             if found:

@@ -16,6 +16,11 @@ def is_store(address: str) -> bool:
     return address.startswith("databricks") or ("://" in address and not address.startswith("file:"))
 
 
+def is_server(address: str) -> bool:
+    """Return whether an address is a server's, not a database's."""
+    return address.startswith(("http://", "https://", "databricks"))
+
+
 def pinned(address: str) -> str:
     """Return an address that means the same after a change of directory: a SQLite file's path made absolute."""
     found = _SQLITE.fullmatch(address)

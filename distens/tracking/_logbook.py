@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -118,6 +119,7 @@ class Logbook:
         for child in server.runs("mlflow.parentRunId", self.parent.id):
             self._keep(child)
         self._steps: dict[str, set[int]] = {}
+        self._steps_lock = threading.Lock()  # records may come from several threads, of a step one
 
     def _open(self, run: RunInfo, above: Mapping[str, str]) -> Run:
         storage = run.storage if "://" in run.storage else str(Path(run.storage).absolute())
@@ -191,12 +193,13 @@ class Logbook:
     def progress(self, step: int, metrics: Mapping[str, float], at_ms: int) -> None:
         """Log the search so far, unless that step is there."""
         fresh = {}
-        for key, value in _records.numbers(metrics).items():
-            if key not in self._steps:
-                self._steps[key] = self.server.steps(self.parent.id, key) if key in self.parent.metrics else set()
-            if step not in self._steps[key]:
-                fresh[key] = value
-                self._steps[key].add(step)
+        with self._steps_lock:
+            for key, value in _records.numbers(metrics).items():
+                if key not in self._steps:
+                    self._steps[key] = self.server.steps(self.parent.id, key) if key in self.parent.metrics else set()
+                if step not in self._steps[key]:
+                    fresh[key] = value
+                    self._steps[key].add(step)
         if fresh:
             self.server.log(self.parent.id, at_ms, metrics=fresh, step=step)
 

@@ -1,4 +1,4 @@
-"""One background thread that sends records in order and keeps what cannot be sent.
+"""A background thread that sends records in order, some beside each other, and keeps what cannot be sent.
 
 put ──► queue ──► connect, then send(book)        the connection is made again after every error
 │          └─ error ─► pause ─┐
@@ -13,12 +13,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import Generic, TypeVar
 
 Book = TypeVar("Book")
 
+NAME = "distens-tracking"
+"""Of all threads that send."""
+
 REFUSALS = 3
 """A record that fails this often although the server answers is set aside, or nothing after it would be sent."""
+
+
+@dataclass(eq=False, slots=True)
+class _Record(Generic[Book]):
+    label: str
+    send: Callable[[Book], None]
+    beside: bool
+    refusals: int = 0
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True)
@@ -37,25 +50,33 @@ class Sender(Generic[Book]):
         connect: returns what records are sent with, after asking the server what it already holds; raises while
             the server is away.
         longest_pause: seconds between attempts at most.
+        width: how many records are sent at the same time at most. A server takes its time for each, most of which it
+            waits for its disk.
     """
 
-    def __init__(self, connect: Callable[[], Book], longest_pause: float = 30.0) -> None:
+    def __init__(self, connect: Callable[[], Book], longest_pause: float = 30.0, width: int = 1) -> None:
         self._connect = connect
         self._longest_pause = longest_pause
-        self._queue: deque[tuple[str, Callable[[Book], None]]] = deque()
+        self._width = width
+        self._queue: deque[_Record[Book]] = deque()
         self._changed = threading.Condition()
         self._sent = 0
         self._closed = False
         self._refused: list[str] = []
         self._error: BaseException | None = None
         # A daemon: a server that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="distens-tracking", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=NAME, daemon=True)
         self._thread.start()
 
-    def put(self, label: str, send: Callable[[Book], None]) -> None:
-        """Queue one record; returns at once."""
+    def put(self, label: str, send: Callable[[Book], None], beside: bool = False) -> None:
+        """Queue one record; returns at once.
+
+        Args:
+            beside: it may be sent at the same time as its neighbours that may, too, from another thread; any other
+                waits for all before it.
+        """
         with self._changed:
-            self._queue.append((label, send))
+            self._queue.append(_Record(label, send, beside))
             self._changed.notify_all()
 
     def close(
@@ -87,37 +108,60 @@ class Sender(Generic[Book]):
 
     def _work(self) -> None:
         book: Book | None = None
-        failures = refusals = 0
-        while (entry := self._next()) is not None:
-            label, send = entry
+        failures = 0
+        while records := self._next():
             try:
                 if book is None:
                     book = self._connect()
-                send(book)
             except Exception as error:  # whatever the server or its client does, the run goes on
                 self._error = error
-                failures += 1
-                # Without a book the server is away; with one it answered, so the record itself may be at fault.
-                refusals = refusals + 1 if book is not None else 0
-                book = None
-                if refusals < REFUSALS:
-                    self._pause(0.25 * 2 ** min(failures, 8))
+                # It is away, so that no record of these was at fault.
+                for record in records:
+                    record.refusals = 0
+            else:
+                if self._sent_all(records, book):
+                    failures = 0
                     continue
-                self._refused.append(f"{label}: {error}")
-            failures = refusals = 0
-            self._done()
+                book = None
+            failures += 1
+            self._pause(0.25 * 2 ** min(failures, 8))
 
-    def _next(self) -> tuple[str, Callable[[Book], None]] | None:
+    def _sent_all(self, records: list[_Record[Book]], book: Book) -> bool:
+        """Send records side by side, and take those that were sent, or have to be set aside, out of the queue; return
+        whether all were sent."""
+        beside = [threading.Thread(target=_send, args=(one, book), name=NAME, daemon=True) for one in records[1:]]
+        for thread in beside:
+            thread.start()
+        _send(records[0], book)
+        for thread in beside:
+            thread.join()
+        again = []
+        for record in records:
+            if record.error is not None:
+                self._error = record.error
+                record.refusals += 1
+                if record.refusals < REFUSALS:
+                    again.append(record)
+                else:
+                    self._refused.append(f"{record.label}: {record.error}")
+        with self._changed:
+            for _ in records:
+                self._queue.popleft()
+            self._queue.extendleft(reversed(again))
+            self._sent += len(records) - len(again)
+            self._changed.notify_all()
+        return not any(record.error for record in records)
+
+    def _next(self) -> list[_Record[Book]]:
+        """Return the first record, with those after it that may be sent beside it; wait for one, and return none once
+        closed."""
         with self._changed:
             while not self._queue and not self._closed:
                 self._changed.wait()
-            return None if self._closed else self._queue[0]
-
-    def _done(self) -> None:
-        with self._changed:
-            self._queue.popleft()
-            self._sent += 1
-            self._changed.notify_all()
+            if self._closed:
+                return []
+            beside = list(takewhile(lambda record: record.beside, islice(self._queue, self._width)))
+            return beside or [self._queue[0]]
 
     def _pause(self, seconds: float) -> None:
         start = time.monotonic()
@@ -125,3 +169,12 @@ class Sender(Generic[Book]):
             # The longest pause is read anew each time: `close` shortens that of a server which was long away.
             while not self._closed and (left := start + min(seconds, self._longest_pause) - time.monotonic()) > 0:
                 self._changed.wait(left)
+
+
+def _send(record: _Record[Book], book: Book) -> None:
+    try:
+        record.send(book)
+    except Exception as error:
+        record.error = error
+    else:
+        record.error = None

@@ -26,7 +26,7 @@ from distens.credentials import holds, redact
 from distens.errors import RunError
 from distens.records import Failure, Finished, Floats, Task
 from distens.tracking import _records, _registration
-from distens.tracking._address import artifacts_beside, how_to_look, is_store, pinned
+from distens.tracking._address import artifacts_beside, how_to_look, is_server, is_store, pinned
 from distens.tracking._logbook import STATUSES, ClientRun, Logbook, Run, final_records, now_ms
 from distens.tracking._registration import Version
 from distens.tracking._sender import Left, Sender
@@ -41,6 +41,10 @@ ENVIRONMENT = "MLFLOW_TRACKING_URI"
 LOCAL = "sqlite:///mlflow.db"
 
 RUNS_PER_PAGE = 1000
+
+SIDE_BY_SIDE = 8
+"""So many records are sent to a server at the same time."""
+
 IMPATIENT_SECONDS = 5.0
 
 STOPPING_SECONDS = 1.5
@@ -98,7 +102,7 @@ class MlflowRuns:
         if self._sender is not None:
             self._sender.close(0)
         self._run, self._address, self._page, self._lines = run, pinned(self._given()), ("", ""), []
-        self._sender = Sender(self._connect)
+        self._sender = Sender(self._connect, width=SIDE_BY_SIDE if is_server(self._address) else 1)
         self._sender.put("the run's config", lambda book: book.start())
 
     def _connect(self) -> Logbook:
@@ -112,12 +116,12 @@ class MlflowRuns:
         """Log one attempt."""
         at_ms = now_ms()
         label = f"{task.id}, attempt {_records.attempt_of(outcome)}"
-        self._started().put(label, lambda book: book.member(task, outcome, at_ms))
+        self._started().put(label, lambda book: book.member(task, outcome, at_ms), beside=True)
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the search so far on the parent run."""
         at_ms, metrics = now_ms(), dict(metrics)
-        self._started().put(f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms))
+        self._started().put(f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True)
 
     def client(
         self,
@@ -128,7 +132,7 @@ class MlflowRuns:
     ) -> None:
         """Log what a federation's client did, as a child run."""
         at_ms, done = now_ms(), ClientRun(name, dict(metrics), dict(history), tuple(failures))
-        self._started().put(f"client {name}", lambda book: book.client(done, at_ms))
+        self._started().put(f"client {name}", lambda book: book.client(done, at_ms), beside=True)
 
     def finish(self, final: Final | None, status: str) -> list[str]:
         """Send what is left, register the bundles, and return lines for the user."""
@@ -137,8 +141,8 @@ class MlflowRuns:
             return []
         sender, self._sender = self._sender, None
         if final is not None:
-            for label, send in final_records(final):
-                sender.put(label, send)
+            for place, (label, send) in enumerate(final_records(final)):
+                sender.put(label, send, beside=place > 0)
             for bundle in final.bundles if self.register else ():
                 sender.put(f"the model {bundle}", lambda book, b=bundle: self._register(book, final, b))
         sender.put("the run's status", lambda book: book.end(status))
