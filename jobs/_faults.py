@@ -68,12 +68,14 @@ def node(cluster: Cluster, run: Run) -> None:
 
 def driver(cluster: Cluster, run: Run) -> None:
     """The driver is killed."""
-    run.driver.kill()
+    with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+        run.driver.kill()
 
 
 def stop(cluster: Cluster, run: Run) -> None:
     """The driver is asked to end."""
-    run.driver.terminate()
+    with suppress(psutil.NoSuchProcess):
+        run.driver.terminate()
 
 
 def crash(cluster: Cluster, run: Run) -> None:

@@ -114,7 +114,7 @@ class Ground:
             run.stop()
         seconds = time.monotonic() - began
         self._mend()
-        told = frozenset(run.told()) if fault.named else frozenset()
+        told, said = frozenset(run.told()) if fault.named else frozenset(), run.said()
         found = run.outcome()  # before the reference, whose steps would be counted too
         expected = self.reference(told)
         lost, extra, codes = len(found.failed) - fault.named, found.steps - expected.steps, tuple(run.codes)
@@ -135,7 +135,7 @@ class Ground:
             codes=codes,
             seconds=seconds,
             felt=felt,
-            said=run.said(),
+            said=said,
             untracked=untracked,
             fine=equal and not lost and not untracked and codes == fault.codes,
         )

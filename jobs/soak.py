@@ -9,6 +9,7 @@ run: are its members there, are its actors gone, do MLflow and the run's folder 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import random
 import shutil
@@ -28,7 +29,7 @@ import _services
 import numpy as np
 import psutil
 from _cluster import Cluster
-from _drill_run import LONGEST_SECONDS, PROJECT, Run, disagrees
+from _drill_run import LONGEST_SECONDS, MOST, PROJECT, Run, disagrees
 from _faults import FAULTS
 
 from distens.errors import DistensError
@@ -144,11 +145,11 @@ def folders(run: Run) -> list[str]:
     return sorted(str(info.parent) for info in Path(run.storage).glob("*/*/run.json"))
 
 
-def lost(run: Run, url: str) -> int:
-    """Return how many members were given up that did not have to be."""
+def lost(run: Run, url: str) -> list[str]:
+    """Return which members were given up, and why, although nothing was done to them that they do not survive."""
     results = Store(url).read_json("results.json")
-    given_up = {one["id"] for one in results["failures"] if one.get("final", True)} if results["failures"] else set()
-    return max(0, len(given_up) - len(run.told()))
+    given_up = [one for one in results["failures"] or () if one["final"]]
+    return [f"{one['id']}: {one['reason']}: {one['message']}"[:MOST] for one in given_up[len(run.told()) :]]
 
 
 def left_actors(cluster: Cluster) -> int:
@@ -163,7 +164,7 @@ def examine(run: Run, address: str, rows: Any) -> tuple[int, list[str]]:
     """Return how many members were lost, and what else is wrong."""
     if run.codes[-1] != 0:
         return 0, [f"exit {run.codes}: {' | '.join(run.said()[-3:])}"]
-    missing, wrong = 0, []
+    missing, wrong = list[str](), []
     for url in folders(run):
         missing += lost(run, url)
         wrong.append(disagrees(address, url))
@@ -176,7 +177,7 @@ def examine(run: Run, address: str, rows: Any) -> tuple[int, list[str]]:
             wrong.append(f"{url} does not predict")
     if actors := left_actors(run.cluster):
         wrong.append(f"{actors} actors are left")
-    return missing, [*filter(None, wrong), *([f"{missing} members lost"] if missing else [])]
+    return len(missing), [*filter(None, wrong), *(f"lost {one}" for one in missing)]
 
 
 def slope(done: Sequence[Soaked], what: str) -> str:
@@ -195,10 +196,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--roles", default=",".join(ROLES), help="of %(default)s")
+    parser.add_argument("--faults", default=",".join(QUICK), help="of %(default)s")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(words)
+    roles, faults = asked.roles.split(","), asked.faults.split(",")
     rng, done, numbers = random.Random(asked.seed), list[Soaked](), count()
-    sys.path.insert(0, str(PROJECT))  # where the bundles' network is
+    sys.path.insert(0, str(PROJECT))
+    importlib.import_module("net")  # the bundles' network: no bundle imports it by itself
     rows = np.random.default_rng(0).uniform(0, 16, (20, 8, 8)).astype(np.float32)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak")))
@@ -212,11 +217,11 @@ def main(words: Sequence[str] | None = None) -> int:
         until = time.monotonic() + 60 * asked.minutes
         while time.monotonic() < until:
             number = next(numbers)
-            role = list(ROLES)[number % len(ROLES)]
+            role = roles[number % len(roles)]
             command, config, overrides = ROLES[role]
-            lives = bool((number + number // len(ROLES)) % 2)  # each role by turns
+            lives = bool((number + number // len(roles)) % 2)  # each role by turns
             without = (*(OF_DRIVERS if lives else ()), *(() if config == "drill.yaml" else OF_NET))
-            fault = rng.choice([name for name in QUICK if name not in without])
+            fault = rng.choice([name for name in faults if name not in without])
             tracked = f"tracking={{kind: mlflow_runs, uri: '{address}'}}"
             place = (cluster, folder, f"{folder}/runs/{number}")
             given: Any = {"config": config, "overrides": (*overrides, tracked), "rng": rng, "mlflow": server}

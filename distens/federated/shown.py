@@ -166,13 +166,20 @@ class Clients:
 
 def _failures(ledger: Ledger, found: Mapping[str, Part]) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = [
-        {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message}
+        {
+            "id": task.id,
+            "attempt": told.attempt,
+            "reason": told.reason,
+            "message": told.message,
+            "final": told.final,
+        }
         for task, told in ledger.outcomes()
         if not isinstance(told, Finished)
     ]
     for name, part in found.items():
         for what, whys in part.wrong.items():
-            lines.append({"id": name, "rounds": _spans(whys), "reason": what, "message": next(iter(whys.values()))})
+            first, final = next(iter(whys.values())), what != "retried"
+            lines.append({"id": name, "rounds": _spans(whys), "reason": what, "message": first, "final": final})
     return lines
 
 
