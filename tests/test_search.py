@@ -495,3 +495,20 @@ def test_the_pool_is_any_selector_and_is_resolved_with_its_options():
     assert registry.resolved(built)["pool"] == {"kind": "top", "size": 3}
     assert registry.resolved(DivBO())["pool"] == {"kind": "greedy", "size": 25, "cut": False, "bags": 1, "seed": 0}
     assert SPACE.contains(built.propose(make_history(SPACE, 8), SPACE, 1, np.random.default_rng(0))[0])
+
+
+@pytest.mark.parametrize(("count", "fits"), [(1, 1), (17, 17), (64, 29)])
+def test_many_picks_at_once_fit_the_forest_ever_more_rarely(count, fits, monkeypatch):
+    """Once for what has finished, after each pick up to the 16th that another follows, then at 18, 20, 22, 24, 27, 30,
+    33, 37, 41, 46, 51 and 57: each an eighth more, rounded down. What is picked is new and different all the same."""
+    made = []
+
+    def counted(*given):
+        made.append(len(given[0]))
+        return Forest(*given)
+
+    monkeypatch.setattr(_rounds, "Forest", counted)
+    history = make_history(SPACE, 12)
+    picks = search("bayes").propose(history, SPACE, count, np.random.default_rng(0))
+    assert len(made) == fits
+    assert len({settings_key(settings) for settings in picks} - keys(history)) == count
