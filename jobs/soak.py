@@ -160,15 +160,25 @@ def left_actors(cluster: Cluster) -> int:
     return found
 
 
-def examine(run: Run, address: str, rows: Any) -> tuple[int, list[str]]:
+def tell_the_rest(run: Run, url: str) -> None:
+    """Resume a run that has finished, but gave up waiting for MLflow."""
+    command = [sys.executable, "-m", "distens.cli", "resume", url, "--set", "runtime={kind: inline}"]
+    subprocess.run(command, cwd=PROJECT, env=run.cluster.env, stdout=subprocess.DEVNULL, check=True)
+
+
+def examine(run: Run, address: str, rows: Any, fault: str) -> tuple[int, list[str]]:
     """Return how many members were lost, and what else is wrong."""
     if run.codes[-1] != 0:
         return 0, [f"exit {run.codes}: {' | '.join(run.said()[-3:])}"]
     missing, wrong = list[str](), []
     for url in folders(run):
-        missing += lost(run, url)
-        wrong.append(disagrees(address, url))
         try:
+            missing += lost(run, url)
+            untracked = disagrees(address, url)
+            if untracked and fault == "mlflow":
+                tell_the_rest(run, url)
+                untracked = disagrees(address, url)
+            wrong.append(untracked)
             probs_NC = predictor.load(url).predict_proba(rows)
         except DistensError as error:
             wrong.append(str(error))
@@ -251,7 +261,7 @@ def soaked(run: Run, role: str, fault: str, address: str, rows: Any) -> Soaked:
     finally:
         run.stop()
     seconds = time.monotonic() - began
-    missing, wrong = examine(run, address, rows)
+    missing, wrong = examine(run, address, rows, fault)
     if not wrong:
         shutil.rmtree(run.storage)
     sizes = run.answer if isinstance(run, Lived) else {}

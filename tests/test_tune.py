@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.pyfunc import load_model
@@ -578,6 +581,30 @@ def test_a_sweep_that_cannot_be_is_refused_before_anything_starts(tmp_path, over
     with pytest.raises(ConfigError, match=message):
         sweep(swept(tmp_path, over, **section))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_a_sweep_whose_process_dies_goes_on_in_another(tmp_path, ray_here):
+    from distens.tune.sweep import sweep
+
+    killed = []
+
+    def kill():
+        while not list(tmp_path.glob("runs/*/*/run.json")):
+            time.sleep(0.005)
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess, IndexError):
+                if process.cmdline()[0].startswith("ray::ImplicitFunc"):
+                    process.kill()
+                    killed.append(process.pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    over = {"select.size": {"choices": [1, 5]}}
+    found = sweep(swept(tmp_path, over, concurrency=1).model_copy(update={"tracking": "off"}))
+    thread.join()
+    assert killed
+    assert sorted(run.values["select.size"] for run in found.runs) == [1, 5]
+    assert not [run.why for run in found.runs if run.value is None]
 
 
 def test_a_run_of_a_sweep_that_fails_is_named_and_the_others_go_on(tmp_path, ray_here):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,8 @@ def run_one(
             store.write_json(MEASURED, store.read_json("results.json")["combine"])
         except Exception as error:  # whatever went wrong in one run: the sweep goes on and names it
             store.write(FAILURE, f"{type(error).__name__}: {error}".encode())
-            raise
+            tune.report({"value": math.nan})  # if it were raised, Tune would try it again, as if a process had died
+            return
     row, measure = objective
     found = store.read_json(MEASURED)
     if row not in found:

@@ -44,6 +44,9 @@ MEASURES = {"nll": "min", "brier": "min", "ece": "min", "ece_width": "min", "aur
 WITHOUT_EFFECT = ("name", "role", "storage", "runtime", "tracking", "sweep")
 """Keys that no result depends on."""
 
+RESTARTS = 5
+"""A run whose process dies, or whose node is lost, goes on in another, so often at most."""
+
 
 @dataclass(frozen=True)
 class Swept:
@@ -161,7 +164,11 @@ class _Sweep:
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=self.folder, verbose=0, callbacks=[_Lines(self, search, say)]
+                name="tune",
+                storage_path=self.folder,
+                verbose=0,
+                callbacks=[_Lines(self, search, say)],
+                failure_config=tune.FailureConfig(max_failures=RESTARTS),
             ),
         ).fit()
 
