@@ -62,7 +62,9 @@ def test_participation_is_counted(tmp_path):
     assert b["rows"] is None and b["what went wrong"] == "refused in round 3: numbers that are not finite"
     assert "mean share" not in c and c["what went wrong"] == "failed in rounds 2, 4: last"
     assert d == {"client": "d", "rows": 1, "rounds asked": 0, "merged": 0}
-    assert found.failures[-1] == {"id": "c", "rounds": "2, 4", "reason": "failed", "message": "crashed: first\nlast"}
+    told = {"id": "c", "rounds": "2, 4", "reason": "failed", "message": "crashed: first\nlast", "final": True}
+    assert found.failures[-1] == told
+    assert [one["final"] for one in found.failures if one["reason"] == "retried"] == [False]
 
 
 def test_the_tracker_is_told(tmp_path):
