@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 
 import numpy as np
 
@@ -99,14 +98,16 @@ class Proposals:
             return seeding.generator(seed, "search", *filter(None, [start.bracket]), number, *more)
 
         firsts = search.propose(history, space, min(self.plan.runner.free(), left), chance())
+        asked = [self._task(number, settings, start) for settings in firsts]  # whatever their numbers will be
         started: list[list[Task]] = []
-        for place, first in enumerate(firsts):
+        for first in firsts:
             if not left:
                 break
             pack = [self._task(number, first, start)]
             if (count := self._size(first, left, history.finished)) > 1:
-                others = [self._task(number, settings, start) for settings in firsts[place + 1 :]]
-                known = self.history(also=[*chain(*started), *pack, *others], bracket=start.bracket)
+                known = self.history(
+                    also=[*asked, *(task for pack in started for task in pack[1:])], bracket=start.bracket
+                )
                 like = space.narrowed(first, packing.free(first)) if packing.key(first) is not None else space
                 more = search.propose(known, like, count - 1, chance("pack"))
                 pack += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
