@@ -17,7 +17,7 @@ from distens.evaluate import figures, metrics, report
 from distens.filesystem import temporary
 from distens.ledger import Ledger
 from distens.plan import Plan
-from distens.records import Finished, Floats, Integers, State
+from distens.records import Floats, Integers, State
 from distens.serve import bundle, cascade, predictor
 from distens.store import Store
 from distens.tracking.protocol import Final
@@ -198,12 +198,11 @@ def _name(result: Result) -> str:
 def _failures(ledger: Ledger) -> list[dict[str, Any]]:
     """Return what failed, with the lower rung that its member keeps, if it has one."""
     kept = {e.task.member: e.task.id for e in ledger.finished("search") if e.task.budget is not None}
-    failures = []
-    for task, told in ledger.outcomes():
-        if not isinstance(told, Finished):
-            record = {"id": task.id, "attempt": told.attempt, "reason": told.reason, "message": told.message}
-            lower = {"keeps": kept[task.member]} if told.final and task.member in kept else {}
-            failures.append({**record, "final": told.final, **lower})
+    failures = ledger.failures()
+    for failure in failures:
+        member = ledger.task(failure["id"]).member
+        if failure["final"] and member in kept:
+            failure["keeps"] = kept[member]
     return failures
 
 

@@ -181,6 +181,20 @@ class Ledger:
         for told in self._arrived:
             yield (told.task, told) if isinstance(told, Finished) else (self.task(told.task_id), told)
 
+    def failures(self) -> list[dict[str, Any]]:
+        """Return what failed, lost attempts included, as `results.json` says it."""
+        return [
+            {
+                "id": task.id,
+                "attempt": told.attempt,
+                "reason": told.reason,
+                "message": told.message,
+                "final": told.final,
+            }
+            for task, told in self.outcomes()
+            if isinstance(told, Failure)
+        ]
+
     def history(
         self,
         purpose: str,

@@ -165,17 +165,7 @@ class Clients:
 
 
 def _failures(ledger: Ledger, found: Mapping[str, Part]) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = [
-        {
-            "id": task.id,
-            "attempt": told.attempt,
-            "reason": told.reason,
-            "message": told.message,
-            "final": told.final,
-        }
-        for task, told in ledger.outcomes()
-        if not isinstance(told, Finished)
-    ]
+    lines = ledger.failures()
     for name, part in found.items():
         for what, whys in part.wrong.items():
             first, final = next(iter(whys.values())), what != "retried"
