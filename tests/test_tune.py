@@ -589,7 +589,8 @@ def test_a_run_of_a_sweep_whose_process_dies_goes_on_in_another(tmp_path, ray_he
     killed = []
 
     def kill():
-        while not list(tmp_path.glob("runs/*/*/run.json")):
+        until = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/*/*/run.json")) and time.monotonic() < until:
             time.sleep(0.005)
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess, IndexError):
@@ -597,7 +598,7 @@ def test_a_run_of_a_sweep_whose_process_dies_goes_on_in_another(tmp_path, ray_he
                     process.kill()
                     killed.append(process.pid)
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     over = {"select.size": {"choices": [1, 5]}}
     found = sweep(swept(tmp_path, over, concurrency=1).model_copy(update={"tracking": "off"}))

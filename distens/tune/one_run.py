@@ -58,19 +58,18 @@ def run_one(
     logging.getLogger("distens").setLevel(logging.ERROR)
     plan = check(parse({**changed(base, config), **more}))
     store = Store(f"{plan.config.storage}/{plan.config.run_name()}")
-    if not store.exists(MEASURED):
-        try:
+    try:
+        if not store.exists(MEASURED):
             _finish(plan, store, more)
             store.write_json(MEASURED, store.read_json("results.json")["combine"])
-        except Exception as error:  # whatever went wrong in one run: the sweep goes on and names it
-            store.write(FAILURE, f"{type(error).__name__}: {error}".encode())
-            tune.report({"value": math.nan})  # if it were raised, Tune would try it again, as if a process had died
-            return
-    row, measure = objective
-    found = store.read_json(MEASURED)
-    if row not in found:
-        raise RunError(f"{store.url}: the run has no row {row!r}")
-    tune.report({"value": found[row][measure]})
+        (row, measure), found = objective, store.read_json(MEASURED)
+        if row not in found:
+            raise RunError(f"{store.url}: the run has no row {row!r}")
+        value = found[row][measure]
+    except Exception as error:  # whatever went wrong in one run: the sweep goes on and names it
+        store.write(FAILURE, f"{type(error).__name__}: {error}".encode())
+        value = math.nan  # if it were raised, Tune would try it again, as if a process had died
+    tune.report({"value": value})
 
 
 def _finish(plan: Plan, store: Store, more: Mapping[str, Any]) -> None:
