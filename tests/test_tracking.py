@@ -229,18 +229,20 @@ def test_order_is_kept_through_an_outage():
 
 def test_records_that_may_go_side_by_side_do_and_others_wait_for_them():
     """Four and four that wait for each other, one after all of them, and two more that wait for it."""
-    sent, here = [], threading.Barrier(4, timeout=30)
+    sent, here, gate = [], threading.Barrier(4, timeout=30), threading.Event()
 
     def together(book, name):
         here.wait()
         book.append(name)
 
     sender = Sender(lambda: sent, width=4)
+    sender.put("until all are queued", lambda book: gate.wait(30))
     for name in range(8):
         sender.put(str(name), lambda book, n=name: together(book, n), beside=True)
     sender.put("alone", lambda book: book.append("alone"))
     for name in ("x", "y"):
         sender.put(name, lambda book, n=name: book.append(n), beside=True)
+    gate.set()
     left = sender.close(30)
     assert (left.waiting, left.refused) == (0, ())
     assert [set(sent[:4]), set(sent[4:8]), sent[8], set(sent[9:])] == [{0, 1, 2, 3}, {4, 5, 6, 7}, "alone", {"x", "y"}]
@@ -248,7 +250,7 @@ def test_records_that_may_go_side_by_side_do_and_others_wait_for_them():
 
 def test_of_records_side_by_side_only_those_that_failed_are_sent_again():
     """Of four, one is lost once, and one is always refused: each other is sent once, and what comes later follows."""
-    sent, lost, books = [], iter([True]), []
+    sent, lost, books, gate = [], iter([True]), [], threading.Event()
 
     def connect():
         books.append(len(sent))
@@ -263,10 +265,12 @@ def test_of_records_side_by_side_only_those_that_failed_are_sent_again():
         raise ValueError("no such thing")
 
     sender = Sender(connect, longest_pause=0.01, width=4)
+    sender.put("until all are queued", lambda book: gate.wait(30))
     does = [lambda book: book.append(0), second, refused, lambda book: book.append(3), lambda book: book.append(4)]
     for name, send in enumerate(does):
         sender.put(str(name), send, beside=True)
     sender.put("last", lambda book: book.append("last"))
+    gate.set()
     left = sender.close(30)
     assert (sorted(sent[:4]), sent[4:], left.waiting) == ([0, 1, 3, 4], ["last"], 0)
     assert left.refused == ("2: no such thing",)
