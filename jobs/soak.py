@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -206,11 +206,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--roles", default=",".join(ROLES), help="of %(default)s")
-    parser.add_argument("--faults", default=",".join(QUICK), help="of %(default)s")
+    parser.add_argument("--roles", type=some_of(list(ROLES)), default=",".join(ROLES), help="of %(default)s")
+    parser.add_argument("--faults", type=some_of(QUICK), default=",".join(QUICK), help="of %(default)s")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(words)
-    roles, faults = asked.roles.split(","), asked.faults.split(",")
+    roles, faults = asked.roles, asked.faults
+    if without := [role for role in roles if not suited(faults, role, lives=False)]:
+        parser.error(f"none of {', '.join(faults)} can happen to {', '.join(without)}")
     rng, done, numbers = random.Random(asked.seed), list[Soaked](), count()
     sys.path.insert(0, str(PROJECT))
     importlib.import_module("net")  # the bundles' network: no bundle imports it by itself
@@ -229,9 +231,8 @@ def main(words: Sequence[str] | None = None) -> int:
             number = next(numbers)
             role = roles[number % len(roles)]
             command, config, overrides = ROLES[role]
-            lives = bool((number + number // len(roles)) % 2)  # each role by turns
-            without = (*(OF_DRIVERS if lives else ()), *(() if config == "drill.yaml" else OF_NET))
-            fault = rng.choice([name for name in faults if name not in without])
+            lives = bool((number + number // len(roles)) % 2 and suited(faults, role, lives=True))  # each role by turns
+            fault = rng.choice(suited(faults, role, lives))
             tracked = f"tracking={{kind: mlflow_runs, uri: '{address}'}}"
             place = (cluster, folder, f"{folder}/runs/{number}")
             given: Any = {"config": config, "overrides": (*overrides, tracked), "rng": rng, "mlflow": server}
@@ -246,6 +247,24 @@ def main(words: Sequence[str] | None = None) -> int:
                 asked.out.write_text(json.dumps([asdict(one) for one in done], indent=1))
     report(done)
     return int(any(one.wrong for one in done))
+
+
+def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what reads a list of some of them."""
+
+    def read(text: str) -> list[str]:
+        found = text.split(",")
+        if unknown := sorted(set(found) - set(names)):
+            raise argparse.ArgumentTypeError(f"found {', '.join(unknown)}; allowed: {', '.join(names)}")
+        return found
+
+    return read
+
+
+def suited(faults: Sequence[str], role: str, lives: bool) -> list[str]:
+    """Return what can happen to a run: neither to its driver if that is to live on, nor in a network it has not."""
+    without = (*(OF_DRIVERS if lives else ()), *(() if ROLES[role][1] == "drill.yaml" else OF_NET))
+    return [name for name in faults if name not in without]
 
 
 def soaked(run: Run, role: str, fault: str, address: str, rows: Any) -> Soaked:
