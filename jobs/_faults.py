@@ -222,7 +222,7 @@ FAULTS = {
     "hang": Fault(hang, named=1, overrides=(f"runtime.timeout_seconds={TIMEOUT_SECONDS}",)),
     "stop": Fault(stop, codes=(STOPPED, 0)),
     "mlflow": Fault(mlflow, needs="mlflow"),
-    "memory": Fault(memory, node={"spare_gib": 1.5}),
+    "memory": Fault(memory, node={"spare_gib": 3.0}),
     "objects": Fault(objects, node={"store_mib": STORE_MIB}, before=neighbour),
     "disk": Fault(disk, codes=(1, 0), needs="tmpfs"),
     "head": Fault(head, codes=(1, 0)),

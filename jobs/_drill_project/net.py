@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-MOST_GIB = 4.0
+MOST_GIB = 6.0
 
 
 def allocate(found: Path, logits: torch.Tensor) -> torch.Tensor:
