@@ -9,11 +9,11 @@ over twice the time on two, from the first dispatch to the last outcome.
 
 `simulate` runs the real coordinator (search, schedule, journal, selection, bundle) against members that take virtual
 time: the CPU seconds of the driver's one thread are measured and added to the clock, training is lognormal.
-A journal entry also costs what `--journal-ms` says, as storage makes it wait; MLflow is a second thread that takes
-`--logging-ms` a member (`jobs/bench_tracking.py` measures both). `training` is the share of GPU time from the first
-dispatch to the last outcome in which members train; `without the driver` what it would be if the driver took no time:
-the rest is idle only because the last members end at different times. The network and
-Ray's own head are not simulated.
+A journal entry also costs what storage makes it wait, measured on the temporary folder's disk or where `--journal` says
+(`s3://bucket/folder`); MLflow is a second thread that takes `--logging-ms` a member, which `jobs/bench_tracking.py`
+measures. `training` is the share of GPU time from the first dispatch to the last outcome in which members train;
+`without the driver` what it would be if the driver took no time: the rest is idle only because the last members end at
+different times. The network and Ray's own head are not simulated.
 """
 
 from __future__ import annotations
@@ -162,6 +162,8 @@ RANGES = {
     "kind_of": {"choices": ["a", "b", "c"]},
 }
 
+ENTRIES = 300
+
 app = typer.Typer(add_completion=False)
 Out = Annotated[Path | None, typer.Option(help="Also write the figures here, as JSON.")]
 
@@ -206,8 +208,8 @@ def simulate(
     search: Annotated[list[str] | None, typer.Option(help="Kinds of search, likewise.")] = None,
     per_gpu: Annotated[int, typer.Option(help="Members for each GPU.")] = 4,
     seconds: Annotated[list[float] | None, typer.Option(help="What a member trains on average, likewise.")] = None,
-    journal_ms: Annotated[float, typer.Option(help="How long storage makes a journal entry wait.")] = 5.0,
-    logging_ms: Annotated[float, typer.Option(help="What logging a member costs, in a thread beside.")] = 40.0,
+    journal: Annotated[str, typer.Option(help="Measure there how long an entry waits for storage.")] = "",
+    logging_ms: Annotated[float, typer.Option(help="What logging a member costs, in a thread beside.")] = 116.0,
     out: Out = None,
 ) -> None:
     """Run the coordinator against simulated GPUs."""
@@ -216,6 +218,7 @@ def simulate(
         package = Path(folder, "distens")
         _copy(package)
         environment = {**os.environ, "PYTHONPATH": folder}
+        journal_ms = _waits_ms(f"{journal or folder}/waits-{time.time_ns()}")
         for kind in search or ["random", "gain", "divbo"]:
             for count in gpus or [8, 64, 512]:
                 for mean in seconds or [60.0]:
@@ -224,9 +227,22 @@ def simulate(
                     found = _child("simulated", given, environment)
                     rows.append({**asked, **_judged(asked, found, logging_ms / 1000)})
                     print(rows[-1], file=sys.stderr, flush=True)
-    _show(rows)
+    _show(rows, f"Simulated GPUs, the real coordinator; a journal entry waits {journal_ms:.2g} ms")
     if out is not None:
         out.write_text(json.dumps({"journal_ms": journal_ms, "logging_ms": logging_ms, "rows": rows}, indent=1))
+
+
+def _waits_ms(url: str) -> float:
+    """Return how long a journal entry waits for storage: the median of many, without their CPU."""
+    from distens.journal import Journal
+    from distens.store import Store
+
+    entries, waits = Journal(Store(url)), []
+    for number in range(ENTRIES):
+        began = time.perf_counter() - time.thread_time()
+        entries.append({"number": number, "text": "x" * 1000})
+        waits.append(1000 * (time.perf_counter() - time.thread_time() - began))
+    return statistics.median(waits)
 
 
 def _copy(package: Path) -> None:
@@ -365,11 +381,11 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
-def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Simulated GPUs, the real coordinator")
+    table = Table(title=title)
     for heading in (
         *("search", "GPUs", "members", "s each", "search s", "training", "without the driver"),
         *("driver busy", "of it proposing", "logging busy", "waits for it s", "end s", "first bottleneck"),
