@@ -160,6 +160,30 @@ def test_a_pack_whose_actor_is_killed_loses_no_finished_member(dataset, tmp_path
     assert trained(notes).count("0") == 1
 
 
+def test_what_ran_out_of_memory_is_tried_again_after_a_pause(dataset, tmp_path, notes, ray_here, monkeypatch):
+    """Pauses of 1 s and 2 s: there is room again in the second, and others are trained in the first."""
+    from distens.runtime import _retries
+
+    monkeypatch.setattr(_retries, "PAUSE_SECONDS", 1.0)
+    tasks = tasks_of(notes, "no_room", "well")
+    runner = registry.build("runtime", {"kind": "ray_actors", "concurrency": 1}, "runtime")
+    runner.start(Shared(Store(str(tmp_path / "run")), dataset))
+    came, at = [], []
+    try:
+        for (outcome,) in runner.run(iter([[task] for task in tasks])):
+            came.append((outcome.task_id, outcome.attempt, isinstance(outcome, Report)))
+            at.append(time.monotonic())
+            if came[-1][:2] == ("m0", 2):
+                notes.with_name("go").touch()
+            if isinstance(outcome, Failure):
+                assert (outcome.reason, outcome.final) == ("out_of_memory", False)
+    finally:
+        runner.stop()
+    assert came == [("m0", 1, False), ("m1", 1, True), ("m0", 2, False), ("m0", 3, True)]
+    assert at[2] - at[0] >= 1
+    assert at[3] - at[2] >= 2
+
+
 def test_a_pack_has_as_much_time_as_its_members(dataset, tmp_path, notes, ray_here):
     """2 members at 1.5 s: after 3 s the pack is split. The slow one is alone then, and ended for good after 1.5 s."""
     spec = {"kind": "ray_actors", "concurrency": 1, "timeout_seconds": 1.5}

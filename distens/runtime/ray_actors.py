@@ -2,13 +2,10 @@
 
     packs ──pull──► slot 1: starting ─► idle ─► busy ──► outcomes ──► yield
                     slot 2: …                    │
-                                                 └─ died, timed out, out of memory ─► the actor is replaced
-                                                    a member alone: tried again, `retries` times
-                                                    a pack: what had finished is reported; the rest is split in two
-                                                    halves and tried again, until the bad member is alone
+                                                 └─ died, timed out, out of memory ─► the actor is replaced,
+                                                                                      see `_retries`
 
-A further attempt has the same seed and the next number, and goes on from the last checkpoint. A node that is lost is
-not a member's fault: it does not count among its `retries`.
+A further attempt has the same seed and the next number, and goes on from the last checkpoint.
 
 An actor occupies what its packs say, and is used again for such packs alone. Of packs that there is no room for beside
 those that run, a few wait for it while others go first; an idle actor never holds what a pack of another size needs.
@@ -23,9 +20,8 @@ import logging
 import math
 import re
 import time
-from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import ray
@@ -36,14 +32,11 @@ from distens import packing
 from distens.errors import RunError, StorageFailed
 from distens.records import Answer, Failure, Held, Reason, Resources, Task
 from distens.runtime import _connection, _placing, _sizes
-from distens.runtime._execute import finished_before
+from distens.runtime._retries import Pack, Retries, lost
 from distens.runtime.protocol import Shared
 from distens.store import Store
 
 log = logging.getLogger("distens")
-
-RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
-"""A member that diverged, was refused or ran out of time would do the same again."""
 
 ROOM_SECONDS = 5.0
 START_SECONDS = 60.0
@@ -51,16 +44,8 @@ START_SECONDS = 60.0
 PATIENCE_SECONDS = 10.0
 """After so long an actor that does not come up may lack room that is there in all, but on no one node."""
 
-NODES_LOST = 10
-"""So many lost nodes are a member's fault: it may take them down itself."""
-
 START_FAILURES = 5
 """So many actors in a row that do not come up are no accident."""
-
-NAMED = 4
-"""A message about a lost pack names so many of its members."""
-
-Pack = Sequence[Task]
 
 
 @dataclass
@@ -100,7 +85,7 @@ class RayActors:
         cluster scales for what waits.
     concurrency: packs at once; without it, as many of that size as the cluster's resources hold.
     pack: how many members are trained together; `1` gives each an actor of its own.
-    retries: how often a member is tried again whose process died, ran out of memory or raised.
+    retries: how often a member is tried again whose process died, ran out of memory (after a pause) or raised.
     timeout_seconds: a member that trains longer is ended and named; a pack has so much time for each of its members.
     """
 
@@ -136,6 +121,7 @@ class RayActors:
         self._store: Store | None = None
         self._ours = False
         self._start_failures = 0
+        self._retries = Retries(self.retries)
         self._places = _placing.Places(
             self.resources, self.node_labels, self.placement, self.wait_seconds, self.concurrency
         )
@@ -203,37 +189,27 @@ class RayActors:
     def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
         """Pull a pack for every free actor; yield outcomes in order of arrival."""
         assert self._shared_ref is not None, "start comes first"
-        again: deque[Pack] = deque()
-        failed: Counter[tuple[str, bool]] = Counter()
+        again = self._retries = Retries(self.retries)
         while True:
+            again.wake()
             while len(self._busy) < (slots := self.slots()):
                 held = [slot.needs for slot in self._busy]
-                pack = _sizes.next_that_fits(packs, again, held, self._places.room, slots)
+                pack = _sizes.next_that_fits(packs, again.waiting, held, self._places.room, slots)
                 if pack is None:  # there is no more, or none before the next outcome
                     break
                 self._dispatch(pack)
             if not self._busy:
-                return
+                if (pause := again.seconds()) is None:
+                    return
+                time.sleep(pause)
             for slot in self._ready():
                 self._busy.remove(slot)
                 if slot.starting:
                     self._started(slot)
                     continue
                 outcomes, left = self._outcomes(slot)
-                if left:
-                    again += [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
-                yield [self._retried(outcome, slot, again, failed) for outcome in outcomes]
-
-    def _retried(self, outcome: Answer, slot: _Slot, again: deque[Pack], failed: Counter[tuple[str, bool]]) -> Answer:
-        """Queue a member that failed by itself for its next attempt, if it has one; return its outcome accordingly."""
-        if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED:
-            return outcome
-        failed[outcome.task_id, slot.node_lost] += 1
-        if failed[outcome.task_id, slot.node_lost] > (NODES_LOST if slot.node_lost else self.retries):
-            return outcome
-        task = next(task for task in slot.pack if task.id == outcome.task_id)
-        again.append([replace(task, attempt=task.attempt + 1)])
-        return replace(outcome, final=False)
+                again.split(left)
+                yield [again.told(outcome, slot.pack, slot.node_lost) for outcome in outcomes]
 
     def _dispatch(self, pack: Pack) -> None:
         needs = pack[0].resources
@@ -271,8 +247,9 @@ class RayActors:
         self._prepared = [actor for actor in self._prepared if actor is not spare]
 
     def _ready(self) -> list[_Slot]:
-        """Return slots whose call ended or whose pack's time is over; wait for the first such."""
-        while True:
+        """Return slots whose call ended or whose pack's time is over; wait for the first such, or until something that
+        has paused can be tried again."""
+        while self._busy and self._retries.seconds() != 0:
             refs = [slot.ref for slot in self._busy]
             done, _ = ray.wait(refs, num_returns=1, timeout=1.0)
             if done:  # and whoever else is: a slow search may think of all of them at once
@@ -288,6 +265,7 @@ class RayActors:
                 if slot.starting and now - slot.since > START_SECONDS:
                     log.warning("%s waits for free resources since %.0f s", slot.pack[0].id, now - slot.since)
                     slot.since = now
+        return []
 
     def _late(self, slot: _Slot, now: float) -> bool:
         return not slot.starting and now - slot.since > self._limit(slot.pack)
@@ -303,7 +281,10 @@ class RayActors:
             self._start_failures += 1
             if self._start_failures >= START_FAILURES:
                 raise RunError(f"runtime: {START_FAILURES} actors in a row did not start; the last: {error}") from error
-            self._dispatch(slot.pack)
+            if _reason(error) == "out_of_memory":
+                self._retries.pause(slot.pack, self._start_failures)
+            else:
+                self._dispatch(slot.pack)
             return
         self._start_failures = 0
         self._begin(slot.actor, slot.pack, node_id)
@@ -336,20 +317,8 @@ class RayActors:
                 self._idle.append((slot.needs, slot.actor, slot.node_id))
             return outcomes, []
         ray.kill(slot.actor)
-        return self._lost(slot.pack, reason, message, seconds)
-
-    def _lost(self, pack: Pack, reason: Reason, message: str, seconds: float) -> tuple[Sequence[Answer], list[Task]]:
-        """Return what came of a pack whose actor is gone, and what is left; a member alone counts as it is."""
-        if len(pack) == 1:
-            return [Failure(pack[0].id, pack[0].attempt, reason, message, seconds, "")], []
         assert self._store is not None
-        finished = list(finished_before(pack, self._store))
-        done = {report.task_id for report in finished}
-        left = [task for task in pack if task.id not in done]
-        names = ", ".join(task.id for task in left[:NAMED]) + (", …" if len(left) > NAMED else "")
-        why = f"{message} (in a pack of {len(pack)}, with {names} unfinished; they are split and tried again)"
-        failures = [Failure(task.id, task.attempt, reason, why, seconds / len(pack), "", final=False) for task in left]
-        return [*finished, *failures], [replace(task, attempt=task.attempt + 1) for task in left]
+        return lost(slot.pack, reason, message, seconds, self._store)
 
     def stop(self) -> None:
         """End our actors, running members included; leave a Ray that was there before us."""

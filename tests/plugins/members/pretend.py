@@ -47,6 +47,8 @@ class Pretend:
             raise Refused("not these settings")
         if self.does == "memory" and together > 1:
             raise MemoryError("too many")
+        if self.does == "no_room" and not Path(self.notes).with_name("go").exists():
+            raise MemoryError("not now")
         if self.does == "diverge":
             raise Diverged("the loss was nan")
         while self.does == "wait" and not Path(self.notes).with_name("go").exists():

@@ -1,0 +1,96 @@
+"""What is tried again, when, and with what attempt; and what Ray's errors mean.
+
+a member alone that crashed: at once, `retries` times
+one that ran out of memory: as often, each time after a longer pause, since what else took it may be over by then
+one whose node was lost: at once, and not counted among them
+a pack whose process is gone: what had finished is reported; the rest in two halves, until the bad member is alone
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from distens.records import Answer, Failure, Reason, Task
+from distens.runtime._execute import finished_before
+from distens.store import Store
+
+Pack = Sequence[Task]
+
+RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
+"""A member that diverged, was refused or ran out of time would do the same again."""
+
+NODES_LOST = 10
+"""So many lost nodes are a member's fault: it may take them down itself."""
+
+PAUSE_SECONDS = 5.0
+"""Before what ran out of memory is tried again; twice as long the second time, three times the third."""
+
+NAMED = 4
+"""A message about a lost pack names so many of its members."""
+
+
+class Retries:
+    """Packs that are tried again.
+
+    Args:
+        retries: how often a member is.
+
+    Attributes:
+        waiting: packs for which it is time.
+    """
+
+    def __init__(self, retries: int) -> None:
+        self._retries = retries
+        self._failed: Counter[tuple[str, bool]] = Counter()
+        self._later: list[tuple[float, Pack]] = []
+        self.waiting: deque[Pack] = deque()
+
+    def seconds(self) -> float | None:
+        """Return how long it is until the next pause is over; None if nothing waits for that."""
+        return max(0.0, min(self._later)[0] - time.monotonic()) if self._later else None
+
+    def wake(self) -> None:
+        """Let those whose pause is over wait no longer."""
+        now = time.monotonic()
+        self.waiting += [pack for due, pack in self._later if due <= now]
+        self._later = [(due, pack) for due, pack in self._later if due > now]
+
+    def pause(self, pack: Pack, times: int) -> None:
+        """Let a pack wait that has run out of memory so many times."""
+        self._later.append((time.monotonic() + PAUSE_SECONDS * times, pack))
+
+    def split(self, left: Pack) -> None:
+        """Queue what is left of a lost pack, in halves."""
+        self.waiting += [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
+
+    def told(self, outcome: Answer, pack: Pack, node_lost: bool) -> Answer:
+        """Queue a member that failed by itself for its next attempt, if it has one; return its outcome accordingly."""
+        if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED:
+            return outcome
+        self._failed[outcome.task_id, node_lost] += 1
+        times = self._failed[outcome.task_id, node_lost]
+        if times > (NODES_LOST if node_lost else self._retries):
+            return outcome
+        task = next(task for task in pack if task.id == outcome.task_id)
+        again = [replace(task, attempt=task.attempt + 1)]
+        if outcome.reason == "out_of_memory":
+            self.pause(again, times)
+        else:
+            self.waiting.append(again)
+        return replace(outcome, final=False)
+
+
+def lost(pack: Pack, reason: Reason, message: str, seconds: float, store: Store) -> tuple[Sequence[Answer], list[Task]]:
+    """Return what came of a pack whose actor is gone, and what is left; a member alone counts as it is."""
+    if len(pack) == 1:
+        return [Failure(pack[0].id, pack[0].attempt, reason, message, seconds, "")], []
+    finished = list(finished_before(pack, store))
+    done = {report.task_id for report in finished}
+    left = [task for task in pack if task.id not in done]
+    names = ", ".join(task.id for task in left[:NAMED]) + (", …" if len(left) > NAMED else "")
+    why = f"{message} (in a pack of {len(pack)}, with {names} unfinished; they are split and tried again)"
+    failures = [Failure(task.id, task.attempt, reason, why, seconds / len(pack), "", final=False) for task in left]
+    return [*finished, *failures], [replace(task, attempt=task.attempt + 1) for task in left]
