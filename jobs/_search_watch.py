@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,9 +41,9 @@ def watched() -> Iterator[Seen]:
     `performance_std` and `diversity_std` are the mean predicted deviation (0: no variance).
     """
     from distens.search._forest import Forest
-    from distens.search._pairs import PairSurrogate
+    from distens.search._pairs import Towards
 
-    seen, predict, towards = Seen(), Forest.predict, PairSurrogate.towards
+    seen, predict, over = Seen(), Forest.predict, Towards.over
 
     def forest(self: Forest, features_PD: Floats) -> tuple[Floats, Floats]:
         mean_P, variance_P = predict(self, features_PD)
@@ -52,19 +52,14 @@ def watched() -> Iterator[Seen]:
             seen.add("performance_std", np.sqrt(variance_P).mean())
         return mean_P, variance_P
 
-    def pairs(self: PairSurrogate, right_QD: Floats) -> Any:
-        asked = towards(self, right_QD)
+    def pairs(self: Towards, predicted: Sequence[Floats]) -> tuple[Floats, Floats]:
+        mean_PQ, std_PQ = over(self, predicted)
+        seen.add("diversity", mean_PQ.std(axis=1).mean())
+        seen.add("diversity_std", std_PQ.mean())
+        return mean_PQ, std_PQ
 
-        def predicted(left_PD: Floats) -> tuple[Floats, Floats]:
-            mean_PQ, std_PQ = asked(left_PD)
-            seen.add("diversity", mean_PQ.std(axis=1).mean())
-            seen.add("diversity_std", std_PQ.mean())
-            return mean_PQ, std_PQ
-
-        return predicted
-
-    Forest.predict, PairSurrogate.towards = forest, pairs  # pyright: ignore[reportAttributeAccessIssue]
+    Forest.predict, Towards.over = forest, pairs  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield seen
     finally:
-        Forest.predict, PairSurrogate.towards = predict, towards
+        Forest.predict, Towards.over = predict, over

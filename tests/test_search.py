@@ -221,20 +221,20 @@ def off_diagonal(matrix):
 def test_the_pair_surrogate_is_not_constant_and_has_variance_off_the_data(members):
     features_MD, div_MM = observed(40 + members)
     pairs = surrogate(features_MD[40:], div_MM[40:, 40:])
-    mean, std = pairs.towards(features_MD[:40])(features_MD[:40])
+    mean, std = pairs.towards(features_MD[:40]).predict(features_MD[:40])
     assert off_diagonal(mean).std() > 0.2 * off_diagonal(div_MM[:40, :40]).std()
     assert np.median(off_diagonal(std)) > 3e-4
 
 
 def test_the_pair_surrogate_orders_held_out_pairs():
     features_MD, div_MM = observed(80)
-    mean, _ = surrogate(features_MD[30:], div_MM[30:, 30:]).towards(features_MD[:30])(features_MD[:30])
+    mean, _ = surrogate(features_MD[30:], div_MM[30:, 30:]).towards(features_MD[:30]).predict(features_MD[:30])
     assert kendalltau(off_diagonal(mean), off_diagonal(div_MM[:30, :30])).statistic > 0.4
 
 
 def test_settings_paired_with_themselves_have_no_diversity_up_to_model_error():
     features_MD, div_MM = observed(40)
-    mean, _ = surrogate(features_MD, div_MM).towards(features_MD)(features_MD)
+    mean, _ = surrogate(features_MD, div_MM).towards(features_MD).predict(features_MD)
     assert np.diag(mean).mean() < 0.35 * off_diagonal(mean).mean()
     assert np.abs(off_diagonal(mean) - off_diagonal(div_MM)).mean() < 0.05
 
@@ -242,7 +242,10 @@ def test_settings_paired_with_themselves_have_no_diversity_up_to_model_error():
 def test_swapping_the_order_of_a_pair_changes_nothing():
     features_MD, div_MM = observed(30)
     pairs = surrogate(features_MD[10:], div_MM[10:, 10:])
-    forth, back = pairs.towards(features_MD)(features_MD[:4]), pairs.towards(features_MD[:4])(features_MD)
+    forth, back = (
+        pairs.towards(features_MD).predict(features_MD[:4]),
+        pairs.towards(features_MD[:4]).predict(features_MD),
+    )
     np.testing.assert_allclose(forth[0], back[0].T, atol=1e-6)
     np.testing.assert_allclose(forth[1], back[1].T, atol=1e-6)
 
@@ -259,7 +262,11 @@ def test_predictions_of_all_pairs_are_lightgbms_own():
         data = lightgbm.Dataset(rows, rows[:, 0] * rows[:, 4] + np.abs(rows[:, 1] - rows[:, 3]))
         booster = lightgbm.train(options, data, 30)
         expected = (np.asarray(booster.predict(forth)) + np.asarray(booster.predict(back))).reshape(7, 11) / 2
-        np.testing.assert_allclose(Partners(read_trees(booster), right).predict(left), expected, atol=1e-5)
+        trees = read_trees(booster)
+        np.testing.assert_allclose(Partners(trees, right).predict(left), expected, atol=1e-5)
+        among = Partners(trees, np.vstack([right, left]))
+        for place in range(7):
+            np.testing.assert_allclose(among.predict_one(11 + place)[0, :11], expected[place], atol=1e-5)
 
 
 def test_the_capped_pair_surrogate_orders_held_out_pairs_as_well_as_the_full_one():
@@ -273,7 +280,7 @@ def test_the_capped_pair_surrogate_orders_held_out_pairs_as_well_as_the_full_one
         taus = []
         for rows in (DivBO().max_pairs, 10**6):
             capped = PairSurrogate(features_MD[known], div_MM[known, known], pool - 60, 5, rows, seed)
-            both = capped.towards(features_MD[new])
+            both = capped.towards(features_MD[new]).predict
             found = off_diagonal(both(features_MD[new])[0]), both(features_MD[pool])[0].ravel()
             true = off_diagonal(div_MM[new, new]), div_MM[pool, new].ravel()
             taus.append([kendalltau(f, t).statistic for f, t in zip(found, true, strict=True)])
@@ -341,7 +348,7 @@ def test_a_batch_is_more_diverse_than_that_of_bayes():
             batch = search_.propose(history, SPACE, 4, np.random.default_rng(seed))
             encoded = SPACE.encode(batch)
             true = mean_over_pairs(diversity([predict(SPACE, s) for s in batch]))
-            found[type(search_)] = mean_over_pairs(pairs.towards(encoded)(encoded)[0]), true
+            found[type(search_)] = mean_over_pairs(pairs.towards(encoded).predict(encoded)[0]), true
         gains.append(found[DivBO][0] - found[Bayes][0])
         true_gains.append(found[DivBO][1] - found[Bayes][1])
     assert np.mean(gains) > 0

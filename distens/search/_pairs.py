@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import lightgbm
 import numpy as np
@@ -62,15 +62,29 @@ class PairSurrogate:
         seeds = np.random.default_rng(seed + 1).integers(2**31 - 1, size=models).tolist()
         self._models = [read_trees(lightgbm.train({**options, "seed": s}, rows, TREES)) for s in seeds]
 
-    def towards(self, right_QD: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
-        """Return a function of left_PD: (mean_PQ, std_PQ) over the models, each the mean of both orders of the pair."""
-        partners = [Partners(trees, right_QD[:, self._columns]) for trees in self._models]
+    def towards(self, right_QD: Floats) -> Towards:
+        """Return the predictions for pairs with these."""
+        return Towards([Partners(trees, right_QD[:, self._columns]) for trees in self._models], self._columns)
 
-        def predict(left_PD: Floats) -> tuple[Floats, Floats]:
-            predicted = np.stack([partner.predict(left_PD[:, self._columns]) for partner in partners])
-            return predicted.mean(axis=0), predicted.std(axis=0)
 
-        return predict
+class Towards:
+    """(mean_PQ, std_PQ) over the models for pairs with Q settings, each the mean of both orders of the pair."""
+
+    def __init__(self, partners: Sequence[Partners], columns: Integers) -> None:
+        self._partners, self._columns = partners, columns
+
+    def predict(self, left_PD: Floats) -> tuple[Floats, Floats]:
+        """Return those of P settings."""
+        left_PD = left_PD[:, self._columns]
+        return self.over([partners.predict(left_PD) for partners in self._partners])
+
+    def predict_one(self, place: int) -> tuple[Floats, Floats]:
+        """Return those of one of the Q settings itself, P = 1."""
+        return self.over([partners.predict_one(place) for partners in self._partners])
+
+    def over(self, predicted: Sequence[Floats]) -> tuple[Floats, Floats]:
+        """Return mean and spread of what each model predicts."""
+        return np.mean(predicted, axis=0), np.std(predicted, axis=0)
 
 
 def pair_rows(members: int, kept: Integers, max_rows: int, rng: np.random.Generator) -> tuple[Integers, Integers]:

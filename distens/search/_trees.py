@@ -8,6 +8,7 @@ grow with P Q.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import lightgbm
@@ -48,6 +49,10 @@ def read_trees(booster: lightgbm.Booster) -> list[Tree]:
     return trees
 
 
+ROWS = 256
+"""Of the partners' half, so many leaves are written out at a time."""
+
+
 class Partners:
     """One half of all pairs to come: what its settings pass on the way to every leaf, in bits, worked out once.
 
@@ -56,22 +61,32 @@ class Partners:
     """
 
     def __init__(self, trees: list[Tree], right_QD: Floats) -> None:
-        self._trees, self._count, width = trees, len(right_QD), right_QD.shape[1]
+        self._trees, self._count = trees, len(right_QD)
+        self._values = np.tile(np.concatenate([tree.value for tree in trees]), 2).astype(np.float32)
         right_DQ = np.ascontiguousarray(right_QD.T)
-        halves = ([_passes(tree, right_DQ, half * width) for half in (1, 0)] for tree in trees)
-        self._bits = [np.packbits(np.concatenate(half), axis=1) for half in halves]
+        self._bits = np.concatenate([np.packbits(leaves, axis=1) for leaves in self._leaves(right_DQ, (1, 0))])
+
+    def _leaves(self, features_DQ: Floats, halves: tuple[int, int]) -> Iterator[NDArray[np.bool_]]:
+        """Yield what settings pass on the way to each tree's leaves, as one half of a pair and then as the other."""
+        return (_passes(tree, features_DQ, half * len(features_DQ)) for half in halves for tree in self._trees)
 
     def predict(self, left_PD: Floats) -> Floats:
         """Return, for every pair, the mean of both orders' predictions: (f([p; q]) + f([q; p])) / 2, shape P x Q."""
-        width = left_PD.shape[1]
-        left_DP = np.ascontiguousarray(left_PD.T)
-        total_PQ = np.zeros((len(left_PD), self._count), dtype=np.float32)
-        for tree, bits in zip(self._trees, self._bits, strict=True):
-            left = np.concatenate([_passes(tree, left_DP, half * width) for half in (0, 1)])
-            reached = np.flatnonzero(left.any(axis=1))
-            values = np.tile(tree.value, 2)[reached].astype(np.float32)
-            right = np.unpackbits(bits[reached], axis=1, count=self._count).astype(np.float32)
-            total_PQ += (left[reached] * values[:, None]).T @ right
+        return self._sum(np.concatenate(list(self._leaves(np.ascontiguousarray(left_PD.T), (0, 1)))))
+
+    def predict_one(self, place: int) -> Floats:
+        """Return the same for one of the partners itself, 1 x Q; what it passes is known."""
+        byte, bit = divmod(place, 8)
+        passed = self._bits[:, byte] & (128 >> bit) != 0
+        return self._sum(np.roll(passed, len(passed) // 2)[:, None])
+
+    def _sum(self, left_LP: NDArray[np.bool_]) -> Floats:
+        """Return the sum over leaves, on whose way each of the left half passes what `left_LP` says."""
+        total_PQ = np.zeros((left_LP.shape[1], self._count), dtype=np.float32)
+        reached = np.flatnonzero(left_LP.any(axis=1))
+        for leaves in np.split(reached, range(ROWS, len(reached), ROWS)):
+            right = np.unpackbits(self._bits[leaves], axis=1, count=self._count).astype(np.float32)
+            total_PQ += (left_LP[leaves] * self._values[leaves, None]).T @ right
         return total_PQ.astype(np.float64) / 2.0
 
 

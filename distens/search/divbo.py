@@ -112,11 +112,11 @@ class _DiversityRanks:
         rows = evenly(len(history.labels_N))
         div_MM = diversity([probs_NC[rows] for probs_NC in probs_MNC])
         surrogate = PairSurrogate(finished_MD, div_MM, pool, search.models, search.max_pairs, seed)
-        self._diversity_of = surrogate.towards(proposals_PD)
-        self._weight, self._proposals_PD = weight, proposals_PD
+        self._diversity = surrogate.towards(proposals_PD)
+        self._weight = weight
         self._rng = np.random.default_rng(seed)
         self._least_SP = np.full((search.samples, len(proposals_PD)), np.inf)
-        self._join(np.vstack([finished_MD[pool], pending_QD]))
+        self._join(*self._diversity.predict(np.vstack([finished_MD[pool], pending_QD])))
 
     def ranks(self) -> Floats:
         """Return w(t) times the rank of alpha_div: 1 for the largest, the mean rank for equals."""
@@ -124,10 +124,9 @@ class _DiversityRanks:
 
     def picked(self, place: int) -> None:
         """Let a proposal join the pool."""
-        self._join(self._proposals_PD[place : place + 1])
+        self._join(*self._diversity.predict_one(place))
 
-    def _join(self, thetas_TD: Floats) -> None:
-        mean_TP, std_TP = self._diversity_of(thetas_TD)
-        noise_TS = self._rng.standard_normal((len(thetas_TD), len(self._least_SP)))
+    def _join(self, mean_TP: Floats, std_TP: Floats) -> None:
+        noise_TS = self._rng.standard_normal((len(mean_TP), len(self._least_SP)))
         for mean_P, std_P, noise_S in zip(mean_TP, std_TP, noise_TS, strict=True):
             np.minimum(self._least_SP, mean_P + noise_S[:, None] * std_P, out=self._least_SP)
