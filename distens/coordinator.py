@@ -29,7 +29,7 @@ from distens.finish import Result
 from distens.plan import Plan, check
 from distens.progress import Progress, Update, Watch, line
 from distens.proposals import Proposals
-from distens.records import Failure, Finished, Task
+from distens.records import Failure, Finished, Pack, Task
 from distens.runtime.protocol import Shared
 from distens.session import Session, silent
 from distens.store import Store
@@ -213,11 +213,11 @@ class Run:
         )
 
     def _complete_all(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Finished | Failure]]:
-        for task, told in self._complete(self.proposals.packs(tasks)):
+        for task, told in self._complete([pack] for pack in self.proposals.packs(tasks)):
             self.watch(Update("finish", line(task, told, self.config.metric), outcome=told))
             yield task, told
 
-    def _complete(self, packs: Iterator[Sequence[Task]]) -> Iterator[tuple[Task, Finished | Failure]]:
+    def _complete(self, packs: Iterator[Sequence[Pack]]) -> Iterator[tuple[Task, Finished | Failure]]:
         def asked(task: Task) -> None:
             if task.purpose == "search":
                 self._show("")

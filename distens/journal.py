@@ -26,7 +26,7 @@ FIRST = "first"
 
 
 class Journal:
-    """The entries under one folder: one file for every pack that is dispatched, and one for every list of outcomes.
+    """The entries under one folder: one file for what is dispatched at once, and one for every list of outcomes.
 
     Raises:
         StorageError: storage failed, or an entry is missing.

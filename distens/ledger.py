@@ -55,10 +55,11 @@ class Ledger:
             self._only(entry["only"])
         self.elapsed = entry.get("elapsed", self.elapsed)
 
-    def ask(self, pack: Sequence[Task]) -> list[Task]:
-        """Journal tasks that are about to be dispatched together, and return them with their attempt numbers."""
-        asked = [self._next_attempt(task) for task in pack]
-        self._journal.append(*({"task": to_json(task)} for task in asked))
+    def ask(self, tasks: Sequence[Task]) -> list[Task]:
+        """Journal tasks that are about to be dispatched, and return them with their attempt numbers."""
+        asked = [self._next_attempt(task) for task in tasks]
+        if asked:
+            self._journal.append(*({"task": to_json(task)} for task in asked))
         for task in asked:
             self._asked(task)
         return asked

@@ -12,7 +12,7 @@ from distens._tally import Keys
 from distens.ledger import Ledger
 from distens.packing import Planner
 from distens.plan import Plan
-from distens.records import Finished, Floats, History, Integers, Resources, Settings, Task, settings_key
+from distens.records import Finished, Floats, History, Integers, Pack, Resources, Settings, Task, settings_key
 from distens.schedule.protocol import Promotion, Start, in_parts
 from distens.store import Store
 
@@ -54,26 +54,27 @@ class Proposals:
     say: Callable[[str], None]
     _drawn: dict[str, _Drawn] = field(default_factory=dict, repr=False)
 
-    def search(self) -> Iterator[Sequence[Task]]:
-        """Yield packs: first what was pending when the driver died, then what schedule and search want, an empty one
-        where they wait for what is pending."""
+    def search(self) -> Iterator[Sequence[Pack]]:
+        """Yield packs that can be dispatched at once: first what was pending when the driver died, then what schedule
+        and search want, none where they wait for what is pending."""
         resources = self.plan.runner.resources  # a run may go on with others
-        yield from self.packs([replace(task, resources=resources) for task in self.ledger.pending("search")])
+        pending = [replace(task, resources=resources) for task in self.ledger.pending("search")]
+        yield from ([pack] for pack in self.packs(pending))
         seconds = self.plan.config.search.seconds
         while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
             decision = self.plan.next(self.history())
             if decision.promote:  # one pack, then it is asked again: more may have come back by then
-                yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
+                yield [next(self.packs([self._promoted(promotion) for promotion in decision.promote]))]
             elif decision.start and getattr(self.plan.search, "blind", False):
-                yield self._next_drawn(decision.start)
+                yield [self._next_drawn(decision.start)]
             elif decision.start:
-                yield from self._started(decision.start)
+                yield self._started(decision.start)
             elif self.ledger.pending("search"):
                 yield []
             else:
                 return
 
-    def packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
+    def packs(self, tasks: Sequence[Task]) -> Iterator[Pack]:
         """Yield tasks that are there already in packs (see `packs`)."""
         yield from packs(tasks, self.planner, self._size)
 
@@ -167,7 +168,7 @@ class Proposals:
 
 def packs(
     tasks: Sequence[Task], planner: Planner, size: Callable[[Settings, int], int] | None = None
-) -> Iterator[Sequence[Task]]:
+) -> Iterator[Pack]:
     """Yield tasks that are there already in packs: those that can be trained together, and occupy the same,
     in order of the first.
 

@@ -275,6 +275,9 @@ class Scored(_Record):
     metrics: Mapping[str, float]
 
 
+Pack = Sequence[Task]
+"""Tasks that are carried out together, in one slot of a runner."""
+
 Outcome = Report | Failure
 Answer = Outcome | Update | Scored | Refined
 """What a runner gives back; the last three to rounds alone."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
@@ -25,7 +26,7 @@ from distens.finish import Result
 from distens.ledger import Ledger
 from distens.packing import Planner
 from distens.progress import Update, Watch
-from distens.records import Failure, Finished, Report, Resources, State, Task
+from distens.records import Failure, Finished, Pack, Report, Resources, State, Task
 from distens.runtime.protocol import Runner, Shared
 from distens.store import Store
 from distens.tracking.protocol import Final, RunInfo, Tracker
@@ -139,28 +140,30 @@ class Session:
 
     def complete(
         self,
-        packs: Iterator[Sequence[Task]],
+        packs: Iterator[Sequence[Pack]],
         asked: Callable[[Task], None] | None = None,
         elapsed: Callable[[], float | None] = lambda: None,
     ) -> Iterator[tuple[Task, Finished | Failure]]:
         """Carry out tasks that are not done yet; yield every outcome, lost attempts included, once it is journalled.
-        Empty packs are passed on: they say that there is nothing to do before the next outcome.
 
         Args:
+            packs: those that can be dispatched at once, and are journalled as one entry; none say that there is nothing
+                to do before the next outcome.
             asked: is told the first task of every pack that is dispatched.
             elapsed: returns how long the search has run, if that is to be journalled.
         """
 
-        def dispatched() -> Iterator[Sequence[Task]]:
-            for pack in packs:
-                left = [task for task in pack if not self.ledger.done(task.id)]
-                if not pack:
+        def dispatched() -> Iterator[Pack]:
+            for now in packs:
+                left = [[task for task in pack if not self.ledger.done(task.id)] for pack in now]
+                attempts = iter(self.ledger.ask([task for pack in left for task in pack]))
+                if not now:
                     yield []
-                elif left:
-                    attempts = self.ledger.ask(left)
+                for pack in filter(None, left):
+                    tasks = list(islice(attempts, len(pack)))
                     if asked is not None:
-                        asked(attempts[0])
-                    yield attempts
+                        asked(tasks[0])
+                    yield tasks
 
         for answers in self.runner.run(dispatched()):
             outcomes = [answer for answer in answers if isinstance(answer, Report | Failure)]

@@ -50,6 +50,7 @@ from distens.runtime._execute import execute
 class Simulated:
     dispatch_seconds: ClassVar[float] = 0.002
     sized: ClassVar[bool] = False
+    entries: ClassVar[int] = 0
 
     gpus: int = 8
     mean_seconds: float = 60.0
@@ -86,7 +87,7 @@ class Simulated:
             while len(busy) < self.gpus:
                 began = time.thread_time()
                 pack = next(packs, None)
-                self._took(time.thread_time() - began, bool(pack))
+                self._took(time.thread_time() - began)
                 if not pack:
                     break
                 seconds = self.mean_seconds * chance.lognormvariate(-(self.spread**2) / 2, self.spread)
@@ -99,15 +100,15 @@ class Simulated:
             done = []
             while busy and busy[0][0] <= self.now:  # all that have ended, as on Ray
                 done.append(heapq.heappop(busy)[2])
-            for pack in done:
-                answers = execute(pack, self._shared, 1)
-                began = time.thread_time()
-                yield answers
-                self._took(time.thread_time() - began, True)
-                self.ends.append(self.now)
+            came = [answer for pack in done for answer in execute(pack, self._shared, 1)]
+            began = time.thread_time()
+            yield came
+            self._took(time.thread_time() - began)
+            self.ends += [self.now] * len(done)
 
-    def _took(self, seconds, journalled):
-        seconds += journalled * self.journal_seconds
+    def _took(self, seconds):
+        seconds += Simulated.entries * self.journal_seconds
+        Simulated.entries = 0
         self.now += seconds
         self.driver_seconds += seconds
 
@@ -303,6 +304,7 @@ def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
     import distens
     from distens import registry
     from distens.config import parse
+    from distens.journal import Journal
 
     runtime = {name: asked[name] for name in ("gpus", "mean_seconds", "journal_seconds")}
     config = parse(
@@ -326,6 +328,14 @@ def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
         return found
 
     searcher.propose = timed
+    simulated: Any = registry.find("runtime", "simulated", "runtime")
+    append = Journal.append
+
+    def counted(self: Journal, *entries: Any) -> None:
+        simulated.entries += 1
+        append(self, *entries)
+
+    Journal.append = counted
     marks: dict[str, float] = {}
 
     def watch(update: Any) -> None:
@@ -333,7 +343,7 @@ def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
             marks["last"] = time.thread_time()
 
     distens.run(config, watch)
-    runner: Any = registry.find("runtime", "simulated", "runtime").last
+    runner = simulated.last
     return {
         "ends": runner.ends,
         "durations": runner.durations,

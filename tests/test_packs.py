@@ -287,7 +287,8 @@ def test_a_search_looks_once_at_what_is_known_for_all_free_slots(
     members, pack, asked_first, tmp_path, ray_here, monkeypatch
 ):
     """Four actors, on two cores: at the start the search is asked for four settings, or for as many as are left; in
-    packs, for what goes with each besides. No settings come twice, and members are numbered as they are alone."""
+    packs, for what goes with each besides. All of it is journalled as one entry. No settings come twice, and members
+    are numbered as they are alone."""
     asked, propose = [], Evolution.propose
 
     def counted(self, history, space, count, rng):
@@ -303,6 +304,7 @@ def test_a_search_looks_once_at_what_is_known_for_all_free_slots(
     result = distens.run(config(tmp_path / "runs", "", **changes))
     tasks = [entry["task"] for entries in journal(result.path) for entry in entries if "task" in entry]
     assert asked[0] == asked_first
+    assert len(journal(result.path)[0]) == min(members, asked_first * pack)
     assert sum(asked) >= members  # of four packs' first members, the last may find none left to start
     assert [task["id"] for task in tasks] == [f"m{i:04d}" for i in range(members)]
     assert [task["seed"] for task in tasks] == [seeding.derive(0, "member", task["id"]) for task in tasks]

@@ -23,7 +23,7 @@ from distens.errors import RunError
 from distens.federated.journal import Log, Reached, RoundsJournal
 from distens.federated.plan import FederatedPlan
 from distens.merge.protocol import Merged, Round
-from distens.records import Answer, Failure, Floats, Held, Refined, Resources, Scored, Task, Update
+from distens.records import Answer, Failure, Floats, Held, Pack, Refined, Resources, Scored, Task, Update
 from distens.runtime.protocol import Runner
 from distens.store import Store
 
@@ -89,7 +89,7 @@ class Rounds:
 
     # What goes out ---------------------------------------------------------------------------------------------------
 
-    def _packs(self) -> Iterator[Sequence[Task]]:
+    def _packs(self) -> Iterator[Pack]:
         while self._server.rounds < self._plan.section.rounds:
             start = self._runner.hold(self._server.weights_P)
             began = time.monotonic()
@@ -162,7 +162,7 @@ class Rounds:
             limit_seconds=limit_seconds,
         )
 
-    def _judgement(self, start: Held | None) -> Iterator[Sequence[Task]]:
+    def _judgement(self, start: Held | None) -> Iterator[Pack]:
         """Yield the task that judges the weights as they are, unless there is nothing to judge or that was done."""
         number = self._server.rounds - 1
         if self._judged and number >= 0 and not self.logs[number].metrics:
@@ -179,7 +179,7 @@ class Rounds:
                 )
             ]
 
-    def _refinement(self, updates: Sequence[Update]) -> Iterator[Sequence[Task]]:
+    def _refinement(self, updates: Sequence[Update]) -> Iterator[Pack]:
         """Yield the task that refines what was merged, if the run's distiller is one that does; end when it is done."""
         if self._plan.distiller is None:
             return

@@ -159,7 +159,7 @@ class Federation:
             running, failed = self.ledger.running(), len(self.ledger.failed("client"))
             self.watch(Update(phase, text, total, finished, failed, running, outcome=told))
 
-        for task, told in self.session.complete(packs(left, planner), lambda task: show("")):
+        for task, told in self.session.complete(([pack] for pack in packs(left, planner)), lambda task: show("")):
             show(line(task, told, self.config.metric), told)
 
     # Rounds ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from distens.data.federation import Clients, Partitioned
 from distens.encoding import report_from_json, to_json
 from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, StorageFailed, damage
 from distens.members.protocol import Member, Packable
-from distens.records import Answer, Failure, Files, Floats, Held, Outcome, Reason, Report, State, Task
+from distens.records import Answer, Failure, Files, Floats, Held, Outcome, Pack, Reason, Report, State, Task
 from distens.runtime import _rounds
 from distens.runtime.protocol import Shared
 from distens.store import Checkpoint, Store
@@ -36,7 +36,7 @@ ONE_CALL_BYTES = 4 << 20
 
 
 def execute(
-    pack: Sequence[Task], shared: Shared, threads: int, fetch: Callable[[Held], Any] = lambda held: held.reference
+    pack: Pack, shared: Shared, threads: int, fetch: Callable[[Held], Any] = lambda held: held.reference
 ) -> list[Answer]:
     """Train the tasks' members, write their states and predictions, and return reports; or say why not.
 
@@ -81,7 +81,7 @@ def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
                     break
 
 
-def _together(tasks: Sequence[Task], clients: Clients | None) -> Iterator[Sequence[Task]]:
+def _together(tasks: Sequence[Task], clients: Clients | None) -> Iterator[Pack]:
     """Yield groups of tasks that can be trained as one program, in order of their first. Clients with data of their own
     are not: their rows do not meet."""
     groups: dict[Any, list[Task]] = {}

@@ -7,14 +7,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
 
 from distens.errors import RunError
-from distens.records import Answer, Held, Resources, Task
+from distens.records import Answer, Held, Pack, Resources
 from distens.runtime import _sizes
 from distens.runtime._execute import execute
 from distens.runtime.protocol import Shared
@@ -41,7 +41,7 @@ class _Actor:
         self._shared = shared
         return ray.get_runtime_context().get_node_id()
 
-    def execute(self, pack: Sequence[Task]) -> list[Answer]:
+    def execute(self, pack: Pack) -> list[Answer]:
         return execute(pack, self._shared, self._threads, _fetch)
 
 

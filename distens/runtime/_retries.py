@@ -13,11 +13,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from distens.records import Answer, Failure, Reason, Task
+from distens.records import Answer, Failure, Pack, Reason, Task
 from distens.runtime._execute import finished_before
 from distens.store import Store
-
-Pack = Sequence[Task]
 
 RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
 """A member that diverged, was refused or ran out of time would do the same again."""

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from distens.errors import RunError
-from distens.records import Resources, Task
+from distens.records import Pack, Resources
 
 Node = Mapping[str, float]
 """What a node has, or what is free of a cluster, by Ray's names."""
@@ -46,12 +46,12 @@ def _short(needs: Iterable[Resources], room: Node) -> list[str]:
 
 
 def next_that_fits(
-    packs: Iterator[Sequence[Task]],
-    waiting: deque[Sequence[Task]],
+    packs: Iterator[Pack],
+    waiting: deque[Pack],
     held: Sequence[Resources],
     room: Node,
     most: int,
-) -> Sequence[Task] | None:
+) -> Pack | None:
     """Return the next pack that there is room for; None if there is none before the next outcome.
 
     Args:
@@ -60,7 +60,7 @@ def next_that_fits(
         held: what packs that are being carried out occupy; beside none, whatever is next fits.
     """
 
-    def fits(pack: Sequence[Task]) -> bool:
+    def fits(pack: Pack) -> bool:
         return not held or fit([*held, pack[0].resources], room)
 
     for place, pack in enumerate(waiting):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from distens.packing import PackSize
-from distens.records import Answer, Held, Resources, Task
+from distens.records import Answer, Held, Pack, Resources
 from distens.runtime._execute import execute
 from distens.runtime.protocol import Shared
 
@@ -59,7 +59,7 @@ class Inline:
         """Return the value's own reference."""
         return Held(value)
 
-    def run(self, packs: Iterator[Sequence[Task]]) -> Iterator[Sequence[Answer]]:
+    def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
         """Carry out each pack before the next is pulled."""
         assert self._shared is not None, "start comes first"
         for pack in packs:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from distens.data.dataset import Dataset
 from distens.data.federation import Clients
 from distens.packing import PackSize
-from distens.records import Answer, Held, Resources, Task
+from distens.records import Answer, Held, Pack, Resources
 from distens.store import Store
 
 
@@ -68,12 +68,13 @@ class Runner(Protocol):
         """Keep an array, or several, where tasks can have it without a copy for each, as long as the result lives."""
         ...
 
-    def run(self, packs: Iterator[Sequence[Task]]) -> Iterator[Sequence[Answer]]:
+    def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
         """Pull the next pack whenever a slot is free and yield outcomes as they come, in order of arrival.
 
         An empty pack says that there is none before the next outcome: the runner asks again after it. A pack is carried
-        out in one slot; its outcomes come together, or in several lists where part of it is tried again. A failure
-        with `final=False` is a lost attempt: the runner itself tries again with the next attempt number.
+        out in one slot; its outcomes come together, or in several lists where part of it is tried again; with them may
+        come those of other packs. A failure with `final=False` is a lost attempt: the runner itself tries again with
+        the next attempt number.
         """
         ...
 

@@ -30,9 +30,9 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryEr
 
 from distens import packing
 from distens.errors import RunError, StorageFailed
-from distens.records import Answer, Failure, Held, Reason, Resources, Task
+from distens.records import Answer, Failure, Held, Pack, Reason, Resources, Task
 from distens.runtime import _connection, _placing, _sizes
-from distens.runtime._retries import Pack, Retries, lost
+from distens.runtime._retries import Retries, lost
 from distens.runtime.protocol import Shared
 from distens.store import Store
 
@@ -202,6 +202,7 @@ class RayActors:
                 if (pause := again.seconds()) is None:
                     return
                 time.sleep(pause)
+            came: list[Answer] = []
             for slot in self._ready():
                 self._busy.remove(slot)
                 if slot.starting:
@@ -209,7 +210,9 @@ class RayActors:
                     continue
                 outcomes, left = self._outcomes(slot)
                 again.split(left)
-                yield [again.told(outcome, slot.pack, slot.node_lost) for outcome in outcomes]
+                came += [again.told(outcome, slot.pack, slot.node_lost) for outcome in outcomes]
+            if came:
+                yield came
 
     def _dispatch(self, pack: Pack) -> None:
         needs = pack[0].resources
