@@ -238,11 +238,13 @@ def _waits_ms(url: str) -> float:
     from distens.journal import Journal
     from distens.store import Store
 
-    entries, waits = Journal(Store(url)), []
+    store, waits = Store(url), []
+    entries = Journal(store)
     for number in range(ENTRIES):
         began = time.perf_counter() - time.thread_time()
         entries.append({"number": number, "text": "x" * 1000})
         waits.append(1000 * (time.perf_counter() - time.thread_time() - began))
+    store.delete()
     return statistics.median(waits)
 
 

@@ -17,6 +17,7 @@ from distens import registry, seeding
 from distens.config import parse
 from distens.data.load import load
 from distens.deliver import LEADERS
+from distens.errors import StorageFailed
 from distens.progress import Progress
 from distens.records import Failure, Finished, History, Report, Task
 from distens.runtime.protocol import Shared
@@ -182,6 +183,89 @@ def test_what_ran_out_of_memory_is_tried_again_after_a_pause(dataset, tmp_path, 
     assert came == [("m0", 1, False), ("m1", 1, True), ("m0", 2, False), ("m0", 3, True)]
     assert at[2] - at[0] >= 1
     assert at[3] - at[2] >= 2
+
+
+def test_a_pause_takes_of_the_time_that_a_member_has_in_all(monkeypatch):
+    """100 s, of which the first attempt takes 30 and the pause 5, the second 40 and the pause 10: 15 are left; of those
+    the third takes 1 s and would pause for 15. A crash pauses for nothing, and a lost node neither."""
+    from dataclasses import replace
+
+    from distens.runtime._retries import Retries
+
+    retries = Retries(9)
+    task = Task("m0", "client", {}, 0, limit_seconds=100.0)
+    short = Failure("m0", 1, "out_of_memory", "", 1.0, "")
+    assert not retries.told(short, [task], False, 30.0).final
+    (later,) = [pack for _, pack in retries._later]
+    assert later == [replace(task, attempt=2, limit_seconds=65.0)]
+    assert not retries.told(replace(short, attempt=2), later, False, 40.0).final
+    later = retries._later[-1][1]
+    assert later == [replace(task, attempt=3, limit_seconds=15.0)]
+    assert retries.told(replace(short, attempt=3), later, False, 1.0).final
+    assert not retries.waiting
+    assert not retries.told(replace(short, attempt=3, reason="crashed"), later, False, 1.0).final
+    assert not retries.told(replace(short, attempt=4), [replace(task, attempt=4)], True, 1.0).final
+    assert [(task.attempt, task.limit_seconds) for (task,) in retries.waiting] == [(4, 14.0), (5, 99.0)]
+    assert len(retries._later) == 2
+
+
+def test_actors_that_do_not_start_for_want_of_memory_are_waited_for(dataset, tmp_path, notes, ray_here, monkeypatch):
+    """Two at once, the first three pairs in vain: three pauses, and no other pack is pulled meanwhile."""
+    from distens.runtime import _placing, ray_actors
+
+    starts, usual = tmp_path / "starts", _placing._Actor
+
+    class Short(usual):
+        def begin(self, shared):
+            with starts.open("a") as out:
+                out.write(".")
+            if starts.stat().st_size <= 6:
+                raise RuntimeError("the node is running low on memory")
+            return super().begin(shared)
+
+    monkeypatch.setattr(_placing, "_Actor", Short)
+    monkeypatch.setattr(ray_actors, "PAUSE_SECONDS", 0.3)
+    pulled = []
+
+    def packs():
+        for task in tasks_of(notes, *["well"] * 4):
+            pulled.append(starts.stat().st_size if starts.exists() else 0)
+            yield [task]
+
+    runner = registry.build("runtime", {"kind": "ray_actors", "cpus_per_member": 0.5, "concurrency": 2}, "runtime")
+    runner.start(Shared(Store(str(tmp_path / "run")), dataset))
+    try:
+        outcomes = [outcome for outcomes in runner.run(packs()) for outcome in outcomes]
+    finally:
+        runner.stop()
+    assert sorted(o.task_id for o in outcomes if isinstance(o, Report)) == ["m0", "m1", "m2", "m3"]
+    assert starts.stat().st_size == 8
+    assert min(pulled[2:]) > 6
+
+
+def test_storage_that_fails_ends_a_run_once_what_else_ended_is_told(dataset, tmp_path, notes, ray_here):
+    """Both have ended when the runner looks: once both are being trained, nothing comes of packs for some seconds."""
+    runner = registry.build("runtime", {"kind": "ray_actors", "cpus_per_member": 0.5, "concurrency": 3}, "runtime")
+
+    def packs():
+        yield from ([task] for task in tasks_of(notes, "wait", "full"))
+        while any(slot.starting for slot in runner._busy):
+            yield []
+        notes.with_name("go").touch()
+        until = time.monotonic() + 60
+        while not {"trained 0", "alone 1"} <= set(lines(notes) if notes.exists() else []) and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(3)
+        yield []
+
+    runner.start(Shared(Store(str(tmp_path / "run")), dataset))
+    came, outcomes = [], runner.run(packs())
+    try:
+        with pytest.raises(StorageFailed, match="the disk is full"):
+            came.extend(outcomes)
+    finally:
+        runner.stop()
+    assert [[(o.task_id, isinstance(o, Report)) for o in together] for together in came] == [[("m0", True)]]
 
 
 def test_a_pack_has_as_much_time_as_its_members(dataset, tmp_path, notes, ray_here):

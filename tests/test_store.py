@@ -123,7 +123,7 @@ def test_the_ledger_answers_the_same_after_a_restart(store):
     ledger.tell([make_report("m0", 2)])
     assert ledger.tell([make_report("m0", 1)]) == []  # a late double
     ledger.tell([Failure("m3", 1, "diverged", "nan", 1.0, "n")])
-    assert len(store.names("journal")) == 5  # one for every pack, and one for every list of outcomes
+    assert len(store.names("journal")) == 5  # one for what is asked at once, and one for every list of outcomes
 
     again = Ledger(store)
     for one in (ledger, again):

@@ -43,12 +43,13 @@ class Retries:
     def __init__(self, retries: int) -> None:
         self._retries = retries
         self._failed: Counter[tuple[str, bool]] = Counter()
+        self._short: Counter[str] = Counter()
         self._later: list[tuple[float, Pack]] = []
         self.waiting: deque[Pack] = deque()
 
     def seconds(self) -> float | None:
         """Return how long it is until the next pause is over; None if nothing waits for that."""
-        return max(0.0, min(self._later)[0] - time.monotonic()) if self._later else None
+        return max(0.0, min(due for due, _ in self._later) - time.monotonic()) if self._later else None
 
     def wake(self) -> None:
         """Let those whose pause is over wait no longer."""
@@ -56,29 +57,43 @@ class Retries:
         self.waiting += [pack for due, pack in self._later if due <= now]
         self._later = [(due, pack) for due, pack in self._later if due > now]
 
-    def pause(self, pack: Pack, times: int) -> None:
-        """Let a pack wait that has run out of memory so many times."""
-        self._later.append((time.monotonic() + PAUSE_SECONDS * times, pack))
+    def later(self, pack: Pack, due: float) -> None:
+        """Queue a pack for later."""
+        self._later.append((due, pack))
 
     def split(self, left: Pack) -> None:
         """Queue what is left of a lost pack, in halves."""
         self.waiting += [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
 
-    def told(self, outcome: Answer, pack: Pack, node_lost: bool) -> Answer:
-        """Queue a member that failed by itself for its next attempt, if it has one; return its outcome accordingly."""
+    def told(self, outcome: Answer, pack: Pack, node_lost: bool, seconds: float) -> Answer:
+        """Queue a member that failed by itself for its next attempt, if it has one; return its outcome accordingly.
+
+        Args:
+            seconds: since its pack was begun; a limit of its own holds for all attempts together.
+        """
         if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED:
             return outcome
         self._failed[outcome.task_id, node_lost] += 1
-        times = self._failed[outcome.task_id, node_lost]
-        if times > (NODES_LOST if node_lost else self._retries):
+        if self._failed[outcome.task_id, node_lost] > (NODES_LOST if node_lost else self._retries):
             return outcome
-        task = next(task for task in pack if task.id == outcome.task_id)
-        again = [replace(task, attempt=task.attempt + 1)]
-        if outcome.reason == "out_of_memory":
-            self.pause(again, times)
+        pause = 0.0
+        if outcome.reason == "out_of_memory" and not node_lost:
+            self._short[outcome.task_id] += 1
+            pause = PAUSE_SECONDS * self._short[outcome.task_id]
+        again = _next(next(task for task in pack if task.id == outcome.task_id), seconds + pause)
+        if again.limit_seconds is not None and again.limit_seconds <= 0:
+            return outcome
+        if pause:
+            self.later([again], time.monotonic() + pause)
         else:
-            self.waiting.append(again)
+            self.waiting.append([again])
         return replace(outcome, final=False)
+
+
+def _next(task: Task, seconds: float) -> Task:
+    """Return the next attempt, once so much of its time is over."""
+    left = None if task.limit_seconds is None else task.limit_seconds - seconds
+    return replace(task, attempt=task.attempt + 1, limit_seconds=left)
 
 
 def lost(pack: Pack, reason: Reason, message: str, seconds: float, store: Store) -> tuple[Sequence[Answer], list[Task]]:
@@ -91,4 +106,4 @@ def lost(pack: Pack, reason: Reason, message: str, seconds: float, store: Store)
     names = ", ".join(task.id for task in left[:NAMED]) + (", …" if len(left) > NAMED else "")
     why = f"{message} (in a pack of {len(pack)}, with {names} unfinished; they are split and tried again)"
     failures = [Failure(task.id, task.attempt, reason, why, seconds / len(pack), "", final=False) for task in left]
-    return [*finished, *failures], [replace(task, attempt=task.attempt + 1) for task in left]
+    return [*finished, *failures], [_next(task, seconds) for task in left]

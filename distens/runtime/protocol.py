@@ -71,7 +71,7 @@ class Runner(Protocol):
     def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
         """Pull the next pack whenever a slot is free and yield outcomes as they come, in order of arrival.
 
-        An empty pack says that there is none before the next outcome: the runner asks again after it. A pack is carried
+        An empty pack says that there is none before the next outcome: the runner asks again then. A pack is carried
         out in one slot; its outcomes come together, or in several lists where part of it is tried again; with them may
         come those of other packs. A failure with `final=False` is a lost attempt: the runner itself tries again with
         the next attempt number.

@@ -32,7 +32,7 @@ from distens import packing
 from distens.errors import RunError, StorageFailed
 from distens.records import Answer, Failure, Held, Pack, Reason, Resources, Task
 from distens.runtime import _connection, _placing, _sizes
-from distens.runtime._retries import Retries, lost
+from distens.runtime._retries import PAUSE_SECONDS, Retries, lost
 from distens.runtime.protocol import Shared
 from distens.store import Store
 
@@ -45,7 +45,7 @@ PATIENCE_SECONDS = 10.0
 """After so long an actor that does not come up may lack room that is there in all, but on no one node."""
 
 START_FAILURES = 5
-"""So many actors in a row that do not come up are no accident."""
+"""So many actors in a row that do not come up are no accident; if it is for want of memory, so many pauses."""
 
 
 @dataclass
@@ -120,7 +120,7 @@ class RayActors:
         self._shared_ref: Any = None
         self._store: Store | None = None
         self._ours = False
-        self._start_failures = 0
+        self._start_failures, self._short_since, self._short_until = 0, 0.0, 0.0
         self._retries = Retries(self.retries)
         self._places = _placing.Places(
             self.resources, self.node_labels, self.placement, self.wait_seconds, self.concurrency
@@ -192,7 +192,7 @@ class RayActors:
         again = self._retries = Retries(self.retries)
         while True:
             again.wake()
-            while len(self._busy) < (slots := self.slots()):
+            while len(self._busy) < (slots := self.slots()) and (self._idle or time.monotonic() >= self._short_until):
                 held = [slot.needs for slot in self._busy]
                 pack = _sizes.next_that_fits(packs, again.waiting, held, self._places.room, slots)
                 if pack is None:  # there is no more, or none before the next outcome
@@ -203,16 +203,24 @@ class RayActors:
                     return
                 time.sleep(pause)
             came: list[Answer] = []
+            broken: Exception | None = None
             for slot in self._ready():
                 self._busy.remove(slot)
-                if slot.starting:
-                    self._started(slot)
-                    continue
-                outcomes, left = self._outcomes(slot)
-                again.split(left)
-                came += [again.told(outcome, slot.pack, slot.node_lost) for outcome in outcomes]
+                seconds = time.monotonic() - slot.since
+                try:
+                    if slot.starting:
+                        self._started(slot)
+                        continue
+                    outcomes, left = self._outcomes(slot, seconds)
+                except (RunError, StorageFailed) as error:  # once the others are heard that ended with it
+                    broken = error
+                else:
+                    again.split(left)
+                    came += [again.told(outcome, slot.pack, slot.node_lost, seconds) for outcome in outcomes]
             if came:
                 yield came
+            if broken is not None:
+                raise broken
 
     def _dispatch(self, pack: Pack) -> None:
         needs = pack[0].resources
@@ -281,20 +289,23 @@ class RayActors:
         try:
             node_id: Any = ray.get(slot.ref)
         except RayError as error:
-            self._start_failures += 1
+            short, now = _reason(error) == "out_of_memory", time.monotonic()
+            if not short or slot.since >= self._short_since:  # of those that began before the last pause, one counts
+                self._start_failures += 1
+            if short and slot.since >= self._short_since:
+                self._short_since, self._short_until = now, now + PAUSE_SECONDS * self._start_failures
             if self._start_failures >= START_FAILURES:
                 raise RunError(f"runtime: {START_FAILURES} actors in a row did not start; the last: {error}") from error
-            if _reason(error) == "out_of_memory":
-                self._retries.pause(slot.pack, self._start_failures)
+            if short:
+                self._retries.later(slot.pack, self._short_until)
             else:
                 self._dispatch(slot.pack)
             return
         self._start_failures = 0
         self._begin(slot.actor, slot.pack, node_id)
 
-    def _outcomes(self, slot: _Slot) -> tuple[Sequence[Answer], list[Task]]:
-        """Return what came of a pack, and what of it is left to be tried again."""
-        seconds = time.monotonic() - slot.since
+    def _outcomes(self, slot: _Slot, seconds: float) -> tuple[Sequence[Answer], list[Task]]:
+        """Return what came of a pack after so many seconds, and what of it is left to be tried again."""
         reason: Reason
         try:
             outcomes: list[Answer] = ray.get(slot.ref, timeout=0)

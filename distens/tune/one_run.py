@@ -14,7 +14,7 @@ from ray import tune
 
 from distens import coordinator
 from distens.config import parse, put
-from distens.errors import RunError
+from distens.errors import RunError, StorageFailed
 from distens.plan import Plan, check
 from distens.store import Store
 
@@ -66,9 +66,11 @@ def run_one(
         if row not in found:
             raise RunError(f"{store.url}: the run has no row {row!r}")
         value = found[row][measure]
+    except StorageFailed:  # no fault of the run's: Tune tries it again, as if its process had died
+        raise
     except Exception as error:  # whatever went wrong in one run: the sweep goes on and names it
         store.write(FAILURE, f"{type(error).__name__}: {error}".encode())
-        value = math.nan  # if it were raised, Tune would try it again, as if a process had died
+        value = math.nan  # if it were raised, that would be tried again, too
     tune.report({"value": value})
 
 

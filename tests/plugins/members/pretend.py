@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from distens.errors import Diverged, Refused
+from distens.errors import Diverged, Refused, StorageFailed
 from distens.records import State
 
 
@@ -49,6 +49,8 @@ class Pretend:
             raise MemoryError("too many")
         if self.does == "no_room" and not Path(self.notes).with_name("go").exists():
             raise MemoryError("not now")
+        if self.does == "full":
+            raise StorageFailed("the disk is full")
         if self.does == "diverge":
             raise Diverged("the loss was nan")
         while self.does == "wait" and not Path(self.notes).with_name("go").exists():
