@@ -49,12 +49,12 @@ class Pretend:
             raise MemoryError("too many")
         if self.does == "no_room" and not Path(self.notes).with_name("go").exists():
             raise MemoryError("not now")
-        if self.does == "full":
-            raise StorageFailed("the disk is full")
         if self.does == "diverge":
             raise Diverged("the loss was nan")
-        while self.does == "wait" and not Path(self.notes).with_name("go").exists():
+        while self.does in ("wait", "full") and not Path(self.notes).with_name("go").exists():
             time.sleep(0.02)
+        if self.does == "full":
+            raise StorageFailed("the disk is full")
         self._classes = examples.classes
         self._note(f"trained {work.seed}")
         return {"parameters": self.width, "seconds": 0.5}
