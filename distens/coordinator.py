@@ -213,7 +213,7 @@ class Run:
         )
 
     def _complete_all(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Finished | Failure]]:
-        for task, told in self._complete([pack] for pack in self.proposals.packs(tasks)):
+        for task, told in self._complete(self.proposals.packs(tasks)):
             self.watch(Update("finish", line(task, told, self.config.metric), outcome=told))
             yield task, told
 

@@ -59,12 +59,12 @@ class Proposals:
         and search want, none where they wait for what is pending."""
         resources = self.plan.runner.resources  # a run may go on with others
         pending = [replace(task, resources=resources) for task in self.ledger.pending("search")]
-        yield from ([pack] for pack in self.packs(pending))
+        yield from self.packs(pending)
         seconds = self.plan.config.search.seconds
         while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
             decision = self.plan.next(self.history())
             if decision.promote:  # one pack, then it is asked again: more may have come back by then
-                yield [next(self.packs([self._promoted(promotion) for promotion in decision.promote]))]
+                yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
             elif decision.start and getattr(self.plan.search, "blind", False):
                 yield [self._next_drawn(decision.start)]
             elif decision.start:
@@ -74,9 +74,9 @@ class Proposals:
             else:
                 return
 
-    def packs(self, tasks: Sequence[Task]) -> Iterator[Pack]:
-        """Yield tasks that are there already in packs (see `packs`)."""
-        yield from packs(tasks, self.planner, self._size)
+    def packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Pack]]:
+        """Yield tasks that are there already in packs (see `packs`), each to be dispatched by itself."""
+        return ([pack] for pack in packs(tasks, self.planner, self._size))
 
     def history(self, also: Sequence[Task] = (), bracket: str = "") -> History:
         """Return what schedule and search may know (see `Ledger.history`)."""

@@ -1,9 +1,10 @@
-"""What is tried again, when, and with what attempt; and what Ray's errors mean.
+"""What is tried again, and when.
 
-a member alone that crashed: at once, `retries` times
-one that ran out of memory: as often, each time after a longer pause, since what else took it may be over by then
-one whose node was lost: at once, and not counted among them
-a pack whose process is gone: what had finished is reported; the rest in two halves, until the bad member is alone
+- A member alone that crashed: at once, `retries` times.
+- One that ran out of memory: as often, each time after a longer pause, since what else took it may be over by then.
+- One whose node was lost, which is not its fault: at once, and not counted among its `retries`.
+- A pack whose process is gone: what had finished is reported, the rest split in two halves and tried again at once,
+  until the bad member is alone.
 """
 
 from __future__ import annotations

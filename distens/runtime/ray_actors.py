@@ -290,9 +290,10 @@ class RayActors:
             node_id: Any = ray.get(slot.ref)
         except RayError as error:
             short, now = _reason(error) == "out_of_memory", time.monotonic()
-            if not short or slot.since >= self._short_since:  # of those that began before the last pause, one counts
+            if not short:
                 self._start_failures += 1
-            if short and slot.since >= self._short_since:
+            elif slot.since >= self._short_since:  # of those that began before the last pause, one counts
+                self._start_failures += 1
                 self._short_since, self._short_until = now, now + PAUSE_SECONDS * self._start_failures
             if self._start_failures >= START_FAILURES:
                 raise RunError(f"runtime: {START_FAILURES} actors in a row did not start; the last: {error}") from error

@@ -45,7 +45,7 @@ WITHOUT_EFFECT = ("name", "role", "storage", "runtime", "tracking", "sweep")
 """Keys that no result depends on."""
 
 RESTARTS = 5
-"""A run whose process dies, or whose node is lost, goes on in another, so often at most."""
+"""A run whose process dies, whose node is lost or whose storage fails goes on in another process, so often at most."""
 
 
 @dataclass(frozen=True)
