@@ -53,7 +53,7 @@ class MlflowRuns:
         wait_seconds: how long `finish` waits for a server that takes nothing; at most 5 for a run that did not finish,
             and 1.5 in all for one that was stopped.
             A server that takes what it is sent is waited for as long as that lasts, and that is said; a member costs
-            one on PostgreSQL about 65 ms of CPU.
+            one on PostgreSQL about 60 ms of CPU.
         register: whether bundles become versions of registered models.
         within: the name of the sweep that this run is one of and is nested under; `distens sweep` fills it in.
     """
