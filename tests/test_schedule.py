@@ -307,16 +307,35 @@ def test_a_member_trained_in_parts_equals_one_trained_in_one_go_bit_for_bit(name
     """1, 3, 9 epochs train 1, 2 and 6 anew; without the checkpoint of the rung below, all of them, to the same end."""
     settings, store = NETWORKS[name], Store(str(tmp_path))
     whole, (at_once,) = trained(settings, Checkpoint(store, "whole"), [None])
-    parts, metrics = trained(settings, Checkpoint(store, "parts"), [1, 3, 9])
+    _, (first,) = trained(settings, Checkpoint(store, "parts"), [1])
+    trained_before = Checkpoint(store, "parts").load().meta["seconds"]
+    parts, metrics = trained(settings, Checkpoint(store, "parts"), [3, 9])
+    metrics = [first, *metrics]
     assert [m["new_epochs"] for m in metrics] == [1, 2, 6]
     assert [m["epochs"] for m in metrics] == [1, 3, 9]
     assert metrics[-1]["train_loss"] == at_once["train_loss"]
-    assert metrics[-1]["seconds"] >= metrics[0]["seconds"]
+    assert metrics[-1]["seconds"] > trained_before > 0
     assert same(whole, parts)
     Checkpoint(store, "parts").clear()
     lost, (again,) = trained(settings, Checkpoint(store, "parts"), [9])
     assert again["new_epochs"] == 9
     assert same(whole, lost)
+
+
+@pytest.mark.parametrize("name", ["constant", "looped", "plain", "lightning"])
+def test_the_seconds_of_a_member_are_those_of_its_training_not_of_saving(name, tmp_path):
+    class Slow(Checkpoint):
+        def save(self, state):
+            began = time.perf_counter()
+            time.sleep(0.1)
+            super().save(state)
+            nonlocal saving
+            saving += time.perf_counter() - began
+
+    saving, began = 0.0, time.perf_counter()
+    _, (metrics,) = trained(NETWORKS[name], Slow(Store(str(tmp_path)), "m", every_seconds=0), [9])
+    assert saving >= 0.2  # more than once
+    assert 0 < metrics["seconds"] <= time.perf_counter() - began - saving
 
 
 @pytest.mark.parametrize("name", ["constant", "looped", "lightning"])

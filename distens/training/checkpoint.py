@@ -26,7 +26,7 @@ class Pace:
         self._checkpoint = checkpoint
 
     def seconds(self) -> float:
-        """Return the time trained so far, that of interrupted attempts included."""
+        """Return the time trained so far: that of interrupted attempts included, that of saving not."""
         return time.perf_counter() - self._started
 
     def due(self) -> bool:
@@ -38,6 +38,7 @@ class Pace:
         before = time.perf_counter()
         self._checkpoint.save(state)
         after = time.perf_counter()
+        self._started += after - before
         self._next = after + (max(self._every, COST * (after - before)) if self._every else 0.0)
 
 
