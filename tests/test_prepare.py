@@ -117,6 +117,45 @@ def test_a_driver_that_is_asked_to_end_says_so_in_its_own_words(tmp_path):
     assert said(body, tmp_path) == "stopped\n"
 
 
+def test_a_head_that_is_lost_is_said_with_what_to_do_and_one_that_we_end_is_not(tmp_path):
+    body = """
+    import logging, os, threading
+    heard = []
+    logging.getLogger("distens").addHandler(logging.Handler())
+    logging.getLogger("distens").handlers[0].emit = lambda record: heard.append(record.getMessage())
+    data = load(DataSection(source="sklearn:iris"), 0).dataset.for_members()
+
+    def watches():
+        return [thread for thread in threading.enumerate() if thread.name == "distens-head"]
+
+    def started():
+        runner = registry.build("runtime", {"kind": "ray_actors", "address": "local"}, "runtime")
+        runner.start(Shared(Store(folder), data))
+        return runner
+
+    runner = started()
+    (watch,) = watches()
+    runner.stop()
+    watch.join(20)
+    print(len(watches()), heard)
+    started()
+    below = psutil.Process().children(recursive=True)
+    (head,) = [process for process in below if process.name() == "gcs_server"]
+    head.kill()
+    until = time.monotonic() + 50
+    while not heard and time.monotonic() < until:
+        time.sleep(0.1)
+    print(*heard, flush=True)
+    for process in below:
+        process.kill()
+    os._exit(0)
+    """
+    before, said_of_it = said(body, tmp_path).splitlines()
+    assert before == "0 []"
+    assert said_of_it.startswith("Ray's head at ")
+    assert "does not answer" in said_of_it and "`distens resume` goes on" in said_of_it
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_end_while_it_gets_ready_leaves_no_process(number, tmp_path):
     body = """

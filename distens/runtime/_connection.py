@@ -24,9 +24,12 @@ TOKEN_HINT = (
 
 CONNECT_SECONDS = 10.0
 
+WATCH_SECONDS = 5.0
+"""Between two looks at whether the head answers; two in a row that find nobody are said."""
 
-def connect(address: str | None) -> None:
-    """Join the cluster at an address, the one that Ray finds, or start one.
+
+def connect(address: str | None) -> HeadWatch:
+    """Join the cluster at an address, the one that Ray finds, or start one; return who watches its head.
 
     Raises:
         RunError: there is none at the address, or it turns us away.
@@ -49,6 +52,42 @@ def connect(address: str | None) -> None:
     finally:
         if before not in (None, signal.SIG_DFL) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray sets its own
+    return HeadWatch(address if address.startswith("ray://") else ray.get_runtime_context().gcs_address)
+
+
+class HeadWatch:
+    """Says so when the head of the cluster that we joined does not answer: Ray waits a minute, silently, then ends us.
+
+    Args:
+        address: `host:port`, or `ray://host:port`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address, self._over = address, threading.Event()
+        threading.Thread(target=self._live, name="distens-head", daemon=True).start()
+
+    def _live(self) -> None:
+        missed = 0
+        while not self._over.wait(WATCH_SECONDS):
+            try:
+                _reach(self._address)
+            except OSError as error:
+                missed += 1
+                if missed == 2 and not self._over.is_set():
+                    log.error(
+                        "Ray's head at %s does not answer (%s). If that lasts a minute, Ray ends this process; "
+                        "nothing that finished is lost: `distens resume` goes on where there is a cluster",
+                        self._address,
+                        error,
+                    )
+            else:
+                if missed > 1:
+                    log.warning("Ray's head at %s answers again", self._address)
+                missed = 0
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._over.set()
 
 
 class Background:
@@ -100,10 +139,14 @@ def cluster_here() -> str:
 
 def _check_address(address: str) -> None:
     """Refuse an address at which nobody listens; Ray itself would go on trying for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
+    if not address.rpartition(":")[2].isdigit():
         return  # `auto` or `local`: Ray looks for itself
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        _reach(address)
     except OSError as error:
         raise RunError(f"runtime.address: no Ray at {address}: {error}") from error
+
+
+def _reach(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()

@@ -119,7 +119,7 @@ class RayActors:
         self._preparing: _connection.Background | None = None
         self._shared_ref: Any = None
         self._store: Store | None = None
-        self._ours = False
+        self._head: _connection.HeadWatch | None = None  # if it was we who connected
         self._start_failures, self._short_since, self._short_until = 0, 0.0, 0.0
         self._retries = Retries(self.retries)
         self._places = _placing.Places(
@@ -179,8 +179,7 @@ class RayActors:
         Raises:
             RunError: there is none at the address, or it turns us away.
         """
-        _connection.connect(self.address)
-        self._ours = True
+        self._head = _connection.connect(self.address)
 
     def hold(self, value: Any) -> Held:
         """Put a value into Ray's object store, from where each node takes one copy."""
@@ -339,15 +338,17 @@ class RayActors:
         """End our actors, running members included; leave a Ray that was there before us."""
         if self._preparing is not None:
             self._preparing.error()  # raised by `start`, if it came so far
+        if self._head is not None:
+            self._head.end()
         if ray.is_initialized():
             for actor in [*(slot.actor for slot in self._busy), *(actor for _, actor in self._spare())]:
                 ray.kill(actor)
-            if self._ours:
+            if self._head is not None:
                 ray.shutdown()
         if self._preparing is not None:
             self._preparing.end()
         self._busy, self._idle, self._prepared, self._preparing = [], [], [], None
-        self._shared_ref, self._store, self._ours = None, None, False
+        self._shared_ref, self._store, self._head = None, None, None
 
 
 def _round_over(pack: Pack, seconds: float) -> bool:
