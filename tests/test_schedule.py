@@ -650,8 +650,8 @@ def test_rungs_that_fail_leave_their_members_with_what_they_have(tmp_path, monke
 def test_a_resume_agrees_that_the_time_is_over(tmp_path):
     """What is journalled decides: time that passes between an outcome and the next question is not lost by a resume."""
     slow = distens.run(
-        digits(tmp_path, search={"kind": "random", "seconds": 0.5}),
-        lambda update: time.sleep(0.6 if update.outcome else 0),
+        digits(tmp_path, search={"kind": "random", "seconds": 3}),
+        lambda update: time.sleep(3.1 if update.outcome else 0),
     )
     assert len(results(slow.path)["members"]) == 2
     Path(slow.path, "results.json").unlink()

@@ -289,23 +289,23 @@ def test_closing_gives_up_when_nothing_moves():
 
 
 def test_waiting_for_a_long_backlog_is_said():
-    """Five records of 0.2 s: whoever waits is told every 0.3 s how many are left, and how long they will take."""
+    """Five records of 0.6 s: whoever waits is told every 1.5 s how many are left, and how long they will take."""
     said = []
     sender = Sender(lambda: "book")
     for i in range(5):
-        sender.put(str(i), lambda book: time.sleep(0.2))
-    left = sender.close(0.3, lambda waiting, seconds: said.append((waiting, seconds)))
+        sender.put(str(i), lambda book: time.sleep(0.6))
+    left = sender.close(1.5, lambda waiting, seconds: said.append((waiting, seconds)))
     assert (left.waiting, left.refused) == (0, ())
     assert said and all(0 < waiting < 5 and seconds > 0.05 for waiting, seconds in said)
 
 
 def test_whoever_was_stopped_does_not_wait_for_a_long_backlog():
-    """100 records of 50 ms take 5 s: in 0.3 s some are sent, and what is left is counted."""
+    """200 records of 50 ms take 10 s: in 1 s some are sent, and what is left is counted."""
     sender = Sender(lambda: "book")
-    for i in range(100):
+    for i in range(200):
         sender.put(str(i), lambda book: time.sleep(0.05))
-    left = sender.close(30, most_seconds=0.3)
-    assert 50 < left.waiting < 100 and left.error is None
+    left = sender.close(30, most_seconds=1)
+    assert 100 < left.waiting < 200 and left.error is None
 
 
 def test_of_very_many_members_only_the_selected_get_further_calls(tmp_path):
