@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -38,6 +39,7 @@ class Cluster:
         cpus: of the head, for members.
         env: variables for all that belongs to it.
         jobs: whether it takes jobs, for which the head needs a dashboard, half of its start.
+        scaling: up to so many nodes of one CPU each come for what waits, by Ray's autoscaler, and go when idle.
 
     Attributes:
         address: for drivers.
@@ -45,8 +47,8 @@ class Cluster:
         env: the environment of all that belongs to it, drivers too.
     """
 
-    def __init__(self, cpus: float = 1, env: Mapping[str, str] = {}, jobs: bool = True) -> None:
-        self._cpus, self._given, self._jobs = cpus, dict(env), jobs
+    def __init__(self, cpus: float = 1, env: Mapping[str, str] = {}, jobs: bool = True, scaling: int = 0) -> None:
+        self._cpus, self._given, self._jobs, self._scaling = cpus, dict(env), jobs, scaling
         self._open()
 
     def _open(self) -> None:
@@ -68,7 +70,13 @@ class Cluster:
         try:
             words = ["--head", f"--port={port}", f"--num-cpus={self._cpus}", f"--ray-client-server-port={free_port()}"]
             words += [f"--dashboard-port={dashboard}"] if self._jobs else ["--include-dashboard=false"]
-            head, log = self._start(words)
+            scaled = {}
+            if self._scaling:
+                scaled = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+                plan = Path(self.folder, "scaling.json")  # which is YAML, too
+                plan.write_text(json.dumps(_scaling(self._scaling, self._cpus, self.address)))
+                words += [f"--autoscaling-config={plan}"]
+            head, log = self._start(words, scaled)
             listed = ("job", "list", "--address", self.dashboard)
             self._await(head, log, lambda: _up(log) and not (self._jobs and self.ray(*listed).returncode))
         except BaseException:
@@ -141,12 +149,15 @@ class Cluster:
     def close(self) -> None:
         """End all of it."""
         below = [process for node in self._nodes for process in _below(node)]
-        for node in reversed(self._nodes):
-            _send(node.terminate)
-        _, alive = psutil.wait_procs(below, timeout=END_SECONDS)
-        for process in alive:
+        if not self._scaling:  # what an autoscaler brought does not end with the head, nor the head without that
+            for node in reversed(self._nodes):
+                _send(node.terminate)
+            _await_end(below)
+        for process in below:
             _send(process.kill)
-        psutil.wait_procs(alive, timeout=END_SECONDS)
+        _await_end(below)
+        for node in self._nodes:
+            node.wait(END_SECONDS)
         self._nodes = []
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -176,6 +187,32 @@ class Cluster:
             time.sleep(0.3)
 
 
+def _scaling(nodes: int, head_cpus: float, address: str) -> dict[str, Any]:
+    """Return an autoscaler's config, whose provider starts nodes as processes of the head's."""
+    unused = ["initialization_commands", "rsync_exclude", "rsync_filter", "cluster_synced_files"]
+    unused += [f"{who}setup_commands" for who in ("", "head_", "worker_")]
+    unused += [f"{who}_start_ray_commands" for who in ("head", "worker")]
+    return {
+        "cluster_name": "scaling",
+        "max_workers": nodes,
+        "idle_timeout_minutes": 0.2,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0},
+            "one": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": nodes},
+        },
+        **{key: {} for key in ("auth", "docker", "file_mounts")},
+        **{key: [] for key in unused},
+    }
+
+
 def _below(node: psutil.Popen) -> list[psutil.Process]:
     """Return a node's processes; none if it has ended by itself."""
     with suppress(psutil.NoSuchProcess):
@@ -197,6 +234,19 @@ def _limits(spare_gib: float) -> dict[str, str]:
     memory = psutil.virtual_memory()
     part = (memory.total - memory.available + spare_gib * 2**30) / memory.total
     return {"RAY_memory_usage_threshold": f"{part:.4f}", "RAY_memory_monitor_refresh_ms": "50"}
+
+
+def _await_end(processes: list[psutil.Process]) -> None:
+    """Wait until they have ended, or some time. Whose parent has gone may stay as a zombie: that is an end, too."""
+    deadline = time.monotonic() + END_SECONDS
+    while any(map(_lives, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _send(call: Callable[[], None]) -> None:

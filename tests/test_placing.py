@@ -26,7 +26,7 @@ class Small(torch.nn.Module):
         here = ray.is_initialized() and ray.get_runtime_context()
         if here and here.get_actor_id():
             node = next(n for n in ray.nodes() if n["NodeID"] == here.get_node_id())
-            text = "special" if "special" in node["Resources"] else node["Labels"].get("kind", "other")
+            text = "special" if "special" in node["Resources"] else node["Labels"].get("kind", here.get_node_id())
             pathlib.Path(__file__).with_name("seen").joinpath(here.get_actor_id()).write_text(text)
     def forward(self, x):
         return self.net(x.flatten(1))
@@ -116,6 +116,15 @@ def test_a_run_waits_for_a_node_that_is_large_enough(cluster, project):
     code, text = ended(run)
     cluster.kill(node)
     assert code == 0 and "[2/2]" in text, text
+
+
+def test_nodes_that_autoscaling_brings_are_waited_for_and_used(project):
+    """None has a CPU at first; two members at once need two nodes of one CPU."""
+    with Cluster(cpus=0, jobs=False, scaling=2) as scaled:
+        runtime = "{kind: ray_actors, pack: 1, wait_seconds: 200, concurrency: 2}"
+        code, text = ended(started(scaled, project, runtime))
+    assert code == 0 and "no node has more than 0; waiting up to 200 s" in text and "[2/2]" in text, text
+    assert len({path.read_text() for path in (project / "seen").iterdir()}) == 2
 
 
 def test_a_wait_ends_and_says_what_was_missing(cluster, project):
