@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ class Small(torch.nn.Module):
         super().__init__()
         self.net = torch.nn.Linear(4, 3)
         here = ray.is_initialized() and ray.get_runtime_context()
-        if here and here.get_actor_id():
+        if here and here.get_actor_id() and here.get_assigned_resources().get("CPU"):  # no run of a sweep
             node = next(n for n in ray.nodes() if n["NodeID"] == here.get_node_id())
             text = "special" if "special" in node["Resources"] else node["Labels"].get("kind", here.get_node_id())
             pathlib.Path(__file__).with_name("seen").joinpath(here.get_actor_id()).write_text(text)
@@ -57,8 +58,8 @@ def project(tmp_path):
     return tmp_path
 
 
-def started(cluster, project, runtime):
-    command = [sys.executable, "-m", "distens.cli", "run", "iris.yaml", "--set", f"runtime={runtime}"]
+def started(cluster, project, runtime, command="run", config="iris.yaml"):
+    command = [sys.executable, "-m", "distens.cli", command, config, "--set", f"runtime={runtime}"]
     return subprocess.Popen(
         command, cwd=project, env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -125,6 +126,44 @@ def test_nodes_that_autoscaling_brings_are_waited_for_and_used(project):
         code, text = ended(started(scaled, project, runtime))
     assert code == 0 and "no node has more than 0; waiting up to 200 s" in text and "[2/2]" in text, text
     assert len({path.read_text() for path in (project / "seen").iterdir()}) == 2
+
+
+# Sweeps ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def swept(project):
+    sweep = "sweep: {over: {select.size: {choices: [1, 2]}}, samples: 2, concurrency: 1}"
+    (project / "sweep.yaml").write_text(f"{CONFIG}\n{sweep}\n")
+    return project
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("placement", ["pack", "spread"])
+def test_members_of_a_sweeps_runs_are_where_they_were_asked_to_be(placement, cluster, swept):
+    runtime = f"{{kind: ray_actors, custom_per_member: {{special: 0.5}}, placement: {placement}, pack: 1}}"
+    code, text = ended(started(cluster, swept, runtime, "sweep", "sweep.yaml"))
+    assert code == 0 and "[2/2]" in text, text
+    assert {path.read_text() for path in (swept / "seen").iterdir()} == {"special"}
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_goes_on_with_fewer_nodes_than_it_began_with(cluster, swept):
+    node = cluster.add(cpus=1)
+    run = started(cluster, swept, "{kind: ray_actors, pack: 1}", "sweep", "sweep.yaml")
+    while not list(swept.glob("runs/*/*/run.json")) and run.poll() is None:
+        time.sleep(0.02)
+    cluster.kill(node)
+    code, text = ended(run)
+    assert code == 0 and "[2/2]" in text, text
+
+
+def test_what_no_node_has_is_said_before_a_sweep_begins(cluster, swept):
+    runtime = "{kind: ray_actors, custom_per_member: {moon: 1}}"
+    code, text = ended(started(cluster, swept, runtime, "sweep", "sweep.yaml"))
+    assert code == 1 and "runtime.custom_per_member: 1 moon for one member, but no node has more than 0" in text, text
+    assert "[1/2]" not in text
+    assert not list(swept.glob("runs/*/*/run.json"))
 
 
 def test_a_wait_ends_and_says_what_was_missing(cluster, project):

@@ -136,4 +136,15 @@ class Places:
             options["label_selector"] = dict(self.labels)
         if self.placement == "spread":
             options["scheduling_strategy"] = "SPREAD"
+        elif _beside():
+            options["scheduling_strategy"] = "DEFAULT"
         return remote.options(**options).remote(max(1, int(needs.cpus)), list(sys.path))
+
+
+def _beside() -> bool:
+    """Return whether this process is a trial of Tune, or the like, for whose members nothing is kept.
+
+    They go beside it then, as those of a run that is no trial. What is kept for them, they take.
+    """
+    group = ray.util.get_current_placement_group()
+    return group is not None and not any("CPU" in bundle for bundle in group.bundle_specs)

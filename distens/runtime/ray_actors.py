@@ -143,7 +143,7 @@ class RayActors:
         if not ray.is_initialized():
             self.connect()
         if not self.wait_seconds:
-            self._places.check({})
+            self.check()
         room = min(self.slots(), self._places.free())
         count = room if packs is None else min(packs, room)
         self._prepared += [self._places.actor(self.resources) for _ in range(count)]
@@ -158,9 +158,17 @@ class RayActors:
             raise error
         if not ray.is_initialized():
             self.connect()
-        self._places.check(also)
+        self.check(also)
         self._shared_ref, self._store = ray.put(shared), shared.store
         log.info("up to %d packs at once, %g CPU each", self.slots(), self.cpus_per_member)
+
+    def check(self, also: Mapping[str, Resources] = {}) -> None:
+        """See that members fit somewhere; wait for `wait_seconds` for nodes on which they do.
+
+        Raises:
+            RunError: no node is large enough for one.
+        """
+        self._places.check(also)
 
     def slots(self) -> int:
         """Return how many actors of the usual size (`resources`) the cluster, as it is now, has room for.

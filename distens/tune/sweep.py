@@ -47,6 +47,9 @@ WITHOUT_EFFECT = ("name", "role", "storage", "runtime", "tracking", "sweep")
 RESTARTS = 5
 """A run whose process dies, whose node is lost or whose storage fails goes on in another process, so often at most."""
 
+RUN_BYTES = 2**28
+"""Of a node's memory, that Tune keeps for the process of a run, which itself trains nothing."""
+
 
 @dataclass(frozen=True)
 class Swept:
@@ -146,7 +149,7 @@ class _Sweep:
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # of which a part comes however silent it is asked to be
         base = self.config.model_copy(update={"sweep": None, "storage": self.folder})
-        bundles, runtime = self._room(runner)
+        kept, runs, runtime = self._room(runner)
         run = tune.with_parameters(
             run_one,
             base=base.model_dump(mode="json"),
@@ -156,11 +159,11 @@ class _Sweep:
             folder=os.getcwd(),
         )
         tune.Tuner(
-            tune.with_resources(run, tune.PlacementGroupFactory(bundles)),
+            tune.with_resources(run, tune.PlacementGroupFactory([kept])),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=left,
-                max_concurrent_trials=self.section.concurrency,
+                max_concurrent_trials=runs,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -172,15 +175,19 @@ class _Sweep:
             ),
         ).fit()
 
-    def _room(self, runner: RayActors) -> tuple[list[dict[str, float]], Any]:
-        """Return the resources of one run, and its runtime: members of a run occupy what Tune keeps for it."""
+    def _room(self, runner: RayActors) -> tuple[dict[str, float], int, Any]:
+        """Return what Tune keeps for a run, how many runs go on at once, and their runtime.
+
+        A run's members are not kept room for: they go where `runtime` says, as those of any run, and a run has room for
+        its share of what there is; nodes may come and go. What Tune keeps, it waits for as long as it takes.
+        """
         if not isinstance(self.plan.runner, RayActors):
-            return [{"CPU": self.plan.runner.resources.cpus}], registry.resolved(self.plan.runner)
-        room = max(1, runner.slots() // self.section.concurrency)
-        needs = {"CPU": runner.cpus_per_member}
-        if runner.gpus_per_member:
-            needs["GPU"] = runner.gpus_per_member
-        return [{}, *[needs] * room], {**registry.resolved(runner), "address": None, "concurrency": room}
+            cpus = self.plan.runner.resources.cpus
+            return {"CPU": cpus}, self.section.concurrency, registry.resolved(self.plan.runner)
+        runner.check()
+        runs = min(self.section.concurrency, runner.slots())
+        runtime = {**registry.resolved(runner), "address": None, "concurrency": runner.slots() // runs}
+        return {"memory": RUN_BYTES}, runs, runtime
 
     def _tracking(self) -> dict[str, Any]:
         spec = registry.resolved(self.plan.tracker)
