@@ -239,8 +239,18 @@ def test_actors_that_do_not_start_for_want_of_memory_are_waited_for(dataset, tmp
     finally:
         runner.stop()
     assert sorted(o.task_id for o in outcomes if isinstance(o, Report)) == ["m0", "m1", "m2", "m3"]
-    assert starts.stat().st_size == 8
+    assert 7 <= starts.stat().st_size <= 8  # one of the last two may do it all before the other is up
     assert min(pulled[2:]) > 6
+
+
+@pytest.mark.timeout(120)
+def test_a_pack_whose_actor_waits_for_room_is_carried_out_by_one_that_is_idle(dataset, tmp_path, notes, ray_here):
+    """Three are asked for, as if a third node were on its way, or one that is lost were thought to live; there is room
+    for two."""
+    spec = {"kind": "ray_actors", "concurrency": 3, "wait_seconds": 1}
+    lists = outcomes_of(spec, [[task] for task in tasks_of(notes, *["well"] * 5)], dataset, tmp_path)
+    found = [o for outcomes in lists for o in outcomes]
+    assert sorted((o.task_id, o.attempt) for o in found if isinstance(o, Report)) == [(f"m{i}", 1) for i in range(5)]
 
 
 def test_storage_that_fails_ends_a_run_once_what_else_ended_is_told(dataset, tmp_path, notes, ray_here):

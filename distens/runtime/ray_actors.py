@@ -53,6 +53,7 @@ class _Slot:
     """An actor and the pack it has: `starting` until the process is up, so that start-up is not the members' time.
 
     Attributes:
+        said: how often it was said that it waits.
         node_id: where it is, once it is up.
         node_lost: the node went, and the actor with it.
     """
@@ -62,6 +63,7 @@ class _Slot:
     ref: Any
     starting: bool
     since: float
+    said: int = 0
     node_id: str = ""
     node_lost: bool = False
 
@@ -205,6 +207,7 @@ class RayActors:
                 if pack is None:  # there is no more, or none before the next outcome
                     break
                 self._dispatch(pack)
+            self._hand_over()
             if not self._busy:
                 if (pause := again.seconds()) is None:
                     return
@@ -231,20 +234,37 @@ class RayActors:
 
     def _dispatch(self, pack: Pack) -> None:
         needs = pack[0].resources
-        for place, (size, actor, node_id) in enumerate(self._idle):
-            if size == needs:
-                del self._idle[place]
-                self._begin(actor, pack, node_id)
-                return
+        if self._begun_by_idle(pack):
+            return
         if self._prepared and needs == self.resources:
-            actor = self._prepared.pop()
+            actor = self._prepared.pop(0)  # the oldest is up, if any is
         else:
             self._make_room(needs)
             actor = self._places.actor(needs)
         self._busy.append(_Slot(actor, pack, actor.begin.remote(self._shared_ref), True, time.monotonic()))
 
+    def _begun_by_idle(self, pack: Pack) -> bool:
+        for place, (size, actor, node_id) in enumerate(self._idle):
+            if size == pack[0].resources:
+                del self._idle[place]
+                self._begin(actor, pack, node_id)
+                return True
+        return False
+
     def _begin(self, actor: Any, pack: Pack, node_id: str) -> None:
-        self._busy.append(_Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic(), node_id))
+        slot = _Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic(), node_id=node_id)
+        self._busy.append(slot)
+
+    def _hand_over(self) -> None:
+        """Give packs whose actors are not up to actors for which there are no other packs: what waits for room may wait
+        for theirs, or for a node that never comes."""
+        for slot in [slot for slot in self._busy if slot.starting]:
+            if self._begun_by_idle(slot.pack):
+                self._busy.remove(slot)
+                if slot.needs == self.resources:
+                    self._prepared.append(slot.actor)
+                else:
+                    ray.kill(slot.actor)
 
     def _make_room(self, needs: Resources) -> None:
         """End actors without a pack, which are of other sizes, until there is room for one of this size."""
@@ -276,13 +296,14 @@ class RayActors:
             found = [slot for slot in self._busy if slot.ref in done or self._late(slot, now)]
             if found:
                 return found
-            for slot in self._busy:
-                if slot.starting and now - slot.since > PATIENCE_SECONDS:
-                    for actor in [actor for size, actor in self._spare() if size != slot.needs]:
+            for slot in (slot for slot in self._busy if slot.starting):
+                waited = now - slot.since
+                if waited > PATIENCE_SECONDS:
+                    for _, actor in self._spare():
                         self._end(actor)
-                if slot.starting and now - slot.since > START_SECONDS:
-                    log.warning("%s waits for free resources since %.0f s", slot.pack[0].id, now - slot.since)
-                    slot.since = now
+                if waited > START_SECONDS * (slot.said + 1):
+                    slot.said += 1
+                    log.warning("%s waits for free resources since %.0f s", slot.pack[0].id, waited)
         return []
 
     def _late(self, slot: _Slot, now: float) -> bool:
