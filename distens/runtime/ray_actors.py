@@ -8,7 +8,8 @@
 A further attempt has the same seed and the next number, and goes on from the last checkpoint.
 
 An actor occupies what its packs say, and is used again for such packs alone. Of packs that there is no room for beside
-those that run, a few wait for it while others go first; an idle actor never holds what a pack of another size needs.
+those that run, a few wait for it while others go first; an idle actor never holds what a pack of another size needs,
+and carries out one of its own size whose actor has no room.
 
 Ray's own restarts are off (`max_restarts=0`): a restarted actor would run a task again under its old attempt number,
 and a node that vanishes would burn its retries while Ray still waits for it.
@@ -38,7 +39,6 @@ from distens.store import Store
 
 log = logging.getLogger("distens")
 
-ROOM_SECONDS = 5.0
 START_SECONDS = 60.0
 
 PATIENCE_SECONDS = 10.0
