@@ -221,8 +221,6 @@ def test_actors_that_do_not_start_for_want_of_memory_are_waited_for(dataset, tmp
                 out.write(".")
             if starts.stat().st_size <= 6:
                 raise RuntimeError("the node is running low on memory")
-            if starts.stat().st_size == 8:
-                notes.with_name("go").touch()
             return super().begin(shared)
 
     monkeypatch.setattr(_placing, "_Actor", Short)
@@ -230,7 +228,7 @@ def test_actors_that_do_not_start_for_want_of_memory_are_waited_for(dataset, tmp
     pulled = []
 
     def packs():
-        for task in tasks_of(notes, "wait", *["well"] * 3):  # the first, until both are up
+        for task in tasks_of(notes, *["well"] * 4):
             pulled.append(starts.stat().st_size if starts.exists() else 0)
             yield [task]
 
@@ -241,7 +239,7 @@ def test_actors_that_do_not_start_for_want_of_memory_are_waited_for(dataset, tmp
     finally:
         runner.stop()
     assert sorted(o.task_id for o in outcomes if isinstance(o, Report)) == ["m0", "m1", "m2", "m3"]
-    assert starts.stat().st_size == 8
+    assert 7 <= starts.stat().st_size <= 8  # one of the last two may do it all before the other is up
     assert min(pulled[2:]) > 6
 
 

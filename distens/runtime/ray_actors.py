@@ -317,7 +317,6 @@ class RayActors:
         try:
             node_id: Any = ray.get(slot.ref)
         except RayError as error:
-            ray.kill(slot.actor)  # it may live, and hold its room
             short, now = _reason(error) == "out_of_memory", time.monotonic()
             if not short:
                 self._start_failures += 1
