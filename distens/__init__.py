@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from distens.config import Config, load_config
+    from distens.config.config import Config, load_config
     from distens.coordinator import resume, run
     from distens.errors import (
         BundleError,
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from distens.serve.predictor import load
 
 _HOME = {
-    "Config": "config",
-    "load_config": "config",
+    "Config": "config.config",
+    "load_config": "config.config",
     "run": "coordinator",
     "resume": "coordinator",
     "load": "serve.predictor",

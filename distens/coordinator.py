@@ -19,20 +19,21 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from distens import finish, resuming
-from distens.config import Config, parse_yaml
+from distens.config.config import Config, parse_yaml
 from distens.data.load import Loaded
 from distens.errors import ConfigError, RunError, StorageError, StorageFailed, damage, shown
-from distens.federated import plan as federated
-from distens.federated.plan import FederatedPlan
-from distens.finish import Result
-from distens.plan import Plan, check
-from distens.progress import Progress, Update, Watch, line
-from distens.proposals import Proposals
+from distens.lifecycle import resuming
+from distens.lifecycle.progress import Progress, Update, Watch, line
+from distens.lifecycle.session import Session, silent
 from distens.records import Failure, Finished, Pack, Task
+from distens.roles.ensemble import conclude as finish
+from distens.roles.ensemble.conclude import Result
+from distens.roles.ensemble.plan import Plan, check
+from distens.roles.ensemble.proposals import Proposals
+from distens.roles.federated import plan as federated
+from distens.roles.federated.plan import FederatedPlan
 from distens.runtime.protocol import Shared
-from distens.session import Session, silent
-from distens.store import Store
+from distens.storage.store import Store
 from distens.tracking.protocol import Final
 
 
@@ -106,7 +107,7 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
 def _go(plan: Plan | FederatedPlan, store: Store, watch: Watch, info: dict[str, Any] | None) -> Result:
     try:
         if isinstance(plan, FederatedPlan):
-            from distens.federated.run import Federation
+            from distens.roles.federated.run import Federation
 
             return Federation(plan, store, watch, info).go()
         return Run(plan, store, watch, info).go()

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from distens import plain
+from distens.config import raw_values
 from distens.errors import ConfigError, did_you_mean, shown
 
 
@@ -142,7 +142,7 @@ def _check(cls: type, option: str, value: Any, where: str) -> Any:
         made = _adapter(cls, option).validate_python(value)
     except ValidationError as error:
         raise ConfigError(describe(error, where)) from error
-    if isinstance(value, bool | str | list | tuple | dict) and (found := list(plain.misread(value, made, where))):
+    if isinstance(value, bool | str | list | tuple | dict) and (found := list(raw_values.misread(value, made, where))):
         raise ConfigError("\n".join(found))
     return made
 

@@ -17,7 +17,7 @@ from distens.errors import Diverged
 from distens.members.protocol import Packable
 from distens.records import Report, Task
 from distens.runtime.protocol import Shared
-from distens.store import Store
+from distens.storage.store import Store
 from distens.training.work import Work
 
 

@@ -16,10 +16,10 @@ from _cluster import Cluster
 from _proxy import Proxy
 from _services import Process
 
-from distens.config import load_config
-from distens.ledger import Ledger
+from distens.config.config import load_config
+from distens.lifecycle.ledger import Ledger
 from distens.serve import bundle
-from distens.store import Store
+from distens.storage.store import Store
 
 PROJECT = Path(__file__).with_name("_drill_project")
 LONGEST_SECONDS = 600.0

@@ -35,8 +35,8 @@ class Idle(Client):
 def main(path: str) -> None:
     """Do all rounds, print when each of them ended."""
     import distens
-    from distens.config import parse
-    from distens.progress import Update
+    from distens.config.config import parse
+    from distens.lifecycle.progress import Update
 
     ended: list[float] = []
     spent: list[float] = []
@@ -49,8 +49,8 @@ def main(path: str) -> None:
 
     result = distens.run(parse(json.loads(Path(path).read_text())), noted)
 
-    from distens.journal import Journal
-    from distens.store import Store
+    from distens.storage.journal import Journal
+    from distens.storage.store import Store
 
     logs = list(Journal(Store(result.path), "rounds").entries())
     found = {

@@ -52,7 +52,7 @@ class Live:
         """Return the config of a run; a method is a config's sections, e.g. `{"search": "divbo"}`."""
         from _search_tables import run_config, shares
 
-        from distens.config import parse
+        from distens.config.config import parse
         from distens.registry import split_spec
         from distens.seeding import derive
 
@@ -127,7 +127,7 @@ def _rows(path: Path) -> int:
 def main(given: Path) -> None:
     """Carry out one run and print its result."""
     import distens
-    from distens.config import parse
+    from distens.config.config import parse
 
     config = parse(json.loads(given.read_text()))
     count_cpu_seconds()

@@ -20,13 +20,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 import distens
-from distens.config import parse
+from distens.config.config import parse
 from distens.data.load import load
-from distens.ledger import Ledger
-from distens.plan import check
+from distens.lifecycle.ledger import Ledger
 from distens.records import Floats, Integers, Settings
-from distens.space import Space
-from distens.store import Store
+from distens.roles.ensemble.plan import check
+from distens.space.space import Space
+from distens.storage.store import Store
 
 PAPER = (
     *("amazon_employee", "cpu_act", "eeg", "elevators", "house_8L"),

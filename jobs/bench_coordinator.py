@@ -144,8 +144,8 @@ def _run(asked: dict[str, Any]) -> dict[str, float]:
     import ray
 
     import distens
-    from distens.config import parse
-    from distens.live import plain
+    from distens.cli.live import plain
+    from distens.config.config import parse
 
     members = asked["members"]
     pack = asked["pack"] if asked["pack"] == "auto" else int(asked["pack"])

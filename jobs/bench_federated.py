@@ -115,7 +115,7 @@ def shares(labelled: int) -> dict[str, float]:
 def carried_out(config: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     """Carry out a run and return its results and folder."""
     import distens
-    from distens.config import parse
+    from distens.config.config import parse
 
     result = distens.run(parse(config), overwrite=True)
     return json.loads(Path(result.path, "results.json").read_text()), Path(result.path)
@@ -166,10 +166,10 @@ def _ensembles(folder: Path, asked: Mapping[str, Mapping[str, Any]], rows: Mappi
         rows: row -> what it is called.
     """
     from distens.counts import disco
-    from distens.encoding import report_from_json
-    from distens.federated.weighed import together
     from distens.members.client import told_histogram
-    from distens.store import Store
+    from distens.roles.federated.weighed import together
+    from distens.storage.encoding import report_from_json
+    from distens.storage.store import Store
 
     store, reports = Store(str(folder)), {}
     for path in sorted(folder.glob("members/c[0-9]*/*/report.json")):
@@ -196,7 +196,7 @@ def _ensembles(folder: Path, asked: Mapping[str, Mapping[str, Any]], rows: Mappi
 
 
 def _test_labels(folder: Path) -> np.ndarray[Any, Any]:
-    from distens.config import load_config
+    from distens.config.config import load_config
     from distens.data import source
 
     raw = source.read(load_config(folder / "config.yaml").data)

@@ -37,15 +37,15 @@ from rich.console import Console
 from rich.table import Table
 
 from distens import registry
+from distens.config.sections import DataSection, Splits
 from distens.data import source
 from distens.data.load import Loaded, load
 from distens.evaluate import metrics
 from distens.probabilities import apply_temperature, fit_temperature, mix
 from distens.records import Address, Floats, State
-from distens.sections import DataSection, Splits
 from distens.seeding import derive, generator
 from distens.serve import bundle, cascade, predictor
-from distens.store import Store
+from distens.storage.store import Store
 from distens.training.work import Work
 
 BUDGETS: dict[str, dict[str, float]] = {

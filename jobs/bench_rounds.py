@@ -170,7 +170,7 @@ class Bench:
     def asked(self, name: str, case: Case, source: Source, run: str) -> dict[str, Any]:
         """Return what Flower is given: the very clients that a run of distens had."""
         from distens.data.clients import Partition
-        from distens.store import Store
+        from distens.storage.store import Store
 
         store = Store(run)
         clients = Partition.read(store).rows
@@ -252,8 +252,8 @@ def made_up(path: Path, case: Case) -> Source:
 
 def read(path: Path, case: Case, images: Path | None) -> Source:
     """Write as many rows of a folder of idx files."""
+    from distens.config.sections import DataSection
     from distens.data import source
-    from distens.sections import DataSection
 
     raw = source.read(DataSection.model_validate({"source": str(images)}))
     chosen = np.random.default_rng(0).permutation(len(raw.labels_N))[: case.rows + TEST_ROWS]

@@ -235,8 +235,8 @@ def simulate(
 
 def _waits_ms(url: str) -> float:
     """Return how long a journal entry waits for storage: the median of many, without their CPU."""
-    from distens.journal import Journal
-    from distens.store import Store
+    from distens.storage.journal import Journal
+    from distens.storage.store import Store
 
     store, waits = Store(url), []
     entries = Journal(store)
@@ -274,7 +274,7 @@ def child(text: str) -> None:
 
 def _train(asked: Mapping[str, Any]) -> dict[str, float]:
     import distens
-    from distens.config import parse
+    from distens.config.config import parse
 
     member = {"kind": "classifier", "model": {"kind": "mlp", "hidden": [256, 256]}, "epochs": 60}
     config = parse(
@@ -305,8 +305,8 @@ def _train(asked: Mapping[str, Any]) -> dict[str, float]:
 def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
     import distens
     from distens import registry
-    from distens.config import parse
-    from distens.journal import Journal
+    from distens.config.config import parse
+    from distens.storage.journal import Journal
 
     runtime = {name: asked[name] for name in ("gpus", "mean_seconds", "journal_seconds")}
     config = parse(

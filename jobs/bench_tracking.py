@@ -218,7 +218,7 @@ def _run(asked: dict[str, Any]) -> None:
     import ray
 
     import distens
-    from distens.config import parse
+    from distens.config.config import parse
 
     values = {
         "name": "bench",

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 import distens
-from distens.config import Config
-from distens.plan import check
-from distens.store import Store
+from distens.config.config import Config
+from distens.roles.ensemble.plan import check
+from distens.storage.store import Store
 
 COLUMNS = ("accuracy", "nll", "brier", "ece", "aurc", "parameters", "train_seconds", "predict_ms_per_1000")
 

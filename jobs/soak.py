@@ -34,7 +34,7 @@ from _faults import FAULTS
 
 from distens.errors import DistensError
 from distens.serve import predictor
-from distens.store import Store
+from distens.storage.store import Store
 
 NODES = 2
 GONE_SECONDS = 15.0

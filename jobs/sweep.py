@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python jobs/sweep.py configs/sweep_wine.yaml -
 
 import sys
 
-from distens.cli import main
+from distens.cli.main import main
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["sweep"]

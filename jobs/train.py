@@ -8,7 +8,7 @@ exit code (2: the config is wrong; 130: stopped), where `ray job submit` knows 0
 
 import sys
 
-from distens.cli import main
+from distens.cli.main import main
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["run", "--go-on"]

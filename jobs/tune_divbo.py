@@ -30,7 +30,7 @@ def main(
     from ray import tune
 
     import distens.tune
-    from distens.config import load_config
+    from distens.config.config import load_config
     from distens.evaluate.report import table_lines
 
     run = load_config(config)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from distens.config import Config, load_config
+from distens.config.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"

@@ -14,12 +14,12 @@ from sklearn.datasets import load_iris
 from sklearn.tree._tree import Tree
 
 from distens import registry
+from distens.config.sections import DataSection
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.members import _families
-from distens.sections import DataSection
 from distens.serve import bundle
-from distens.store import Store
+from distens.storage.store import Store
 from distens.training.work import Work
 
 FIRST = "members/m0.safetensors"

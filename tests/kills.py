@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distens.config import to_yaml
+from distens.config.config import to_yaml
 
 
 def killed(config, said, times=1):

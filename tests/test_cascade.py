@@ -11,15 +11,16 @@ from pydantic import TypeAdapter
 from sklearn.datasets import load_iris
 from typer.testing import CliRunner
 
-from distens import cli, registry
+from distens import registry
+from distens.cli import main as cli
+from distens.config.sections import DataSection
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, ConfigError
 from distens.probabilities import accuracy, apply_temperature, mix, softmax
-from distens.sections import DataSection
 from distens.serve import bundle, cascade, predictor
 from distens.serve.cascade import Cascade, Stage, learn, reachable, spread, walk
-from distens.store import Store
+from distens.storage.store import Store
 from distens.training.work import Work
 
 EQUAL_3 = np.full(3, 1 / 3)

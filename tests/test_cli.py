@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.text import Text
 from test_run import config
 
-from distens import cli
-from distens.config import to_yaml
-from distens.live import Live
-from distens.progress import Update
+from distens.cli import main as cli
+from distens.cli.live import Live
+from distens.config.config import to_yaml
+from distens.lifecycle.progress import Update
 
 
 def distens(*words, cwd=None):
@@ -43,9 +43,9 @@ def run_folder(folder):
 
 def test_help_and_version_load_nothing_heavy():
     code = (
-        "import sys, distens, distens.cli\n"
+        "import sys, distens, distens.cli.main\n"
         "from typer.testing import CliRunner\n"
-        "found = CliRunner().invoke(distens.cli.app, ['--help'])\n"
+        "found = CliRunner().invoke(distens.cli.main.app, ['--help'])\n"
         "assert 'resume' in found.output, found.output\n"
         "print({'torch', 'ray', 'mlflow', 'lightning', 'sklearn', 'pandas', 'pyarrow'} & set(sys.modules))"
     )

@@ -10,18 +10,18 @@ import pytest
 
 import distens
 from distens import coordinator, members, registry
-from distens.config import parse
+from distens.config.config import parse
+from distens.config.sections import DataSection
 from distens.data.load import load
 from distens.errors import ConfigError, RunError
-from distens.federated.plan import check
-from distens.journal import Journal
 from distens.packing import Planner
-from distens.proposals import packs
 from distens.records import Report, Resources, Task
+from distens.roles.ensemble.proposals import packs
+from distens.roles.federated.plan import check
 from distens.runtime import _sizes, ray_actors
 from distens.runtime.protocol import Shared
-from distens.sections import DataSection
-from distens.store import Store
+from distens.storage.journal import Journal
+from distens.storage.store import Store
 
 CLIENT = {"kind": "client", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 1, "batch_size": 64}
 WITH_ROWS = {"source": "sklearn:digits", "splits": {"train": 0.4, "search": 0.1, "combine": 0.1, "test": 0.4}}

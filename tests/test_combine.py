@@ -11,7 +11,7 @@ from distens.combine.stack import Stack
 from distens.errors import ConfigError
 from distens.probabilities import negative_log_likelihood, softmax
 from distens.records import State
-from distens.store import Store
+from distens.storage.store import Store
 
 
 def _members(members: int, rows: int, classes: int = 3, seed: int = 0):

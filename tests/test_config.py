@@ -5,10 +5,10 @@ import json
 import pytest
 
 from distens import registry
-from distens.config import load_config, parse, parse_yaml, read_yaml, to_yaml
+from distens.config.config import load_config, parse, parse_yaml, read_yaml, to_yaml
 from distens.errors import ConfigError
-from distens.federated import plan as federated
-from distens.plan import check
+from distens.roles.ensemble.plan import check
+from distens.roles.federated import plan as federated
 
 MEMBERS = {
     "mlp": {

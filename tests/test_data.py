@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from distens.config.sections import DataSection, Splits
 from distens.data import levels, source
 from distens.data.dataset import SPLITS
 from distens.data.load import load
 from distens.data.preprocessing import Preprocessing
 from distens.data.splits import apportion, divide
 from distens.errors import DataError
-from distens.sections import DataSection, Splits
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 GIVEN = Splits(train=0.6, search=0.2, combine=0.2, test="given")

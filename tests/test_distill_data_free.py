@@ -30,7 +30,7 @@ from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
 from distens.probabilities import softmax
 from distens.records import State
-from distens.store import Checkpoint, Store
+from distens.storage.store import Checkpoint, Store
 from distens.training.work import Work
 
 KINDS = [

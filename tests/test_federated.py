@@ -13,14 +13,14 @@ from kills import killed
 
 import distens
 from distens import coordinator, members
-from distens.config import parse, parse_yaml, to_yaml
+from distens.config.config import parse, parse_yaml, to_yaml
 from distens.data.clients import Partition
 from distens.errors import ConfigError, RunError, StorageError
-from distens.federated.journal import Log, Reached, RoundsJournal
-from distens.federated.plan import check
-from distens.journal import Journal
+from distens.roles.federated.journal import Log, Reached, RoundsJournal
+from distens.roles.federated.plan import check
 from distens.runtime import inline, ray_actors
-from distens.store import Store
+from distens.storage.journal import Journal
+from distens.storage.store import Store
 
 CLIENT = {"kind": "client", "model": {"kind": "mlp", "hidden": [16]}, "epochs": 1, "batch_size": 16}
 WITH_ROWS = {"source": "sklearn:digits", "splits": {"train": 0.6, "search": 0.1, "combine": 0.1, "test": 0.2}}
@@ -273,7 +273,7 @@ def test_one_shot_resumes_where_it_was_killed(tmp_path):
 def test_the_command_line_predicts_with_what_was_chosen(tmp_path):
     from typer.testing import CliRunner
 
-    from distens.cli import app
+    from distens.cli.main import app
 
     made = distens.run(config(tmp_path / "runs"))
     shot = distens.run(one_shot(tmp_path / "runs"))

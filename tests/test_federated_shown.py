@@ -14,10 +14,10 @@ from test_tracking import held, history, run_info, runs_of
 import distens
 from distens import members, registry
 from distens.evaluate import federated_figures as figures
-from distens.federated import shown
-from distens.federated.journal import Log
-from distens.ledger import Ledger
-from distens.store import Store
+from distens.lifecycle.ledger import Ledger
+from distens.roles.federated import shown
+from distens.roles.federated.journal import Log
+from distens.storage.store import Store
 from distens.tracking.memory import Memory
 from distens.tracking.mlflow_runs import MlflowRuns
 

@@ -22,7 +22,7 @@ import torch
 from forge import DEEP, FIRST, NET, estimator, put, refit, replace, retext, retree, rezip
 from typer.testing import CliRunner
 
-from distens import cli
+from distens.cli import main as cli
 from distens.errors import BundleError, DistensError
 from distens.serve import predictor
 

@@ -22,16 +22,17 @@ from forge import DEEP
 from typer.testing import CliRunner
 
 import distens
-from distens import cli, registry
-from distens.config import load_config, parse, parse_yaml
+from distens import registry
+from distens.cli import main as cli
+from distens.config.config import load_config, parse, parse_yaml
+from distens.config.sections import DataSection
 from distens.data.clients import Partition
 from distens.data.load import load
 from distens.errors import BundleError, ConfigError, DataError, DistensError, StorageError
-from distens.plan import check
 from distens.records import State, Task
+from distens.roles.ensemble.plan import check
 from distens.runtime import _execute
-from distens.sections import DataSection
-from distens.store import Store
+from distens.storage.store import Store
 
 SECRET = "hunter2"
 MOST_GROWTH_KIB = 400 << 10

@@ -17,8 +17,8 @@ from distens.members._families import FAMILIES
 from distens.members.estimator import Estimator
 from distens.probabilities import negative_log_likelihood
 from distens.records import State
-from distens.space import Space
-from distens.store import Checkpoint, Store
+from distens.space.space import Space
+from distens.storage.store import Checkpoint, Store
 from distens.training.work import Work
 
 SMALL_NETWORK = {"model": {"kind": "mlp", "hidden": [16], "dropout": 0.2}, "epochs": 12, "learning_rate": 0.02}

@@ -27,7 +27,7 @@ from distens.merge.scaffold import Scaffold
 from distens.merge.trimmed_mean import TrimmedMean
 from distens.merge.uniform import Uniform
 from distens.records import State, Update
-from distens.store import Store
+from distens.storage.store import Store
 
 RULES = registry.names("merge")
 CORRECTING = [name for name in RULES if hasattr(registry.find("merge", name, ""), "correct")]

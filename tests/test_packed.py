@@ -16,7 +16,7 @@ from distens.models.lenet import Lenet
 from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
 from distens.objectives.cross_entropy import CrossEntropy
-from distens.store import Checkpoint, Store
+from distens.storage.store import Checkpoint, Store
 from distens.training import loop, packed
 from distens.training.cost import activations, multiplications
 from distens.training.dropout import Masks, adopt

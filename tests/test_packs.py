@@ -14,15 +14,15 @@ from plugins import Store
 import distens
 import distens.members
 from distens import registry, seeding
-from distens.config import parse
+from distens.config.config import parse
+from distens.config.sections import DataSection
 from distens.data.load import load
-from distens.deliver import LEADERS
 from distens.errors import StorageFailed
-from distens.progress import Progress
+from distens.lifecycle.delivery import LEADERS
+from distens.lifecycle.progress import Progress
 from distens.records import Failure, Finished, History, Report, Task
 from distens.runtime.protocol import Shared
 from distens.search.evolution import Evolution
-from distens.sections import DataSection
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -413,7 +413,7 @@ def test_what_was_pending_is_packed_again(tmp_path, notes):
     for number in (3, 4, 5):  # all after: asked 4, told 4, asked 4
         Path(path, "journal", f"{number:08d}.json").unlink()
     for i in range(4, 10):
-        distens.store.Store(path).delete(f"members/m{i:04d}")
+        distens.storage.store.Store(path).delete(f"members/m{i:04d}")
     notes.unlink()
     again = distens.resume(path)
     asked = [[e["task"] for e in entries] for entries in journal(path) if "task" in entries[0]]

@@ -22,7 +22,7 @@ from distens.partition.quantity import Quantity
 from distens.partition.shards import Shards
 from distens.partition.stored import Stored
 from distens.records import State
-from distens.store import Store
+from distens.storage.store import Store
 
 PARTITIONERS = registry.names("partition")
 OWN_CLIENTS = {"column", "stored"}

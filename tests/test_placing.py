@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from distens import registry
-from distens.encoding import task_from_json, to_json
 from distens.errors import ConfigError, RunError
 from distens.records import Resources, Task
 from distens.runtime import _sizes
 from distens.runtime._sizes import GIB
+from distens.storage.encoding import task_from_json, to_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 

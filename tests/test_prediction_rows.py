@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from distens.config.sections import DataSection
 from distens.data.preprocessing import Preprocessing
 from distens.data.source import rows_from_file
 from distens.errors import DataError
-from distens.sections import DataSection
 
 ROWS = 60
 

@@ -21,11 +21,11 @@ import sys, time
 import numpy as np, psutil, ray
 import distens
 from distens import registry
-from distens.config import DataSection, parse
+from distens.config.config import DataSection, parse
 from distens.data.load import load
 from distens.records import Task
 from distens.runtime.protocol import Shared
-from distens.store import Store
+from distens.storage.store import Store
 
 folder = sys.argv[1]
 

@@ -14,14 +14,14 @@ from kills import HEEDING, killed
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import distens
-from distens.config import parse, to_yaml
+from distens.config.config import parse, to_yaml
 from distens.coordinator import open_storage
 from distens.data.load import load
 from distens.errors import ConfigError, RunError, StorageError, StorageFailed
-from distens.ledger import Ledger
-from distens.plan import check
+from distens.lifecycle.ledger import Ledger
 from distens.records import Failure
-from distens.store import Store
+from distens.roles.ensemble.plan import check
+from distens.storage.store import Store
 
 ROWS = {"ensemble", "best_single", "student", "student_on_labels", "larger_single", "seed_ensemble"}
 COLUMNS = {"accuracy", "nll", "brier", "ece", "aurc", "parameters", "train_seconds", "predict_ms_per_1000"}

@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from distens import registry
+from distens.config.sections import DataSection
 from distens.data.load import load
 from distens.errors import RunError
 from distens.records import Failure, Report, Task
 from distens.runtime.protocol import Shared
-from distens.sections import DataSection
-from distens.store import Store
+from distens.storage.store import Store
 
 QUICK = {"family": "a", "kind": "classifier", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 3}
 LONG = {**QUICK, "epochs": 100_000}

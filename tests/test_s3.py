@@ -14,13 +14,14 @@ from s3_server import KEYS
 from typer.testing import CliRunner
 
 import distens
-from distens import cli, filesystem
-from distens.config import parse, to_yaml
+from distens.cli import main as cli
+from distens.config.config import parse, to_yaml
 from distens.data.load import load
 from distens.errors import StorageError
-from distens.journal import Journal
 from distens.records import State
-from distens.store import Checkpoint, Store
+from distens.storage import filesystem
+from distens.storage.journal import Journal
+from distens.storage.store import Checkpoint, Store
 
 KEY, SECRET = KEYS.values()
 

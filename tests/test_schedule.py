@@ -13,14 +13,14 @@ from kills import killed
 
 import distens
 from distens import registry
-from distens.config import parse
+from distens.config.config import parse
 from distens.data.dataset import Examples
 from distens.errors import ConfigError
-from distens.ledger import Ledger
-from distens.plan import check
+from distens.lifecycle.ledger import Ledger
 from distens.records import Failure, Finished, Report, Task
+from distens.roles.ensemble.plan import check
 from distens.schedule.protocol import Length
-from distens.store import Checkpoint, Store
+from distens.storage.store import Checkpoint, Store
 from distens.training.work import Work
 
 LENGTHS = {"mlp": Length((27,), None)}

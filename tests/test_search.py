@@ -12,7 +12,6 @@ from scipy.stats import kendalltau
 
 from distens import registry
 from distens.diversity.pairwise import diversity, mean_over_pairs
-from distens.encoding import failure_from_json, report_from_json, task_from_json, to_json
 from distens.errors import ConfigError
 from distens.probabilities import metrics, softmax
 from distens.records import Failed, Failure, Finished, History, Report, Rung, Task, settings_key
@@ -26,7 +25,8 @@ from distens.search.bayes import Bayes
 from distens.search.divbo import DivBO
 from distens.search.gain import changes
 from distens.seeding import derive
-from distens.space import Space
+from distens.space.space import Space
+from distens.storage.encoding import failure_from_json, report_from_json, task_from_json, to_json
 
 SEARCHES = registry.names("search")
 FEW = {"proposals": 300, "local": 20}

@@ -14,7 +14,7 @@ from distens.search import evolution
 from distens.search.evolution import Evolution
 from distens.search.random import Random
 from distens.search.rising_bandit import Curve, RisingBandit, left
-from distens.space import Space
+from distens.space.space import Space
 
 NAMES = "uvwxy"
 SPACE = Space(

@@ -11,14 +11,14 @@ import pytest
 from sklearn.datasets import load_iris
 
 from distens import registry
+from distens.config.sections import DataSection
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, DataError
 from distens.probabilities import apply_temperature
 from distens.records import State
-from distens.sections import DataSection
 from distens.serve import bundle, predictor
-from distens.store import Store
+from distens.storage.store import Store
 from distens.training.work import Work
 
 SETTINGS = {

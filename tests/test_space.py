@@ -10,7 +10,7 @@ import pytest
 
 from distens.errors import ConfigError
 from distens.records import settings_key
-from distens.space import INACTIVE, Space
+from distens.space.space import INACTIVE, Space
 
 MEMBERS = {
     "net": {

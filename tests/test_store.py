@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distens.encoding import report_from_json, task_from_json, to_json
 from distens.errors import StorageError, StorageFailed
-from distens.journal import Journal
-from distens.ledger import Ledger
+from distens.lifecycle.ledger import Ledger
 from distens.records import Address, Failure, Files, Finished, History, Report, State, Task, Teacher, settings_key
-from distens.store import Checkpoint, Store
+from distens.storage.encoding import report_from_json, task_from_json, to_json
+from distens.storage.journal import Journal
+from distens.storage.store import Checkpoint, Store
 
 
 @pytest.fixture(params=["path", "uri"])

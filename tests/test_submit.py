@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from distens import submit
-from distens.config import load_config
+from distens.cli import submit
+from distens.config.config import load_config
 from distens.errors import ConfigError
-from distens.ledger import Ledger
-from distens.store import Store
+from distens.lifecycle.ledger import Ledger
+from distens.storage.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 

@@ -16,14 +16,14 @@ from _services import free_port, mlflow_server
 from mlflow import MlflowClient
 
 from distens import registry
+from distens.config.sections import DataSection
 from distens.credentials import redact
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import ConfigError
 from distens.records import Address, Failure, Finished, Report, State, Task
-from distens.sections import DataSection
 from distens.serve import bundle, predictor
-from distens.store import Store
+from distens.storage.store import Store
 from distens.tracking import _records
 from distens.tracking._logbook import final_records
 from distens.tracking._registration import Version, compare

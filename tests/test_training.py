@@ -12,7 +12,7 @@ from distens.errors import Diverged, Refused
 from distens.members.module import Module
 from distens.models.mlp import Mlp
 from distens.objectives.cross_entropy import CrossEntropy
-from distens.store import Checkpoint, Store
+from distens.storage.store import Checkpoint, Store
 from distens.training import lightning
 from distens.training.checkpoint import pack, unpack
 from distens.training.loop import Recipe, fit, order

@@ -24,11 +24,11 @@ import distens
 import distens.tune
 from distens.data.load import load
 from distens.errors import ConfigError, RunError, StorageError
-from distens.plan import check
+from distens.roles.ensemble.plan import check
 from distens.runtime._execute import HELD_OUT
 from distens.search.bayes import Bayes
-from distens.space import Space
-from distens.store import Store
+from distens.space.space import Space
+from distens.storage.store import Store
 from distens.tune.book import Book
 from distens.tune.domains import from_json, param_space, to_json
 from distens.tune.searcher import DivBOSearch
@@ -515,7 +515,7 @@ def test_a_sweep_is_judged_on_combine_nested_in_mlflow_and_goes_on(tmp_path, ray
     """One run, then one more by the same sweep with two samples: what finished is not done again. The metric is the
     negative log-likelihood on *combine*, worked out here from the members' predictions and their weights."""
     from distens import probabilities
-    from distens.ledger import Ledger
+    from distens.lifecycle.ledger import Ledger
     from distens.tune.sweep import sweep
 
     monkeypatch.chdir(tmp_path)
@@ -534,7 +534,7 @@ def test_a_sweep_is_judged_on_combine_nested_in_mlflow_and_goes_on(tmp_path, ray
     assert any("seed: divides the rows anew" in note for note in again.notes)
 
     run = again.runs[1]
-    values = distens.config.parse_yaml(Path(run.path, "config.yaml").read_text(), "")
+    values = distens.config.config.parse_yaml(Path(run.path, "config.yaml").read_text(), "")
     assert values.seed == run.values["seed"]
     assert values.select["size"] == run.values["select.size"]
     store, results = Store(run.path), json.loads(Path(run.path, "results.json").read_text())

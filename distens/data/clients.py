@@ -15,7 +15,7 @@ from distens.errors import DataError, StorageError, damage
 from distens.records import Address, Integers, State
 
 if TYPE_CHECKING:  # a store stands beside the data, not below
-    from distens.store import Store
+    from distens.storage.store import Store
 
 FILE = "partition.safetensors"
 

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distens.config.sections import DataSection
 from distens.data import source
 from distens.data.dataset import Dataset, Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import DataError
 from distens.records import Integers
-from distens.sections import DataSection
 
 
 class Clients(Protocol):

@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from distens import filesystem
 from distens.errors import AMISS, DataError, StorageError, did_you_mean
+from distens.storage import filesystem
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from distens.config.sections import DataSection
 from distens.data import source, splits
 from distens.data.dataset import SPLITS, Dataset
 from distens.data.preprocessing import Preprocessing
 from distens.errors import DataError, did_you_mean
 from distens.records import Floats, Integers
-from distens.sections import DataSection
 
 EXAMPLE_ROWS = 5
 

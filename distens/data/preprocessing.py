@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from distens.config.sections import DataSection
 from distens.data.arrays import Features, Images
 from distens.data.tables import Table
 from distens.errors import AMISS, DataError
 from distens.records import Floats, Integers
-from distens.sections import DataSection
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distens.config.sections import DataSection
 from distens.data import files, levels
 from distens.data.preprocessing import Preprocessing
 from distens.data.tables import Table
 from distens.errors import DataError, did_you_mean
 from distens.records import Integers
-from distens.sections import DataSection
 
 Rows = Any
 """A pandas DataFrame (a table), or an array: (N, features), (N, height, width) or (N, height, width, channels)."""

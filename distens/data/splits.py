@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from distens.config.sections import Splits
 from distens.data.dataset import SPLITS
 from distens.errors import DataError
 from distens.records import Floats, Integers
-from distens.sections import Splits
 from distens.seeding import generator
 
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distens.config.sections import DataSection
 from distens.data import levels
 from distens.data.scaling import LARGEST, Scaling
 from distens.errors import DataError, shown
 from distens.records import Floats, Integers
-from distens.sections import DataSection
 
 MOST_LEVELS = 64
 """At most this many levels of a column get an indicator of their own, the most frequent in *train* …"""

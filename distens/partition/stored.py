@@ -13,7 +13,7 @@ from distens.errors import DataError, StorageError
 from distens.partition._rows import WHERE, uncounted
 from distens.partition.protocol import Column
 from distens.records import Integers
-from distens.store import Store
+from distens.storage.store import Store
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from distens import packing, probabilities, registry
 from distens.credentials import redact
 from distens.data.dataset import Dataset, Examples
 from distens.data.federation import Clients, Partitioned
-from distens.encoding import report_from_json, to_json
 from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, StorageFailed, damage
 from distens.members.protocol import Member, Packable
 from distens.records import Answer, Failure, Files, Floats, Held, Outcome, Pack, Reason, Report, State, Task
 from distens.runtime import _rounds
 from distens.runtime.protocol import Shared
-from distens.store import Checkpoint, Store
+from distens.storage.encoding import report_from_json, to_json
+from distens.storage.store import Checkpoint, Store
 from distens.training.work import Work
 
 HELD_OUT = ("search", "combine", "test")

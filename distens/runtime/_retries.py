@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from distens.records import Answer, Failure, Pack, Reason, Task
 from distens.runtime._execute import finished_before
-from distens.store import Store
+from distens.storage.store import Store
 
 RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
 """A member that diverged, was refused or ran out of time would do the same again."""

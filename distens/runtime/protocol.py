@@ -10,7 +10,7 @@ from distens.data.dataset import Dataset
 from distens.data.federation import Clients
 from distens.packing import PackSize
 from distens.records import Answer, Held, Pack, Resources
-from distens.store import Store
+from distens.storage.store import Store
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from distens.records import Answer, Failure, Held, Pack, Reason, Resources, Task
 from distens.runtime import _connection, _placing, _sizes
 from distens.runtime._retries import PAUSE_SECONDS, Retries, lost
 from distens.runtime.protocol import Shared
-from distens.store import Store
+from distens.storage.store import Store
 
 log = logging.getLogger("distens")
 

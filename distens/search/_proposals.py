@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence, Set
 import numpy as np
 
 from distens.records import Floats, Settings, settings_key
-from distens.space import Space
+from distens.space.space import Space
 
 STEPS = 10
 NEIGHBOURS = 6

@@ -20,7 +20,7 @@ from distens.registry import build
 from distens.search._forest import Forest, expected_improvement, tame
 from distens.search._proposals import draw, draw_new, walk_uphill
 from distens.seeding import derive, generator
-from distens.space import Space
+from distens.space.space import Space
 
 
 class Penalty(Protocol):

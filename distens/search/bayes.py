@@ -10,7 +10,7 @@ from annotated_types import Ge, Lt
 
 from distens.records import History, Settings
 from distens.search._rounds import Budget, propose
-from distens.space import Space
+from distens.space.space import Space
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from distens.records import Finished, Floats, History, Settings
 from distens.registry import Plugin
 from distens.search._pairs import PairSurrogate
 from distens.search._rounds import Budget, evenly, greedy_pool, propose, representative
-from distens.space import Space
+from distens.space.space import Space
 
 _MEMBERS = 500
 """Pairs and the pool are of this many members at most."""

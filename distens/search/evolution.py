@@ -12,7 +12,7 @@ from annotated_types import Ge
 from distens.records import History, Settings, settings_key
 from distens.search._proposals import draw
 from distens.search._rounds import trained_on
-from distens.space import Space
+from distens.space.space import Space
 
 TRIES = 100
 """So many mutations are tried for one that is new, each of another tournament's winner; then settings are drawn."""

@@ -12,7 +12,7 @@ from distens.probabilities import FLOOR
 from distens.records import Floats, History, Integers, Settings
 from distens.registry import Plugin
 from distens.search._rounds import Budget, evenly, greedy_pool, propose
-from distens.space import Space
+from distens.space.space import Space
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from distens.records import History, Settings
-from distens.space import Space
+from distens.space.space import Space
 
 
 class Search(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 
 from distens.records import History, Settings
 from distens.search._proposals import draw
-from distens.space import Space
+from distens.space.space import Space
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from distens.records import History, Settings, settings_key
 from distens.search._proposals import draw
 from distens.search._rounds import Budget, propose, trained_on
 from distens.seeding import generator
-from distens.space import Space
+from distens.space.space import Space
 
 
 @dataclass(frozen=True)

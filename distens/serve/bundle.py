@@ -20,7 +20,7 @@ from distens import __version__, registry
 from distens.errors import BundleError, ConfigError, StorageError, damage, shown
 from distens.records import Address, Settings, State
 from distens.serve.cascade import Cascade
-from distens.store import Store
+from distens.storage.store import Store
 
 FORMAT = 1
 MARKER = "bundle.json"

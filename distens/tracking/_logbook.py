@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from distens.config import write_yaml
+from distens.config.config import write_yaml
 from distens.credentials import redact
 from distens.records import Failure, Finished, Task
 from distens.tracking import _records

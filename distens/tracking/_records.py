@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from distens.credentials import redact
-from distens.encoding import to_json
 from distens.records import Failure, Finished, Task
+from distens.storage.encoding import to_json
 
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000

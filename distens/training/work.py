@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from distens.records import Integers
-from distens.store import Checkpoint
+from distens.storage.store import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from distens.encoding import failure_from_json, report_from_json, task_from_json, to_json
 from distens.errors import StorageError
-from distens.journal import Journal
-from distens.ledger import kind_of
+from distens.lifecycle.ledger import kind_of
 from distens.records import Failed, Finished, Floats, History, Integers, Outcome, Report, Settings, Task, settings_key
-from distens.store import Store
+from distens.storage.encoding import failure_from_json, report_from_json, task_from_json, to_json
+from distens.storage.journal import Journal
+from distens.storage.store import Store
 
 Entry = dict[str, Any]
 

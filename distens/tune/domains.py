@@ -52,7 +52,7 @@ def param_space(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def tuned(value: Any) -> Any:
-    """Return a template of ours (see `distens.space`) with Tune's domains for ours."""
+    """Return a template of ours (see `distens.space.space`) with Tune's domains for ours."""
     if isinstance(value, Mapping):
         if "choices" in value:
             return tune.choice([tuned(option) for option in value["choices"]])

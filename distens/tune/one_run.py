@@ -13,10 +13,10 @@ from typing import Any
 from ray import tune
 
 from distens import coordinator
-from distens.config import parse, put
+from distens.config.config import parse, put
 from distens.errors import RunError, StorageFailed
-from distens.plan import Plan, check
-from distens.store import Store
+from distens.roles.ensemble.plan import Plan, check
+from distens.storage.store import Store
 
 MEASURED = "combine.json"
 """In the folder of a run that is done and tracked: the rows of its table, measured on the *combine* split."""

@@ -1,7 +1,7 @@
 """What a trial leaves behind for an ensemble: a member's state and predictions, by address.
 
-Files lie as in a run (see `distens.store`), in a folder that all trials of an experiment share, with settings and seed
-in `task.json` beside them. The trial's result holds metrics, and where `report.json` lies, with its SHA-256.
+Files lie as in a run (see `distens.storage.store`), in a folder that all trials of an experiment share, with settings
+and seed in `task.json` beside them. The trial's result holds metrics, and where `report.json` lies, with its SHA-256.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import numpy as np
 from ray import tune
 
 from distens import registry
-from distens.config import Config, load_config, parse
+from distens.config.config import Config, load_config, parse
 from distens.data.dataset import Dataset
 from distens.data.load import load
-from distens.encoding import to_json
 from distens.errors import ConfigError, RunError
 from distens.members.protocol import Member
-from distens.plan import Plan, check
 from distens.records import Address, Failure, Files, Floats, Integers, Report, Resources, Settings, Task, settings_key
+from distens.roles.ensemble.plan import Plan, check
 from distens.runtime._execute import HELD_OUT, deliver, execute
 from distens.runtime.protocol import Shared
 from distens.seeding import derive
-from distens.store import Checkpoint, Store
+from distens.storage.encoding import to_json
+from distens.storage.store import Checkpoint, Store
 from distens.tune import domains
 
 FOLDER_KEY = "distens"

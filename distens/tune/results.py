@@ -13,18 +13,18 @@ import numpy as np
 from ray.tune import ResultGrid
 
 from distens import coordinator, probabilities
-from distens.config import Config
+from distens.config.config import Config
 from distens.data.load import Loaded, load
-from distens.encoding import report_from_json, task_from_json
 from distens.errors import RunError
-from distens.finish import Result
-from distens.ledger import Ledger
-from distens.plan import check
-from distens.progress import Update, Watch
+from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.progress import Update, Watch
+from distens.lifecycle.session import silent
 from distens.records import Failure, Files, Reason, Report, Task
+from distens.roles.ensemble.conclude import Result
+from distens.roles.ensemble.plan import check
 from distens.runtime._execute import HELD_OUT
-from distens.session import silent
-from distens.store import Store
+from distens.storage.encoding import report_from_json, task_from_json
+from distens.storage.store import Store
 from distens.tune.reporting import FOLDER_KEY, as_config
 from distens.tune.spaces import KIND
 

@@ -24,14 +24,14 @@ from ray.tune.search import Searcher
 from threadpoolctl import threadpool_limits
 
 from distens import registry
-from distens.config import Config
+from distens.config.config import Config
 from distens.data.load import load
-from distens.encoding import report_from_json
 from distens.errors import ConfigError, RunError, StorageError
 from distens.records import Address, Failure, Floats, History, Integers, Report, Settings, Task
 from distens.search.protocol import Search
 from distens.seeding import derive, generator
-from distens.store import Store
+from distens.storage.encoding import report_from_json
+from distens.storage.store import Store
 from distens.tune.book import Book, key_of, value_of
 from distens.tune.domains import from_json, to_json
 from distens.tune.reporting import FOLDER_KEY, absolute, experiment_folder, planned

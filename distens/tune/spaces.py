@@ -21,7 +21,7 @@ from ray.tune.search.variant_generator import generate_variants
 
 from distens.errors import ConfigError
 from distens.records import Settings
-from distens.space import Space
+from distens.space.space import Space
 
 ALLOWED = (
     "choice, uniform, quniform, loguniform, qloguniform, randn, qrandn, randint, qrandint, lograndint, qlograndint, "
@@ -229,8 +229,8 @@ def _part(domain: sample.Domain, where: str) -> _Part:
 
 
 def template_of(domain: sample.Domain) -> Any:
-    """Return a range or a normal distribution of Tune's as a template of ours (see `distens.space`); the number itself
-    where there is only one."""
+    """Return a range or a normal distribution of Tune's as a template of ours (see `distens.space.space`); the number
+    itself where there is only one."""
     part = _part(domain, "param_space")
     return part.options[0].value if isinstance(part, _Choice) else part.template
 

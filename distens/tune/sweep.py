@@ -25,13 +25,13 @@ import ray
 from ray import tune
 
 from distens import coordinator, registry
-from distens.config import Config, parse, write_yaml
+from distens.config.config import Config, parse, write_yaml
 from distens.errors import ConfigError, RunError
-from distens.plan import Plan, check
 from distens.records import Failed, Finished, Settings
+from distens.roles.ensemble.plan import Plan, check
 from distens.runtime.ray_actors import RayActors
-from distens.space import Space
-from distens.store import Store
+from distens.space.space import Space
+from distens.storage.store import Store
 from distens.tracking.protocol import Final, RunInfo
 from distens.tune.domains import tuned
 from distens.tune.one_run import FAILURE, MEASURED, changed, run_one

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import distens.members
-from distens import store
+from distens.storage import store
 
 FOLDER = str(Path(__file__).parent / "members")
 

@@ -1,0 +1,1 @@
+"""The command line: commands, the live view, jobs on a cluster, tables."""

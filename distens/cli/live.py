@@ -1,0 +1,91 @@
+"""What a run looks like while it goes on: a live view on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from distens.records import Failure
+
+if TYPE_CHECKING:
+    from distens.lifecycle.progress import Update
+
+RECENT = 8
+COUNTED = {"search": "members", "clients": "clients", "rounds": "rounds"}
+"""Phase -> what goes on in it, one by one."""
+
+
+def _best(update: Update) -> str:
+    if update.best is None:
+        return ""
+    both = "" if update.ensemble is None else f", ensemble {update.ensemble:.4f}"
+    return f"best {update.best:.4f}{both}"
+
+
+def _count(update: Update) -> str:
+    done = update.finished + update.failed
+    return f"{done}/{update.total}" if update.total else f"{done}"
+
+
+def plain(update: Update) -> None:
+    """Print an update as one line, if it has something to say."""
+    if not update.text:
+        return
+    stamp = time.strftime("%H:%M:%S")
+    count = f"[{_count(update)}] " if update.phase in ("search", "clients") else ""
+    best = f"  ({_best(update)})" if update.best is not None else ""
+    typer.echo(f"{stamp} {count}{update.text}{best}")
+
+
+class Live:
+    """A few lines at the bottom of the terminal, redrawn as members arrive."""
+
+    def __init__(self) -> None:
+        from rich.live import Live as RichLive
+
+        self._recent: deque[Any] = deque(maxlen=RECENT)
+        self._update: Update | None = None
+        self._started = time.monotonic()
+        self._live = RichLive(get_renderable=self._render, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Live:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, update: Update) -> None:
+        """Take in an update."""
+        from rich.text import Text
+
+        style = "red" if isinstance(update.outcome, Failure) else ""
+        if update.text:
+            self._recent.append(Text(update.text, style=style, no_wrap=True, overflow="ellipsis"))
+        self._update = update  # drawn four times a second, however fast members come
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        update = self._update
+        if update is None:
+            return Text("")
+        seconds = time.monotonic() - self._started
+        head = Table.grid(padding=(0, 2))
+        cells: list[Any] = [Text(f"{update.phase}", style="bold")]
+        if update.phase in COUNTED:
+            failed = f", {update.failed} failed" if update.failed else ""
+            done = update.finished + update.failed
+            cells += [ProgressBar(total=update.total, completed=done, width=24)] if update.total else []
+            cells += [Text(f"{_count(update)} {COUNTED[update.phase]}{failed}")]
+        cells += [Text(f"{update.running} running")] if update.running else []
+        cells += [Text(f"{update.metric} on search: {_best(update)}" if update.best is not None else "")]
+        cells += [Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d}", style="dim")]
+        head.add_row(*cells)
+        return Group(*self._recent, head)

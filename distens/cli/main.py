@@ -1,0 +1,392 @@
+"""The command line: `distens run|resume|submit|sweep|predict|report|list`.
+
+Only what a command needs is imported, when it runs: `--help` brings neither torch nor ray nor mlflow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distens import __version__
+from distens.errors import ConfigError, DataError, DistensError, StorageError, damage
+
+if TYPE_CHECKING:
+    from distens.config.config import Config
+    from distens.lifecycle.progress import Update
+    from distens.roles.ensemble.conclude import Result
+    from distens.storage.store import Store
+    from distens.tune.sweep import SweepResult
+
+USER_ERROR, FAILED, STOPPED = 2, 1, 130
+"""Exit codes: the config or the data are wrong; the run failed; it was stopped and can be resumed."""
+
+NARROW = 8
+"""Characters of a heading's line where the terminal is narrow."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=("Train many models side by side on Ray and turn them into one thing worth deploying."),
+)
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. search.members=64.")
+]
+
+
+def main() -> None:
+    """Run a command; a user's mistake is a message and an exit code, never a traceback."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a member's own module lies beside its config, as with `python -m`
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except DistensError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(USER_ERROR if isinstance(error, ConfigError | DataError) else FAILED)
+    except BrokenPipeError:
+        sys.exit(FAILED)
+    except SystemExit as done:
+        if done.code != STOPPED:
+            raise
+        # All is closed. An interrupt that came while a C library ran Python would make the interpreter's own exit
+        # kill itself by the signal, and whoever waits for us would not see our status.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(STOPPED)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"distens {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
+    set_: Set = None,
+    overwrite: Annotated[bool, typer.Option(help="Delete an earlier run of the same config.")] = False,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Resume an earlier run of the same config.")] = False,
+) -> None:
+    """Search, train, combine, evaluate and register one run."""
+    from distens.config.config import load_config
+
+    if overwrite and go_on:
+        raise ConfigError("--overwrite and --go-on: one deletes what the other goes on with; give one of them")
+    checked = load_config(config, set_ or ())
+    _check_kept(checked)
+    _silence()
+    from distens import coordinator
+
+    with _view() as watch:
+        result = coordinator.run(checked, watch, overwrite, go_on)
+    _show(result)
+
+
+@app.command()
+def resume(
+    path: Annotated[str, typer.Argument(help="The folder of a run that was interrupted.")],
+    set_: Set = None,
+) -> None:
+    """Go on with an interrupted run; only what is missing is trained."""
+    _silence()
+    from distens import coordinator
+
+    with _view() as watch:
+        result = coordinator.resume(path, watch, set_ or ())
+    _show(result)
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A YAML file with a `sweep` section; see configs/.")],
+    set_: Set = None,
+) -> None:
+    """Do many runs over values of a config; the same again goes on where it was stopped."""
+    from distens.config.config import load_config
+
+    checked = load_config(config, set_ or ())
+    _check_kept(checked)
+    _silence()
+    from distens.tune.sweep import sweep as go
+
+    try:
+        result = go(checked, typer.echo)
+    except KeyboardInterrupt:
+        typer.echo("stopped.", err=True)
+        typer.echo(f"Nothing that finished is lost. Go on with:  distens sweep {config}", err=True)
+        sys.exit(STOPPED)
+    _print_sweep(result)
+
+
+@app.command()
+def submit(
+    config: Annotated[Path, typer.Argument(help="A YAML file in the working directory; see configs/.")],
+    set_: Set = None,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard.", show_default=True)
+    ] = "http://127.0.0.1:8265",
+    working_dir: Annotated[Path, typer.Option(help="Goes along, but for what git ignores.")] = Path("."),
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="Pass this environment variable on. Ray shows it to who may see the job: no secrets."),
+    ] = None,
+    runtime_env: Annotated[Path | None, typer.Option(help="A YAML file: more of Ray's runtime environment.")] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the log, and exit as the job does.")] = True,
+) -> None:
+    """Do a run, the rest of one, or a sweep as a job on a Ray cluster."""
+    from distens.cli import submit as jobs
+    from distens.config.config import load_config
+
+    checked = load_config(config, set_ or ())
+    _silence()
+    job = jobs.Job.of(checked, config, set_ or (), working_dir, env or (), runtime_env)
+    client = jobs.connect(address)
+    name = jobs.send(client, job)
+    typer.echo(f"job {name} at {address}: {job.entrypoint}")
+    how = f"It is left running. Its log: ray job logs -f {name}; its end: ray job stop {name} (the run can go on then)"
+    if not wait:
+        typer.echo(how)
+        return
+    try:
+        code = jobs.follow(client, name, lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        typer.echo(how, err=True)
+        sys.exit(STOPPED)
+    sys.exit(code)
+
+
+@app.command()
+def predict(
+    path: Annotated[str, typer.Argument(help="A run's folder, or a bundle's.")],
+    rows: Annotated[str, typer.Argument(help="A .csv, .parquet or .npz file, or a folder of idx files.")],
+    out: Annotated[Path | None, typer.Option(help="Write a CSV file instead of printing.")] = None,
+    student: Annotated[bool, typer.Option(help="Predict with the run's student.")] = False,
+    mean_members: Annotated[
+        float | None, typer.Option(help="Ask so many members for a row, on average: clear rows few, unclear ones all.")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Ask as few members as lose at most this accuracy, e.g. 0.002 (0.2 points).")
+    ] = None,
+    imports: Annotated[
+        bool, typer.Option(help="Let the bundle import the modules that its members name: that runs their code.")
+    ] = False,
+) -> None:
+    """Predict classes and their probabilities."""
+    from distens.data.source import rows_from_file
+    from distens.errors import RunError
+    from distens.serve.predictor import load
+    from distens.storage.store import Store
+
+    if student:
+        if not Store(path).exists("final/student/bundle.json"):
+            raise RunError(f"{path}: no student here; a finished run with `distill` in its config has one")
+        path = f"{path}/final/student"
+    predictor = load(path, imports=imports)
+    raw = rows_from_file(rows, predictor.preprocessing)
+    probs_NC, asked_N = predictor.ask(raw, mean_members=mean_members, tolerance=tolerance)
+    if mean_members is not None or tolerance is not None:
+        typer.echo(f"members asked for a row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
+    import pandas as pd
+
+    frame = pd.DataFrame(probs_NC, columns=list(predictor.classes))
+    frame.insert(0, "prediction", [predictor.classes[i] for i in probs_NC.argmax(axis=1)])
+    if out is None:
+        typer.echo(frame.to_csv(index=False), nl=False)
+    else:
+        frame.to_csv(out, index=False)
+        typer.echo(f"{len(frame)} predictions: {out}")
+
+
+@app.command()
+def report(
+    path: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the page here.")] = None,
+) -> None:
+    """Print a finished run's table, and where its page is."""
+    from distens.errors import RunError
+    from distens.storage.store import Store
+
+    store = Store(path)
+    if not store.exists("run.json"):
+        raise RunError(f"{path}: no run here (run.json is missing)")
+    if not store.exists("results.json"):
+        raise RunError(f"{path}: this run has not finished; `distens resume {path}` goes on with it")
+    with damage(f"{store.url}/results.json"):
+        results = store.read_json("results.json")
+        rows = {name: value for name, value in results.items() if isinstance(value, dict) and "accuracy" in value}
+        _print_table(rows, results["missing"], results["verdict"])
+    if out is not None:
+        out.write_bytes(store.read("report.html"))
+    typer.echo(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
+
+
+@app.command("list")
+def list_(
+    storage: Annotated[str, typer.Option(help="Where runs are kept.")] = "runs",
+) -> None:
+    """List runs with their state and the figures of what they deploy."""
+    from distens.storage.store import Store
+
+    store = Store(storage)
+    lines = [["run", "started", "state", "members", "accuracy", "NLL"]]
+    for name in store.names():
+        if not store.exists(f"{name}/run.json"):
+            continue
+        try:
+            with damage(f"{store.url}/{name}"):
+                lines.append([name, *_state(store, name)])
+        except StorageError:  # the others are shown all the same
+            lines.append([name, "", "damaged", "", "", ""])
+    if len(lines) == 1:
+        typer.echo(f"no runs in {storage}")
+        return
+    _print_lines(lines)
+
+
+def _state(store: Store, name: str) -> list[str]:
+    """Return when a run started, its state, its members, and the figures of what it deploys."""
+    from datetime import datetime
+
+    info = store.read_json(f"{name}/run.json")
+    started = datetime.fromtimestamp(info["started"]).strftime("%Y-%m-%d %H:%M")
+    asked = _members(info["identity"])
+    if not store.exists(f"{name}/results.json"):
+        return [started, "unfinished", asked, "", ""]
+    results = store.read_json(f"{name}/results.json")
+    row = results[results.get("chosen") or ("ensemble" if "ensemble" in results else "global")]
+    return [started, "finished", asked, f"{row['accuracy']:.4f}", f"{row['nll']:.4f}"]
+
+
+def _members(identity: dict[str, Any]) -> str:
+    """Return how many members a run asks for, as far as its config says so."""
+    if identity.get("role") != "federated":
+        return str(identity["search"]["members"])
+    section = identity["federated"]
+    return f"{section['clients'] or len(section['sources']) or '?'} clients"
+
+
+def _check_kept(config: Config) -> None:
+    from distens.cli import submit as jobs
+
+    if jobs.in_package():
+        jobs.check_kept(config)
+
+
+def _silence() -> None:
+    """Keep libraries from writing over the live view; ours and their errors still show."""
+    import logging
+    import warnings
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("mlflow", "alembic", "lightning", "lightning.pytorch", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray 2.60 warns about its coming default
+
+
+@contextmanager
+def _view() -> Iterator[Any]:
+    """Yield a watcher: a live view on a terminal, plain lines elsewhere; says how to resume when it is stopped."""
+    from distens.cli.live import Live, plain
+
+    path: list[str] = []
+    live = Live() if sys.stdout.isatty() else None
+
+    def watch(update: Update) -> None:
+        if update.path:
+            path[:] = [update.path]
+        live.show(update) if live else plain(update)
+
+    try:
+        with live or _nothing():
+            yield watch
+    except KeyboardInterrupt:
+        typer.echo("stopped.", err=True)
+        if path:
+            typer.echo(f"Nothing that finished is lost. Go on with:  distens resume {path[0]}", err=True)
+        sys.exit(STOPPED)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _show(result: Result) -> None:
+    _print_table(result.rows, result.missing, result.verdict)
+    for note in result.notes:
+        typer.echo(note)
+
+
+def _print_sweep(result: SweepResult) -> None:
+    keys = list(result.best.values)
+    lines = [["run", *keys, f"{result.metric} (combine)", ""]]
+    for run in result.runs:
+        cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (run.values[key] for key in keys)]
+        value = f"{run.value:.4f}" if run.value is not None else "failed"
+        lines.append([run.path.rsplit("/", 1)[1], *cells, value, "best" if run is result.best else ""])
+    typer.echo()
+    _print_lines(lines)
+    for run in result.runs:
+        if run.why:
+            typer.echo(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
+    typer.echo("The best is chosen on the combine split; what its test split says is in its own table:")
+    typer.echo(f"distens report {result.best.path}")
+    for note in result.notes:
+        typer.echo(note)
+
+
+def _print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
+    from distens.evaluate.report import table_lines
+
+    typer.echo()
+    _print_lines(table_lines(rows, {}))
+    for name, why in missing.items():
+        typer.echo(f"{name}: {why}")
+    typer.echo()
+    for sentence in verdict:
+        typer.echo(f"- {sentence}")
+    typer.echo()
+
+
+def _print_lines(lines: Sequence[Sequence[str]]) -> None:
+    from textwrap import fill
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def table(narrow: bool) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if narrow else (0, 1), show_edge=not narrow)
+        for i, heading in enumerate(lines[0]):
+            folded = fill(heading, NARROW, break_long_words=False) if narrow else heading
+            made.add_column(folded, justify="left" if i == 0 else "right", no_wrap=True)
+        for line in lines[1:]:
+            made.add_row(*(Text(cell) for cell in line))
+        return made
+
+    # A log has no width: there the table is as wide as it needs to be. A narrow terminal gets folded headings, and may
+    # break lines: half a number would be another.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    narrow = console.measure(table(False), options=console.options.update(max_width=1000)).maximum > console.width
+    if narrow and sys.stdout.isatty():
+        console = Console(width=1000)
+    console.print(table(narrow))

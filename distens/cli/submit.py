@@ -1,0 +1,271 @@
+"""A run as a job on a Ray cluster, seen from outside it: what goes along, its log, its exit code.
+
+    config ─► checked here ─► working directory, settings ─► the cluster's head ─► distens run --go-on ─► actors
+                                  log, exit code ◄──────────────────┘        └─► storage and MLflow, which all share
+
+A job that was stopped, or whose head died, goes on where it was when the same is submitted again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distens import __version__
+from distens.config import raw_values
+from distens.config.config import Config, read_yaml
+from distens.credentials import holds
+from distens.errors import ConfigError, RunError, shown
+
+PASSED = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_S3_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+)
+"""Environment variables that go along where they are set: where storage and MLflow are. Who we are to them, the nodes'
+own environment says: Ray shows a job's environment to whoever may see the job."""
+
+SECRET = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL")
+
+EXCLUDED = (".git", ".venv", "venv", "__pycache__", "mlruns", "mlflow.db*")
+"""Besides what `.gitignore` names."""
+
+FAILED, STOPPED = 1, 130
+
+AWAY_SECONDS = 120.0
+"""How long a head that does not answer, or is not ready, is asked again."""
+
+_PACKAGE = "_ray_pkg_"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is submitted.
+
+    Attributes:
+        entrypoint: a shell command, in the working directory.
+        runtime_env: Ray's; the working directory in it.
+        name: of the run; begins the job's own.
+    """
+
+    entrypoint: str
+    runtime_env: Mapping[str, Any]
+    name: str
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        file: Path,
+        overrides: Sequence[str] = (),
+        working_dir: Path = Path("."),
+        variables: Sequence[str] = (),
+        more: Path | None = None,
+    ) -> Job:
+        """Return the job that does a config's run, or its sweep.
+
+        Args:
+            config: what `file` and `overrides` say.
+            variables: names of environment variables that go along besides `PASSED`.
+            more: a YAML file with further keys of Ray's runtime environment (`pip`, `env_vars`, `py_modules`, …).
+
+        Raises:
+            ConfigError: the job could not do it, or what it did would be lost.
+        """
+        place, root = file.resolve(), working_dir.resolve()
+        if not place.is_relative_to(root):
+            raise ConfigError(f"{file}: not in the working directory {root}, which is all that goes to the cluster")
+        name = _checked(config)
+        changes = [word for change in overrides for word in ("--set", change)]
+        doing = ["run", "--go-on"] if config.sweep is None else ["sweep"]
+        command = ["python", "-m", "distens.cli", *doing, str(place.relative_to(root)), *changes]
+        given = _runtime_env(more)
+        env_vars = {**_environment(variables), **given.pop("env_vars", {})}
+        excludes = [*EXCLUDED, *given.pop("excludes", [])]
+        env = {"working_dir": str(root), "excludes": excludes, "env_vars": env_vars, **given}
+        return cls(shlex.join(command), env, name)
+
+
+def _checked(config: Config) -> str:
+    """Return the run's name; refuse what the cluster would refuse, as far as that can be known here."""
+    check_kept(config, there=False)
+    if config.sweep is not None:
+        return f"{config.name}-sweep"
+    from distens import coordinator
+
+    return coordinator.checked(config).config.run_name()
+
+
+def in_package() -> bool:
+    """Return whether this process is a job's, in the folder that Ray unpacked for it."""
+    return _PACKAGE in str(Path.cwd())
+
+
+def check_kept(config: Config, there: bool = True) -> None:
+    """Refuse a job whose results would lie in its own folder, which Ray clears away and other nodes do not see.
+
+    Args:
+        there: on the cluster, whose environment may say where MLflow is.
+
+    Raises:
+        ConfigError: storage or tracking is a path relative to that folder.
+    """
+    if "://" not in config.storage and not Path(config.storage).is_absolute():
+        raise ConfigError(
+            f"storage: {config.storage!r} would lie in the job's own folder, which is cleared away. Name one that all "
+            "nodes share: --set storage=s3://bucket/runs, or an absolute path"
+        )
+    kind, uri = _tracking(config)
+    if kind != "mlflow_runs":
+        return
+    address = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not address and there:
+        raise ConfigError(
+            "tracking: without a server, MLflow's file would lie in the job's own folder, which is cleared away. Name "
+            "one: --set tracking.uri=http://host:5000, or MLFLOW_TRACKING_URI in the environment; or --set tracking=off"
+        )
+    if address.startswith("sqlite") and ":////" not in address:
+        raise ConfigError(
+            f"tracking: {address!r} would lie in the job's own folder, which is cleared away; name a server, or an "
+            "absolute path (sqlite:////four/slashes)"
+        )
+
+
+def _tracking(config: Config) -> tuple[str, str | None]:
+    spec = config.tracking
+    return (spec, None) if isinstance(spec, str) else (spec["kind"], spec.get("uri"))
+
+
+def _environment(variables: Sequence[str]) -> dict[str, str]:
+    missing = [name for name in variables if name not in os.environ]
+    if missing:
+        raise ConfigError(f"--env {missing[0]}: not set here")
+    secret = [name for name in variables if any(word in name.upper() for word in SECRET)]
+    if secret:
+        raise ConfigError(
+            f"--env {secret[0]}: looks like a secret, and Ray shows a job's environment to whoever may see the job. "
+            "Set it in the nodes' own environment"
+        )
+    found = {name: os.environ[name] for name in (*PASSED, *variables) if name in os.environ}
+    for name, value in found.items():
+        if holds(value):
+            raise ConfigError(
+                f"{name}: an address with credentials in it, and Ray shows a job's environment to whoever may see the "
+                "job. Set it in the nodes' own environment"
+            )
+    return found
+
+
+def _runtime_env(more: Path | None) -> dict[str, Any]:
+    if more is None:
+        return {}
+    try:
+        values = read_yaml(more.read_text(encoding="utf-8"), str(more))
+        raw_values.check(values)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--runtime-env {more}: {error}") from error
+    if not isinstance(values, dict) or "working_dir" in values:
+        raise ConfigError(f"--runtime-env {more}: expected keys of Ray's runtime environment, without `working_dir`")
+    for key, kind in (("env_vars", dict), ("excludes", list)):
+        if not isinstance(values.get(key, kind()), kind):
+            raise ConfigError(f"--runtime-env {more}: {key}: a {kind.__name__} is wanted, found {shown(values[key])}")
+    return values
+
+
+# The cluster ----------------------------------------------------------------------------------------------------------
+
+
+def connect(address: str) -> Any:
+    """Return Ray's client for jobs.
+
+    Raises:
+        RunError: nobody takes jobs there, or we are turned away.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what they pack, and how
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:  # Ray raises what `requests` does, and RuntimeError and ConnectionError of its own
+        raise RunError(
+            f"--address {address}: no connection to Ray's dashboard: {error}. A cluster with token authentication "
+            "wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH set here too"
+        ) from error
+
+
+def send(client: Any, job: Job) -> str:
+    """Submit a job; return its name.
+
+    Raises:
+        RunError: the cluster does not take it, for instance because the working directory is too large.
+    """
+    name = f"{job.name}-{uuid.uuid4().hex[:6]}"  # a name is taken once: the same run may need several jobs
+    deadline = time.monotonic() + AWAY_SECONDS
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=job.entrypoint,
+                runtime_env=dict(job.runtime_env),
+                submission_id=name,
+                metadata={"distens": __version__, "run": job.name},
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            # A head that has just come up answers, but for a while cannot start anything.
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise RunError(f"the job was not taken: {error}") from error
+        time.sleep(1)
+
+
+def follow(client: Any, name: str, say: Callable[[str], None]) -> int:
+    """Pass on a job's log until it ends; return its exit code, 130 if it was stopped.
+
+    Raises:
+        RunError: the head has not answered for two minutes.
+    """
+    from ray.job_submission import JobStatus
+
+    said, heard = 0, time.monotonic()
+
+    async def pass_on() -> None:
+        nonlocal said, heard
+        before = said  # after a break, the log comes from its beginning
+        async for text in client.tail_job_logs(name):
+            heard = time.monotonic()
+            new, before = text[before:], max(0, before - len(text))
+            if new:
+                say(new)
+                said += len(new)
+
+    while True:
+        try:
+            asyncio.run(pass_on())
+            info = client.get_job_info(name)
+            heard = time.monotonic()
+        except (RuntimeError, OSError) as error:
+            if time.monotonic() - heard > AWAY_SECONDS:
+                raise RunError(
+                    f"the head has not answered for {AWAY_SECONDS:g} s: {error}. The run can go on: submit it again"
+                ) from error
+            time.sleep(1)
+            continue
+        if info.status.is_terminal():
+            break
+        time.sleep(0.2)
+    if info.status == JobStatus.STOPPED:
+        return STOPPED
+    if info.driver_exit_code is None:  # it never ran, or died with its node
+        say(f"{info.message}\n")
+        return 0 if info.status == JobStatus.SUCCEEDED else FAILED
+    return int(info.driver_exit_code)

@@ -1,0 +1,252 @@
+"""The frozen, validated description of one run: YAML 1.2 in, one `Config` out.
+
+This file checks the shape of a config; the options of plug-ins are the plug-ins' own fields and are checked when
+`registry.build` makes them, all of them before anything starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
+
+from distens.config import raw_values
+from distens.config.sections import DataSection, FederatedSection, Name, SearchSection, Section, Spec, SweepSection
+from distens.errors import ConfigError, did_you_mean, shown
+
+
+class Config(Section):
+    """One run. Everything that changes its result is in `identity`; storage, runtime and tracking may differ on resume.
+
+    Attributes:
+        name: names the run's folder, the MLflow experiment and the registered models.
+        seed: the root of all chance.
+        metric: what search and selection minimise on the *search* split: `nll` or `error`.
+        storage: a folder, or any pyarrow address (`s3://…`), under which runs are kept.
+        members: family name -> a member whose values are fixed or domains (see `distens.space.space`).
+        schedule, select, combine, distill, runtime, tracking: plug-ins of those families; `distill: null` makes no
+            student.
+        calibrate: one temperature, fitted on the *combine* split, for every row of the table alike; or none.
+        baselines: trained at the end for comparison. In a federation distillers, by name or as `{name: …, kind: …, …}`.
+        federated, merge: for `role: federated` alone: the clients, and the server's rule, one of `distens/merge`.
+        sweep: for `distens sweep` alone: runs of this config with other values.
+    """
+
+    name: Name
+    seed: int = Field(0, ge=0)
+    role: Literal["ensemble", "federated"] = "ensemble"
+    metric: Literal["nll", "error"] = "nll"
+    storage: str = "runs"
+    data: DataSection
+    members: dict[Name, dict[str, Any]] = Field(min_length=1)
+    search: SearchSection = SearchSection()  # pyright: ignore[reportCallIssue]
+    schedule: Spec = "none"
+    select: Spec = "greedy"
+    combine: Spec = "average"
+    calibrate: Literal["temperature", "none"] = "temperature"
+    distill: Spec | None = None
+    baselines: tuple[Spec, ...] = ()
+    federated: FederatedSection | None = None
+    merge: Spec | None = None
+    runtime: Spec = "ray_actors"
+    tracking: Spec = "mlflow_runs"
+    sweep: SweepSection | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_plain_values(cls, given: Any, validate: ModelWrapValidatorHandler[Config]) -> Config:
+        if isinstance(given, Config):
+            return validate(given)
+        raw_values.check(given)
+        made = validate(given)
+        found = list(raw_values.misread(given, made))
+        if found:
+            raise ValueError("\n".join(found))
+        return made
+
+    @field_validator("storage")
+    @classmethod
+    def _is_a_folder(cls, storage: str) -> str:
+        if "://" in storage and "?" in storage:
+            raise ValueError("a folder for runs has no `?…`; AWS_ENDPOINT_URL and AWS_REGION say where an S3 store is")
+        return storage
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Config:
+        if self.role == "federated":
+            if self.federated is None:
+                raise ValueError("role: `federated` needs the section `federated`: who the clients are")
+            idle = {name: getattr(self, name) for name in ("search", "schedule", "select", "combine", "sweep")}
+            for name, value in idle.items():
+                if value != Config.model_fields[name].default:
+                    raise ValueError(f"{name}: has no effect with role `federated`; leave it out")
+            return self
+        for name in ("federated", "merge"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: has no effect with role `ensemble`; write `role: federated`")
+        for name in ("search", "combine"):
+            if not getattr(self.data.splits, name):
+                raise ValueError(
+                    f"data.splits.{name}: must be above 0; only a federation's server may have no such rows"
+                )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return the part that decides the result: all but where, and on what, it runs, is stored and is tracked.
+
+        What has no effect unless it is given is left out, so that a run keeps its name when there is more to be given.
+        """
+        values = self.model_dump(mode="json", exclude={"storage", "runtime", "tracking", "sweep"})
+        if values["schedule"] in ("none", {"kind": "none"}):
+            del values["schedule"]
+        if values["search"]["seconds"] is None:
+            del values["search"]["seconds"]
+        for name in ("federated", "merge"):
+            if values[name] is None:
+                del values[name]
+        if "federated" in values:
+            del values["federated"]["resources"]
+        return values
+
+    def hash(self) -> str:
+        """Return eight hexadecimal digits that name this run."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+
+    def run_name(self) -> str:
+        """Return the name of the run's folder."""
+        return f"{self.name}-{self.hash()}"
+
+
+def parse(values: Mapping[str, Any], where: str = "") -> Config:
+    """Return the config that a mapping describes.
+
+    Raises:
+        ConfigError: one line for every key that is unknown, missing, or out of range.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        prefix = f"{where}: " if where else ""
+        raise ConfigError("\n".join(prefix + line for line in _lines(error))) from error
+
+
+def _lines(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        place = ".".join(str(step) for step in item["loc"])
+        if item["type"] == "extra_forbidden":
+            section = _section(item["loc"][:-1])
+            lines.append(f"{place}: unknown key. {did_you_mean(str(item['loc'][-1]), section.model_fields)}")
+        elif item["type"] == "missing":
+            lines.append(f"{place}: missing")
+        elif not place:  # the config as a whole: what is wrong says so itself
+            lines += item["msg"].removeprefix("Value error, ").splitlines()
+        else:
+            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}, found {shown(item['input'])}")
+    return lines
+
+
+def _section(path: Sequence[int | str]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for step in path:
+        if step not in section.model_fields:
+            continue  # a key of a mapping, whose values' section this is
+        kind = section.model_fields[str(step)].annotation
+        section = next(k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, BaseModel))
+    return section
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the config in a YAML 1.2 file, with `key.key=value` overrides.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or the config is not valid.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
+        raise ConfigError(f"{file}: no such config. {did_you_mean(file.name, near)}")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as text: {error}") from error
+    return parse_yaml(text, str(file), overrides)
+
+
+def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the config that a YAML 1.2 text describes, with `key.key=value` overrides.
+
+    Raises:
+        ConfigError: the text is not YAML, or the config is not valid.
+    """
+    values = read_yaml(text, where)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: a config is a mapping, found {type(values).__name__}")
+    for override in overrides:
+        _set(values, override)
+    return parse(values, where)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Return YAML 1.2 as plain values: `1e-3` is a number and `on` is a word."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except RecursionError as error:
+        raise ConfigError(f"{where}: not YAML: nested too deeply") from error
+    except (YAMLError, ValueError) as error:  # a date or a number that is none
+        raise ConfigError(f"{where}: not YAML: {error}") from error
+
+
+def to_yaml(config: Config) -> str:
+    """Return the resolved config, every default filled in."""
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def write_yaml(values: Mapping[str, Any]) -> str:
+    """Return plain values as YAML 1.2, in their own order; `read_yaml` reads it back."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    out = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    yaml.dump(dict(values), out)
+    return out.getvalue()
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override!r}: expected key.key=value")
+    put(values, path, read_yaml(text, f"--set {path}"), "--set ")
+
+
+def put(values: dict[str, Any], path: str, value: Any, where: str = "") -> None:
+    """Set one value of a config, as plain values, by its dotted key.
+
+    Raises:
+        ConfigError: the key leads through something that is no section.
+    """
+    *parents, last = path.split(".")
+    place: dict[str, Any] = values
+    if parents and parents[0] in Config.model_fields and last != "kind":
+        usual = Config.model_fields[parents[0]].default
+        if isinstance(usual, str):  # `runtime.pack=1` of a config that leaves its runtime out
+            values.setdefault(parents[0], usual)
+    for step in parents:
+        inner: Any = place.setdefault(step, {})
+        if isinstance(inner, str):  # `search: divbo` and --set search.beta=0.1
+            inner = place[step] = {"kind": inner}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{where}{path}: {step!r} is not a section, found {inner!r}")
+        place = inner
+    place[last] = value

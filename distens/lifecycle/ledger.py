@@ -1,0 +1,242 @@
+"""What was asked and what came back: the journal, and the history that follows from it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from distens.lifecycle._history_views import Keys, Prefix, Purpose
+from distens.records import (
+    Failed,
+    Failure,
+    Finished,
+    Floats,
+    History,
+    Integers,
+    Outcome,
+    Report,
+    Rung,
+    Task,
+    settings_key,
+)
+from distens.storage.encoding import failure_from_json, report_from_json, task_from_json, to_json
+from distens.storage.journal import Journal
+from distens.storage.store import Store
+
+
+class Ledger:
+    """All tasks of a run. Whatever it answers, it would answer again after a restart, from the journal alone.
+
+    Attributes:
+        elapsed: seconds that the search had run, over all its resumes, when the last outcome came that was told them.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.elapsed = 0.0
+        self._journal = Journal(store)
+        self._pending: dict[str, Task] = {}
+        self._done: dict[str, Finished | Failed] = {}
+        self._arrived: list[Finished | Failure] = []
+        self._purposes: dict[str, Purpose] = defaultdict(Purpose)
+        self._journal.replay(self._take)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "task" in entry:
+            self._asked(task_from_json(entry["task"]))
+        elif "report" in entry:
+            self._told(report_from_json(entry["report"]))
+        elif "failure" in entry:
+            self._told(failure_from_json(entry["failure"]))
+        else:
+            self._only(entry["only"])
+        self.elapsed = entry.get("elapsed", self.elapsed)
+
+    def ask(self, tasks: Sequence[Task]) -> list[Task]:
+        """Journal tasks that are about to be dispatched, and return them with their attempt numbers."""
+        asked = [self._next_attempt(task) for task in tasks]
+        if asked:
+            self._journal.append(*({"task": to_json(task)} for task in asked))
+        for task in asked:
+            self._asked(task)
+        return asked
+
+    def tell(self, outcomes: Sequence[Outcome], elapsed: float | None = None) -> list[Finished | Failure]:
+        """Journal outcomes that came together, before anyone acts on them. A late double of one is left out."""
+        fresh = [outcome for outcome in outcomes if outcome.task_id not in self._done]
+        also = {} if elapsed is None else {"elapsed": elapsed}
+        if fresh:
+            self._journal.append(*({kind_of(outcome): to_json(outcome), **also} for outcome in fresh))
+            self.elapsed = also.get("elapsed", self.elapsed)
+        return [self._told(outcome) for outcome in fresh]
+
+    def lose(self, entries: Sequence[Finished]) -> None:
+        """Journal that what finished members wrote is gone: they are pending again."""
+        why = "its files did not survive the machine that wrote them"
+        failures = [Failure(e.task.id, e.task.attempt, "crashed", why, 0.0, e.report.node, False) for e in entries]
+        self._journal.append(*({"failure": to_json(failure)} for failure in failures))
+        for failure in failures:
+            self._told(failure)
+
+    def only(self, purpose: str) -> None:
+        """Journal that tasks of all other purposes never were: what they were made from is going to change."""
+        self._journal.append({"only": purpose})
+        self._only(purpose)
+
+    def _only(self, purpose: str) -> None:
+        self._arrived = [told for told in self._arrived if self.task(_id(told)).purpose == purpose]
+        self._pending = {name: task for name, task in self._pending.items() if task.purpose == purpose}
+        self._done = {name: entry for name, entry in self._done.items() if entry.task.purpose == purpose}
+        for other in [name for name in self._purposes if name != purpose]:
+            del self._purposes[other]
+
+    def _next_attempt(self, task: Task) -> Task:
+        before = self._pending.get(task.id)
+        return task if before is None else replace(task, attempt=before.attempt + 1)
+
+    def _asked(self, task: Task) -> None:
+        if task.id not in self._pending:
+            self._purposes[task.purpose].ask(task)
+        self._pending[task.id] = task
+
+    def _told(self, outcome: Outcome) -> Finished | Failure:
+        told: Finished | Failure
+        if isinstance(outcome, Report):
+            task = self._pending.pop(outcome.task_id)
+            if task.attempt != outcome.attempt:
+                task = replace(task, attempt=outcome.attempt)
+            told = self._done[task.id] = Finished(task, outcome)
+            self._purposes[task.purpose].finish(told)
+        else:
+            told = outcome
+            if outcome.final:
+                task = self._pending.pop(outcome.task_id)
+                self._done[task.id] = failed = Failed(task, outcome)
+                self._purposes[task.purpose].fail(failed)
+            else:
+                task = self._lost(outcome.task_id)  # and the runner has already begun the next attempt
+                self._pending[task.id] = replace(task, attempt=outcome.attempt + 1)
+        self._arrived.append(told)
+        return told
+
+    def _lost(self, task_id: str) -> Task:
+        entry = self._done.pop(task_id, None)
+        if entry is None:
+            return self._pending[task_id]
+        assert isinstance(entry, Finished)
+        self._purposes[entry.task.purpose].lose(entry)
+        return entry.task
+
+    def done(self, task_id: str) -> bool:
+        """Return whether a task has finished or was given up."""
+        return task_id in self._done
+
+    def asked(self, task_id: str) -> bool:
+        """Return whether a task was ever dispatched."""
+        return task_id in self._pending or task_id in self._done
+
+    def task(self, task_id: str) -> Task:
+        """Return a task as it was last dispatched."""
+        return self._pending[task_id] if task_id in self._pending else self._done[task_id].task
+
+    def report(self, task_id: str) -> Report:
+        """Return the report of a finished task."""
+        entry = self._done[task_id]
+        assert isinstance(entry, Finished), f"{task_id} did not finish"
+        return entry.report
+
+    def finished(self, purpose: str) -> Sequence[Finished]:
+        """Return a purpose's finished tasks, in order of arrival; of a member trained in rungs, its highest."""
+        return Prefix(self._purposes[purpose].finished)
+
+    def failed(self, purpose: str) -> Sequence[Failed]:
+        """Return a purpose's tasks that were given up, in order of arrival, but for rungs above a finished one."""
+        return Prefix(self._purposes[purpose].failed)
+
+    def all_finished(self, purpose: str | None = None) -> list[Finished]:
+        """Return every finished task, every rung of a member included, of one purpose or of all."""
+        done = (entry for entry in self._done.values() if isinstance(entry, Finished))
+        return [entry for entry in done if purpose in (None, entry.task.purpose)]
+
+    def count(self, purpose: str) -> int:
+        """Return how many members were asked for a purpose."""
+        return sum(self._purposes[purpose].started.values())
+
+    def started(self, purpose: str, bracket: str) -> int:
+        """Return how many members were asked for in one bracket."""
+        return self._purposes[purpose].started[bracket]
+
+    def pending(self, purpose: str) -> list[Task]:
+        """Return tasks that were dispatched and have not come back, in order of dispatch."""
+        return [task for task in self._pending.values() if task.purpose == purpose]
+
+    def running(self) -> int:
+        """Return how many tasks were dispatched and have not come back."""
+        return len(self._pending)
+
+    def outcomes(self) -> Iterator[tuple[Task, Finished | Failure]]:
+        """Yield every outcome, lost attempts included, in order of arrival."""
+        for told in self._arrived:
+            yield (told.task, told) if isinstance(told, Finished) else (self.task(told.task_id), told)
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return what failed, lost attempts included, as `results.json` says it."""
+        return [
+            {
+                "id": task.id,
+                "attempt": told.attempt,
+                "reason": told.reason,
+                "message": told.message,
+                "final": told.final,
+            }
+            for task, told in self.outcomes()
+            if isinstance(told, Failure)
+        ]
+
+    def history(
+        self,
+        purpose: str,
+        metric: str,
+        labels_N: Integers,
+        predictions: Callable[[str], Floats],
+        also: Sequence[Task] = (),
+        bracket: str = "",
+    ) -> History:
+        """Return what search may know, as of now; `also` are pending too. Costs nothing for what is done.
+
+        Args:
+            bracket: where members are to be started; known settings are those of its members.
+        """
+        kept = self._purposes[purpose]
+        pending = [task for task in self.pending(purpose) if task.budget is None or task.member not in kept.places]
+        return History(
+            finished=self.finished(purpose),
+            failed=self.failed(purpose),
+            pending=(*pending, *also),
+            metric=metric,
+            labels_N=labels_N,
+            predictions=predictions,
+            keys=Keys(kept.keys[bracket], frozenset(settings_key(task.settings) for task in also)),
+            rungs={key: Rung(Prefix(rung.asked), Prefix(rung.done)) for key, rung in kept.rungs.items()},
+            started=dict(kept.started),
+        )
+
+    def reports(self, purpose: str, metric: str) -> History:
+        """Return a history for what decides by reports alone."""
+        return self.history(purpose, metric, np.zeros(0, dtype=np.int64), _unread)
+
+
+def _unread(task_id: str) -> Floats:
+    raise AssertionError(f"what is decided by reports does not read the predictions of {task_id}")
+
+
+def _id(told: Finished | Failure) -> str:
+    return told.task.id if isinstance(told, Finished) else told.task_id
+
+
+def kind_of(outcome: Outcome) -> str:
+    """Return the key under which a journal has an outcome."""
+    return "report" if isinstance(outcome, Report) else "failure"

@@ -1,0 +1,76 @@
+"""What may change when a run is resumed: where it runs, and how deep its schedule goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distens.config.config import Config, to_yaml
+from distens.errors import ConfigError
+from distens.lifecycle.ledger import Ledger
+from distens.storage.store import Store
+
+
+def goes_deeper(config: Config, then: Mapping[str, Any], path: str) -> bool:
+    """Return whether the schedule's maximum rises; False if nothing that decides the result differs.
+
+    Args:
+        then: the identity of the run as it was.
+        path: the run's folder, for messages.
+
+    Raises:
+        ConfigError: anything else was changed, or the maximum so that the rungs would not be the same.
+    """
+    now = config.identity()
+    changed = [key for key in {**then, **now} if now.get(key) != then.get(key)]
+    if not changed:
+        return False
+    if "schedule" in changed and _raised(now, then, path) and (changed == ["schedule"] or _more_members(now, then)):
+        return True
+    raise ConfigError(
+        f"{path}: the config was changed since the run started ({', '.join(changed)}). A run is resumed as it was; "
+        "start another with the new values. Only storage, runtime, tracking and federated.resources may differ; and "
+        "schedule.maximum may rise, with search.members"
+    )
+
+
+def _raised(now: Mapping[str, Any], then: Mapping[str, Any], path: str) -> bool:
+    new, old = now.get("schedule"), then.get("schedule")
+    if not isinstance(new, dict) or not isinstance(old, dict) or {**new, "maximum": 0} != {**old, "maximum": 0}:
+        return False
+    deeper = [old["maximum"] * old["eta"] ** k for k in range(1, 40)]
+    if new["maximum"] not in deeper:
+        raise ConfigError(
+            f"{path}: schedule.maximum: {old['maximum']} may rise to {', '.join(map(str, deeper[:3]))}, …, so "
+            f"that the rungs stay as they are; found {new['maximum']}"
+        )
+    return True
+
+
+def _more_members(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
+    new, old = now["search"], then["search"]
+    if {**now, "schedule": 0, "search": {**new, "members": 0}} != {
+        **then,
+        "schedule": 0,
+        "search": {**old, "members": 0},
+    }:
+        return False
+    return isinstance(new["members"], int) and isinstance(old["members"], int) and new["members"] > old["members"]
+
+
+def deepen(config: Config, store: Store, info: dict[str, Any]) -> None:
+    """Let a run's members be trained further: what was made from them is forgotten, and what is asked for is new.
+
+    In this order, so that after a kill anywhere the same command, or a plain resume, finds a whole run.
+    """
+    ledger = Ledger(store)
+    store.remove("results.json")
+    for entry in ledger.all_finished():
+        if entry.task.purpose != "search":
+            store.delete(f"members/{entry.task.id}")
+    ledger.only("search")
+    for folder in ("final", "figures"):
+        store.delete(folder)
+    info["identity"] = config.identity()
+    store.write("config.yaml", to_yaml(config).encode())
+    store.write_json("run.json", info)

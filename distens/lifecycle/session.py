@@ -1,0 +1,221 @@
+"""What every run has, whatever its role: a folder, a journal, data, a runner and a tracker, opened and closed in order.
+
+Every task is journalled before it is dispatched, and its outcome before it is acted on. So the driver may die at any
+moment: what was pending is handed out again, with the next attempt number, the same settings and the same seed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Protocol
+
+from threadpoolctl import threadpool_limits
+
+from distens import __version__
+from distens.config.config import Config, to_yaml
+from distens.data.load import Loaded, load
+from distens.errors import RunError
+from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.progress import Update, Watch
+from distens.packing import Planner
+from distens.records import Failure, Finished, Pack, Report, Resources, State, Task
+from distens.roles.ensemble.conclude import Result
+from distens.runtime.protocol import Runner, Shared
+from distens.storage.store import Store
+from distens.tracking.protocol import Final, RunInfo, Tracker
+
+VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
+
+
+class Checked(Protocol):
+    """A plan, as far as every role has one."""
+
+    @property
+    def config(self) -> Config:
+        """Return the resolved config."""
+        ...
+
+    @property
+    def runner(self) -> Runner:
+        """Return where tasks are carried out."""
+        ...
+
+    @property
+    def tracker(self) -> Tracker:
+        """Return where the run is logged."""
+        ...
+
+
+def silent(update: Update) -> None:
+    """Watch nothing."""
+
+
+class Session:
+    """The driver's part of one run that does not depend on its role.
+
+    Args:
+        plan: what to do.
+        store: the run's folder.
+        watch: is told of every outcome.
+        info: what `run.json` says of a run that is resumed.
+        loaded: the plan's data, if they were read before.
+    """
+
+    def __init__(
+        self, plan: Checked, store: Store, watch: Watch, info: dict[str, Any] | None, loaded: Loaded | None = None
+    ) -> None:
+        self.config, self.runner, self.tracker = plan.config, plan.runner, plan.tracker
+        self.store, self.watch = store, watch
+        self.ledger = Ledger(store)
+        self.resumed = info is not None
+        self.info = info or {}
+        self._given = loaded
+
+    @contextmanager
+    def prepared(self, tasks: int | None) -> Iterator[None]:
+        """Let the runner get ready for so many tasks (None: for as many as there is room) while the data are read, and
+        let go of it whatever happens."""
+        if self.store.exists("results.json"):
+            tasks = 0  # a run that has them trains nothing
+        pack = self.runner.pack
+        try:
+            self.runner.prepare(tasks if tasks is None or pack == "auto" else math.ceil(tasks / pack))
+            yield
+        finally:
+            self.runner.stop()
+
+    def open(self) -> Loaded:
+        """Read the data, and begin the run's folder or see that it is still that run's.
+
+        Raises:
+            DataError: the data cannot be read.
+            RunError: they are others than when the run began.
+        """
+        self.watch(Update("data", f"reading {self.config.data.source}"))
+        loaded = self._given or load(self.config.data, self.config.seed)
+        self._begin(loaded)
+        counts = ", ".join(f"{name} {len(rows)}" for name, rows in loaded.dataset.labels.items())
+        classes = len(loaded.dataset.classes)
+        self.watch(Update("data", f"{self.store.url}: rows: {counts}; {classes} classes", path=self.store.url))
+        return loaded
+
+    def planner(self, loaded: Loaded) -> Planner:
+        """Return who says how many tasks go together."""
+        runner, dataset = self.runner, loaded.dataset
+        shape, gpu = dataset.inputs["train"].shape[1:], runner.resources.gpus > 0
+        return Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, len(dataset.classes))
+
+    def carry_out(
+        self, shared: Shared, work: Callable[[], tuple[Result, Final]], also: Mapping[str, Resources] = {}
+    ) -> Result:
+        """Do the work between the runner's and the tracker's start and end.
+
+        Args:
+            also: what tasks will ask for besides the runner's own (see `Runner.start`).
+        """
+        status, final, notes = "failed", None, []
+        try:
+            self.runner.start(shared, also)
+            self.tracker.start(self._run_info())
+            for task, outcome in self.ledger.outcomes():
+                self.tracker.member(task, outcome)
+            with threadpool_limits(limits=1, user_api="blas"):  # members have the other cores
+                result, final = work()
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            self.runner.stop()
+            notes = self.tracker.finish(final, status)
+        self.watch(Update("done", "finished"))
+        return replace(result, notes=(*result.notes, *notes))
+
+    def complete(
+        self,
+        packs: Iterator[Sequence[Pack]],
+        asked: Callable[[Task], None] | None = None,
+        elapsed: Callable[[], float | None] = lambda: None,
+    ) -> Iterator[tuple[Task, Finished | Failure]]:
+        """Carry out tasks that are not done yet; yield every outcome, lost attempts included, once it is journalled.
+
+        Args:
+            packs: those that can be dispatched at once, and are journalled as one entry; none say that there is nothing
+                to do before the next outcome.
+            asked: is told the first task of every pack that is dispatched.
+            elapsed: returns how long the search has run, if that is to be journalled.
+        """
+
+        def dispatched() -> Iterator[Pack]:
+            for now in packs:
+                left = [[task for task in pack if not self.ledger.done(task.id)] for pack in now]
+                attempts = iter(self.ledger.ask([task for pack in left for task in pack]))
+                if not now:
+                    yield []
+                for pack in filter(None, left):
+                    tasks = list(islice(attempts, len(pack)))
+                    if asked is not None:
+                        asked(tasks[0])
+                    yield tasks
+
+        for answers in self.runner.run(dispatched()):
+            outcomes = [answer for answer in answers if isinstance(answer, Report | Failure)]
+            for told in self.ledger.tell(outcomes, elapsed()):
+                task = told.task if isinstance(told, Finished) else self.ledger.task(told.task_id)
+                self.tracker.member(task, told)
+                yield task, told
+
+    def _begin(self, loaded: Loaded) -> None:
+        fingerprint = loaded.dataset.fingerprint
+        if self.resumed:
+            if self.info["fingerprint"] != fingerprint:
+                raise RunError(
+                    f"data.source: the data changed since the run started (fingerprint {fingerprint[:12]} instead of "
+                    f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
+                )
+            self._forget_what_is_gone()
+            return
+        self.info = {
+            "format": 1,
+            "name": self.config.name,
+            "run": self.config.run_name(),
+            "hash": self.config.hash(),
+            "identity": self.config.identity(),
+            "fingerprint": fingerprint,
+            "versions": _versions(),
+            "started": time.time(),
+        }
+        self.store.write("config.yaml", to_yaml(self.config).encode())
+        self.store.write_state("splits.safetensors", State(loaded.split_rows))
+        self.store.write_json("preprocessing.json", loaded.preprocessing.to_json())
+        self.store.write_json("run.json", self.info)
+
+    def _forget_what_is_gone(self) -> None:
+        """Members' files are not waited for (see `distens.storage.store`): after a power loss the last may be gone."""
+        if self.store.local:
+            done = self.ledger.all_finished()
+            gone = [e for e in done if not all(map(self.store.holds, e.report.files.values()))]
+            if gone:
+                self.ledger.lose(gone)
+
+    def _run_info(self) -> RunInfo:
+        config = self.config.model_dump(mode="json")
+        versions, fingerprint = self.info["versions"], self.info["fingerprint"]
+        return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = __version__ if name == "distens" else "not installed"
+    return found

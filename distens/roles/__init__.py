@@ -1,0 +1,1 @@
+"""What a run is made of and made into: one folder a role."""

@@ -1,0 +1,185 @@
+"""A config checked whole: every plug-in built, every end of every range tried, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distens import registry
+from distens.combine.protocol import Combiner
+from distens.config.config import Config
+from distens.config.sections import MEMBERS
+from distens.errors import ConfigError, did_you_mean
+from distens.evaluate import baselines
+from distens.records import History
+from distens.runtime.protocol import Runner
+from distens.schedule.protocol import Decision, Length, Schedule, in_parts
+from distens.search.protocol import Search
+from distens.select.protocol import Selector
+from distens.space.space import Space
+from distens.tracking.protocol import Tracker
+
+MOST_FINDINGS = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is made of. `config` is resolved: every default and every default range filled in."""
+
+    config: Config
+    space: Space
+    search: Search
+    schedule: Schedule
+    members: int | None
+    """How many are started; None: as many as there is time for."""
+
+    selector: Selector
+    combiner: Combiner
+    runner: Runner
+    tracker: Tracker
+    student: dict[str, Any] | None
+    """The student's network, as settings; None for that of the best member that is one, without its dropout."""
+
+    def next(self, history: History) -> Decision:
+        """Return what the schedule wants done, with no more members than there are to be started."""
+        decision = self.schedule.decide(history)
+        if decision.start is None or self.members is None:
+            return decision
+        left = self.members - sum(history.started.values())
+        left = left if decision.start.left is None else min(left, decision.start.left)
+        return replace(decision, start=replace(decision.start, left=left) if left > 0 else None)
+
+
+def check(config: Config) -> Plan:
+    """Return the plan of a config.
+
+    Raises:
+        ConfigError: anything that would fail, or have no effect, later.
+    """
+    members = {name: _with_default_ranges(name, template) for name, template in config.members.items()}
+    space = Space(members)
+    lengths = _check_corners(space)
+    search = registry.build("search", config.search.spec(), "search", beside=("members", "seconds"))
+    if space.count == 1 and config.search.kind != "random":
+        raise ConfigError(
+            f"search.kind: {config.search.kind!r} has nothing to search: `members` holds one setting only. "
+            "Use `random` to train it with several seeds, or give ranges"
+        )
+    networks = [name for name, template in members.items() if baselines.is_network(template)]
+    _check_baselines(config, networks)
+    built = {part: registry.build(part, getattr(config, part), part) for part in ("select", "combine", "runtime")}
+    _check_gpus(members, built["runtime"])
+    schedule, members_given, total = _schedule(config, lengths)
+    tracker = registry.build("tracking", config.tracking, "tracking")
+    distill, student = _distill(config, networks)
+    resolved = config.model_copy(
+        update={
+            "members": members,
+            "search": config.search.model_copy(update={**registry.resolved(search), "members": members_given}),
+            "schedule": registry.resolved(schedule),
+            "distill": distill,
+            "tracking": registry.resolved(tracker),
+            **{part: registry.resolved(plugin) for part, plugin in built.items()},
+        }
+    )
+    return Plan(
+        Config.model_validate(resolved.model_dump(mode="json")),
+        space,
+        search,
+        schedule,
+        total,
+        built["select"],
+        built["combine"],
+        built["runtime"],
+        tracker,
+        student,
+    )
+
+
+def _with_default_ranges(name: str, template: dict[str, Any]) -> dict[str, Any]:
+    where = f"members.{name}"
+    kind, _ = registry.split_spec(template, where)
+    if "family" in template:
+        raise ConfigError(f"{where}.family: the family is named by its key, {name!r}")
+    cls = registry.find("members", kind, where)
+    fill = getattr(cls, "default_ranges", None)
+    try:
+        return dict(fill(template)) if fill else template
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _check_corners(space: Space) -> dict[str, Length]:
+    """Build a member at every end of every range; return how long those are trained that can be in parts."""
+    findings: dict[str, None] = {}
+    lengths: dict[str, Length] = {}
+    for settings in space.corners():
+        try:
+            member = registry.build_member(settings)
+            if in_parts(settings):
+                _add_length(lengths, settings["family"], member)
+        except ConfigError as error:
+            findings.update(dict.fromkeys(str(error).splitlines()))
+            if len(findings) >= MOST_FINDINGS:
+                break
+    if findings:
+        raise ConfigError("\n".join(findings))
+    return lengths
+
+
+def _add_length(lengths: dict[str, Length], family: str, member: Any) -> None:
+    known, last = lengths.get(family, Length((), None)), member.last_epoch()
+    lasts = [some for some in (known.last, last) if some is not None]
+    lengths[family] = Length(tuple(sorted({*known.epochs, member.epochs})), min(lasts, default=None))
+
+
+def _schedule(config: Config, lengths: Mapping[str, Length]) -> tuple[Schedule, int | None, int | None]:
+    """Return the schedule, `search.members` with its default filled in, and how many members that starts."""
+    schedule: Schedule = registry.build("schedule", config.schedule, "schedule")
+    try:
+        schedule = schedule.planned(lengths)
+        given = config.search.members
+        if given is None and config.search.seconds is None and schedule.total(None) is None:
+            given = MEMBERS
+        return schedule, given, schedule.total(given)
+    except ValueError as error:
+        raise ConfigError(f"schedule: {error}") from error
+
+
+def _check_gpus(members: dict[str, dict[str, Any]], runner: Runner) -> None:
+    classes = [registry.find("members", template["kind"], f"members.{name}") for name, template in members.items()]
+    if runner.resources.gpus and not any(getattr(cls, "uses_gpu", True) for cls in classes):
+        raise ConfigError(
+            f"runtime: {runner.resources.gpus:g} GPUs per member have no effect: no family of `members` uses one"
+        )
+
+
+def _check_baselines(config: Config, networks: list[str]) -> None:
+    for i, name in enumerate(config.baselines):
+        if not isinstance(name, str):
+            raise ConfigError(f"baselines.{i}: an ensemble's baselines have no options; found {name!r}")
+        if name not in baselines.KINDS:
+            raise ConfigError(f"baselines.{i}: unknown baseline {name!r}. {did_you_mean(str(name), baselines.KINDS)}")
+        if name in config.baselines[:i]:
+            raise ConfigError(f"baselines.{i}: {name!r} is named twice")
+    if "larger_single" in config.baselines and not networks:
+        raise ConfigError("baselines: `larger_single` widens a network, but no family of `members` is one")
+
+
+def _distill(config: Config, networks: list[str]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    if config.distill is None:
+        return None, None
+    distiller = registry.build("distill", config.distill, "distill")
+    if getattr(distiller, "data_free", False):
+        kind = registry.kind_of(distiller)
+        raise ConfigError(f"distill.kind: {kind!r} is for role `federated`, whose server has no training rows")
+    spec = registry.resolved(distiller)
+    student = spec.get("network")
+    if student is None:
+        if not networks:
+            raise ConfigError("distill.network: missing, and no family of `members` is a network to take for it")
+        return spec, None
+    if not baselines.is_network(student):
+        raise ConfigError(f"distill.network.kind: a student is a network, found {student['kind']!r}")
+    return spec, {"family": "student", **student}

@@ -1,0 +1,192 @@
+"""What a run trains next: packs of tasks, as schedule and search want them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from distens import packing, seeding
+from distens.lifecycle._history_views import Keys
+from distens.lifecycle.ledger import Ledger
+from distens.packing import Planner
+from distens.records import Finished, Floats, History, Integers, Pack, Resources, Settings, Task, settings_key
+from distens.roles.ensemble.plan import Plan
+from distens.schedule.protocol import Promotion, Start, in_parts
+from distens.storage.store import Store
+
+MANY = 1_000_000
+"""Members to be started, where only time sets a limit."""
+
+AHEAD = 8
+"""A blind search's packs are gathered from so many times as many members."""
+
+
+@dataclass
+class _Drawn:
+    """What a blind search has drawn for one bracket's members, by number, and the first that was not dispatched."""
+
+    settings: list[Settings] = field(default_factory=list)
+    packs: list[str | None] = field(default_factory=list)
+    known: dict[str, int] = field(default_factory=dict)
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Turns what is known into tasks; the ledger is what it knows.
+
+    Attributes:
+        plan: who decides.
+        store: where predictions lie.
+        ledger: what was asked for and what came back.
+        planner: says how many tasks go together.
+        labels_N: of the *search* split.
+        say: is told once why members of a family are packed as they are.
+    """
+
+    plan: Plan
+    store: Store
+    ledger: Ledger
+    planner: Planner
+    labels_N: Integers
+    say: Callable[[str], None]
+    _drawn: dict[str, _Drawn] = field(default_factory=dict, repr=False)
+
+    def search(self) -> Iterator[Sequence[Pack]]:
+        """Yield packs that can be dispatched at once: first what was pending when the driver died, then what schedule
+        and search want, none where they wait for what is pending."""
+        resources = self.plan.runner.resources  # a run may go on with others
+        pending = [replace(task, resources=resources) for task in self.ledger.pending("search")]
+        yield from self.packs(pending)
+        seconds = self.plan.config.search.seconds
+        while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
+            decision = self.plan.next(self.history())
+            if decision.promote:  # one pack, then it is asked again: more may have come back by then
+                yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
+            elif decision.start and getattr(self.plan.search, "blind", False):
+                yield [self._next_drawn(decision.start)]
+            elif decision.start:
+                yield self._started(decision.start)
+            elif self.ledger.pending("search"):
+                yield []
+            else:
+                return
+
+    def packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Pack]]:
+        """Yield tasks that are there already in packs (see `packs`), each to be dispatched by itself."""
+        return ([pack] for pack in packs(tasks, self.planner, self._size))
+
+    def history(self, also: Sequence[Task] = (), bracket: str = "") -> History:
+        """Return what schedule and search may know (see `Ledger.history`)."""
+        return self.ledger.history("search", self.plan.config.metric, self.labels_N, self._predictions, also, bracket)
+
+    def _promoted(self, promotion: Promotion) -> Task:
+        task, budget = promotion.entry.task, promotion.budget
+        resources = self.plan.runner.resources
+        return replace(task, id=f"{task.member}-{budget}", budget=budget, attempt=1, resources=resources)
+
+    def _started(self, start: Start) -> list[list[Task]]:
+        """Return packs of new members for all slots that are free now, so that the search looks at what is known once
+        for all of them: in each, one as it likes it best, then more that go with it, as many as pay off. Chance depends
+        on how many came before in their bracket."""
+        search, space, seed = self.plan.search, self.plan.space, self.plan.config.seed
+        number, left = self.ledger.started("search", start.bracket), MANY if start.left is None else start.left
+        history = self.history(bracket=start.bracket)
+
+        def chance(*more: str) -> np.random.Generator:
+            return seeding.generator(seed, "search", *filter(None, [start.bracket]), number, *more)
+
+        firsts = search.propose(history, space, min(self.plan.runner.free(), left), chance())
+        asked = [self._task(number, settings, start) for settings in firsts]  # whatever their numbers will be
+        started: list[list[Task]] = []
+        for first in firsts:
+            if not left:
+                break
+            pack = [self._task(number, first, start)]
+            if (count := self._size(first, left, history.finished)) > 1:
+                known = self.history(
+                    also=[*asked, *(task for pack in started for task in pack[1:])], bracket=start.bracket
+                )
+                like = space.narrowed(first, packing.free(first)) if packing.key(first) is not None else space
+                more = search.propose(known, like, count - 1, chance("pack"))
+                pack += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
+            started.append(pack)
+            number, left = number + len(pack), left - len(pack)
+        return started
+
+    def _next_drawn(self, start: Start) -> list[Task]:
+        """Return the next member of a blind search, and those soon after it that it can be trained with."""
+        drawn = self._drawn.setdefault(start.bracket, _Drawn())
+        end = MANY if start.left is None else start.left + self.ledger.started("search", start.bracket)
+
+        def dispatched(number: int) -> bool:
+            return self.ledger.asked(_named(number, self._draw(drawn, number, start), start)[1])
+
+        while dispatched(drawn.first):
+            drawn.first += 1
+        first = drawn.first
+        size = self._size(self._draw(drawn, first, start), end - first, self.ledger.finished("search"), blind=True)
+        numbers = [first]
+        for number in range(first + 1, min(end, first + AHEAD * size)):
+            if len(numbers) == size:
+                break
+            if not dispatched(number) and drawn.packs[number] == drawn.packs[first]:
+                numbers.append(number)
+        return [self._task(number, drawn.settings[number], start) for number in numbers]
+
+    def _draw(self, drawn: _Drawn, number: int, start: Start) -> Settings:
+        while len(drawn.settings) <= number:
+            names = ("search", *filter(None, [start.bracket]), len(drawn.settings))
+            rng = seeding.generator(self.plan.config.seed, *names)
+            history = History(metric=self.plan.config.metric, keys=Keys(drawn.known))
+            settings = self.plan.search.propose(history, self.plan.space, 1, rng)[0]
+            drawn.settings.append(settings)
+            drawn.packs.append(packing.key(settings))
+            drawn.known.setdefault(settings_key(settings), len(drawn.known))
+        return drawn.settings[number]
+
+    def _task(self, number: int, settings: Settings, start: Start) -> Task:
+        member, name, budget = _named(number, settings, start)
+        seed = seeding.derive(self.plan.config.seed, "member", member)
+        return Task(name, "search", settings, seed, self.plan.runner.resources, budget=budget, bracket=start.bracket)
+
+    def _size(
+        self, settings: Settings, left: int, finished: Sequence[Finished] | None = None, blind: bool = False
+    ) -> int:
+        before = dict(self.planner.reasons)
+        size = self.planner.size(settings, left, finished, blind)
+        for family, reason in self.planner.reasons.items():
+            if family not in before:
+                self.say(f"{family}: {reason}")
+        return size
+
+    def _predictions(self, task_id: str) -> Floats:
+        return self.store.read_predictions(self.ledger.report(task_id).files["search"])
+
+
+def packs(
+    tasks: Sequence[Task], planner: Planner, size: Callable[[Settings, int], int] | None = None
+) -> Iterator[Pack]:
+    """Yield tasks that are there already in packs: those that can be trained together, and occupy the same,
+    in order of the first.
+
+    Args:
+        size: says how many go together; `planner.size` without.
+    """
+    groups: dict[tuple[str, Resources], list[Task]] = {}
+    for task in tasks:
+        shared = packing.key(task.settings) if task.distill is None else None
+        groups.setdefault((shared or task.id, task.resources), []).append(task)
+    for group in groups.values():
+        most = (size or planner.size)(group[0].settings, len(group))
+        for start in range(0, len(group), most):
+            yield group[start : start + most]
+
+
+def _named(number: int, settings: Settings, start: Start) -> tuple[str, str, int | None]:
+    """Return a new member's name, its task's, and the epochs that it is to be trained first; None for all."""
+    member = f"{start.bracket}m{number:04d}"
+    budget = start.budget if start.budget and in_parts(settings) else None
+    return member, member if budget is None else f"{member}-{budget}", budget

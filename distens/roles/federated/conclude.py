@@ -1,0 +1,331 @@
+"""From trained clients to a deployed model: what the server can make of them, judged on rows of its own.
+
+Which rows decide what: *search* are the server's labelled rows, for rules and distillers that ask; *combine* says which
+of the server's models is deployed, and fits one temperature for each; *test* is read here, once, for the table. Where
+the server has no rows, nothing is chosen, and the table says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distens import probabilities, registry, seeding
+from distens.combine.average import Average as Linear
+from distens.combine.protocol import Combiner
+from distens.config.config import to_yaml
+from distens.data.clients import Partition
+from distens.data.load import Loaded
+from distens.distill.protocol import Average
+from distens.evaluate import figures, metrics, partition_figure, report
+from distens.lifecycle.delivery import check, write_page
+from distens.lifecycle.ledger import Ledger
+from distens.members.client import told_histogram
+from distens.merge.protocol import Round
+from distens.records import Finished, Floats, State, Task, Update
+from distens.roles.ensemble.conclude import Result, Row, calibrated, costs, table_row
+from distens.roles.federated import shown
+from distens.roles.federated.journal import Log
+from distens.roles.federated.plan import FederatedPlan
+from distens.roles.federated.weighed import ENSEMBLE, Weighed
+from distens.serve import bundle
+from distens.storage.filesystem import temporary
+from distens.storage.store import Store
+from distens.tracking.protocol import Final
+
+GLOBAL, STUDENT = "global", "student"
+MEAN = "mean_client"
+
+
+def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
+    """Return the task that makes a member of global weights: it is predicted with, and its state is written."""
+    seed = seeding.derive(plan.config.seed, "finish", GLOBAL)
+    given = {"start": plan.runner.hold(weights_P)}
+    return Task(GLOBAL, GLOBAL, {**plan.settings(0), "family": GLOBAL}, seed, plan.runner.resources, given=given)
+
+
+def merged(
+    plan: FederatedPlan, store: Store, finished: Sequence[Finished], shape: tuple[int, ...], classes: int, clients: int
+) -> Floats:
+    """Return what the server's rule makes of those of all clients that trained once.
+
+    Args:
+        shape: of a row of inputs.
+    """
+    assert plan.merger is not None
+    updates, member = [], plan.network(shape, classes)
+    start_P = member.weights()
+    for entry in finished:
+        address, found = entry.report.files["state"], entry.report.metrics
+        member.load(store.read_state(address.path, address))
+        update = Update(
+            task_id=entry.task.id,
+            attempt=entry.report.attempt,
+            client=entry.task.client,
+            weights_P=member.weights(),
+            rows=int(found["rows"]),
+            steps=int(found["steps"]),
+            rate_sum=found["steps"] * member.learning_rate,
+            histogram_C=told_histogram(found, classes),
+            loss=found["train_loss"],
+        )
+        updates.append(update)
+    return plan.merger.merge(Round(0, start_P, updates, clients)).weights_P
+
+
+def in_order(ledger: Ledger, names: Sequence[str]) -> list[Finished]:
+    """Return the clients that finished in one shot, in the order of all."""
+    found = {entry.task.client: entry for entry in ledger.finished("client")}
+    return [found[name] for name in names if name in found]
+
+
+def conclude(
+    plan: FederatedPlan,
+    store: Store,
+    ledger: Ledger,
+    loaded: Loaded,
+    partition: Partition | None,
+    names: Sequence[str],
+    logs: Mapping[int, Log],
+) -> tuple[Result, Final]:
+    """Measure, choose, write and return."""
+    return _Conclusion(plan, store, ledger, loaded, partition, names, logs).carry_out()
+
+
+class _Conclusion:
+    def __init__(
+        self,
+        plan: FederatedPlan,
+        store: Store,
+        ledger: Ledger,
+        loaded: Loaded,
+        partition: Partition | None,
+        names: Sequence[str],
+        logs: Mapping[int, Log],
+    ) -> None:
+        self.plan, self.store, self.ledger, self.loaded = plan, store, ledger, loaded
+        self.partition, self.names, self.logs = partition, names, logs
+        self.labels = loaded.dataset.labels
+        self.judged = bool(len(self.labels["combine"]))
+        self.missing: dict[str, str] = {}
+        self.rows: dict[str, Row] = {}
+        self.weighed: Weighed | None = None
+        self.clients = shown.Clients(names, logs, ledger, shown.counts(loaded, partition, ledger))
+
+    def carry_out(self) -> tuple[Result, Final]:
+        made = self._made()
+        clients = in_order(self.ledger, self.names)
+        if clients:
+            self.weighed = self._weighed(clients, made.get(STUDENT))
+            self._add_ensembles(self.weighed)
+        for name, entry in made.items():
+            self.rows[name] = Row(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
+        if GLOBAL in self.rows:
+            spent = [log.seconds for log in self.logs.values()] or [entry.report.seconds for entry in clients]
+            self.rows[GLOBAL] = replace(self.rows[GLOBAL], train_seconds=sum(spent))
+        if self.judged and self.plan.config.calibrate != "none":
+            self.rows = {name: calibrated(row, self.labels["combine"]) for name, row in self.rows.items()}
+        labels_N = self.labels["test"]
+        table = {name: table_row(row, labels_N) for name, row in self.rows.items()}
+        if clients:
+            table[MEAN] = self._mean_client(clients)
+        chosen, why = self._chosen()
+        test = {name: row.test_NC for name, row in self.rows.items()}
+        verdict = [why, *metrics.verdict(table, test, labels_N), *shown.degraded(self.logs)]
+        weights = {name: weight for name, weight in self._weights().items() if weight > 0}
+        result = Result(self.store.url, table, self.missing, verdict, weights)
+        return self._deliver(result, made, chosen)
+
+    # What there is ---------------------------------------------------------------------------------------------------
+
+    def _made(self) -> dict[str, Finished]:
+        """Return what the server made, by row; failures are named."""
+        found: dict[str, Finished] = {}
+        for purpose in (GLOBAL, STUDENT, *self.plan.baselines):
+            for entry in self.ledger.finished(purpose):
+                found[purpose] = entry
+            for failed in self.ledger.failed(purpose):
+                self.missing[purpose] = f"{failed.failure.reason}: {failed.failure.message}"
+        for failed in self.ledger.failed("client"):
+            self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
+        return found
+
+    def _read(self, entry: Finished, split: str) -> Floats:
+        if split not in entry.report.files:
+            return np.zeros((0, len(self.loaded.dataset.classes)))
+        return self.store.read_predictions(entry.report.files[split])
+
+    def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> Weighed:
+        counts_MC = np.array([told_histogram(e.report.metrics, len(self.loaded.dataset.classes)) for e in clients])
+        average: Average = getattr(self.plan.distiller, "average", "classwise")
+        learned_M = None
+        if student is not None and "made" in student.report.files:
+            made = self.store.read_state(student.report.files["made"].path, student.report.files["made"])
+            learned_M = made.arrays.get("weights_M")
+        return Weighed(clients, average, counts_MC, learned_M)
+
+    def _add_ensembles(self, weighed: Weighed) -> None:
+        combine_MNC, test_MNC = (np.stack([self._read(e, s) for e in weighed.entries]) for s in ("combine", "test"))
+        for name, by in weighed.ensembles().items():
+            combine_NC, test_NC = by.probs_NC(combine_MNC), by.probs_NC(test_MNC)
+            self.rows[name] = Row(combine_NC, test_NC, *costs([weighed.entries[place] for place in by.places]))
+
+    def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
+        """Return the mean of the clients' own rows of the table."""
+        each = [
+            table_row(Row(self._read(e, "combine"), self._read(e, "test"), *costs([e])), self.labels["test"])
+            for e in clients
+        ]
+        return {key: float(np.mean([row[key] for row in each])) for key in each[0]}
+
+    def _chosen(self) -> tuple[str | None, str]:
+        """Return which row is to be deployed, and a sentence about that."""
+        if not self.judged:
+            if len(self.rows) == 1:
+                (only,) = self.rows
+                return only, f"There is one model to deploy, {only}; the server has no rows to calibrate it on."
+            return None, (
+                "The server has no rows of its own (data.splits.combine is 0), so no honest choice among "
+                f"{', '.join(self.rows)} was possible; all of them are kept."
+            )
+        if len(self.rows) == 1:
+            (only,) = self.rows
+            return only, f"There is one model to deploy: {only}."
+        metric = self.plan.config.metric
+        values = {n: probabilities.metrics(r.combine_NC, self.labels["combine"])[metric] for n, r in self.rows.items()}
+        best = min(values, key=lambda name: values[name])
+        others = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name != best)
+        rows = len(self.labels["combine"])
+        return (
+            best,
+            f"On the server's {rows} combine rows {best} has the least {metric} ({values[best]:.4f}; {others}).",
+        )
+
+    def _weights(self) -> dict[str, float]:
+        """Return the ensemble's weights in one shot, those that finished and do not count included."""
+        if self.weighed is None:
+            return {}
+        pairs = zip(self.weighed.entries, self.weighed.weights_M, strict=True)
+        return {entry.task.client: float(weight) for entry, weight in pairs}
+
+    # What is left behind ---------------------------------------------------------------------------------------------
+
+    def _deliver(self, result: Result, made: Mapping[str, Finished], chosen: str | None) -> tuple[Result, Final]:
+        home = Path(self.store.path("")) if self.store.local else temporary()
+        pictures = self._figures(result.weights, made, home / "figures")
+        data = report.ReportData(
+            run_name=result.path.rstrip("/").rpartition("/")[2],
+            rows=result.rows,
+            missing=result.missing,
+            verdict=result.verdict,
+            members=self.clients.table(self._weights()),
+            members_title="Clients",
+            failures=self.clients.failures[: shown.MOST],
+            figures=pictures,
+            config_yaml=to_yaml(self.plan.config),
+            details=self._details(chosen),
+        )
+        write_page(self.store, home, data)
+        folders = self._bundles(result, made, chosen)
+        scores = {
+            name: probabilities.negative_log_likelihood(self.rows[name].combine_NC, self.labels["combine"])
+            for name in folders
+            if self.judged
+        }
+        final = Final(
+            rows=result.rows,
+            weights=result.weights,
+            diversity={},
+            figures=tuple(pictures.values()),
+            report=home / "report.html",
+            bundles={name: self.store.local_folder(folder, home / name) for name, folder in folders.items()},
+            scores=scores,
+            example=self.loaded.example_rows,
+            verdict=result.verdict,
+            expected={n: check(self.store, f, self.loaded, self.rows[n].test_NC) for n, f in folders.items()},
+        )
+        if self.logs:
+            self.clients.tell(self.plan.tracker)
+        self.store.write_json("results.json", self._results(result, chosen))  # the run's marker
+        return replace(
+            result, notes=(*self.clients.left_out().values(), f"report: {self.store.url}/report.html")
+        ), final
+
+    def _details(self, chosen: str | None) -> dict[str, str]:
+        details = {"clients": str(len(self.names)), "storage": self.store.url}
+        if self.partition is not None:
+            rule = ", ".join(f"{key} {value}" for key, value in self.partition.rule.items() if key != "kind")
+            details["partition"] = f"{self.partition.rule['kind']} ({rule}), {self.partition.hash[:12]}"
+        if self.logs:
+            details["rounds"] = f"{len(self.logs)}, {sum(log.degraded for log in self.logs.values())} of them degraded"
+        details["deployed"] = chosen or "no choice was made"
+        return details | self.clients.left_out()
+
+    def _figures(self, weights: Mapping[str, float], made: Mapping[str, Finished], folder: Path) -> dict[str, Path]:
+        dataset, pictures = self.loaded.dataset, {}
+        if self.logs:
+            pictures |= shown.of_rounds(self.logs, self.clients, self.plan.config.metric, folder)
+        pictures["Reliability on the test split"] = folder / "reliability.png"
+        curves = {name: row.test_NC for name, row in self.rows.items() if name in (GLOBAL, ENSEMBLE, STUDENT)}
+        figures.reliability(curves, self.labels["test"], folder / "reliability.png")
+        if self.partition is not None:
+            pictures["Rows of each class"] = folder / "partition.png"
+            counts_KC = np.array([self.clients.counts[name] for name in self.names])
+            partition_figure.draw(counts_KC, self.names, dataset.classes, folder / "partition.png")
+        if self.weighed is not None and self.weighed.learned_M is not None:
+            pictures["Weights of the clients"] = folder / "weights.png"
+            figures.weights(weights, folder / "weights.png")
+        titles = {name: name for name in made}
+        if self.plan.distiller is not None:
+            titles[STUDENT] = f"{registry.kind_of(self.plan.distiller)} (student)"
+        return pictures | dict(shown.of_distillers(self.store, made, titles, dataset.bounds, folder))
+
+    def _bundles(self, result: Result, made: Mapping[str, Finished], chosen: str | None) -> dict[str, str]:
+        """Write the ensemble, the merged model and the student, and what was chosen if it is none of them."""
+        folders: dict[str, str] = {}
+
+        def write(name: str, entries: Sequence[tuple[Finished, float]], combiner: Combiner, state: State) -> None:
+            folders[name] = f"final/{name}"
+            members = [bundle.BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in entries]
+            bundle.write(
+                self.store,
+                folders[name],
+                name=self.plan.config.name if name == ENSEMBLE else f"{self.plan.config.name}-{name}",
+                classes=self.loaded.dataset.classes,
+                preprocessing=self.loaded.preprocessing.to_json(),
+                members=members,
+                combine=registry.kind_of(combiner),
+                combine_state=state,
+                temperature=self.rows[name].temperature,
+                metrics=result.rows[name],
+            )
+            self.store.write_predictions(f"{folders[name]}/test.arrow", self.rows[name].test_NC)
+
+        if self.weighed is not None:
+            for name, by in self.weighed.ensembles().items():
+                if name in (ENSEMBLE, chosen):
+                    entries = [self.weighed.entries[place] for place in by.places]
+                    write(name, list(zip(entries, by.weights_K.tolist(), strict=True)), by.combiner, by.state)
+        for name, entry in made.items():
+            if name in (GLOBAL, STUDENT, chosen):
+                write(name, [(entry, 1.0)], Linear(), State({"weights": np.ones(1)}))
+        return folders
+
+    def _results(self, result: Result, chosen: str | None) -> dict[str, Any]:
+        combine = {n: metrics.row(r.combine_NC, self.labels["combine"]) for n, r in self.rows.items() if self.judged}
+        return {
+            "run": result.path.rstrip("/").rpartition("/")[2],
+            **result.rows,
+            "missing": dict(result.missing),
+            "verdict": list(result.verdict),
+            "weights": dict(result.weights),
+            "chosen": chosen,
+            "partition": self.partition.hash if self.partition is not None else None,
+            "rounds": [vars(log) for log in self.logs.values()],
+            "failures": self.clients.failures,
+            "combine": combine,
+        }

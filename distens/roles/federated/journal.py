@@ -1,0 +1,171 @@
+"""What a federation's rounds leave on storage: a log of each, and the weights that the last ones ended with.
+
+A round is written when it is merged, the weights first, while the next one's clients train; it is there before the next
+one is merged. Nobody waits until it would survive a loss of power. Where the last is gone, the run goes on from the
+round before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from distens.errors import StorageError
+from distens.merge.protocol import Memory
+from distens.records import Address, Floats, State
+from distens.storage.journal import Journal
+from distens.storage.store import Store
+
+KEPT = 2
+"""Rounds whose weights are kept: the last, and one before it in case the last is not whole."""
+
+
+@dataclass
+class Log:
+    """What happened in one round.
+
+    Attributes:
+        round: from 0.
+        asked: the clients that were drawn.
+        shares: client whose update was merged -> how much it counted; None under rules that go number by number.
+        refused: client whose update was not -> why.
+        failed: client that sent none -> why.
+        retried: attempts that were lost and made up for, as "client: why".
+        loss: the mean of the merged clients' last local epoch, by rows.
+        refined: what the distiller that refined the merged weights says of itself.
+        seconds: from the first dispatch to the merge.
+        metrics: of the weights that it ended with, on the server's *search* rows; empty until they are judged, and if
+            it has no such rows.
+    """
+
+    round: int
+    asked: list[str]
+    shares: dict[str, float | None] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    retried: list[str] = field(default_factory=list)
+    loss: float = math.nan
+    refined: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether somebody who was asked is missing from the merge."""
+        return len(self.shares) < len(self.asked)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The server, after so many rounds.
+
+    Attributes:
+        memory: the rule's (see `distens.merge.protocol.Round.memory`).
+        norms: how far the updates went that the last round accepted.
+        distiller: the memory of the distiller that refines merged weights.
+    """
+
+    rounds: int
+    weights_P: Floats
+    memory: Memory = field(default_factory=dict)
+    norms: Sequence[float] = ()
+    distiller: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RoundsJournal:
+    """The rounds that were merged.
+
+    Args:
+        store: the run's folder.
+
+    Attributes:
+        logs: round -> what happened in it.
+        taken: client -> the rounds in which its update was merged, ascending.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.logs: dict[int, Log] = {}
+        self.taken: dict[str, list[int]] = {}
+        self._store, self._journal = store, Journal(store, "rounds")
+        self._states: dict[int, Address] = {}
+        self._writer = ThreadPoolExecutor(1, "rounds")
+        self._writing: Future[None] | None = None
+        self._journal.replay(self._take)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "judged" in entry:
+            self.logs[entry["judged"]].metrics = entry["metrics"]
+        else:
+            self._states[entry["round"]] = Address(*entry.pop("state"))
+            self.logs[entry["round"]] = Log(**entry)
+
+    def restored(self) -> Reached | None:
+        """Return the server as it was after the last round whose weights are there, whole; forget what came later.
+
+        None if there is no such round.
+        """
+        found, self.taken = None, {}
+        while self.logs and found is None:
+            number = max(self.logs)
+            found = self._read(number)
+            if found is None:
+                del self.logs[number], self._states[number]
+        for log in self.logs.values():
+            self._count(log)
+        return found
+
+    def _read(self, number: int) -> Reached | None:
+        address = self._states[number]
+        try:
+            state = self._store.read_state(address.path, address)
+        except StorageError:
+            return None
+
+        def under(name: str) -> dict[str, Any]:
+            return {k.removeprefix(name): v for k, v in state.arrays.items() if k.startswith(name)}
+
+        weights_P = state.arrays["weights"]
+        return Reached(number + 1, weights_P, under("memory/"), state.meta["norms"], under("distiller/"))
+
+    def keep(self, log: Log, server: Reached) -> None:
+        """Journal a round, and what the server has after it; return before it is written (see `settle`)."""
+        self.settle()
+        self.logs[log.round] = log
+        self._count(log)
+        self._writing = self._writer.submit(self._write, log.round, dict(vars(log)), server)
+
+    def settle(self) -> None:
+        """Wait until all that was kept is written.
+
+        Raises:
+            StorageError: it cannot be.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, number: int, entry: dict[str, Any], server: Reached) -> None:
+        arrays = {"weights": server.weights_P}
+        arrays |= {f"memory/{name}": numbers for name, numbers in server.memory.items()}
+        arrays |= {f"distiller/{name}": array for name, array in server.distiller.items()}
+        state = State(arrays, {"norms": list(server.norms)})
+        address = self._store.write_state(f"rounds-weights/{number:04d}.safetensors", state, durable=False)
+        self._journal.append({**entry, "state": [address.path, address.sha256, address.size_bytes]})
+        self._states[number] = address
+        old = self._states.pop(number - KEPT, None)
+        if old is not None:
+            self._store.remove(old.path)
+
+    def judge(self, number: int, metrics: dict[str, float]) -> Log:
+        """Journal what a round's weights are worth on the server's rows; return its log."""
+        self.settle()
+        self.logs[number].metrics = metrics
+        self._journal.append({"judged": number, "metrics": metrics})
+        return self.logs[number]
+
+    def _count(self, log: Log) -> None:
+        for client in log.shares:
+            self.taken.setdefault(client, []).append(log.round)

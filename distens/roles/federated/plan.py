@@ -1,0 +1,273 @@
+"""A federation's config checked whole, before anything starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distens import registry, seeding
+from distens.config.config import Config
+from distens.config.sections import FederatedSection, Occupied
+from distens.distill.protocol import DataFree
+from distens.errors import ConfigError, RunError, did_you_mean
+from distens.merge.protocol import Merger
+from distens.partition.protocol import Partitioner
+from distens.records import Resources, Settings
+from distens.roles.federated.weighed import ENSEMBLE, KNOWN
+from distens.runtime.protocol import Runner
+from distens.space.space import Space
+from distens.tracking.protocol import Tracker
+
+RESERVED = ("global", ENSEMBLE, *KNOWN, "student", "mean_client", "client")
+"""Rows of the table, and purposes, that are there anyway."""
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+NAMED = 32
+"""A message names so many clients."""
+
+MEMBER = "client"
+"""The kind of a federation's members."""
+
+
+@dataclass(frozen=True)
+class FederatedPlan:
+    """What a federated run is made of. `config` is resolved: every default filled in.
+
+    Attributes:
+        section: the config's `federated`.
+        families: the clients' settings; where there are several, clients take turns.
+        merger: the server's rule; None where clients have several architectures, which no rule merges.
+        partitioner: divides the *train* split; None where clients have sources of their own.
+        distiller: the config's `distill`, if any.
+        baselines: other distillers, for comparison: name -> kind and options.
+    """
+
+    config: Config
+    section: FederatedSection
+    families: tuple[Settings, ...]
+    merger: Merger | None
+    partitioner: Partitioner | None
+    distiller: DataFree | None
+    baselines: Mapping[str, dict[str, Any]]
+    runner: Runner
+    tracker: Tracker
+
+    @property
+    def one_shot(self) -> bool:
+        """Whether each client trains once, and what it learned is kept."""
+        return self.section.rounds == 1
+
+    def settings(self, place: int) -> Settings:
+        """Return the settings of the client at a place among all."""
+        return self.families[place % len(self.families)]
+
+    def resources(self, place: int, client: str) -> Resources:
+        """Return what the client at a place among all occupies: its own, or its family's, or the runtime's."""
+        own = self.section.resources
+        return self._filled(own.get(client) or own.get(self.settings(place)["family"]))
+
+    @property
+    def also(self) -> dict[str, Resources]:
+        """Return what clients occupy by the config: key -> resources."""
+        return {f"federated.resources.{name}": self._filled(own) for name, own in self.section.resources.items()}
+
+    def _filled(self, own: Occupied | None) -> Resources:
+        given = {} if own is None else own.model_dump(exclude_none=True)
+        if "custom" in given:
+            given["custom"] = tuple(sorted(given["custom"].items()))
+        return replace(self.runner.resources, **given)
+
+    def check_names(self, clients: Sequence[str]) -> None:
+        """See that `federated.resources` names clients that there are, or families.
+
+        Raises:
+            RunError: it does not.
+        """
+        if why := _unknown(self.section, self.config, clients):
+            raise RunError(why)
+
+    def network(self, input_shape: tuple[int, ...], classes: int) -> Any:
+        """Return the network that is merged into, a member with the first weights."""
+        settings = self.settings(0)
+        member = registry.build_member(settings)
+        member.begin(input_shape, classes, settings["start"])
+        return member
+
+
+def check(config: Config) -> FederatedPlan:
+    """Return the plan of a federation's config.
+
+    Raises:
+        ConfigError: anything that would fail, or have no effect, later.
+    """
+    section = config.federated
+    assert section is not None, "the config's own check"
+    families = _families(config)
+    merger = _merger(config, section, families)
+    partitioner = _partitioner(section)
+    distiller, baselines = _distillers(config, section)
+    _check_use(config, section)
+    runner = registry.build("runtime", config.runtime, "runtime")
+    _check_resources(config, section, runner)
+    tracker = registry.build("tracking", config.tracking, "tracking")
+    changes = {} if partitioner is None else {"partition": registry.resolved(partitioner)}
+    resolved = config.model_copy(
+        update={
+            "federated": section.model_copy(update=changes),
+            "merge": None if merger is None else registry.resolved(merger),
+            "distill": None if distiller is None else registry.resolved(distiller),
+            "baselines": tuple({**spec, "name": name} for name, spec in baselines.items()),
+            "runtime": registry.resolved(runner),
+            "tracking": registry.resolved(tracker),
+        }
+    )
+    return FederatedPlan(
+        Config.model_validate(resolved.model_dump(mode="json")),
+        section,
+        families,
+        merger,
+        partitioner,
+        distiller,
+        baselines,
+        runner,
+        tracker,
+    )
+
+
+def _families(config: Config) -> tuple[Settings, ...]:
+    found: list[Settings] = []
+    for name, template in config.members.items():
+        kind, _ = registry.split_spec(template, f"members.{name}")
+        cls = registry.find("members", kind, f"members.{name}")
+        if not hasattr(cls, "train"):
+            raise ConfigError(f"members.{name}.kind: a federation's members are of kind {MEMBER!r}, found {kind!r}")
+        settings = list(Space({name: template}).corners())
+        if len(settings) > 1:
+            raise ConfigError(f"members.{name}: a federation searches nothing; give every value, not a range")
+        if "start" in template:
+            raise ConfigError(f"members.{name}.start: the run's seed says how clients begin; leave it out")
+        given = {**settings[0], "start": seeding.derive(config.seed, "start", name)}
+        registry.build_member(given)
+        found.append(given)
+    return tuple(found)
+
+
+def _merger(config: Config, section: FederatedSection, families: Sequence[Settings]) -> Merger | None:
+    if len(families) > 1:
+        names = ", ".join(str(settings["family"]) for settings in families)
+        if config.merge is not None or section.rounds > 1:
+            key = "merge" if config.merge is not None else "federated.rounds"
+            raise ConfigError(f"{key}: weights of several families ({names}) cannot be merged; `distill` joins them")
+        return None
+    merger: Merger = registry.build("merge", config.merge or "fedavg", "merge")
+    kind = registry.kind_of(merger)
+    if getattr(merger, "needs_proxy", False) and not config.data.splits.search:
+        raise ConfigError(f"merge: {kind!r} needs rows of the server's own, but data.splits.search is 0")
+    if getattr(merger, "plain_steps", False) and not registry.build_member(families[0]).plain_steps:
+        raise ConfigError(
+            f"merge: {kind!r} assumes plain gradient steps of its clients: optimizer sgd, no momentum, no weight decay"
+        )
+    return merger
+
+
+def _partitioner(section: FederatedSection) -> Partitioner | None:
+    if section.sources:
+        for name in ("partition", "clients"):
+            if getattr(section, name) is not None:
+                raise ConfigError(f"federated.{name}: has no effect beside `sources`, which name the clients")
+        return None
+    return registry.build("partition", section.partition or "iid", "federated.partition")
+
+
+def _distillers(config: Config, section: FederatedSection) -> tuple[DataFree | None, dict[str, dict[str, Any]]]:
+    distiller = None if config.distill is None else _distiller(config, config.distill, "distill")
+    if distiller is not None and section.rounds > 1 and not hasattr(distiller, "refine"):
+        able = [kind for kind in registry.names("distill") if hasattr(registry.find("distill", kind, ""), "refine")]
+        raise ConfigError(
+            f"distill.kind: {registry.kind_of(distiller)!r} works in one shot, and there are {section.rounds} rounds. "
+            f"After every round: {', '.join(able)}"
+        )
+    known = [kind for kind in registry.names("distill") if _data_free(kind)]
+    baselines: dict[str, dict[str, Any]] = {}
+    for i, spec in enumerate(config.baselines):
+        where = f"baselines.{i}"
+        kind, options = registry.split_spec(spec, where)
+        name = options.pop("name", kind)
+        if kind not in known:
+            raise ConfigError(f"{where}: unknown baseline {kind!r} of a federation. {did_you_mean(str(kind), known)}")
+        if name in baselines or name in RESERVED or (distiller is not None and name == registry.kind_of(distiller)):
+            raise ConfigError(f"{where}: {name!r} is named twice; `name` gives it another one")
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ConfigError(f"{where}.name: letters, digits, _ and -, found {name!r}")
+        if section.rounds > 1:
+            raise ConfigError(f"{where}: {name!r} works in one shot, and there are {section.rounds} rounds")
+        shared = {} if distiller is None else _shared_options(registry.resolved(distiller), kind)
+        baselines[name] = registry.resolved(_distiller(config, {"kind": kind, **shared, **options}, where))
+    return distiller, baselines
+
+
+def _shared_options(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the options that a baseline has in common with the run's own distiller, if both make up rows.
+
+    So both cost alike. (The others learn otherwise: a rate of theirs is another thing.)
+    """
+    options = registry.options(registry.find("distill", kind, "baselines"))
+    alike = "generator_steps" in options and "generator_steps" in given
+    return {key: value for key, value in given.items() if alike and key in options and value is not None}
+
+
+def _data_free(kind: str) -> bool:
+    return getattr(registry.find("distill", kind, "distill"), "data_free", False)
+
+
+def _distiller(config: Config, spec: Any, where: str) -> DataFree:
+    kind, _ = registry.split_spec(spec, where)
+    distiller = registry.build("distill", spec, where)
+    if not _data_free(kind):
+        allowed = [name for name in registry.names("distill") if _data_free(name)]
+        raise ConfigError(f"{where}.kind: {kind!r} asks for the clients' rows. Without them: {', '.join(allowed)}")
+    if distiller.needs_proxy and not config.data.splits.search:
+        raise ConfigError(f"{where}: {kind!r} needs rows of the server's own, but data.splits.search is 0")
+    return distiller
+
+
+def _check_use(config: Config, section: FederatedSection) -> None:
+    if section.per_round is not None and section.rounds == 1:
+        raise ConfigError("federated.per_round: has no effect in one shot (rounds: 1), where every client trains once")
+    check_drawn(section, len(section.sources) or section.clients)
+    splits = config.data.splits
+    if not splits.search and not splits.combine and config.metric != "nll":
+        raise ConfigError(
+            "metric: has no effect without rows of the server's own (data.splits.search and data.splits.combine are 0)"
+        )
+
+
+def _check_resources(config: Config, section: FederatedSection, runner: Runner) -> None:
+    if section.resources and not runner.sized:
+        kind = registry.kind_of(runner)
+        raise ConfigError(f"federated.resources: has no effect with runtime {kind!r}; leave it out, or use ray_actors")
+    if section.sources and (why := _unknown(section, config, list(section.sources))):
+        raise ConfigError(why)
+
+
+def _unknown(section: FederatedSection, config: Config, clients: Sequence[str]) -> str:
+    known = {*clients, *config.members}
+    for name in section.resources:
+        if name not in known:
+            there = ", ".join(clients[:NAMED]) + (f", … ({len(clients)} in all)" if len(clients) > NAMED else "")
+            families = ", ".join(config.members)
+            return f"federated.resources: no client is named {name!r}. Clients: {there}. Families: {families}"
+    return ""
+
+
+def check_drawn(section: FederatedSection, clients: int | None) -> None:
+    """See that a round asks for no more clients than there are; None if only the partition will tell how many.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if section.per_round is not None and clients is not None and section.per_round > clients:
+        raise ConfigError(f"federated.per_round: {section.per_round} clients a round, but there are {clients}")

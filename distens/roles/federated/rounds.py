@@ -1,0 +1,310 @@
+"""Rounds: the server sends its weights, clients train, what cannot be is refused, and the rest is merged.
+
+    round t:  draw clients ─► packs ─► runner ─► updates ─► accepted? ─► quorum? ─► merge ─► (refine) ─► journal
+                                          └── with them, the weights of round t - 1 are judged on the server's rows
+
+A round is journalled when it is merged, with the weights it ended with, while the next one's clients train; a client's
+work in a round that was not is done again, from the same weights and the same seed, so a run that goes on ends with the
+same weights. Updates travel in memory, not through storage.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+
+from distens import registry, seeding
+from distens.errors import RunError
+from distens.merge.protocol import Merged, Round
+from distens.records import Answer, Failure, Floats, Held, Pack, Refined, Resources, Scored, Task, Update
+from distens.roles.federated.journal import Log, Reached, RoundsJournal
+from distens.roles.federated.plan import FederatedPlan
+from distens.runtime.protocol import Runner
+from distens.storage.store import Store
+
+PACKS = 4
+"""Clients that gain nothing from being trained together go to an actor in so many parts, so that all end together."""
+
+NAMED = 5
+EVALUATE, REFINE = "evaluate", "refine"
+
+
+class Rounds:
+    """All rounds of a run.
+
+    Args:
+        plan: what to do.
+        store: the run's folder, where rounds are journalled.
+        rows: client -> how many rows it has, as far as that is known; the order is the clients'.
+        start: returns the first weights.
+        proxy: for rules that ask (see `distens.merge.protocol.Round.proxy`).
+        judged: whether the server has rows to judge weights on.
+        told: is told of every round that was merged, and again when its weights were judged.
+        advised: how many such clients are best trained together.
+    """
+
+    def __init__(
+        self,
+        plan: FederatedPlan,
+        store: Store,
+        rows: Mapping[str, int],
+        start: Callable[[], Floats],
+        proxy: Callable[[Floats], tuple[float, Floats]] | None,
+        judged: bool,
+        told: Callable[[Log], None],
+        advised: int,
+    ) -> None:
+        self._plan, self._rows = plan, rows
+        self._names = list(rows)
+        self._resources = {client: plan.resources(i, client) for i, client in enumerate(rows)}
+        self._proxy, self._judged, self._told, self._advised = proxy, judged, told, advised
+        self._runner: Runner = plan.runner
+        self._settings = plan.settings(0)
+        self._journal = RoundsJournal(store)
+        self._server = self._journal.restored() or Reached(0, start())
+        self.logs: Mapping[int, Log] = self._journal.logs
+        self._log = Log(0, [])
+        self._updates: dict[str, Update] = {}
+        self._waiting: set[str] = set()
+
+    def run(self) -> Floats:
+        """Do all rounds that are left; return the last weights.
+
+        Raises:
+            RunError: fewer updates than the quorum, or than the rule needs, came in a round.
+            StorageError: a round cannot be written.
+        """
+        try:
+            for outcomes in self._runner.run(self._packs()):
+                for outcome in outcomes:
+                    self._take(outcome)
+        finally:
+            self._journal.settle()
+        return self._server.weights_P
+
+    # What goes out ---------------------------------------------------------------------------------------------------
+
+    def _packs(self) -> Iterator[Pack]:
+        while self._server.rounds < self._plan.section.rounds:
+            start = self._runner.hold(self._server.weights_P)
+            began = time.monotonic()
+            self._log = Log(self._server.rounds, self._cohort(self._server.rounds))
+            self._updates, self._waiting = {}, set(self._log.asked)
+            for pack in self._divided(self._log.asked):
+                left = self._left(began)
+                if left is not None and left <= 0:
+                    self._late(pack)
+                else:
+                    yield [self._task(client, start, left) for client in pack]
+            yield from self._judgement(start)
+            while self._waiting:
+                yield []
+            self._journal.settle()
+            updates = self._merge()
+            yield from self._refinement(updates)
+            self._log.seconds = time.monotonic() - began
+            self._journal.keep(self._log, self._server)
+            self._told(self._log)
+        yield from self._judgement(None)
+
+    def _cohort(self, number: int) -> list[str]:
+        count = self._plan.section.per_round
+        if count is None or count >= len(self._names):
+            return list(self._names)
+        rng = seeding.generator(self._plan.config.seed, "cohort", number)
+        return [self._names[place] for place in sorted(rng.choice(len(self._names), count, replace=False))]
+
+    def _divided(self, clients: Sequence[str]) -> list[list[str]]:
+        """Return packs, each of clients that occupy the same."""
+        groups: dict[Resources, list[str]] = {}
+        for client in clients:
+            groups.setdefault(self._resources[client], []).append(client)
+        return [pack for group in groups.values() for pack in self._shared_out(group)]
+
+    def _shared_out(self, clients: Sequence[str]) -> list[list[str]]:
+        """Return packs of about equal work: the client with most rows goes to the pack that has fewest."""
+        slots, pack = self._runner.slots(), self._runner.pack
+        if self._plan.partitioner is None:
+            count = len(clients)  # rows of clients with data of their own do not meet
+        elif pack != "auto":
+            count = math.ceil(len(clients) / pack)
+        else:
+            count = slots if self._advised > 1 else slots * PACKS
+        packs: list[list[str]] = [[] for _ in range(min(count, len(clients)))]
+        work = [0] * len(packs)
+        for client in sorted(clients, key=lambda name: -self._rows[name]):
+            least = min(range(len(packs)), key=lambda i: (work[i], len(packs[i])))
+            packs[least].append(client)
+            work[least] += self._rows[client]
+        return packs
+
+    def _task(self, client: str, start: Held, limit_seconds: float | None) -> Task:
+        number, server = self._server.rounds, self._server
+        seed = seeding.derive(self._plan.config.seed, "client", client, "round", number)
+        given = {"start": start}
+        correct = getattr(self._plan.merger, "correct", None)
+        if correct is not None:
+            given["correction"] = self._runner.hold(correct(client, server.memory, server.weights_P))
+        return Task(
+            f"r{number:04d}-{client}",
+            "round",
+            self._settings,
+            seed,
+            self._resources[client],
+            client=client,
+            round=number,
+            given=given,
+            limit_seconds=limit_seconds,
+        )
+
+    def _judgement(self, start: Held | None) -> Iterator[Pack]:
+        """Yield the task that judges the weights as they are, unless there is nothing to judge or that was done."""
+        number = self._server.rounds - 1
+        if self._judged and number >= 0 and not self.logs[number].metrics:
+            given = {"start": start or self._runner.hold(self._server.weights_P)}
+            yield [
+                Task(
+                    f"{EVALUATE}-{number:04d}",
+                    EVALUATE,
+                    self._settings,
+                    0,
+                    self._runner.resources,
+                    round=number,
+                    given=given,
+                )
+            ]
+
+    def _refinement(self, updates: Sequence[Update]) -> Iterator[Pack]:
+        """Yield the task that refines what was merged, if the run's distiller is one that does; end when it is done."""
+        if self._plan.distiller is None:
+            return
+        number, hold = self._log.round, self._runner.hold
+        given = {
+            "start": hold(self._server.weights_P),
+            "teachers": hold([update.weights_P for update in updates]),
+            "counts": hold(np.array([update.histogram_C for update in updates], dtype=np.int64)),
+            "memory": hold(self._server.distiller),
+        }
+        task = Task(
+            f"{REFINE}-{number:04d}",
+            REFINE,
+            self._settings,
+            seeding.derive(self._plan.config.seed, REFINE),
+            self._runner.resources,
+            distill=registry.resolved(self._plan.distiller),
+            round=number,
+            given=given,
+        )
+        self._waiting = {REFINE}
+        yield [task]
+        while self._waiting:
+            yield []
+
+    def _left(self, began: float) -> float | None:
+        deadline = self._plan.section.deadline_seconds
+        return None if deadline is None else deadline - (time.monotonic() - began)
+
+    def _late(self, clients: Sequence[str]) -> None:
+        for client in clients:
+            self._waiting.discard(client)
+            self._log.failed[client] = "the round's deadline came before its turn (federated.deadline_seconds)"
+
+    # What comes back -------------------------------------------------------------------------------------------------
+
+    def _take(self, outcome: Answer) -> None:
+        if isinstance(outcome, Scored):
+            self._told(self._journal.judge(int(outcome.task_id.rpartition("-")[2]), dict(outcome.metrics)))
+        elif isinstance(outcome, Refined):
+            self._server = replace(self._server, weights_P=outcome.weights_P, distiller=outcome.memory)
+            self._log.refined = dict(outcome.metrics)
+            self._waiting.discard(REFINE)
+        elif isinstance(outcome, Update):
+            self._updates[outcome.client] = outcome
+            self._waiting.discard(outcome.client)
+        elif isinstance(outcome, Failure):
+            self._lost(outcome)
+
+    def _lost(self, failure: Failure) -> None:
+        kind, _, client = failure.task_id.partition("-")
+        why = f"{failure.reason}: {failure.message}"
+        if kind in (EVALUATE, REFINE):
+            if failure.final:
+                what = "judged" if kind == EVALUATE else "refined (distill)"
+                raise RunError(f"the weights of round {client} could not be {what}: {why}")
+        elif failure.final:
+            self._log.failed[client] = why
+            self._waiting.discard(client)
+        else:
+            self._log.retried.append(f"{client}: {why}")
+
+    def _merge(self) -> list[Update]:
+        log, server, merger = self._log, self._server, self._plan.merger
+        assert merger is not None, "a plan with rounds has one"
+        updates, norms = self._accepted()
+        needed = math.ceil(self._plan.section.quorum * len(log.asked))
+        if len(updates) < needed:
+            raise RunError(
+                f"round {log.round}: {len(updates)} of {len(log.asked)} clients' updates can be merged, and the quorum "
+                f"(federated.quorum) is {needed}. {_named(log)}"
+            )
+        taken = self._journal.taken
+        given = Round(log.round, server.weights_P, updates, len(self._names), server.memory, taken, self._proxy)
+        try:
+            merged: Merged = merger.merge(given)
+        except ValueError as error:
+            raise RunError(f"round {log.round}: merge {registry.kind_of(merger)!r}: {error}. {_named(log)}") from error
+        shares = [None] * len(updates) if merged.shares_K is None else [float(share) for share in merged.shares_K]
+        log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
+        rows = [update.rows for update in updates]
+        log.loss = float(np.average([update.loss for update in updates], weights=rows))
+        self._server = replace(
+            server, rounds=log.round + 1, weights_P=merged.weights_P, memory=merged.memory, norms=norms
+        )
+        self._updates = {}
+        return updates
+
+    def _accepted(self) -> tuple[list[Update], list[float]]:
+        """Return the updates that can be merged, by client's name, and how far they go; the others are named in the
+        log."""
+        start_P, found = self._server.weights_P, []
+        for client, update in sorted(self._updates.items()):
+            weights_P = update.weights_P
+            if weights_P.shape != start_P.shape or weights_P.dtype != start_P.dtype:
+                self._log.refused[client] = (
+                    f"{weights_P.dtype} of shape {weights_P.shape} instead of {start_P.dtype} of shape {start_P.shape}"
+                )
+            elif not np.isfinite(norm := _distance(weights_P, start_P)):
+                self._log.refused[client] = "numbers that are not finite"
+            else:
+                found.append((update, norm))
+        norms = [*(norm for _, norm in found), *self._server.norms]
+        usual = median(norms) if len(norms) > 2 else math.inf
+        most = self._plan.section.most_norm * usual if usual > 0 else math.inf
+        for update, norm in found:
+            if norm > most:
+                self._log.refused[update.client] = (
+                    f"it goes {norm:.3g} far, over {self._plan.section.most_norm:g} times the median {usual:.3g} "
+                    "(federated.most_norm)"
+                )
+        return [update for update, norm in found if norm <= most], [norm for _, norm in found if norm <= most]
+
+
+def _distance(one_P: Floats, other_P: Floats) -> float:
+    """Return the norm of the difference, with little memory; not finite if a number is not."""
+    step, total = 1 << 20, 0.0
+    for first in range(0, len(one_P), step):
+        part = one_P[first : first + step] - other_P[first : first + step]
+        total += float(np.dot(part, part))
+    return math.sqrt(total) if math.isfinite(total) else math.inf
+
+
+def _named(log: Log) -> str:
+    parts = [f"{len(named)} {what}" for what, named in (("failed", log.failed), ("were refused", log.refused)) if named]
+    reasons = [f"{client}: {why}" for named in (log.failed, log.refused) for client, why in named.items()]
+    more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+    return f"{', '.join(parts)}: {'; '.join(reasons[:NAMED])}{more}" if reasons else ""

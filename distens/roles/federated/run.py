@@ -1,0 +1,222 @@
+"""One federated run, from a config to what is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from distens import registry, seeding
+from distens.data import load as loading
+from distens.data.clients import FILE, Partition
+from distens.data.federation import Clients, Partitioned, Remote
+from distens.data.load import Loaded
+from distens.errors import DistensError, RunError
+from distens.lifecycle.progress import Update, Watch, line
+from distens.lifecycle.session import Session
+from distens.members.client import told_histogram
+from distens.packing import Planner
+from distens.records import Failure, Finished, Floats, Task, Teacher
+from distens.roles.ensemble.conclude import Result
+from distens.roles.ensemble.proposals import packs
+from distens.roles.federated import conclude
+from distens.roles.federated.journal import Log
+from distens.roles.federated.plan import FederatedPlan, check_drawn
+from distens.roles.federated.rounds import Rounds
+from distens.runtime.protocol import Shared
+from distens.storage.store import Store
+from distens.tracking.protocol import Final
+
+
+class Federation:
+    """The driver's memory of one run of the federated role.
+
+    Args:
+        plan, store, watch, info: see `Session`.
+    """
+
+    def __init__(self, plan: FederatedPlan, store: Store, watch: Watch, info: dict[str, Any] | None = None) -> None:
+        self.plan, self.config, self.store, self.watch = plan, plan.config, store, watch
+        self.session = Session(plan, store, watch, info)
+        self.ledger = self.session.ledger
+
+    def go(self) -> Result:
+        """Do all that is left to do."""
+        with self.session.prepared(self._at_once()):
+            return self._go()
+
+    def _at_once(self) -> int:
+        """Return how many clients train at once at least, as far as that is known before the data are."""
+        section = self.plan.section
+        return section.per_round or len(section.sources) or section.clients or 1
+
+    def _go(self) -> Result:
+        loaded = self.session.open()
+        partition, clients = self._clients(loaded)
+        names = list(self.plan.section.sources) if partition is None else list(partition.rows)
+        self.plan.check_names(names)
+        how = "with data of their own" if partition is None else f"by {partition.rule['kind']} ({partition.hash[:8]})"
+        self.watch(Update("data", f"{len(names)} clients, {how}"))
+        shared = Shared(self.store, loaded.dataset.for_members(), clients)
+        planner = self.session.planner(loaded)
+        network = _Network(self.plan, loaded)
+        if not self.plan.one_shot:
+            with suppress(DistensError):  # what is refused is raised again where the tracker sees it
+                network.start()  # loads torch, while the runner gets ready
+
+        def work() -> tuple[Result, Final]:
+            if self.plan.one_shot:
+                logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
+            else:
+                logs = self._rounds(names, partition, loaded, planner, network)
+            return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
+
+        return self.session.carry_out(shared, work, self.plan.also)
+
+    def _clients(self, loaded: Loaded) -> tuple[Partition | None, Clients]:
+        section, config = self.plan.section, self.config
+        if section.sources:
+            sections = {
+                name: config.data.model_copy(update={"source": source, "rows": None})
+                for name, source in section.sources.items()
+            }
+            return None, Remote(sections, loaded.preprocessing.to_json(), loaded.dataset.classes)
+        if self.store.exists(FILE):
+            partition = Partition.read(self.store)
+        else:
+            partition = self._divide(loaded)
+            partition.save(self.store)
+        check_drawn(section, len(partition.rows))
+        return partition, Partitioned(partition.rows)
+
+    def _divide(self, loaded: Loaded) -> Partition:
+        assert self.plan.partitioner is not None
+        seed = seeding.derive(self.config.seed, "partition")
+        labels_N, classes = loaded.dataset.labels["train"], len(loaded.dataset.classes)
+
+        def column(name: str) -> Any:
+            return loading.column(self.config.data, name)[loaded.split_rows["train"]]
+
+        rng = np.random.default_rng(seed)
+        rows = self.plan.partitioner.divide(labels_N, classes, self.plan.section.clients, rng, column)
+        rule = registry.resolved(self.plan.partitioner)
+        return Partition.of(rows, labels_N, rule, seed, loaded.dataset.fingerprint)
+
+    # One shot --------------------------------------------------------------------------------------------------------
+
+    def _one_shot(self, names: Sequence[str], planner: Planner, shape: tuple[int, ...]) -> dict[int, Log]:
+        seed, limit = self.config.seed, self.plan.section.deadline_seconds
+        tasks = [
+            Task(
+                name,
+                "client",
+                self.plan.settings(i),
+                seeding.derive(seed, "client", name),
+                self.plan.resources(i, name),
+                client=name,
+                limit_seconds=limit,
+            )
+            for i, name in enumerate(names)
+        ]
+        self._complete(tasks, planner, len(names))
+        finished = conclude.in_order(self.ledger, names)
+        needed = int(np.ceil(self.plan.section.quorum * len(names)))
+        if len(finished) < needed:
+            reasons = "; ".join(f"{f.task.id}: {f.failure.message}" for f in self.ledger.failed("client")[:5])
+            raise RunError(
+                f"{len(finished)} of {len(names)} clients finished, and the quorum (federated.quorum) is {needed}: "
+                f"{reasons}"
+            )
+        self._complete(self._made(finished, planner, shape, len(names)), planner, 0)
+        return {}
+
+    def _made(self, finished: Sequence[Finished], planner: Planner, shape: tuple[int, ...], clients: int) -> list[Task]:
+        """Return what the server makes of the clients: their merge, and the students; independent of each other."""
+        resources, seed = self.plan.runner.resources, self.config.seed
+        tasks = []
+        if self.plan.merger is not None:
+            weights_P = conclude.merged(self.plan, self.store, finished, shape, planner.classes, clients)
+            tasks.append(conclude.whole(self.plan, weights_P))
+        distillers = {} if self.plan.distiller is None else {"student": registry.resolved(self.plan.distiller)}
+        uniform = 1 / len(finished)
+        teachers = tuple(Teacher(e.task.settings, e.report.files["state"], uniform) for e in finished)
+        counts_MC = [told_histogram(e.report.metrics, planner.classes) for e in finished]
+        given = {"counts": self.plan.runner.hold(np.array(counts_MC, dtype=np.int64))}
+        for name, spec in {**distillers, **self.plan.baselines}.items():
+            settings = {**self.plan.settings(0), "family": "student"}
+            own = seeding.derive(seed, "finish", name)
+            tasks.append(Task(name, name, settings, own, resources, distill=spec, teachers=teachers, given=given))
+        return tasks
+
+    def _complete(self, tasks: Sequence[Task], planner: Planner, total: int) -> None:
+        left = [task for task in tasks if not self.ledger.done(task.id)]
+
+        def show(text: str, told: Finished | Failure | None = None) -> None:
+            phase, finished = "clients" if total else "finish", len(self.ledger.finished("client"))
+            running, failed = self.ledger.running(), len(self.ledger.failed("client"))
+            self.watch(Update(phase, text, total, finished, failed, running, outcome=told))
+
+        for task, told in self.session.complete(([pack] for pack in packs(left, planner)), lambda task: show("")):
+            show(line(task, told, self.config.metric), told)
+
+    # Rounds ----------------------------------------------------------------------------------------------------------
+
+    def _rounds(
+        self, names: Sequence[str], partition: Partition | None, loaded: Loaded, planner: Planner, network: _Network
+    ) -> Mapping[int, Log]:
+        rows = dict.fromkeys(names, 1) if partition is None else {n: len(r) for n, r in partition.rows.items()}
+        judged = bool(len(loaded.dataset.labels["search"]))
+        advised = planner.size(self.plan.settings(0), len(names))
+        proxy = network.gradient if getattr(self.plan.merger, "needs_proxy", False) else None
+        rounds = Rounds(self.plan, self.store, rows, network.start, proxy, judged, self._told, advised)
+        for log in rounds.logs.values():
+            self._track(log)
+        self._show("", len(rounds.logs))
+        weights_P = rounds.run()
+        self._complete([conclude.whole(self.plan, weights_P)], planner, 0)
+        return rounds.logs
+
+    def _told(self, log: Log) -> None:
+        self._track(log)
+        number = f"round {log.round + 1} of {self.plan.section.rounds}"
+        if log.metrics:
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in log.metrics.items())
+            self._show(f"{number}: {shown} on the server's rows", log.round + 1)
+            return
+        missing = {**log.failed, **log.refused}
+        text = f"{number}: {len(log.shares)} of {len(log.asked)} clients, loss {log.loss:.4f}, {log.seconds:.2f} s"
+        if missing:
+            text += "; without " + "; ".join(f"{client}: {why}" for client, why in missing.items())
+        self._show(text, log.round + 1)
+
+    def _show(self, text: str, done: int) -> None:
+        self.watch(Update("rounds", text, self.plan.section.rounds, done))
+
+    def _track(self, log: Log) -> None:
+        numbers = {"clients": len(log.shares), "refused": len(log.refused), "failed": len(log.failed), "loss": log.loss}
+        numbers |= {f"global_{name}": value for name, value in log.metrics.items()}
+        numbers |= {f"refined_{name}": value for name, value in log.refined.items()}
+        self.plan.tracker.progress(log.round + 1, numbers)
+
+
+class _Network:
+    """The server's own network, made when it is first asked for: it brings torch with it."""
+
+    def __init__(self, plan: FederatedPlan, loaded: Loaded) -> None:
+        self._plan, self._dataset = plan, loaded.dataset
+
+    @cached_property
+    def _built(self) -> Any:
+        return self._plan.network(self._dataset.inputs["test"].shape[1:], len(self._dataset.classes))
+
+    def start(self) -> Floats:
+        """Return the first weights."""
+        return self._built.weights()
+
+    def gradient(self, weights_P: Floats) -> tuple[float, Floats]:
+        """Return the loss on the server's rows, and its gradient."""
+        self._built.become(weights_P)
+        return self._built.gradient(self._dataset.examples("search"))

@@ -1,0 +1,256 @@
+"""What a federated run shows of its clients and its server's work: pictures, the page's tables, runs on the tracker."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distens.data.clients import Partition
+from distens.data.load import Loaded
+from distens.evaluate import federated_figures as figures
+from distens.lifecycle.ledger import Ledger
+from distens.members.client import told_histogram
+from distens.records import Finished, Floats, Integers
+from distens.roles.federated.journal import Log
+from distens.storage.store import Store
+from distens.tracking.protocol import Tracker
+
+MOST = 200
+"""With more clients than this, the page and the tracker get so many with the most rows, and all that failed or were
+refused; `results.json` has everybody."""
+
+MOST_SPANS = 6
+REASON_LENGTH = 160
+
+
+@dataclass
+class Part:
+    """What one client did in all rounds, which are counted from 0.
+
+    Attributes:
+        asked: how often it was.
+        shares: round -> how much its update counted; None under rules that go number by number.
+        wrong: `refused`, `failed`, `retried` -> round -> why. What was retried was asked for again in that round.
+    """
+
+    asked: int = 0
+    shares: dict[int, float | None] = field(default_factory=dict)
+    wrong: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+
+    def outcomes(self) -> dict[str, int]:
+        """Return in how many rounds it was asked, and what became of that."""
+        wrong = {what: len(self.wrong.get(what, {})) for what in ("refused", "failed")}
+        return {"asked": self.asked, "merged": len(self.shares), **wrong}
+
+    def sentences(self) -> list[str]:
+        """Return what went wrong, and the first reason of each kind."""
+        return [f"{what} in {_rounds(_spans(whys))}: {next(iter(whys.values()))}" for what, whys in self.wrong.items()]
+
+
+def parts(names: Sequence[str], logs: Mapping[int, Log]) -> dict[str, Part]:
+    """Return every client's part in the rounds, those included that were never asked."""
+    found = {name: Part() for name in names}
+    for number, log in sorted(logs.items()):
+        for client in log.asked:
+            found[client].asked += 1
+        for client, share in log.shares.items():
+            found[client].shares[number] = share
+        for what in ("refused", "failed"):
+            for client, why in getattr(log, what).items():
+                found[client].wrong[what][number] = why
+        for text in log.retried:
+            client = next((name for name in log.asked if text.startswith(f"{name}: ")), None)
+            if client is not None:
+                found[client].wrong["retried"].setdefault(number, text.removeprefix(f"{client}: "))
+    return found
+
+
+def degraded(logs: Mapping[int, Log]) -> list[str]:
+    """Return a sentence about rounds that were merged without somebody, if there are any."""
+    rounds = [log for log in logs.values() if log.degraded]
+    if not rounds:
+        return []
+    without = sorted({client for log in rounds for client in (*log.failed, *log.refused)})
+    named = ", ".join(without[:10]) + (", …" if len(without) > 10 else "")
+    return [f"{len(rounds)} of {len(logs)} rounds were merged without somebody who was asked: {named}."]
+
+
+def counts(loaded: Loaded, partition: Partition | None, ledger: Ledger) -> dict[str, list[int]]:
+    """Return client -> its rows of each class, as far as they are known: of data of their own one shot tells, rounds do
+    not."""
+    dataset, classes = loaded.dataset, len(loaded.dataset.classes)
+    if partition is not None:
+        counts_KC = partition.histograms(dataset.labels["train"], classes)
+        return dict(zip(partition.rows, counts_KC.tolist(), strict=True))
+    return {e.task.client: list(told_histogram(e.report.metrics, classes)) for e in ledger.finished("client")}
+
+
+class Clients:
+    """What is known, at the end, of the clients.
+
+    Args:
+        counts: see `counts`.
+
+    Attributes:
+        parts: client -> its part in the rounds.
+        failures: what went wrong: every lost attempt at a task, and for each client its rounds, with the first reason.
+        chosen: who is on the page and the tracker (see `MOST`).
+    """
+
+    def __init__(
+        self, names: Sequence[str], logs: Mapping[int, Log], ledger: Ledger, counts: Mapping[str, Sequence[int]]
+    ) -> None:
+        self.names, self.counts, self._rounds = names, counts, bool(logs)
+        self.parts = parts(names, logs)
+        self.failures = _failures(ledger, self.parts)
+        self.chosen = list(names)
+        if len(names) > MOST:
+            largest = set(sorted(names, key=lambda name: -sum(counts.get(name, ())))[:MOST])
+            lost = {entry["id"] for entry in self.failures if entry["reason"] != "retried"}
+            self.chosen = [name for name in names if name in largest or name in lost]
+
+    def left_out(self) -> dict[str, str]:
+        """Return what is left out and why, by what it is that some of are; nothing if everything is shown."""
+        found = {}
+        if len(self.chosen) < len(self.names):
+            where = "listed and tracked" if self._rounds else "listed"
+            found["clients shown"] = (
+                f"{len(self.chosen):,} of {len(self.names):,} clients are {where}: the {MOST} with the most rows, and "
+                "all that failed or were refused; the run's folder has everybody"
+            )
+        if len(self.failures) > MOST:
+            found["failures shown"] = f"{MOST} of {len(self.failures):,} failures are listed; results.json has all"
+        return found
+
+    def table(self, weights: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Return a line for each client of the page.
+
+        Args:
+            weights: client -> weight in one shot's ensemble; empty after rounds.
+        """
+        wrong: dict[str, list[str]] = defaultdict(list)
+        for entry in self.failures:
+            when = f" in {_rounds(entry['rounds'])}" if "rounds" in entry else ""
+            wrong[entry["id"]].append(f"{entry['reason']}{when}: {_short(entry['message'])}")
+        lines = []
+        for name in self.chosen:
+            part, line = self.parts[name], dict[str, Any](client=name)
+            line["rows"] = sum(self.counts[name]) if name in self.counts else None
+            if weights:
+                line["weight"] = weights.get(name)
+            else:
+                shares = [share for share in part.shares.values() if share is not None]
+                line |= {"rounds asked": part.asked, "merged": len(part.shares)}
+                line |= {"mean share": float(np.mean(shares))} if shares else {}
+            line |= {"what went wrong": "; ".join(wrong[name])} if name in wrong else {}
+            lines.append(line)
+        return lines
+
+    def tell(self, tracker: Tracker) -> None:
+        """Log, of each client, its rows of each class, participation, weight over the rounds (from 1) and failures."""
+        for name in self.chosen:
+            part = self.parts[name]
+            metrics = {f"rounds_{what}": float(count) for what, count in part.outcomes().items()}
+            if name in self.counts:
+                metrics["rows"] = float(sum(self.counts[name]))
+                metrics |= {f"rows_{label}": float(count) for label, count in enumerate(self.counts[name])}
+            weights = {number + 1: share for number, share in part.shares.items() if share is not None}
+            tracker.client(name, metrics, {"weight": weights}, part.sentences())
+
+
+def _failures(ledger: Ledger, found: Mapping[str, Part]) -> list[dict[str, Any]]:
+    lines = ledger.failures()
+    for name, part in found.items():
+        for what, whys in part.wrong.items():
+            first, final = next(iter(whys.values())), what != "retried"
+            lines.append({"id": name, "rounds": _spans(whys), "reason": what, "message": first, "final": final})
+    return lines
+
+
+def _rounds(spans: str) -> str:
+    return f"round{'' if spans.isdigit() else 's'} {spans}"
+
+
+def _spans(numbers: Mapping[int, str]) -> str:
+    """Return rounds as they are counted for people: `1, 3-5`."""
+    ordered = sorted(numbers)
+    breaks = [i for i, (one, after) in enumerate(pairwise(ordered), 1) if after > one + 1]
+    spans = [(ordered[a] + 1, ordered[b - 1] + 1) for a, b in pairwise([0, *breaks, len(ordered)])]
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:MOST_SPANS]]
+    return ", ".join(shown) + (f", … ({len(ordered)} in all)" if len(spans) > MOST_SPANS else "")
+
+
+def _short(text: str) -> str:
+    line = text.strip().splitlines()[-1] if text.strip() else ""
+    return line if len(line) <= REASON_LENGTH else f"{line[: REASON_LENGTH - 1]}…"
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def of_rounds(logs: Mapping[int, Log], clients: Clients, metric: str, folder: Path) -> dict[str, Path]:
+    """Draw how the rounds went and whose updates counted; return caption -> file.
+
+    Args:
+        metric: the first of those to draw.
+    """
+    numbers = sorted(logs)
+    shares_KT, outcomes_KT = grids(clients.names, clients.parts, len(numbers))
+    measured = dict.fromkeys(name for n in numbers for name in logs[n].metrics)
+    order = sorted(measured, key=lambda name: name != metric)
+    values = {name: np.array([logs[n].metrics.get(name, np.nan) for n in numbers]) for name in order}
+    caption = "The global weights on the server's rows, round by round"
+    if not values:
+        values, caption = {"loss": np.array([logs[n].loss for n in numbers])}, "Training, round by round"
+    paths = {caption: folder / "rounds.png", "How much each update counted": folder / "shares.png"}
+    figures.rounds(values, outcomes_KT, paths[caption])
+    figures.shares(shares_KT, outcomes_KT, clients.names, folder / "shares.png")
+    return paths
+
+
+def grids(names: Sequence[str], found: Mapping[str, Part], rounds: int) -> tuple[Floats, Integers]:
+    """Return shares_KT and outcomes_KT, as `distens.evaluate.federated_figures.shares` takes them."""
+    shares_KT = np.full((len(names), rounds), np.nan)
+    outcomes_KT = np.full((len(names), rounds), figures.NOT_ASKED)
+    for k, name in enumerate(names):
+        for number, share in found[name].shares.items():
+            outcomes_KT[k, number] = figures.MERGED
+            shares_KT[k, number] = np.nan if share is None else share
+        for what, code in (("refused", figures.REFUSED), ("failed", figures.FAILED)):
+            for number in found[name].wrong.get(what, ()):
+                outcomes_KT[k, number] = code
+    return shares_KT, outcomes_KT
+
+
+def of_distillers(
+    store: Store, made: Mapping[str, Finished], titles: Mapping[str, str], bounds: tuple[Floats, Floats], folder: Path
+) -> Iterator[tuple[str, Path]]:
+    """Draw how distillers learned, and what images they made up; yield captions and files.
+
+    Args:
+        made: row of the table -> what made it; those that made nothing besides are passed over.
+        titles: row -> what it is called.
+        bounds: what is black and what is white (`Dataset.bounds`).
+    """
+    low, high = bounds
+    curves: dict[str, dict[str, Floats]] = {}
+    pools: dict[str, Floats] = {}
+    for name, entry in made.items():
+        if (address := entry.report.files.get("made")) is not None:
+            arrays = store.read_state(address.path, address).arrays
+            own = {k.removeprefix("curves/"): v for k, v in arrays.items() if k.startswith("curves/") and len(v)}
+            curves |= {titles[name]: own} if own else {}
+            if "images" in arrays and arrays["images"].ndim == 4:
+                pools[name] = arrays["images"]
+    if curves:
+        figures.curves(curves, folder / "distillers.png")
+        yield "Distillation on the server", folder / "distillers.png"
+    for name, images in pools.items():
+        figures.pool(images, low, high, folder / f"pool_{name}.png")
+        yield f"Images made up by {titles[name]}", folder / f"pool_{name}.png"

@@ -1,0 +1,1 @@
+"""What `members` leaves open: ranges, choices and conditions, drawn from and encoded."""

@@ -1,0 +1,168 @@
+"""What is left of a search space: some of it settled, one of its families, or a list of its settings.
+
+A part draws from what is left and encodes as the whole does, so that what was learned in the whole holds in it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from distens.records import Floats, Integers, Settings, settings_key
+from distens.space._choices import Choice, Group
+from distens.space._domains import Constant, Node
+
+NEAR = 8
+"""Listed settings that are nearest to one in the encoding are its neighbours, this many."""
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """A part of the space of which some is settled."""
+
+    whole: Node
+    left: Node
+
+    @property
+    def width(self) -> int:
+        return self.whole.width
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        return copy.deepcopy(self.left.draw(rng))
+
+    def contains(self, value: Any) -> bool:
+        return self.left.contains(value)
+
+    def fill(self, values: Sequence[Any], out: Floats) -> None:
+        self.whole.fill(values, out)
+
+    def skip(self, out: list[float]) -> None:
+        self.whole.skip(out)
+
+    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
+        return self.left.neighbour(value, rng)
+
+    def domains(self, value: Any) -> int:
+        return self.left.domains(value)
+
+    def corners(self) -> Iterator[Any]:
+        yield from self.left.corners()
+
+    def count(self) -> float:
+        return self.left.count()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Some settings of a space, and no others. They are handed out as they are, not as copies."""
+
+    whole: Node
+    settings: tuple[Settings, ...]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {settings_key(settings): place for place, settings in enumerate(self.settings)}
+
+    @cached_property
+    def _encoded_LD(self) -> Floats:
+        return encode(self.whole, self.settings)
+
+    @cached_property
+    def _neighbourhoods(self) -> dict[int, tuple[int, Integers]]:
+        return {}  # by place, filled as they are asked for
+
+    @property
+    def width(self) -> int:
+        return self.whole.width
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        return self.settings[int(rng.integers(len(self.settings)))]
+
+    def contains(self, value: Any) -> bool:
+        return settings_key(value) in self._places
+
+    def fill(self, values: Sequence[Any], out: Floats) -> None:
+        self.whole.fill(values, out)
+
+    def skip(self, out: list[float]) -> None:
+        self.whole.skip(out)
+
+    def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
+        """Return one of the nearest or, as often as a neighbour in the whole space is of another family, any other:
+        else no walk would leave a cluster of the list."""
+        if len(self.settings) == 1:
+            return self.settings[0]
+        place = self._places.get(settings_key(value))
+        domains, near = self._near(value, place)
+        if rng.integers(domains):
+            return self.settings[near[int(rng.integers(len(near)))]]
+        other = int(rng.integers(len(self.settings) - (place is not None)))
+        return self.settings[other + (place is not None and other >= place)]
+
+    def _near(self, value: Any, place: int | None) -> tuple[int, Integers]:
+        """Return how many domains settings have, at least 2, and the places of the nearest of the others."""
+        if place in self._neighbourhoods:
+            return self._neighbourhoods[place]
+        row_D = encode(self.whole, [value])[0] if place is None else self._encoded_LD[place]
+        apart_L = ((self._encoded_LD - row_D) ** 2).sum(axis=1)
+        if place is not None:
+            apart_L[place] = np.inf
+        count = min(NEAR, len(self.settings) - (place is not None))
+        found = max(2, self.whole.domains(value)), np.argsort(apart_L, kind="stable")[:count]
+        if place is not None:
+            self._neighbourhoods[place] = found
+        return found
+
+    def domains(self, value: Any) -> int:
+        return self.whole.domains(value)
+
+    def corners(self) -> Iterator[Any]:
+        yield from self.settings
+
+    def count(self) -> float:
+        return len(self.settings)
+
+
+def encode(node: Node, values: Sequence[Any]) -> Floats:
+    """Return one row per value."""
+    absent: list[float] = []
+    node.skip(absent)
+    rows = np.tile(np.array(absent, dtype=np.float64), (len(values), 1))
+    if len(values):
+        node.fill(values, rows)
+    return rows
+
+
+def narrow(node: Node, value: Any, free: tuple[tuple[str, ...], ...]) -> Node:
+    """Return the part of a node where all is as in `value` but what lies under a path in `free`."""
+    if () in free:
+        return node
+    if isinstance(node, Listed):
+        part = narrow(node.whole, value, free)
+        return Listed(node.whole, tuple(settings for settings in node.settings if part.contains(settings)))
+    if isinstance(node, Choice) and free:
+        return Narrowed(node, narrow(node.options[node.index(value)], value, free))
+    if isinstance(node, Narrowed):
+        return Narrowed(node.whole, narrow(node.left, value, free))
+    if isinstance(node, Group) and node.keys is not None and free:
+        below = [tuple(path[1:] for path in free if path[0] == name) for name in node.keys]
+        parts = zip(node.parts, node.values(value), below, strict=True)
+        return Group(node.keys, tuple(narrow(part, inner, under) for part, inner, under in parts))
+    return Narrowed(node, Constant(value))
+
+
+def only(node: Node, family: str) -> Node:
+    """Return the part of a whole space, or of a part of one, that holds one family, without the choice of families."""
+    if isinstance(node, Listed):
+        kept = tuple(settings for settings in node.settings if settings["family"] == family)
+        return Listed(only(node.whole, family), kept)
+    if isinstance(node, Narrowed):
+        return Narrowed(only(node.whole, family), node.left)
+    if isinstance(node, Choice) and node.families:
+        return node.options[node.families.index(family)]
+    return node

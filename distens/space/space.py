@@ -1,0 +1,126 @@
+"""The search space: what a config's `members` section leaves open.
+
+Every value of a member may be fixed or a domain:
+
+    learning_rate: {low: 1e-4, high: 1e-1, log: true}      a range; whole numbers when both ends are
+    dropout: {low: 0.0, high: 0.5, step: 0.1}              of a range only the multiples of a step
+    gain: {mean: 0.0, sd: 1.0}                             a normal distribution
+    batch_size: {choices: [32, 64, 128]}                   a choice, of values or of mappings that hold domains
+
+A domain inside a choice exists only where that choice is taken (a conditional space). The families of `members` are
+the outermost choice. Settings are drawn uniformly, on a log scale where `log` says so.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from distens.errors import ConfigError
+from distens.records import Floats, Settings, settings_key
+from distens.space._choices import Choice, parse
+from distens.space._domains import INACTIVE, Node
+from distens.space._parts import Listed, encode, narrow, only
+
+__all__ = ["INACTIVE", "Space"]
+
+
+class Space:
+    """What `members` leaves open, as a whole.
+
+    Args:
+        members: family name -> template: a mapping whose values are fixed or domains.
+
+    Raises:
+        ConfigError: a range or choice that holds nothing, or is written wrongly.
+    """
+
+    def __init__(self, members: Mapping[str, Mapping[str, Any]], where: str = "members") -> None:
+        if not members:
+            raise ConfigError(f"{where}: the space holds no settings: name at least one family")
+        families = [parse({"family": name, **template}, f"{where}.{name}") for name, template in members.items()]
+        self._root: Node = Choice(tuple(families), tuple(members))
+        self._families = tuple(members)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The names of the families that settings may be of, in the order of `members`."""
+        found = {corner["family"] for corner in self.corners()}
+        return tuple(family for family in self._families if family in found)
+
+    def narrowed(self, settings: Settings, free: Sequence[str]) -> Space:
+        """Return the part of the space that differs from settings in nothing but `free` (dotted names).
+
+        Encodings stay as they are, so what was learned in the whole space holds here.
+        """
+        return self._part(narrow(self._root, settings, tuple(tuple(name.split(".")) for name in free)))
+
+    def among(self, settings: Sequence[Settings]) -> Space:
+        """Return the part of the space that is these settings and no others; equal ones count once.
+
+        So a table of members that were trained before is searched again, or a portfolio. Encodings stay as they are.
+        A neighbour is one of the listed settings that are nearest in the encoding or now and then any other, never the
+        same while there is another. Settings are handed out as they are, not as copies.
+
+        Raises:
+            ConfigError: there are none, or one does not lie in the space.
+        """
+        listed = tuple({settings_key(one): one for one in settings}.values())
+        if not listed:
+            raise ConfigError("the list of settings is empty: name at least one")
+        foreign = next((one for one in listed if not self.contains(one)), None)
+        if foreign is not None:
+            raise ConfigError(f"listed settings must lie in the space; outside of it: {dict(foreign)!r}")
+        return self._part(Listed(self._root, listed))
+
+    def only(self, family: str) -> Space:
+        """Return the part of the space with one of its `families`, in an encoding of its own: that family's columns."""
+        assert family in self.families, f"{family} is none of {self.families}"
+        return self._part(only(self._root, family))
+
+    def _part(self, root: Node) -> Space:
+        part = copy.copy(self)
+        part._root = root
+        return part
+
+    @property
+    def width(self) -> int:
+        """The length of an encoded vector."""
+        return self._root.width
+
+    @property
+    def count(self) -> float:
+        """How many different settings there are; infinite with a range of real numbers."""
+        return self._root.count()
+
+    def draw(self, rng: np.random.Generator) -> Settings:
+        """Return settings drawn uniformly, families first."""
+        return self._root.draw(rng)
+
+    def draws(self, rng: np.random.Generator) -> Iterator[Settings]:
+        """Yield settings drawn uniformly: of a list each once, in random order; else for ever, repeats and all."""
+        if isinstance(self._root, Listed):
+            yield from (self._root.settings[place] for place in rng.permutation(len(self._root.settings)))
+            return
+        while True:
+            yield self.draw(rng)
+
+    def contains(self, settings: Settings) -> bool:
+        """Return whether `draw` could have made these settings."""
+        return self._root.contains(settings)
+
+    def encode(self, settings: Sequence[Settings]) -> Floats:
+        """Return one row per settings: choices one-hot, ranges in [0, 1] (log where they are) with an "active" bit,
+        INACTIVE where a condition does not hold."""
+        return encode(self._root, settings)
+
+    def neighbour(self, settings: Settings, rng: np.random.Generator) -> Settings:
+        """Return settings with one domain changed (a Gaussian step of 0.2 on the unit scale, or another choice)."""
+        return self._root.neighbour(settings, rng)
+
+    def corners(self) -> Iterator[Settings]:
+        """Yield settings that together take every end of every range and every choice: what to check before work."""
+        yield from self._root.corners()

@@ -1,0 +1,195 @@
+"""The filesystem at an address, how long it is waited for when it does not answer, and what its errors mean.
+
+    s3://bucket/folder     where it is, AWS_ENDPOINT_URL and AWS_REGION say; who we are, AWS_ACCESS_KEY_ID and
+                           AWS_SECRET_ACCESS_KEY, ~/.aws, or the machine's role: of every process, never an address
+
+What fails because storage is away or overloaded is tried again for minutes, by drivers and members alike; what a user
+must mend (a bucket that is missing, a wrong key) is said at once, and so is storage that has never answered.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import re
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from pyarrow import fs
+
+from distens.credentials import holds, redact
+from distens.errors import StorageError, shown
+
+log = logging.getLogger("distens")
+
+PATIENCE_SECONDS = 300.0
+"""For so long storage that has answered before may be away."""
+
+LONGEST_PAUSE_SECONDS = 15.0
+
+REQUEST_SECONDS = 20.0
+"""So long nothing may come of one request: pyarrow's own 3 s give up a slow store that is only slow."""
+
+CONNECT_SECONDS = 5.0
+ATTEMPTS = 3
+"""Of one request, by pyarrow, within two seconds; the patience is ours."""
+
+_AWAY = re.compile(
+    r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"
+    r"|HTTP status (?:429|500|502|503|504)"
+)
+_REFUSED = re.compile(r"ACCESS_DENIED|ACCESS_KEY|SIGNATURE|ExpiredToken|EXPIRED|TOKEN|HTTP status 40[013]")
+_CHANCE = random.Random()  # of pauses alone: it decides no result
+
+Made = TypeVar("Made")
+
+
+def opened(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
+    """Return what returns the filesystem at an address, and the path on it. What asks an S3 store does so only when it
+    is called, by whoever has the patience.
+
+    Raises:
+        StorageError: no such filesystem, or an address that says what the environment has to.
+    """
+    if holds(url):
+        raise StorageError(f"{shown(url)}: an address with credentials in it; give those in the environment")
+    if "\0" in url:
+        raise StorageError(f"{shown(url)}: a path has no NUL in it")
+    if "://" not in url:
+        return fs.LocalFileSystem, str(Path(url).absolute())
+    if "?" in url:
+        raise StorageError(f"{url}: leave out `?…`; AWS_ENDPOINT_URL and AWS_REGION say where an S3 store is")
+    if url.startswith("s3://"):
+        path = url.removeprefix("s3://").rstrip("/")
+        bucket = path.partition("/")[0]
+        if not bucket:
+            raise StorageError(f"{url}: no bucket; an S3 address is s3://bucket/folder")
+        return lambda: _s3(bucket, *_place()), path
+    try:
+        made, path = fs.FileSystem.from_uri(url)
+    except (ValueError, OSError) as error:
+        raise StorageError(f"{shown(url)}: cannot be opened: {error}") from error
+    return lambda: made, path
+
+
+def _place() -> tuple[str | None, ...]:
+    """Return what the environment says of S3: the endpoint, the region, and a name for who we are."""
+    names = (("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), ("AWS_REGION", "AWS_DEFAULT_REGION"), ("AWS_ACCESS_KEY_ID",))
+    return tuple(next(filter(None, map(os.environ.get, either)), None) for either in names)
+
+
+@lru_cache(maxsize=16)  # a client costs a tenth of a second, and keeps its connections
+def _s3(bucket: str, endpoint: str | None, region: str | None, key: str | None) -> fs.FileSystem:
+    return fs.S3FileSystem(
+        endpoint_override=endpoint,
+        region=(region or "us-east-1") if endpoint else fs.resolve_s3_region(bucket),
+        allow_delayed_open=True,  # else every small file is a multipart upload of three requests
+        request_timeout=REQUEST_SECONDS,
+        connect_timeout=CONNECT_SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+    )
+
+
+class Patience:
+    """Waits for one store that is away, in however many threads, and says so once.
+
+    Args:
+        url: the store's, for what is said.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url, self._lock = url, threading.Lock()
+        self._since: float | None = None
+
+    def ask(self, call: Callable[[], Made], seconds: float) -> Made:
+        """Return what a call returns; make it again, for so long, while it fails because storage is away.
+
+        Raises:
+            OSError: the last attempt's, or one that waiting does not mend.
+        """
+        began, pause = time.monotonic(), 0.5
+        while True:
+            try:
+                found = call()
+            except OSError as error:
+                left = began + seconds - time.monotonic()
+                if left <= 0 or not away(error):
+                    raise
+                self._note(error, seconds)
+                time.sleep(min(left, pause * _CHANCE.uniform(0.5, 1.0)))  # not all members at once
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                if self._since is not None:
+                    self._note(None, seconds)
+                return found
+
+    def _note(self, error: OSError | None, seconds: float) -> None:
+        with self._lock:
+            if error is not None and self._since is None:
+                self._since = time.monotonic()
+                log.warning("%s: %s; trying again for %.0f s", self._url, explained(error), seconds)
+            elif error is None and self._since is not None:
+                log.warning("%s answers again, after %.0f s", self._url, time.monotonic() - self._since)
+                self._since = None
+
+
+def away(error: OSError) -> bool:
+    """Return whether an error says that storage is away or overloaded, and not that something is to be mended."""
+    return isinstance(error, ConnectionError | TimeoutError) or bool(_AWAY.search(str(error)))
+
+
+def explained(error: Exception) -> str:
+    """Return an error's text, what a user can do about it, and no credentials."""
+    text, hint = redact(str(error)), ""
+    if "AWS Error" in text:
+        if "NO_SUCH_BUCKET" in text:
+            hint = ". Make the bucket first; distens makes none"
+        elif "NETWORK_CONNECTION" in text:
+            endpoint, *_ = _place()
+            hint = f". AWS_ENDPOINT_URL is {redact(endpoint)}" if endpoint else ". AWS_ENDPOINT_URL is not set"
+        elif _REFUSED.search(text):
+            hint = ". Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws, of every node"
+    return text.rstrip(".") + hint if hint else text
+
+
+def temporary() -> Path:
+    """Return a local folder that lasts as long as this process."""
+    folder = tempfile.mkdtemp(prefix="distens-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def put_local(path: str, content: bytes, exclusive: bool, durable: bool) -> None:
+    """Write a local file at once or not at all: see `distens.storage.store.Store.write`."""
+    part = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        with _open_new(part) as out:
+            out.write(content)
+            if durable:
+                out.flush()
+                os.fsync(out.fileno())
+        if exclusive:  # a link, unlike a rename, never replaces
+            os.link(part, path)
+        else:
+            os.replace(part, path)
+    finally:
+        with suppress(OSError):  # it is the file by now; what is left of it otherwise may be what fills the disk
+            os.remove(part)
+
+
+def _open_new(path: str) -> BinaryIO:
+    try:
+        return open(path, "xb")
+    except FileNotFoundError:  # rarer than looking for the folder every time
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, "xb")

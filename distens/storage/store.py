@@ -1,0 +1,349 @@
+"""A run's folder on any filesystem that pyarrow opens: atomic, checksummed writes; nothing is ever unpickled.
+
+    config.yaml  run.json     what was asked
+    journal/                  what was dispatched and what came back, in order
+    members/<id>/<attempt>/   state.safetensors, search.arrow, combine.arrow, test.arrow, then report.json as the marker
+    members/<id>/checkpoint   the last checkpoint, whoever wrote it: attempts of one task are the same computation;
+                              the rungs of a member (m0007-1, m0007-3, …) share that of m0007, which stays when they end
+    final/  figures/          the bundle, the pictures
+
+Local files are written beside their place and renamed; object stores publish an object when it is closed. So a killed
+process, however it ends, leaves whole files or none (and perhaps parts of a large upload, which a bucket's lifecycle
+rule clears away). What that does not cover is a machine that loses power: waiting for the disk (`fsync`) costs forty
+times the write, and members write five files each. So only what cannot be made again waits (`durable`): the journal,
+the run's description, the bundles. Members' files and checkpoints do not; `resume` looks whether those of finished
+members are there, whole, and has the lost ones trained again.
+
+On an object store each of these files is one request to write and two to read (pyarrow asks how long it is first).
+Storage that is away for minutes is waited for: see `distens.storage.filesystem`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from distens.errors import StorageError, StorageFailed, damage, shown
+from distens.records import Address, Floats, State
+from distens.storage import filesystem
+
+META = "distens"
+
+READ_BYTES = 1 << 20
+"""Of a file that is looked at and not kept."""
+
+SMALL_BYTES = 4096
+"""Files up to this size are read: a mapping costs as much, and a process may have 65,530 of them."""
+
+AT_ONCE = 16
+"""Requests to a remote store, where many files are read."""
+
+One = TypeVar("One")
+Made = TypeVar("Made")
+
+
+class Store:
+    """One folder, reached through pyarrow. Cheap to open anywhere: send `url` and the root, not the object.
+
+    Args:
+        url: a local path or a pyarrow address such as `s3://bucket/runs/digits-1a2b3c4d`.
+
+    Raises:
+        StorageError: there is no such filesystem, or the address has credentials in it: it is stored, logged and shown.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs, self._root = filesystem.opened(url)
+        self.local = "://" not in url or url.startswith("file:")
+        self._patience = filesystem.Patience(url)
+        self._met = False  # storage that has answered before is waited for; else its address may be wrong
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str], dict[str, Any]]:
+        return Store, (f"{self._root}" if self.local else self.url,), {"_met": self._met}
+
+    def path(self, name: str) -> str:
+        """Return the full path of a name inside the folder; refuses names that lead out of it."""
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise StorageError(f"{self.url}: {name!r} leads out of the folder")
+        return f"{self._root}/{name}" if name else self._root
+
+    def _ask(self, doing: str, call: Callable[[], Made]) -> Made:
+        """Return what a call to the filesystem returns.
+
+        Raises:
+            StorageError: there is no such file, or one already; its cause is the filesystem's own error.
+            StorageFailed: anything else that a filesystem says.
+        """
+        try:
+            if self.local:
+                return call()
+            found = self._patience.ask(call, filesystem.PATIENCE_SECONDS if self._met else 0.0)
+        except OSError as error:
+            kind = StorageError if isinstance(error, FileNotFoundError | FileExistsError) else StorageFailed
+            raise kind(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
+        self._met = True
+        return found
+
+    def _info(self, name: str) -> fs.FileInfo:
+        path = self.path(name)
+        return self._ask(f"look for {name or 'it'}", lambda: self._fs().get_file_info(path))
+
+    def _list(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=recursive)
+        return self._ask(f"list {folder or 'it'}", lambda: self._fs().get_file_info(selector))
+
+    def exists(self, name: str) -> bool:
+        """Return whether a file of that name is complete."""
+        return self.size_bytes(name) is not None
+
+    def size_bytes(self, name: str) -> int | None:
+        """Return how long a file is; None if there is none of that name."""
+        info = self._info(name)
+        return info.size if info.type == fs.FileType.File else None
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the sorted names of files and folders directly in a folder; none if it is not there."""
+        found = self._list(folder)
+        if not found and not folder and not self.local:
+            self._check_bucket()
+        return sorted(info.base_name for info in found if not info.base_name.endswith(".part"))
+
+    def tree(self, folder: str) -> list[str]:
+        """Return the sorted names of all files under a folder, as seen from it; of an object store in one listing."""
+        start = f"{self.path(folder)}/"
+        found = (info.path for info in self._list(folder, recursive=True) if info.type == fs.FileType.File)
+        return sorted(path.removeprefix(start) for path in found if not path.endswith(".part"))
+
+    def _check_bucket(self) -> None:
+        bucket = self._root.partition("/")[0]
+        if self._ask("look", lambda: self._fs().get_file_info(bucket)).type == fs.FileType.NotFound:
+            raise StorageError(f"{self.url}: there is no bucket {bucket}")
+
+    def leads_out(self, name: str) -> bool:
+        """Return whether a name is, or lies behind, a link that leads out of the folder."""
+        return self.local and not Path(os.path.realpath(self.path(name))).is_relative_to(os.path.realpath(self._root))
+
+    def holds(self, address: Address) -> bool:
+        """Return whether a file is there, as long as it was written."""
+        return self.size_bytes(address.path) == address.size_bytes
+
+    def write(self, name: str, content: bytes, exclusive: bool = False, durable: bool = True) -> Address:
+        """Write a file at once or not at all; `durable` waits until it would survive a loss of power.
+
+        Raises:
+            StorageError: the place cannot be written; or, with `exclusive`, the file is there already.
+        """
+        path = self.path(name)
+        assert self.local or not exclusive, "object stores cannot, see `distens.storage.journal`"
+        put = filesystem.put_local if self.local else self._put_remote
+        self._ask(f"write {name}", lambda: put(path, content, exclusive, durable))
+        return Address(name, hashlib.sha256(content).hexdigest(), len(content))
+
+    def _put_remote(self, path: str, content: bytes, exclusive: bool, durable: bool) -> None:
+        with self._fs().open_output_stream(path) as out:
+            out.write(content)
+
+    def read(self, name: str, address: Address | None = None) -> bytes:
+        """Return a file's content, checked against its address where one is given.
+
+        Raises:
+            StorageError: the file is missing, or is not what was written.
+        """
+        path = self.path(name)
+
+        def get() -> bytes:
+            with self._fs().open_input_stream(path) as source:
+                return source.read()
+
+        content = self._ask(f"read {name}", get)
+        if address is not None and hashlib.sha256(content).hexdigest() != address.sha256:
+            raise StorageError(
+                f"{self.url}: {name} is damaged: {len(content)} bytes whose SHA-256 is not the recorded "
+                f"{address.sha256[:12]}… ({address.size_bytes} bytes)"
+            )
+        return content
+
+    def verify(self, address: Address) -> None:
+        """Look whether a file is there and is what was written, without holding it in memory.
+
+        Raises:
+            StorageError: it is not.
+        """
+        name, size = address.path, self.size_bytes(address.path)
+        if size is None:
+            raise StorageError(f"{self.url}: {name} is missing")
+        if size != address.size_bytes:
+            raise StorageError(f"{self.url}: {name} is damaged: {size} bytes instead of {address.size_bytes} bytes")
+        path = self.path(name)
+
+        def digest() -> str:
+            found = hashlib.sha256()
+            with self._fs().open_input_stream(path) as source:
+                while content := source.read(READ_BYTES):
+                    found.update(content)
+            return found.hexdigest()
+
+        found = self._ask(f"read {name}", digest)
+        if found != address.sha256:
+            raise StorageError(f"{self.url}: {name} is damaged: its SHA-256 is {found} instead of {address.sha256}")
+
+    def each(self, call: Callable[[One], Made], items: Iterable[One]) -> Iterator[Made]:
+        """Yield what a call that reads returns for each item, in order; several at once where storage is remote."""
+        if self.local:
+            yield from map(call, items)
+        else:
+            with ThreadPoolExecutor(AT_ONCE, "distens-store") as pool:
+                yield from pool.map(call, items)
+
+    def delete(self, folder: str = "") -> None:
+        """Remove a folder and all in it, if it is there."""
+        if self._info(folder).type == fs.FileType.Directory:
+            path = self.path(folder)
+            self._ask(f"delete {folder or 'it'}", lambda: self._fs().delete_dir(path))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        path = self.path(name)
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                self._fs().delete_file(path)
+
+        self._ask(f"remove {name}", delete)
+
+    def local_folder(self, folder: str, temporary: Path) -> Path:
+        """Return a local path to a folder of this store; a remote one is copied to `temporary`."""
+        if self.local:
+            return Path(self.path(folder))
+        path = self.path(folder)
+        self._ask(f"read {folder}", lambda: fs.copy_files(path, str(temporary), source_filesystem=self._fs()))
+        return temporary
+
+    def write_json(self, name: str, value: Any) -> Address:
+        """Write a value as JSON; numbers that are not finite are refused."""
+        return self.write(name, json.dumps(value, allow_nan=False, indent=1).encode())
+
+    def read_json(self, name: str, address: Address | None = None) -> Any:
+        """Return a JSON file's value."""
+        with damage(f"{self.url}/{name}"):
+            return json.loads(self.read(name, address))
+
+    def write_state(self, name: str, state: State, durable: bool = True) -> Address:
+        """Write a state as one safetensors file, its description in the header."""
+        from safetensors.numpy import save
+
+        arrays = {key: np.asarray(value, order="C") for key, value in state.arrays.items()}
+        return self.write(name, save(arrays, metadata={META: json.dumps(dict(state.meta))}), durable=durable)
+
+    def read_state(self, name: str, address: Address | None = None) -> State:
+        """Return the state in a safetensors file."""
+        return decode_state(self.read(name, address), f"{self.url}/{name}")
+
+    def write_predictions(self, name: str, probs_NC: Floats, durable: bool = True) -> Address:
+        """Write class probabilities as an Arrow file: one column of N lists of C float32."""
+        flat = pa.array(np.ascontiguousarray(probs_NC, dtype=np.float32).ravel())
+        column = pa.FixedSizeListArray.from_arrays(flat, probs_NC.shape[1])
+        sink = pa.BufferOutputStream()
+        batch = pa.record_batch({"probabilities": column})
+        with pa.ipc.new_file(sink, batch.schema) as out:
+            out.write_batch(batch)
+        return self.write(name, sink.getvalue().to_pybytes(), durable=durable)
+
+    def read_predictions(self, address: Address) -> Floats:
+        """Return probs_NC, float32, read-only; memory-mapped where the file is not small. A remote one is copied to
+        this machine first, once: searches read the same ones over and over."""
+        path = self.path(address.path) if self.local else self._copied(address)
+        mapped = address.size_bytes > SMALL_BYTES
+        try:
+            # A mapping outlives its file, whose descriptor is given back.
+            with pa.memory_map(path) if mapped else pa.BufferReader(Path(path).read_bytes()) as source:
+                if source.size() != address.size_bytes:
+                    found = f"{source.size()} bytes instead of {address.size_bytes}"
+                    raise StorageError(f"{self.url}: {address.path} is damaged: {found}")
+                # Not `read_all` and `combine_chunks`: they copy, and then nothing is mapped.
+                batch = pa.ipc.open_file(source).get_batch(0)
+                batch.validate()  # that lengths lie in the file: what follows does not look
+                column = batch.column(0)
+        except (OSError, pa.ArrowException, IndexError) as error:
+            raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
+        if not (pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()):
+            raise StorageError(f"{self.url}: {address.path} is damaged: it holds no probabilities but {column.type}")
+        probs_NC = column.flatten().to_numpy().reshape(len(column), -1)
+        if not mapped:  # of a small file, half is its description
+            probs_NC = probs_NC.copy()
+            probs_NC.flags.writeable = False
+        return probs_NC
+
+    def read_all_predictions(self, addresses: Sequence[Address]) -> list[Floats]:
+        """Return `read_predictions` of each; remote ones come several at once."""
+        return list(self.each(self.read_predictions, addresses))
+
+    def _copied(self, address: Address) -> str:
+        path = f"{_copies()}/{address.sha256}.arrow"
+        if not os.path.exists(path):
+            filesystem.put_local(path, self.read(address.path, address), exclusive=False, durable=False)
+        return path
+
+
+@cache
+def _copies() -> Path:
+    """Return where this process keeps its copies of remote predictions, named by their content."""
+    return filesystem.temporary()
+
+
+def decode_state(content: bytes, where: str) -> State:
+    """Return the state in the bytes of a safetensors file. Nothing is unpickled."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        with damage(where):
+            arrays: dict[str, NDArray[Any]] = load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            meta = json.loads(header.get("__metadata__", {}).get(META, "{}"))
+            if not isinstance(meta, dict):
+                raise TypeError(f"its description is no mapping but {shown(meta)}")
+    except SafetensorError as error:
+        raise StorageError(f"{where} is damaged: {error}") from error
+    return State(arrays, meta)
+
+
+class Checkpoint:
+    """Where one task keeps its last checkpoint. Without a store it forgets: for tests and for what needs none."""
+
+    def __init__(self, store: Store | None = None, task_id: str = "", every_seconds: float = 2.0) -> None:
+        self._store = store
+        self.every_seconds = every_seconds  # the least time between two; 0 keeps one after every epoch
+        self._name = f"members/{task_id}/checkpoint.safetensors"
+
+    def save(self, state: State) -> None:
+        """Replace the checkpoint."""
+        if self._store is not None:
+            self._store.write_state(self._name, state, durable=False)
+
+    def load(self) -> State | None:
+        """Return the last checkpoint; None if there is none or it is damaged (then the task starts afresh)."""
+        if self._store is None:
+            return None
+        try:
+            return self._store.read_state(self._name)
+        except StorageError:
+            return None
+
+    def clear(self) -> None:
+        """Forget the checkpoint, once the task's report is written."""
+        if self._store is not None:
+            self._store.remove(self._name)
