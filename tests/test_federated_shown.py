@@ -4,15 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import plugins
 import pytest
 from matplotlib.image import imread
 from mlflow.pyfunc import load_model
-from test_federated import CLIENT, config
+from test_federated import CLIENT, LIAR, config
 from test_tracking import held, history, run_info, runs_of
 
 import distens
-from distens import members, registry
+from distens import registry
 from distens.evaluate import federated_figures as figures
 from distens.lifecycle.ledger import Ledger
 from distens.roles.federated import shown
@@ -20,11 +19,6 @@ from distens.roles.federated.journal import Log
 from distens.storage.store import Store
 from distens.tracking.memory import Memory
 from distens.tracking.mlflow_runs import MlflowRuns
-
-
-@pytest.fixture(autouse=True)
-def _liars(monkeypatch):
-    monkeypatch.setattr(members, "__path__", [*members.__path__, plugins.FOLDER])
 
 
 def tracked(folder, uri, **changes):
@@ -216,7 +210,7 @@ def test_rounds_in_mlflow(tmp_path, mlflow_store, monkeypatch):
     """Six clients, all asked in each of three rounds, one always refused. Sent again, nothing changes."""
     uri, client = mlflow_store
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    lying = {"kind": "liar", "does": {"c3": "nan"}}
+    lying = {"kind": LIAR, "does": {"c3": "nan"}}
     result = distens.run(tracked(tmp_path / "runs", uri, federated={"per_round": None, "rounds": 3}, client=lying))
     assert any("model fed-global version 1 is champion (the first)" in note for note in result.notes)
     (parent,), children = runs_of(client)

@@ -134,3 +134,7 @@ class DataFree(Protocol):
             Diverged: a loss stopped being finite.
         """
         ...
+
+
+PLUGINS = (Distiller, DataFree)
+"""What a user's own plug-in of this family must be: one of these."""

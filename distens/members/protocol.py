@@ -16,9 +16,8 @@ class Member(Protocol):
 
     A member kind may also define `default_ranges(cls, template) -> template`, a class method that fills the search
     ranges its users would otherwise write out; the resolved config shows them. And `uses_gpu: ClassVar[bool] = False`
-    if a GPU is of no use to it; and `imports(cls, settings) -> str`, a class method that returns the module which
-    making it imports, if the settings name one. With an option `epochs` and a method `last_epoch()` it can be trained
-    in rungs (see `distens.schedule.protocol.in_parts`).
+    if a GPU is of no use to it. With an option `epochs` and a method `last_epoch()` it can be trained in rungs (see
+    `distens.schedule.protocol.in_parts`).
     """
 
     def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
@@ -44,6 +43,10 @@ class Member(Protocol):
     def load(self, state: State) -> None:
         """Become the member that `state` describes; `predict` then gives the same probabilities, bit for bit."""
         ...
+
+
+PLUGINS = (Member,)
+"""What a user's own plug-in of this family must be: one of these."""
 
 
 class Packable(Member, Protocol):

@@ -68,3 +68,7 @@ class Merger(Protocol):
             ValueError: there are too few updates for this rule; the message says how many it needs.
         """
         ...
+
+
+PLUGINS = (Merger,)
+"""What a user's own plug-in of this family must be: one of these."""

@@ -14,3 +14,7 @@ class Objective(Protocol):
     def loss(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss, a scalar. `targets` are labels_N (int64) or probs_NC."""
         ...
+
+
+PLUGINS = (Objective,)
+"""What a user's own plug-in of this family must be: one of these."""

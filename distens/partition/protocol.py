@@ -35,3 +35,7 @@ class Partitioner(Protocol):
             DataError: the rows cannot be divided so, or `clients` is missing, or has no effect.
         """
         ...
+
+
+PLUGINS = (Partitioner,)
+"""What a user's own plug-in of this family must be: one of these."""

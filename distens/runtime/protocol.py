@@ -81,3 +81,7 @@ class Runner(Protocol):
     def stop(self) -> None:
         """Let go of everything that `prepare` and `start` took, running tasks included; again is no harm."""
         ...
+
+
+PLUGINS = (Runner,)
+"""What a user's own plug-in of this family must be: one of these."""

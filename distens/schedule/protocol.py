@@ -87,6 +87,10 @@ class Schedule(Protocol):
         ...
 
 
+PLUGINS = (Schedule,)
+"""What a user's own plug-in of this family must be: one of these."""
+
+
 def in_parts(settings: Settings) -> bool:
     """Return whether a member can stop after any epoch and go on later: its kind has the option `epochs` and a method
     `last_epoch() -> int | None`, the epoch at which its rate ends (None: nowhere)."""

@@ -23,3 +23,7 @@ class Search(Protocol):
         The same history, space and generator state give the same proposals.
         """
         ...
+
+
+PLUGINS = (Search,)
+"""What a user's own plug-in of this family must be: one of these."""
