@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
-from distens import __version__
+from distens import __version__, registry
 from distens.config.config import Config, to_yaml
 from distens.data.load import Loaded, load
 from distens.errors import RunError
@@ -180,6 +180,7 @@ class Session:
                     f"data.source: the data changed since the run started (fingerprint {fingerprint[:12]} instead of "
                     f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
                 )
+            self._refuse_imports()
             self._forget_what_is_gone()
             return
         self.info = {
@@ -196,6 +197,18 @@ class Session:
         self.store.write_state("splits.safetensors", State(loaded.split_rows))
         self.store.write_json("preprocessing.json", loaded.preprocessing.to_json())
         self.store.write_json("run.json", self.info)
+
+    def _refuse_imports(self) -> None:
+        """What the config names is imported by now; a module that the journal alone names, nobody has asked for."""
+        for task in self.ledger.usable():
+            specs = [("members", task.settings), *(("members", teacher.settings) for teacher in task.teachers)]
+            specs += [("distill", task.distill)] if task.distill is not None else []
+            for family, spec in specs:
+                for place, module in registry.unimported(family, spec, task.id):
+                    raise RunError(
+                        f"{self.store.url}: refused: {place} in the journal is of a class in the module {module!r}, which "
+                        "config.yaml does not name"
+                    )
 
     def _forget_what_is_gone(self) -> None:
         """Members' files are not waited for (see `distens.storage.store`): after a power loss the last may be gone."""
