@@ -24,17 +24,16 @@ from distens.data.load import Loaded
 from distens.errors import ConfigError, RunError, StorageError, StorageFailed, damage, shown
 from distens.lifecycle import resuming
 from distens.lifecycle.progress import Progress, Update, Watch, line
+from distens.lifecycle.results import Outcome, Result
 from distens.lifecycle.session import Session, silent
 from distens.records import Failure, Finished, Pack, Task
 from distens.roles.ensemble import conclude as finish
-from distens.roles.ensemble.conclude import Result
 from distens.roles.ensemble.plan import Plan, check
 from distens.roles.ensemble.proposals import Proposals
 from distens.roles.federated import plan as federated
 from distens.roles.federated.plan import FederatedPlan
 from distens.runtime.protocol import Shared
 from distens.storage.store import Store
-from distens.tracking.protocol import Final
 
 
 def checked(config: Config) -> Plan | FederatedPlan:
@@ -171,11 +170,11 @@ class Run:
         planner = self.session.planner(loaded)
         self.proposals = Proposals(self.plan, self.store, self.ledger, planner, labels_N, say)
 
-        def work() -> tuple[Result, Final]:
+        def work() -> Outcome:
             self._search()
             return finish.conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
 
-        return self.session.carry_out(Shared(self.store, loaded.dataset.for_members()), work)
+        return self.session.carry_out(loaded, Shared(self.store, loaded.dataset.for_members()), work)
 
     def _search(self) -> None:
         self.progress.replay(self.proposals.history())

@@ -21,7 +21,7 @@ from distens.errors import ConfigError, DataError, DistensError, StorageError, d
 if TYPE_CHECKING:
     from distens.config.config import Config
     from distens.lifecycle.progress import Update
-    from distens.roles.ensemble.conclude import Result
+    from distens.lifecycle.results import Result
     from distens.storage.store import Store
     from distens.tune.sweep import SweepResult
 

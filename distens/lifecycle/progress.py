@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 
-from distens.lifecycle.delivery import LEADERS
+from distens import probabilities
 from distens.records import Failure, Finished, History, Task
-from distens.roles.ensemble.conclude import metric_of
 from distens.select.protocol import Selector
 
 
@@ -54,6 +53,9 @@ def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
     told += [f"{metric} {found[metric]:.4f}"] if metric in found else []
     return f"{name}: {', '.join(told) or 'done'} in {outcome.report.seconds:.1f} s"
 
+
+LEADERS = 100
+"""What is selected on the way, to be looked at, is selected among the best so many members; the end weighs them all."""
 
 SHARE = 0.01
 
@@ -124,7 +126,8 @@ class Progress:
             names.setdefault(member, name)
         probs_MNC = [history.predictions(name) for name in names.values()]
         weights_M = self.selector.select(probs_MNC, history.labels_N, self.metric)
-        self.ensemble = metric_of(probs_MNC, weights_M, history.labels_N, self.metric)
+        mixed_NC = probabilities.mix(probs_MNC, weights_M)
+        self.ensemble = probabilities.metrics(mixed_NC, history.labels_N)[self.metric]
         took = time.monotonic() - started
         self._spent, self._longest = self._spent + took, max(self._longest, took)
 

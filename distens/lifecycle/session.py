@@ -22,14 +22,15 @@ from distens import __version__
 from distens.config.config import Config, to_yaml
 from distens.data.load import Loaded, load
 from distens.errors import RunError
+from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import Update, Watch
+from distens.lifecycle.results import Outcome, Result
 from distens.packing import Planner
 from distens.records import Failure, Finished, Pack, Report, Resources, State, Task
-from distens.roles.ensemble.conclude import Result
 from distens.runtime.protocol import Runner, Shared
 from distens.storage.store import Store
-from distens.tracking.protocol import Final, RunInfo, Tracker
+from distens.tracking.protocol import RunInfo, Tracker
 
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
 
@@ -113,9 +114,9 @@ class Session:
         return Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, len(dataset.classes))
 
     def carry_out(
-        self, shared: Shared, work: Callable[[], tuple[Result, Final]], also: Mapping[str, Resources] = {}
+        self, loaded: Loaded, shared: Shared, work: Callable[[], Outcome], also: Mapping[str, Resources] = {}
     ) -> Result:
-        """Do the work between the runner's and the tracker's start and end.
+        """Do the work between the runner's and the tracker's start and end, and deliver its outcome.
 
         Args:
             also: what tasks will ask for besides the runner's own (see `Runner.start`).
@@ -127,7 +128,7 @@ class Session:
             for task, outcome in self.ledger.outcomes():
                 self.tracker.member(task, outcome)
             with threadpool_limits(limits=1, user_api="blas"):  # members have the other cores
-                result, final = work()
+                result, final = deliver(self.config, self.store, self.tracker, loaded, work())
             status = "finished"
         except KeyboardInterrupt:
             status = "stopped"

@@ -89,14 +89,16 @@ def test_paired_difference_by_hand():
     labels_N = np.array([0, 0, 0, 0])
     a_NC = np.array([[0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.4, 0.6]])
     b_NC = np.array([[0.2, 0.8], [0.8, 0.2], [0.4, 0.6], [0.4, 0.6]])
-    found = metrics.paired_difference(a_NC, b_NC, labels_N)
+    a, b = metrics.unit_losses(a_NC, labels_N), metrics.unit_losses(b_NC, labels_N)
+    found = metrics.paired_difference(a, b)
     assert found.accuracy == pytest.approx(0.5)
     assert found.accuracy_error == pytest.approx(0.288675, abs=1e-6)
     assert found.nll == pytest.approx(-0.519860, abs=1e-6)
     assert found.nll_error == pytest.approx(0.331819, abs=1e-6)
-    back = metrics.paired_difference(b_NC, a_NC, labels_N)
+    back = metrics.paired_difference(b, a)
     assert (back.accuracy, back.nll) == (-found.accuracy, -found.nll)
-    assert metrics.paired_difference(a_NC[:1], b_NC[:1], labels_N[:1]).nll_error == np.inf
+    single = [metrics.unit_losses(probs_NC[:1], labels_N[:1]) for probs_NC in (a_NC, b_NC)]
+    assert metrics.paired_difference(*single).nll_error == np.inf
 
 
 def _verdict(skills):
@@ -106,7 +108,8 @@ def _verdict(skills):
         for seed, (name, skill) in enumerate(skills.items(), start=1)
     }
     rows = {name: metrics.row(probs_NC, labels_N) for name, probs_NC in probabilities.items()}
-    return metrics.verdict(rows, probabilities, labels_N), rows
+    losses = {name: metrics.unit_losses(probs_NC, labels_N) for name, probs_NC in probabilities.items()}
+    return metrics.verdict(rows, losses), rows
 
 
 def test_verdict_says_who_won_and_who_lost():
@@ -135,7 +138,7 @@ def test_verdict_compares_only_who_is_there():
 def test_verdict_calls_the_same_predictions_level():
     probs_NC, labels_N = _guesses()
     rows = {name: metrics.row(probs_NC, labels_N) for name in ("ensemble", "best_single")}
-    lines = metrics.verdict(rows, dict.fromkeys(rows, probs_NC), labels_N)
+    lines = metrics.verdict(rows, dict.fromkeys(rows, metrics.unit_losses(probs_NC, labels_N)))
     assert "level on accuracy" in lines[1]
     assert "level on NLL" in lines[1]
 

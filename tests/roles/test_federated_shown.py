@@ -18,8 +18,8 @@ from distens.lifecycle.ledger import Ledger
 from distens.roles.federated import shown
 from distens.roles.federated.journal import Log
 from distens.storage.store import Store
-from distens.tracking.memory import Memory
 from distens.tracking.mlflow_runs import MlflowRuns
+from distens.tracking.protocol import Participant
 
 
 @pytest.fixture(autouse=True)
@@ -68,14 +68,14 @@ def test_participation_is_counted(tmp_path):
 
 
 def test_the_tracker_is_told(tmp_path):
-    tracker = Memory()
-    clients(tmp_path, {"a": [2, 3]}).tell(tracker)
-    metrics, steps, failures = tracker.clients["a"]
+    told = {one.name: one for one in clients(tmp_path, {"a": [2, 3]}).participants()}
+    metrics, steps, failures = told["a"].metrics, told["a"].history, told["a"].failures
     participation = {"rounds_asked": 3, "rounds_merged": 3, "rounds_refused": 0, "rounds_failed": 0}
     assert metrics == {**participation, "rows": 5, "rows_0": 2, "rows_1": 3}
     assert steps == {"weight": {1: 0.25, 2: 1.0, 4: 0.5}}
     assert failures == ("retried in round 2: its actor died",)
-    metrics, steps, failures = tracker.clients["c"]
+    assert told["a"].kind == "client"
+    metrics, steps, failures = told["c"].metrics, told["c"].history, told["c"].failures
     assert "rows" not in metrics and steps == {"weight": {}}
     assert failures == ("failed in rounds 2, 4: crashed: first\nlast",)
 
@@ -104,9 +104,8 @@ def test_of_very_many_clients_the_largest_and_the_troubled_are_shown(tmp_path):
     assert found.chosen == ["c7", *names[100:]]
     assert list(found.left_out()) == ["clients shown"]
     assert "201 of 300 clients are listed and tracked" in found.left_out()["clients shown"]
-    tracker = Memory()
-    found.tell(tracker)
-    assert list(tracker.clients) == found.chosen == [line["client"] for line in found.table({})]
+    told = [one.name for one in found.participants()]
+    assert told == found.chosen == [line["client"] for line in found.table({})]
 
 
 def test_many_rounds_are_written_short(tmp_path):
@@ -173,8 +172,9 @@ def test_made_up_images_are_drawn_as_they_are(channels, shown_as, tmp_path):
 def tell(tracker, run):
     tracker.start(run)
     weights = {step: 1 / step for step in range(1, 1200)}
-    tracker.client("site 1/ä", {"rows": 3.0, "odd name!": 1.0, "none": float("nan")}, {"weight": weights}, ["a", "b"])
-    tracker.client("c1", {"rows": 4.0}, {"weight": {}})
+    metrics = {"rows": 3.0, "odd name!": 1.0, "none": float("nan")}
+    tracker.participant(Participant("client", "site 1/ä", metrics, {"weight": weights}, ("a", "b")))
+    tracker.participant(Participant("client", "c1", {"rows": 4.0}, {"weight": {}}))
     return tracker.finish(None, "finished")
 
 

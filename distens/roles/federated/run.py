@@ -16,11 +16,11 @@ from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
 from distens.errors import DistensError, RunError
 from distens.lifecycle.progress import Update, Watch, line
+from distens.lifecycle.results import Outcome, Result
 from distens.lifecycle.session import Session
 from distens.members.client import told_histogram
 from distens.packing import Planner
 from distens.records import Failure, Finished, Floats, Task, Teacher
-from distens.roles.ensemble.conclude import Result
 from distens.roles.ensemble.proposals import packs
 from distens.roles.federated import conclude
 from distens.roles.federated.journal import Log
@@ -28,7 +28,6 @@ from distens.roles.federated.plan import FederatedPlan, check_drawn
 from distens.roles.federated.rounds import Rounds
 from distens.runtime.protocol import Shared
 from distens.storage.store import Store
-from distens.tracking.protocol import Final
 
 
 class Federation:
@@ -67,14 +66,14 @@ class Federation:
             with suppress(DistensError):  # what is refused is raised again where the tracker sees it
                 network.start()  # loads torch, while the runner gets ready
 
-        def work() -> tuple[Result, Final]:
+        def work() -> Outcome:
             if self.plan.one_shot:
                 logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
             else:
                 logs = self._rounds(names, partition, loaded, planner, network)
             return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
 
-        return self.session.carry_out(shared, work, self.plan.also)
+        return self.session.carry_out(loaded, shared, work, self.plan.also)
 
     def _clients(self, loaded: Loaded) -> tuple[Partition | None, Clients]:
         section, config = self.plan.section, self.config
