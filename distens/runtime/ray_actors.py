@@ -125,11 +125,11 @@ class RayActors:
         self._start_failures, self._short_since, self._short_until = 0, 0.0, 0.0
         self._retries = Retries(self.retries)
         self._places = _placing.Places(
-            self.resources, self.node_labels, self.placement, self.wait_seconds, self.concurrency
+            self.usual, self.node_labels, self.placement, self.wait_seconds, self.concurrency
         )
 
     @property
-    def resources(self) -> Resources:
+    def usual(self) -> Resources:
         """Return what one member, or one pack, occupies."""
         custom = tuple(sorted(self.custom_per_member.items()))
         return Resources(self.cpus_per_member, self.gpus_per_member, self.memory_gib_per_member, custom)
@@ -148,7 +148,7 @@ class RayActors:
             self.check()
         room = min(self.slots(), self._places.free())
         count = room if packs is None else min(packs, room)
-        self._prepared += [self._places.actor(self.resources) for _ in range(count)]
+        self._prepared += [self._places.actor(self.usual) for _ in range(count)]
 
     def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
         """Connect to Ray, check that every member fits somewhere, and send the data once to the object store.
@@ -173,7 +173,7 @@ class RayActors:
         self._places.check(also)
 
     def slots(self) -> int:
-        """Return how many actors of the usual size (`resources`) the cluster, as it is now, has room for.
+        """Return how many actors of the usual size the cluster, as it is now, has room for.
 
         So many packs run at once at most, also of other sizes: fewer where they are larger, no more where smaller.
         """
@@ -236,7 +236,7 @@ class RayActors:
         needs = pack[0].resources
         if self._begun_by_idle(pack):
             return
-        if self._prepared and needs == self.resources:
+        if self._prepared and needs == self.usual:
             actor = self._prepared.pop(0)  # the oldest is up, if any is
         else:
             self._make_room(needs)
@@ -261,7 +261,7 @@ class RayActors:
         for slot in [slot for slot in self._busy if slot.starting]:
             if self._begun_by_idle(slot.pack):
                 self._busy.remove(slot)
-                if slot.needs == self.resources:
+                if slot.needs == self.usual:
                     self._prepared.append(slot.actor)
                 else:
                     ray.kill(slot.actor)
@@ -276,7 +276,7 @@ class RayActors:
         """Return actors without a pack."""
         return [
             *((size, actor) for size, actor, _ in self._idle),
-            *((self.resources, actor) for actor in self._prepared),
+            *((self.usual, actor) for actor in self._prepared),
         ]
 
     def _end(self, spare: Any) -> None:
