@@ -110,7 +110,7 @@ class Session:
     def planner(self, loaded: Loaded) -> Planner:
         """Return who says how many tasks go together."""
         runner, dataset = self.runner, loaded.dataset
-        shape, gpu = dataset.inputs["train"].shape[1:], runner.resources.gpus > 0
+        shape, gpu = dataset.inputs["train"].shape[1:], runner.usual.gpus > 0
         return Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, len(dataset.classes))
 
     def carry_out(

@@ -37,8 +37,8 @@ class Runner(Protocol):
     pack: PackSize
 
     @property
-    def resources(self) -> Resources:
-        """What one member occupies, unless its task says otherwise."""
+    def usual(self) -> Resources:
+        """What one member, or one pack, occupies, unless its tasks say otherwise."""
         ...
 
     def prepare(self, packs: int | None) -> None:
@@ -52,12 +52,12 @@ class Runner(Protocol):
         """Get ready. Raises RunError if the resources asked for do not exist anywhere.
 
         Args:
-            also: key of the config -> what tasks will ask for besides `resources`.
+            also: key of the config -> what tasks will ask for besides `usual`.
         """
         ...
 
     def slots(self) -> int:
-        """Return how many packs are carried out side by side, as things are now, if each occupies `resources`."""
+        """Return how many packs are carried out side by side, as things are now, if each occupies `usual`."""
         ...
 
     def free(self) -> int:

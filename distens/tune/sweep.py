@@ -182,7 +182,7 @@ class _Sweep:
         its share of what there is; nodes may come and go. What Tune keeps, it waits for as long as it takes.
         """
         if not isinstance(self.plan.runner, RayActors):
-            cpus = self.plan.runner.resources.cpus
+            cpus = self.plan.runner.usual.cpus
             return {"CPU": cpus}, self.section.concurrency, registry.resolved(self.plan.runner)
         runner.check()
         runs = min(self.section.concurrency, runner.slots())

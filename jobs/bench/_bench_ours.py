@@ -100,7 +100,7 @@ class Pool:
         """Return tasks that no earlier call has done: what lies in the store would not be done again."""
         self._dispatched += 1
         return [
-            Task(f"r{self._dispatched}-m{m}", "search", job.settings(rate), seed, self._runner.resources)
+            Task(f"r{self._dispatched}-m{m}", "search", job.settings(rate), seed, self._runner.usual)
             for m, (rate, seed) in enumerate(zip(job.rates_M, job.seeds_M, strict=True))
         ]
 

@@ -65,7 +65,7 @@ class Simulated:
         Simulated.last = self
 
     @property
-    def resources(self):
+    def usual(self):
         return Resources()
 
     def prepare(self, packs):

@@ -152,7 +152,7 @@ def carried_out(sizes, folder):
     runner.start(Shared(Store(str(folder)), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
     try:
         found = [outcome for outcomes in runner.run(iter([task] for task in tasks)) for outcome in outcomes]
-        return found, sorted(size.cpus for size, *_ in runner._idle)
+        return found, sorted(actor.size.cpus for actor in runner._spare.idle)
     finally:
         runner.stop()
 

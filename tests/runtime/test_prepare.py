@@ -54,11 +54,11 @@ def test_prepared_or_not_the_predictions_are_the_same_and_nothing_stays(tmp_path
         store = Store(f"{folder}/{registry.kind_of(runner)}")
         runner.start(Shared(store, dataset))
         if ray.is_initialized():
-            actors = len(runner._prepared)
+            actors = len(runner._spare.prepared)
         tasks = iter([[Task("m0", "search", quick, 1)]])
         (report,) = [o for outcomes in runner.run(tasks) for o in outcomes]
         if ray.is_initialized():
-            actors = actors, len(runner._prepared), len(runner._idle)
+            actors = actors, len(runner._spare.prepared), len(runner._spare.idle)
         found[registry.kind_of(runner)] = store.read_predictions(report.files["test"]).copy()
         runner.stop()
     print(np.array_equal(found["inline"], found["ray_actors"]), actors, left(), ray.is_initialized())
@@ -193,7 +193,7 @@ def test_actors_are_prepared_where_there_is_room_and_as_many_as_there_are_packs(
             assert time.monotonic() < deadline
             time.sleep(0.05)
         runner.prepare(packs)
-        assert len(runner._prepared) == wanted
+        assert len(runner._spare.prepared) == wanted
         runner.stop()
     with pytest.raises(RunError, match="no node has more than"):
         registry.build("runtime", {"kind": "ray_actors", "cpus_per_member": 64}, "runtime").prepare(1)
@@ -207,5 +207,5 @@ def test_actors_are_not_prepared_where_others_work(neighbour):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     runner.prepare(2)
-    assert runner._prepared == []
+    assert runner._spare.prepared == []
     runner.stop()

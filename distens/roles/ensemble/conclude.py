@@ -92,7 +92,7 @@ class _Finisher:
 
     def _task(self, name: str, purpose: str, settings: Settings, **more: Any) -> Task:
         seed = seeding.derive(self.config.seed, "finish", name)
-        return Task(name, purpose, settings, seed, self.plan.runner.resources, **more)
+        return Task(name, purpose, settings, seed, self.plan.runner.usual, **more)
 
     def tasks(self) -> list[Task]:
         """Return the student and the baselines: independent of each other, so all may run at once."""

@@ -149,9 +149,9 @@ def _schedule(config: Config, lengths: Mapping[str, Length]) -> tuple[Schedule, 
 
 def _check_gpus(members: dict[str, dict[str, Any]], runner: Runner) -> None:
     classes = [registry.find("members", template["kind"], f"members.{name}") for name, template in members.items()]
-    if runner.resources.gpus and not any(getattr(cls, "uses_gpu", True) for cls in classes):
+    if runner.usual.gpus and not any(getattr(cls, "uses_gpu", True) for cls in classes):
         raise ConfigError(
-            f"runtime: {runner.resources.gpus:g} GPUs per member have no effect: no family of `members` uses one"
+            f"runtime: {runner.usual.gpus:g} GPUs per member have no effect: no family of `members` uses one"
         )
 
 

@@ -57,7 +57,7 @@ class Proposals:
     def search(self) -> Iterator[Sequence[Pack]]:
         """Yield packs that can be dispatched at once: first what was pending when the driver died, then what schedule
         and search want, none where they wait for what is pending."""
-        resources = self.plan.runner.resources  # a run may go on with others
+        resources = self.plan.runner.usual  # a run may go on with others
         pending = [replace(task, resources=resources) for task in self.ledger.pending("search")]
         yield from self.packs(pending)
         seconds = self.plan.config.search.seconds
@@ -84,7 +84,7 @@ class Proposals:
 
     def _promoted(self, promotion: Promotion) -> Task:
         task, budget = promotion.entry.task, promotion.budget
-        resources = self.plan.runner.resources
+        resources = self.plan.runner.usual
         return replace(task, id=f"{task.member}-{budget}", budget=budget, attempt=1, resources=resources)
 
     def _started(self, start: Start) -> list[list[Task]]:
@@ -150,7 +150,7 @@ class Proposals:
     def _task(self, number: int, settings: Settings, start: Start) -> Task:
         member, name, budget = _named(number, settings, start)
         seed = seeding.derive(self.plan.config.seed, "member", member)
-        return Task(name, "search", settings, seed, self.plan.runner.resources, budget=budget, bracket=start.bracket)
+        return Task(name, "search", settings, seed, self.plan.runner.usual, budget=budget, bracket=start.bracket)
 
     def _size(
         self, settings: Settings, left: int, finished: Sequence[Finished] | None = None, blind: bool = False

@@ -39,7 +39,7 @@ def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
     """Return the task that makes a member of global weights: it is predicted with, and its state is written."""
     seed = seeding.derive(plan.config.seed, "finish", GLOBAL)
     given = {"start": plan.runner.hold(weights_P)}
-    return Task(GLOBAL, GLOBAL, {**plan.settings(0), "family": GLOBAL}, seed, plan.runner.resources, given=given)
+    return Task(GLOBAL, GLOBAL, {**plan.settings(0), "family": GLOBAL}, seed, plan.runner.usual, given=given)
 
 
 def merged(

@@ -78,7 +78,7 @@ class FederatedPlan:
         given = {} if own is None else own.model_dump(exclude_none=True)
         if "custom" in given:
             given["custom"] = tuple(sorted(given["custom"].items()))
-        return replace(self.runner.resources, **given)
+        return replace(self.runner.usual, **given)
 
     def check_names(self, clients: Sequence[str]) -> None:
         """See that `federated.resources` names clients that there are, or families.

@@ -173,7 +173,7 @@ class Rounds:
                     EVALUATE,
                     self._settings,
                     0,
-                    self._runner.resources,
+                    self._runner.usual,
                     round=number,
                     given=given,
                 )
@@ -195,7 +195,7 @@ class Rounds:
             REFINE,
             self._settings,
             seeding.derive(self._plan.config.seed, REFINE),
-            self._runner.resources,
+            self._runner.usual,
             distill=registry.resolved(self._plan.distiller),
             round=number,
             given=given,

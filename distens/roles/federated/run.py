@@ -134,7 +134,7 @@ class Federation:
 
     def _made(self, finished: Sequence[Finished], planner: Planner, shape: tuple[int, ...], clients: int) -> list[Task]:
         """Return what the server makes of the clients: their merge, and the students; independent of each other."""
-        resources, seed = self.plan.runner.resources, self.config.seed
+        resources, seed = self.plan.runner.usual, self.config.seed
         tasks = []
         if self.plan.merger is not None:
             weights_P = conclude.merged(self.plan, self.store, finished, shape, planner.classes, clients)
