@@ -82,7 +82,7 @@ def ensemble(
     watch = watch or silent
     watch(Update("data", f"{store.url}: copying {len(trained)} members", path=store.url))
     _fill(store, trained, without)
-    return coordinator.Run(plan, store, watch, loaded=loaded).go()
+    return coordinator.carry_out(plan, store, watch, data=loaded)
 
 
 def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], dict[str, tuple[Any, str]]]:

@@ -126,9 +126,9 @@ def test_no_number_is_cut_on_a_terminal_of_80_characters(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("update", "words"),
     [
-        (Update("search", "", 9, 3, 1, running=2), ["search", "4/9 members, 1 failed", "2 running"]),
-        (Update("clients", "", 5, 2, 0, running=3), ["clients", "2/5 clients", "3 running"]),
-        (Update("rounds", "", 30, 7), ["rounds", "7/30 rounds"]),
+        (Update("search", "", "members", 9, 3, 1, running=2), ["search", "4/9 members, 1 failed", "2 running"]),
+        (Update("clients", "", "clients", 5, 2, 0, running=3), ["clients", "2/5 clients", "3 running"]),
+        (Update("rounds", "", "rounds", 30, 7), ["rounds", "7/30 rounds"]),
         (Update("finish", "", running=2), ["finish", "2 running"]),
     ],
 )

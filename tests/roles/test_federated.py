@@ -455,7 +455,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(changes, words, tmp_pa
     for name in ("search", "schedule", "select", "combine"):
         values.pop(name)
     with pytest.raises(ConfigError) as caught:
-        check(parse({**values, **changes}))
+        coordinator.checked(parse({**values, **changes}))
     assert words in str(caught.value)
 
 

@@ -57,6 +57,9 @@ def check(config: Config) -> Plan:
     Raises:
         ConfigError: anything that would fail, or have no effect, later.
     """
+    for name in ("search", "combine"):
+        if not getattr(config.data.splits, name):
+            raise ConfigError(f"data.splits.{name}: must be above 0 with role `{config.role}`")
     members = {name: _with_default_ranges(name, template) for name, template in config.members.items()}
     space = Space(members)
     lengths = _check_corners(space)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distens import registry, seeding
-from distens.config.config import Config
-from distens.config.sections import FederatedSection, Occupied
+from distens.config.config import Config, section_of
+from distens.config.sections import Occupied
 from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, RunError, did_you_mean
 from distens.merge.protocol import Merger
 from distens.partition.protocol import Partitioner
 from distens.records import Resources, Settings
+from distens.roles.federated.section import FederatedSection
 from distens.roles.federated.weighed import ENSEMBLE, KNOWN
 from distens.runtime.protocol import Runner
 from distens.space.space import Space
@@ -103,8 +104,7 @@ def check(config: Config) -> FederatedPlan:
     Raises:
         ConfigError: anything that would fail, or have no effect, later.
     """
-    section = config.federated
-    assert section is not None, "the config's own check"
+    section = section_of(config, FederatedSection, "who the clients are")
     families = _families(config)
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)
@@ -113,10 +113,12 @@ def check(config: Config) -> FederatedPlan:
     runner = registry.build("runtime", config.runtime, "runtime")
     _check_resources(config, section, runner)
     tracker = registry.build("tracking", config.tracking, "tracking")
-    changes = {} if partitioner is None else {"partition": registry.resolved(partitioner)}
+    values = section.model_dump(mode="json")
+    if partitioner is not None:
+        values["partition"] = registry.resolved(partitioner)
     resolved = config.model_copy(
         update={
-            "federated": section.model_copy(update=changes),
+            config.role: values,
             "merge": None if merger is None else registry.resolved(merger),
             "distill": None if distiller is None else registry.resolved(distiller),
             "baselines": tuple({**spec, "name": name} for name, spec in baselines.items()),

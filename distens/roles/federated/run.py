@@ -15,8 +15,8 @@ from distens.data.clients import FILE, Partition
 from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
 from distens.errors import DistensError, RunError
-from distens.lifecycle.progress import Update, Watch, line
-from distens.lifecycle.results import Outcome, Result
+from distens.lifecycle.progress import Update, line
+from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Session
 from distens.members.client import told_histogram
 from distens.packing import Planner
@@ -27,53 +27,45 @@ from distens.roles.federated.journal import Log
 from distens.roles.federated.plan import FederatedPlan, check_drawn
 from distens.roles.federated.rounds import Rounds
 from distens.runtime.protocol import Shared
-from distens.storage.store import Store
 
 
 class Federation:
     """The driver's memory of one run of the federated role.
 
     Args:
-        plan, store, watch, info: see `Session`.
+        plan: what to do.
+        session: what every run has.
     """
 
-    def __init__(self, plan: FederatedPlan, store: Store, watch: Watch, info: dict[str, Any] | None = None) -> None:
-        self.plan, self.config, self.store, self.watch = plan, plan.config, store, watch
-        self.session = Session(plan, store, watch, info)
-        self.ledger = self.session.ledger
+    def __init__(self, plan: FederatedPlan, session: Session) -> None:
+        self.plan, self.config, self.session = plan, plan.config, session
+        self.store, self.watch, self.ledger = session.store, session.watch, session.ledger
 
-    def go(self) -> Result:
+    def outcome(self) -> Outcome:
         """Do all that is left to do."""
-        with self.session.prepared(self._at_once()):
-            return self._go()
-
-    def _at_once(self) -> int:
-        """Return how many clients train at once at least, as far as that is known before the data are."""
-        section = self.plan.section
-        return section.per_round or len(section.sources) or section.clients or 1
-
-    def _go(self) -> Result:
+        self.session.prepare(self._at_once())
         loaded = self.session.open()
         partition, clients = self._clients(loaded)
         names = list(self.plan.section.sources) if partition is None else list(partition.rows)
         self.plan.check_names(names)
         how = "with data of their own" if partition is None else f"by {partition.rule['kind']} ({partition.hash[:8]})"
         self.watch(Update("data", f"{len(names)} clients, {how}"))
-        shared = Shared(self.store, loaded.dataset.for_members(), clients)
         planner = self.session.planner(loaded)
         network = _Network(self.plan, loaded)
         if not self.plan.one_shot:
             with suppress(DistensError):  # what is refused is raised again where the tracker sees it
                 network.start()  # loads torch, while the runner gets ready
+        self.session.start(Shared(self.store, loaded.dataset.for_members(), clients), self.plan.also)
+        if self.plan.one_shot:
+            logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
+        else:
+            logs = self._rounds(names, partition, loaded, planner, network)
+        return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
 
-        def work() -> Outcome:
-            if self.plan.one_shot:
-                logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
-            else:
-                logs = self._rounds(names, partition, loaded, planner, network)
-            return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
-
-        return self.session.carry_out(loaded, shared, work, self.plan.also)
+    def _at_once(self) -> int:
+        """Return how many clients train at once at least, as far as that is known before the data are."""
+        section = self.plan.section
+        return section.per_round or len(section.sources) or section.clients or 1
 
     def _clients(self, loaded: Loaded) -> tuple[Partition | None, Clients]:
         section, config = self.plan.section, self.config
@@ -156,7 +148,8 @@ class Federation:
         def show(text: str, told: Finished | Failure | None = None) -> None:
             phase, finished = "clients" if total else "finish", len(self.ledger.finished("client"))
             running, failed = self.ledger.running(), len(self.ledger.failed("client"))
-            self.watch(Update(phase, text, total, finished, failed, running, outcome=told))
+            counted = "clients" if total else ""
+            self.watch(Update(phase, text, counted, total, finished, failed, running, outcome=told))
 
         for task, told in self.session.complete(([pack] for pack in packs(left, planner)), lambda task: show("")):
             show(line(task, told, self.config.metric), told)
@@ -192,7 +185,7 @@ class Federation:
         self._show(text, log.round + 1)
 
     def _show(self, text: str, done: int) -> None:
-        self.watch(Update("rounds", text, self.plan.section.rounds, done))
+        self.watch(Update("rounds", text, "rounds", self.plan.section.rounds, done, numbered=True))
 
     def _track(self, log: Log) -> None:
         numbers = {"clients": len(log.shares), "refused": len(log.refused), "failed": len(log.failed), "loss": log.loss}
