@@ -20,7 +20,7 @@ from distens.combine.protocol import Combiner
 from distens.config.config import to_yaml
 from distens.data.clients import Partition
 from distens.data.load import Loaded
-from distens.distill.protocol import Average
+from distens.distill.protocol import Average, Averages
 from distens.evaluate import figures, metrics, partition_figure, report
 from distens.lifecycle.delivery import check, write_page
 from distens.lifecycle.ledger import Ledger
@@ -161,7 +161,8 @@ class _Conclusion:
 
     def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> Weighed:
         counts_MC = np.array([told_histogram(e.report.metrics, len(self.loaded.dataset.classes)) for e in clients])
-        average: Average = getattr(self.plan.distiller, "average", "classwise")
+        distiller = self.plan.distiller
+        average: Average = distiller.average if registry.able(distiller, Averages) else "classwise"
         learned_M = None
         if student is not None and "made" in student.report.files:
             made = self.store.read_state(student.report.files["made"].path, student.report.files["made"])
