@@ -25,7 +25,7 @@ from distens.roles.protocol import Role
 from distens.storage.store import Store
 
 
-def role_of(config: Config) -> Role:
+def role_of(config: Config) -> Role[Any]:
     """Return the role of a config.
 
     Raises:

@@ -12,12 +12,25 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, get_args, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    TypeGuard,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from distens.config import raw_values
 from distens.errors import ConfigError, did_you_mean, shown
+
+P = TypeVar("P")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +76,42 @@ def find(family: str, kind: Any, where: str) -> type:
 def options(cls: type) -> dict[str, dataclasses.Field[Any]]:
     """Return a plug-in's options by name."""
     return {f.name: f for f in dataclasses.fields(cls) if f.init}
+
+
+def able(plugin: object, capability: type[P]) -> TypeGuard[P]:
+    """Return True if a plug-in, or the plug-ins of a class, have all that a protocol of their family names.
+
+        if registry.able(merger, Corrects):
+            correction = merger.correct(client, memory, start_P)
+
+    What is asked for comes from the protocol, so a misspelt name is an error. An attribute that the protocol annotates
+    `Literal[…]` must have such a value: `blind: ClassVar[bool] = False` is as good as none. Of a class, what needs no
+    instance may be used.
+    """
+    cls = plugin if isinstance(plugin, type) else type(plugin)
+    return has_names(cls, capability) and all(
+        getattr(cls, name, None) in values for name, values in named(capability).items() if values
+    )
+
+
+def has_names(cls: type, capability: type) -> bool:
+    """Return True if a class of plug-ins has every name of a protocol, whatever the values; options are names too."""
+    fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    return all(name in fields or getattr(cls, name, None) is not None for name in named(capability))
+
+
+@cache
+def named(capability: type) -> Mapping[str, tuple[Any, ...]]:
+    """Return the public names of a protocol, each with the values that a `Literal[…]` allows; () for any."""
+    protocols = [base for base in capability.__mro__ if base not in (object, Protocol, Generic)]
+    names = [n for base in protocols for n in (*vars(base), *vars(base).get("__annotations__", ())) if n[0] != "_"]
+    return {name: _literal(_hints(capability).get(name)) for name in names}
+
+
+def _literal(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is ClassVar:
+        return _literal(*get_args(hint))
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def split_spec(spec: Any, where: str) -> tuple[Any, dict[str, Any]]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from distens.config.config import Config
 from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Data, Plan, Session
 
 
-class Role(Protocol):
+PlanOfRole = TypeVar("PlanOfRole", bound=Plan)
+
+
+class Role(Protocol[PlanOfRole]):
     """One folder in `distens/roles`, whose class has the folder's name; it has no options.
 
     The coordinator is all that calls it::
 
         plan = role.plan(config)                        # or ConfigError, before anything starts
-        with Session(plan, store, watch, info, data=role.data) as session:
+        with Session(plan, store, watch, info, lambda: role.data(plan)) as session:
             outcome = role.carry_out(plan, session)     # session.prepare, open, start, complete
             result = session.deliver(outcome)
 
@@ -31,7 +34,7 @@ class Role(Protocol):
     unused: ClassVar[tuple[str, ...]]
     sweep_rows: ClassVar[tuple[str, ...]]
 
-    def plan(self, config: Config) -> Plan:
+    def plan(self, config: Config) -> PlanOfRole:
         """Return the plan of a config; its own `config` is resolved: every default filled in.
 
         Raises:
@@ -39,7 +42,7 @@ class Role(Protocol):
         """
         ...
 
-    def data(self, plan: Plan) -> Data:
+    def data(self, plan: PlanOfRole) -> Data:
         """Return what the run learns from and is measured on.
 
         Raises:
@@ -47,7 +50,7 @@ class Role(Protocol):
         """
         ...
 
-    def carry_out(self, plan: Plan, session: Session) -> Outcome:
+    def carry_out(self, plan: PlanOfRole, session: Session) -> Outcome:
         """Do all that is left to do, and return the outcome; what a resumed session has is not done again."""
         ...
 

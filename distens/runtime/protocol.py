@@ -26,6 +26,14 @@ class Shared:
 class Runner(Protocol):
     """A dataclass whose fields are its options.
 
+    A run's session holds it from before the data are read until its end:
+
+        runner.prepare(packs)
+        runner.start(shared)
+        for answers in runner.run(packs):
+            ...
+        runner.stop()
+
     Attributes:
         pack: how many tasks are dispatched together at most.
         dispatch_seconds: what handing over one pack costs, however small it is.
@@ -80,4 +88,31 @@ class Runner(Protocol):
 
     def stop(self) -> None:
         """Let go of everything that `prepare` and `start` took, running tasks included; again is no harm."""
+        ...
+
+
+class JoinsCluster(Runner, Protocol):
+    """A runner of a cluster that others use too.
+
+    A sweep, whose runs share one, joins it itself and sees that members fit, before it divides the room among them:
+
+        runner.connect()
+        runner.check()
+        runs = min(concurrency, runner.slots())
+    """
+
+    def connect(self) -> None:
+        """Join the cluster, or start one.
+
+        Raises:
+            RunError: there is none at the address, or it turns us away.
+        """
+        ...
+
+    def check(self, also: Mapping[str, Resources] = {}) -> None:
+        """See that members fit somewhere, by `resources` and by what tasks will ask for besides (see `Runner.start`).
+
+        Raises:
+            RunError: no node is large enough for one.
+        """
         ...

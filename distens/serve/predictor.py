@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from distens import packing, registry
 from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, ConfigError, DataError, DistensError, shown
+from distens.members.protocol import ImportsModules
 from distens.probabilities import apply_temperature
 from distens.records import Floats, Integers, State
 from distens.serve import bundle
@@ -153,7 +154,7 @@ class Predictor:
     def _refuse_imports(self) -> None:
         for member in self.bundle.members:
             kind = registry.find("members", member.settings["kind"], member.id)
-            module = kind.imports(member.settings) if hasattr(kind, "imports") else ""
+            module = kind.imports(member.settings) if registry.able(kind, ImportsModules) else ""
             if module and module not in sys.modules:
                 raise BundleError(
                     f"{self.bundle.store.url}: refused: member {member.id} is of a class in the module {module!r}, and "

@@ -78,7 +78,12 @@ class Participant:
 class Tracker(Protocol):
     """A dataclass whose fields are its options. Calls return at once; what cannot be sent is kept and sent later.
 
-    Sending again, after a resume, what was sent before changes nothing.
+    Sending again, after a resume, what was sent before changes nothing. A run's session calls it:
+
+        tracker.start(info)
+        tracker.member(task, outcome)  # as outcomes come
+        tracker.progress(step, metrics)
+        notes = tracker.finish(final, status)
     """
 
     def start(self, run: RunInfo) -> None:

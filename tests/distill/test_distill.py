@@ -8,6 +8,7 @@ import pytest
 
 from distens import registry
 from distens.data.dataset import Examples
+from distens.distill.protocol import DataFree
 from distens.distill.student import Student
 from distens.errors import ConfigError
 from distens.probabilities import negative_log_likelihood, softmax
@@ -62,7 +63,7 @@ def _examples(rows: int = 24, shape: tuple[int, ...] = (3,), classes: int = 2, s
 KINDS = [
     kind
     for kind in registry.names("distill")
-    if not getattr(registry.find("distill", kind, "distill"), "data_free", False)  # those sit an exam of their own
+    if not registry.able(registry.find("distill", kind, "distill"), DataFree)  # those sit an exam of their own
 ]
 
 

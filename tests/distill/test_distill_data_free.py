@@ -22,7 +22,7 @@ from distens.distill._teachers import Frozen
 from distens.distill._weighing import Guarded, Judge, Signed, effective, stepped
 from distens.distill.coboost import Coboost
 from distens.distill.fedftg import Fedftg
-from distens.distill.protocol import Server
+from distens.distill.protocol import DataFree, Server
 from distens.errors import ConfigError, Diverged, Refused
 from distens.members.classifier import Classifier
 from distens.models.lenet import Lenet
@@ -34,7 +34,7 @@ from distens.storage.store import Checkpoint, Store
 from distens.training.work import Work
 
 KINDS = [
-    kind for kind in registry.names("distill") if getattr(registry.find("distill", kind, "distill"), "data_free", False)
+    kind for kind in registry.names("distill") if registry.able(registry.find("distill", kind, "distill"), DataFree)
 ]
 CLASSES = ({0, 1, 2, 3, 4}, {3, 4, 5, 6, 7}, {0, 6, 7, 8, 9})
 """What each teacher knows."""

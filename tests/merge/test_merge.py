@@ -22,7 +22,7 @@ from distens.merge.fednova import FedNova
 from distens.merge.fedyogi import FedYogi
 from distens.merge.krum import Krum, _squared_distances
 from distens.merge.median import Median
-from distens.merge.protocol import Correction, Merged, Round
+from distens.merge.protocol import Correction, Corrects, Merged, NeedsProxy, Round
 from distens.merge.scaffold import Scaffold
 from distens.merge.trimmed_mean import TrimmedMean
 from distens.merge.uniform import Uniform
@@ -30,7 +30,7 @@ from distens.records import State, Update
 from distens.storage.store import Store
 
 RULES = registry.names("merge")
-CORRECTING = [name for name in RULES if hasattr(registry.find("merge", name, ""), "correct")]
+CORRECTING = [name for name in RULES if registry.able(registry.find("merge", name, ""), Corrects)]
 SIZE = 40_000  # more than a block of seven updates
 
 NEEDS = {"krum": 5, "trimmed_mean": 5}
@@ -197,7 +197,7 @@ def test_blocks_leave_no_seams(name, monkeypatch):
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_that_needs_the_servers_rows_says_so(name):
     without = replace(some_round(), proxy=None)
-    if getattr(rule(name), "needs_proxy", False):
+    if registry.able(rule(name), NeedsProxy):
         with pytest.raises(ValueError, match="rows of the server"):
             rule(name).merge(without)
     else:
@@ -555,7 +555,7 @@ def trained(merger, rounds: int, steps: int) -> float:
     for number in range(rounds):
         updates = []
         for name, curvature, minimum in (("a", 1.0, 0.0), ("b", 10.0, 1.0)):
-            told = merger.correct(name, memory, value) if hasattr(merger, "correct") else Correction()
+            told = merger.correct(name, memory, value) if registry.able(merger, Corrects) else Correction()
             weights = value.astype(np.float64)
             for _ in range(steps):
                 slope = curvature * (weights - minimum) + told.pull * (weights - value)

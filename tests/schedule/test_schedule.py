@@ -205,7 +205,7 @@ def test_halving_promotes_in_the_order_of_arrival_as_the_paper_does(tmp_path):
 
 def test_brackets_of_81_epochs_by_hand():
     """s_max = 4; n = ceil(5 x 3^s / (s + 1)): 81, ceil(33.75) = 34, 15, ceil(7.5) = 8, 5."""
-    brackets = planned("hyperband", maximum=81).brackets()
+    brackets = planned("hyperband", maximum=81)._brackets()
     assert [bracket.members for bracket in brackets] == [81, 34, 15, 8, 5]
     assert [bracket.budgets for bracket in brackets] == [
         (1, 3, 9, 27, 81),

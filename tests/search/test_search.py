@@ -305,7 +305,7 @@ def test_rows_are_all_ordered_pairs_or_as_many_as_fit():
 
 def test_the_weight_of_diversity_by_the_paper():
     """w(t) = 0.05 (sigmoid(0.2 t) - 0.5): at t = 5, 0.05 (0.73106 - 0.5) = 0.01155."""
-    weights = [DivBO().weight(t) for t in (0, 5, 10, 20, 25, 400)]
+    weights = [DivBO()._weight_of_diversity(t) for t in (0, 5, 10, 20, 25, 400)]
     np.testing.assert_allclose(weights, [0, 0.0116, 0.0190, 0.0241, 0.0247, 0.025], atol=5e-5)
 
 

@@ -12,6 +12,7 @@ from distens import packing, registry
 from distens.data.dataset import Examples
 from distens.errors import Diverged
 from distens.members.classifier import Classifier
+from distens.members.protocol import Packable
 from distens.models.lenet import Lenet
 from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
@@ -309,7 +310,7 @@ def test_a_block_that_counts_channels_is_noticed():
     torch.testing.assert_close(found, expected)
 
 
-PACKABLE = [kind for kind in registry.names("members") if hasattr(registry.find("members", kind, ""), "fit_pack")]
+PACKABLE = [kind for kind in registry.names("members") if registry.able(registry.find("members", kind, ""), Packable)]
 
 
 def members_of(kind):

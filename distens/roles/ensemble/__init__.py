@@ -9,6 +9,7 @@ select ─► student, baselines ─► combine ─► calibrate ─► outcome
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from distens.roles.ensemble.plan import Plan
 
 
+@dataclass(frozen=True)
 class Ensemble:
     """Members with settings and seeds of their own learn from all rows, a bootstrap of them, or another view."""
 

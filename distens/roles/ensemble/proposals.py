@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from distens import packing, seeding
+from distens import packing, registry, seeding
 from distens.lifecycle._history_views import Keys
 from distens.lifecycle.ledger import Ledger
 from distens.packing import Planner
 from distens.records import Finished, Floats, History, Integers, Pack, Resources, Settings, Task, settings_key
 from distens.roles.ensemble.plan import Plan
 from distens.schedule.protocol import Promotion, Start, in_parts
+from distens.search.protocol import Blind
 from distens.storage.store import Store
 
 MANY = 1_000_000
@@ -65,7 +66,7 @@ class Proposals:
             decision = self.plan.next(self.history())
             if decision.promote:  # one pack, then it is asked again: more may have come back by then
                 yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
-            elif decision.start and getattr(self.plan.search, "blind", False):
+            elif decision.start and registry.able(self.plan.search, Blind):
                 yield [self._next_drawn(decision.start)]
             elif decision.start:
                 yield self._started(decision.start)

@@ -7,6 +7,7 @@ plan ─► who has which rows ─┬─► rounds: draw clients ─► train �
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from distens.roles.federated.plan import FederatedPlan
 
 
+@dataclass(frozen=True)
 class Federated:
     """Clients learn from rows of their own, which never leave their actors."""
 

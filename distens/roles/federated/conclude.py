@@ -17,7 +17,7 @@ import numpy as np
 from distens import probabilities, registry, seeding
 from distens.data.clients import Partition
 from distens.data.load import Loaded
-from distens.distill.protocol import Average
+from distens.distill.protocol import Average, Averages
 from distens.evaluate import figures, partition_figure
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.results import BundleContent, Outcome, Page, Row, costs, test_losses
@@ -169,7 +169,8 @@ class _Conclusion:
 
     def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> Weighed:
         counts_MC = np.array([told_histogram(e.report.metrics, len(self.loaded.dataset.classes)) for e in clients])
-        average: Average = getattr(self.plan.distiller, "average", "classwise")
+        distiller = self.plan.distiller
+        average: Average = distiller.average if registry.able(distiller, Averages) else "classwise"
         learned_M = None
         if student is not None and "made" in student.report.files:
             made = self.store.read_state(student.report.files["made"].path, student.report.files["made"])

@@ -19,6 +19,7 @@ from distens.lifecycle.progress import Update, line
 from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Session
 from distens.members.client import told_histogram
+from distens.merge.protocol import NeedsProxy
 from distens.packing import Planner
 from distens.records import Failure, Finished, Floats, Task, Teacher
 from distens.roles.ensemble.proposals import packs
@@ -162,7 +163,7 @@ class Federation:
         rows = dict.fromkeys(names, 1) if partition is None else {n: len(r) for n, r in partition.rows.items()}
         judged = bool(len(loaded.dataset.labels["search"]))
         advised = planner.size(self.plan.settings(0), len(names))
-        proxy = network.gradient if getattr(self.plan.merger, "needs_proxy", False) else None
+        proxy = network.gradient if registry.able(self.plan.merger, NeedsProxy) else None
         rounds = Rounds(self.plan, self.store, rows, network.start, proxy, judged, self._told, advised)
         for log in rounds.logs.values():
             self._track(log)
