@@ -1,7 +1,7 @@
 """Which tasks share an actor, and how many: members of one architecture are trained as one program.
 
-Members of a kind that can (it names its `free` settings, see `distens.members.protocol.Packable`) share a pack when
-all their other settings are equal.
+Members of a kind that can (see `distens.members.protocol.Packable`) share a pack when all settings are equal that the
+kind does not call `free`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from distens import registry
+from distens.members.protocol import Packable, Stackable
 from distens.records import Finished, Settings, settings_key
 
 PackSize = Annotated[int, Ge(1)] | Literal["auto"]
@@ -36,7 +37,8 @@ RECENT = 20
 
 def free(settings: Settings) -> tuple[str, ...]:
     """Return the settings, dotted, in which members of one pack may differ; none for a kind that cannot be packed."""
-    return tuple(getattr(registry.find("members", settings["kind"], "members"), "free", ()))
+    cls = registry.find("members", settings["kind"], "members")
+    return tuple(cls.free) if registry.able(cls, Packable) else ()
 
 
 def key(settings: Settings) -> str | None:
@@ -46,11 +48,11 @@ def key(settings: Settings) -> str | None:
 
 def asking_key(settings: Settings) -> str | None:
     """Return what members share that are stacked for prediction; None for a kind that predicts one at a time."""
-    asked = getattr(registry.find("members", settings["kind"], "members"), "asked", None)
-    if asked is None:
+    cls = registry.find("members", settings["kind"], "members")
+    if not registry.able(cls, Stackable):
         return None
     shared = _without(settings, free(settings))
-    return settings_key({name: shared.get(name) for name in ("kind", *asked)})
+    return settings_key({name: shared.get(name) for name in ("kind", *cls.asked)})
 
 
 def _without(settings: Settings, names: Sequence[str]) -> dict[str, Any]:

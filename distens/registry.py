@@ -15,12 +15,25 @@ import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, get_args, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    TypeGuard,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from distens.config import addresses, raw_values
 from distens.errors import ConfigError, did_you_mean, shown
+
+P = TypeVar("P")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +102,42 @@ def check_kind(family: str, kind: Any, where: str) -> None:
 def options(cls: type) -> dict[str, dataclasses.Field[Any]]:
     """Return a plug-in's options by name."""
     return {f.name: f for f in dataclasses.fields(cls) if f.init}
+
+
+def able(plugin: object, capability: type[P]) -> TypeGuard[P]:
+    """Return True if a plug-in, or the plug-ins of a class, have all that a protocol of their family names.
+
+        if registry.able(merger, Corrects):
+            correction = merger.correct(client, memory, start_P)
+
+    What is asked for comes from the protocol, so a misspelt name is an error. An attribute that the protocol annotates
+    `Literal[…]` must have such a value: `blind: ClassVar[bool] = False` is as good as none. Of a class, what needs no
+    instance may be used.
+    """
+    cls = plugin if isinstance(plugin, type) else type(plugin)
+    return has_names(cls, capability) and all(
+        getattr(cls, name, None) in values for name, values in named(capability).items() if values
+    )
+
+
+def has_names(cls: type, capability: type) -> bool:
+    """Return True if a class of plug-ins has every name of a protocol, whatever the values; options are names too."""
+    fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    return all(name in fields or getattr(cls, name, None) is not None for name in named(capability))
+
+
+@cache
+def named(capability: type) -> Mapping[str, tuple[Any, ...]]:
+    """Return the public names of a protocol, each with the values that a `Literal[…]` allows; () for any."""
+    protocols = [base for base in capability.__mro__ if base not in (object, Protocol, Generic)]
+    names = [n for base in protocols for n in (*vars(base), *vars(base).get("__annotations__", ())) if n[0] != "_"]
+    return {name: _literal(_hints(capability).get(name)) for name in names}
+
+
+def _literal(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is ClassVar:
+        return _literal(*get_args(hint))
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def split_spec(spec: Any, where: str) -> tuple[Any, dict[str, Any]]:
@@ -247,7 +296,8 @@ def unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:
 @cache
 def _fault(family: str, cls: type) -> str:
     """Return what is wrong with somebody's class as a plug-in of a family, as the rest of a sentence; "" if nothing."""
-    lacking = {asked.__name__: _lacking(cls, asked) for asked in _protocols(family)}
+    main = importlib.import_module(f"distens.{family}.protocol").PLUGINS
+    lacking = {asked.__name__: _lacking(cls, asked) for asked in main}
     if all(lacking.values()):
         kinds = " and ".join(f"no {name} (it lacks {', '.join(missing)})" for name, missing in lacking.items())
         return f"is {kinds}; see distens/{family}/protocol.py"
@@ -272,20 +322,12 @@ def _fault(family: str, cls: type) -> str:
     return ""
 
 
-def _protocols(family: str) -> tuple[type, ...]:
-    return importlib.import_module(f"distens.{family}.protocol").PLUGINS
-
-
 def _lacking(cls: type, asked: type) -> list[str]:
-    """Return what a protocol asks for and a class has not: a stub that it inherits from the protocol is not there."""
-    lacking = []
-    fields = getattr(cls, "__dataclass_fields__", {})
-    for base in asked.__mro__:
-        if not getattr(base, "_is_protocol", False):
-            continue
-        for name in dict.fromkeys([*vars(base), *inspect.get_annotations(base)]):
-            stub, own = vars(base).get(name), getattr(cls, name, None)
-            there = name in fields or (callable(own) if inspect.isfunction(stub) else hasattr(cls, name))
-            if not name.startswith("_") and (not there or (stub is not None and own is stub)):
-                lacking.append(name)
+    """Return the names of a protocol that a class has not: a stub that it inherits from the protocol is not there."""
+    fields, lacking = getattr(cls, "__dataclass_fields__", {}), []
+    for name, values in named(asked).items():
+        found = getattr(cls, name, None)
+        missing = found is None and name not in fields
+        if missing or (found is not None and found is getattr(asked, name, None)) or (values and found not in values):
+            lacking.append(name)
     return lacking

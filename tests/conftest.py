@@ -8,11 +8,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from s3_server import KEYS, Server
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
-
 from _services import Process, free_port
+from s3_server import KEYS, Server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

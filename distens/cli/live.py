@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from distens.lifecycle.progress import Update
 
 RECENT = 8
-COUNTED = {"search": "members", "clients": "clients", "rounds": "rounds"}
-"""Phase -> what goes on in it, one by one."""
 
 
 def _best(update: Update) -> str:
@@ -35,7 +33,7 @@ def plain(update: Update) -> None:
     if not update.text:
         return
     stamp = time.strftime("%H:%M:%S")
-    count = f"[{_count(update)}] " if update.phase in ("search", "clients") else ""
+    count = f"[{_count(update)}] " if update.counted and not update.numbered else ""
     best = f"  ({_best(update)})" if update.best is not None else ""
     typer.echo(f"{stamp} {count}{update.text}{best}")
 
@@ -79,11 +77,11 @@ class Live:
         seconds = time.monotonic() - self._started
         head = Table.grid(padding=(0, 2))
         cells: list[Any] = [Text(f"{update.phase}", style="bold")]
-        if update.phase in COUNTED:
+        if update.counted:
             failed = f", {update.failed} failed" if update.failed else ""
             done = update.finished + update.failed
             cells += [ProgressBar(total=update.total, completed=done, width=24)] if update.total else []
-            cells += [Text(f"{_count(update)} {COUNTED[update.phase]}{failed}")]
+            cells += [Text(f"{_count(update)} {update.counted}{failed}")]
         cells += [Text(f"{update.running} running")] if update.running else []
         cells += [Text(f"{update.metric} on search: {_best(update)}" if update.best is not None else "")]
         cells += [Text(f"{int(seconds) // 60}:{int(seconds) % 60:02d}", style="dim")]

@@ -21,7 +21,7 @@ from distens.errors import ConfigError, DataError, DistensError, StorageError, d
 if TYPE_CHECKING:
     from distens.config.config import Config
     from distens.lifecycle.progress import Update
-    from distens.roles.ensemble.conclude import Result
+    from distens.lifecycle.results import Result
     from distens.storage.store import Store
     from distens.tune.sweep import SweepResult
 
@@ -266,7 +266,7 @@ def _state(store: Store, name: str) -> list[str]:
 
     info = store.read_json(f"{name}/run.json")
     started = datetime.fromtimestamp(info["started"]).strftime("%Y-%m-%d %H:%M")
-    asked = _members(info["identity"])
+    asked = _size(info["identity"])
     if not store.exists(f"{name}/results.json"):
         return [started, "unfinished", asked, "", ""]
     results = store.read_json(f"{name}/results.json")
@@ -274,12 +274,12 @@ def _state(store: Store, name: str) -> list[str]:
     return [started, "finished", asked, f"{row['accuracy']:.4f}", f"{row['nll']:.4f}"]
 
 
-def _members(identity: dict[str, Any]) -> str:
-    """Return how many members a run asks for, as far as its config says so."""
-    if identity.get("role") != "federated":
-        return str(identity["search"]["members"])
-    section = identity["federated"]
-    return f"{section['clients'] or len(section['sources']) or '?'} clients"
+def _size(identity: dict[str, Any]) -> str:
+    """Return how many members, clients, … a run asks for; `?` of a role that is not there."""
+    from distens import registry
+
+    role = identity.get("role", "ensemble")
+    return registry.find("roles", role, "role")().size(identity) if role in registry.names("roles") else "?"
 
 
 def _check_kept(config: Config) -> None:

@@ -10,17 +10,30 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from distens.config import raw_values
-from distens.config.sections import DataSection, FederatedSection, Name, SearchSection, Section, Spec, SweepSection
+from distens.config.sections import DataSection, Name, SearchSection, Section, Spec, SweepSection
 from distens.errors import ConfigError, did_you_mean, shown
+
+Shape = TypeVar("Shape", bound=Section)
 
 
 class Config(Section):
     """One run. Everything that changes its result is in `identity`; storage, runtime and tracking may differ on resume.
+
+    A role's own options are the section that is named as the role (`role: federated`, `federated: {…}`); the role gives
+    it its shape when the plan is made (see `section_of`).
 
     Attributes:
         name: names the run's folder, the MLflow experiment and the registered models.
@@ -32,13 +45,15 @@ class Config(Section):
             student.
         calibrate: one temperature, fitted on the *combine* split, for every row of the table alike; or none.
         baselines: trained at the end for comparison. In a federation distillers, by name or as `{name: …, kind: …, …}`.
-        federated, merge: for `role: federated` alone: the clients, and the server's rule, one of `distens/merge`.
+        merge: of a federation: the server's rule, one of `distens/merge`.
         sweep: for `distens sweep` alone: runs of this config with other values.
     """
 
+    model_config = ConfigDict(extra="allow")
+
     name: Name
     seed: int = Field(0, ge=0)
-    role: Literal["ensemble", "federated"] = "ensemble"
+    role: str = "ensemble"
     metric: Literal["nll", "error"] = "nll"
     storage: str = "runs"
     data: DataSection
@@ -50,7 +65,6 @@ class Config(Section):
     calibrate: Literal["temperature", "none"] = "temperature"
     distill: Spec | None = None
     baselines: tuple[Spec, ...] = ()
-    federated: FederatedSection | None = None
     merge: Spec | None = None
     runtime: Spec = "ray_actors"
     tracking: Spec = "mlflow_runs"
@@ -76,23 +90,13 @@ class Config(Section):
         return storage
 
     @model_validator(mode="after")
-    def _fits_its_role(self) -> Config:
-        if self.role == "federated":
-            if self.federated is None:
-                raise ValueError("role: `federated` needs the section `federated`: who the clients are")
-            idle = {name: getattr(self, name) for name in ("search", "schedule", "select", "combine", "sweep")}
-            for name, value in idle.items():
-                if value != Config.model_fields[name].default:
-                    raise ValueError(f"{name}: has no effect with role `federated`; leave it out")
-            return self
-        for name in ("federated", "merge"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name}: has no effect with role `ensemble`; write `role: federated`")
-        for name in ("search", "combine"):
-            if not getattr(self.data.splits, name):
-                raise ValueError(
-                    f"data.splits.{name}: must be above 0; only a federation's server may have no such rows"
-                )
+    def _has_no_other_section(self) -> Config:
+        given = self.model_extra or {}
+        for name in [name for name, value in given.items() if value is None]:
+            del given[name]  # older versions wrote `federated: null`
+        unknown = [_unknown(name, value, self.role) for name, value in given.items() if name != self.role]
+        if unknown:
+            raise ValueError("\n".join(unknown))
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -105,11 +109,10 @@ class Config(Section):
             del values["schedule"]
         if values["search"]["seconds"] is None:
             del values["search"]["seconds"]
-        for name in ("federated", "merge"):
-            if values[name] is None:
-                del values[name]
-        if "federated" in values:
-            del values["federated"]["resources"]
+        if values["merge"] is None:
+            del values["merge"]
+        if self.role in values:
+            values[self.role].pop("resources", None)
         return values
 
     def hash(self) -> str:
@@ -119,6 +122,14 @@ class Config(Section):
     def run_name(self) -> str:
         """Return the name of the run's folder."""
         return f"{self.name}-{self.hash()}"
+
+
+def _unknown(name: str, value: Any, role: str) -> str:
+    """Return why a key on top of a config is refused: misspelt, or a section of another role."""
+    hint = did_you_mean(name, [*Config.model_fields, role])
+    if isinstance(value, Mapping) and not hint.startswith("Did you mean"):
+        return f"{name}: has no effect with role `{role}`; write `role: {name}` if it is one. {hint}"
+    return f"{name}: unknown key. {hint}"
 
 
 def parse(values: Mapping[str, Any], where: str = "") -> Config:
@@ -134,12 +145,34 @@ def parse(values: Mapping[str, Any], where: str = "") -> Config:
         raise ConfigError("\n".join(prefix + line for line in _lines(error))) from error
 
 
-def _lines(error: ValidationError) -> list[str]:
+def section_of(config: Config, shape: type[Shape], needed_for: str) -> Shape:
+    """Return the section of a config's role, in the shape that the role gives it.
+
+    Args:
+        needed_for: what it says, for whoever left it out.
+
+    Raises:
+        ConfigError: it is missing, or a key of it is unknown, missing, or out of range.
+    """
+    given = (config.model_extra or {}).get(config.role)
+    if given is None:
+        raise ConfigError(f"role: `{config.role}` needs the section `{config.role}`: {needed_for}")
+    try:
+        made = shape.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{config.role}.{line}" for line in _lines(error, shape))) from error
+    found = list(raw_values.misread(given, made, config.role))
+    if found:
+        raise ConfigError("\n".join(found))
+    return made
+
+
+def _lines(error: ValidationError, root: type[BaseModel] = Config) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
         place = ".".join(str(step) for step in item["loc"])
         if item["type"] == "extra_forbidden":
-            section = _section(item["loc"][:-1])
+            section = _section(item["loc"][:-1], root)
             lines.append(f"{place}: unknown key. {did_you_mean(str(item['loc'][-1]), section.model_fields)}")
         elif item["type"] == "missing":
             lines.append(f"{place}: missing")
@@ -150,8 +183,8 @@ def _lines(error: ValidationError) -> list[str]:
     return lines
 
 
-def _section(path: Sequence[int | str]) -> type[BaseModel]:
-    section: type[BaseModel] = Config
+def _section(path: Sequence[int | str], root: type[BaseModel]) -> type[BaseModel]:
+    section = root
     for step in path:
         if step not in section.model_fields:
             continue  # a key of a mapping, whose values' section this is

@@ -14,7 +14,8 @@ from distens.data import source, splits
 from distens.data.dataset import SPLITS, Dataset
 from distens.data.preprocessing import Preprocessing
 from distens.errors import DataError, did_you_mean
-from distens.records import Floats, Integers
+from distens.records import Floats, Integers, State
+from distens.storage.store import Store
 
 EXAMPLE_ROWS = 5
 
@@ -35,6 +36,22 @@ class Loaded:
     preprocessing: Preprocessing
     example_rows: Any
     split_rows: Mapping[str, Integers]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash that only equal data have."""
+        return self.dataset.fingerprint
+
+    @property
+    def summary(self) -> str:
+        """Return how many rows each split has, and how many classes there are, in words."""
+        counts = ", ".join(f"{name} {len(rows)}" for name, rows in self.dataset.labels.items())
+        return f"rows: {counts}; {len(self.dataset.classes)} classes"
+
+    def keep(self, store: Store) -> None:
+        """Write which rows are in which split, and how rows are encoded, into a run's folder."""
+        store.write_state("splits.safetensors", State(self.split_rows))
+        store.write_json("preprocessing.json", self.preprocessing.to_json())
 
 
 def load(section: DataSection, seed: int) -> Loaded:

@@ -97,7 +97,7 @@ class Coboost:
     step: Annotated[float, Gt(0), Le(1)] | None = None
     decay: Annotated[float, Gt(0), Le(1)] | None = None
 
-    data_free: ClassVar[bool] = True
+    data_free: ClassVar[Literal[True]] = True
     needs_proxy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

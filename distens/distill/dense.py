@@ -51,7 +51,7 @@ class Dense:
     pool: Annotated[int, Ge(2)] = 25_600
     start: Literal["fresh", "mean"] = "fresh"
 
-    data_free: ClassVar[bool] = True
+    data_free: ClassVar[Literal[True]] = True
     needs_proxy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ class Feddf:
     average: Average = "logits"
     start: Literal["fresh", "mean"] | None = None
 
-    data_free: ClassVar[bool] = True
+    data_free: ClassVar[Literal[True]] = True
     needs_proxy: ClassVar[bool] = True
 
     def distill(

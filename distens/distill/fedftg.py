@@ -71,7 +71,7 @@ class Fedftg:
     spread: Annotated[float, Ge(0)] = 1.0
     start: Literal["fresh", "mean"] | None = None
 
-    data_free: ClassVar[bool] = True
+    data_free: ClassVar[Literal[True]] = True
     needs_proxy: ClassVar[bool] = False
 
     def distill(

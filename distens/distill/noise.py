@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -40,7 +40,7 @@ class Noise:
     average: Average = "classwise"
     temperature: Annotated[float, Gt(0)] | None = None
 
-    data_free: ClassVar[bool] = True
+    data_free: ClassVar[Literal[True]] = True
     needs_proxy: ClassVar[bool] = False
 
     def distill(

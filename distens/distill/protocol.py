@@ -1,4 +1,7 @@
-"""Many members into one network."""
+"""Many members into one network: `Distiller` where their rows are at hand, `DataFree` where they are not.
+
+What a distiller may have besides is a protocol too, and it defines no public name that none of these has.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,13 @@ class Learns(Protocol):
 
 
 class Distiller(Protocol):
-    """A frozen dataclass whose fields are its options."""
+    """A frozen dataclass whose fields are its options.
+
+    An ensemble's student is trained by one, on an actor of its own:
+
+        metrics = distiller.distill(teachers, weights_M, student, examples, work)
+        state = student.state()
+    """
 
     @property
     def growth(self) -> int:
@@ -113,12 +122,19 @@ class Distilled:
 class DataFree(Protocol):
     """A distiller that asks for none of the clients' rows: a frozen dataclass whose fields are its options.
 
+    A federation has no other, and an ensemble none of these; their plans ask, and so does the actor:
+
+        if registry.able(distiller, DataFree):
+            student.begin(server.input_shape, server.classes, work.seed)
+            distilled = distiller.distill(teachers, weights_M, student, server, work)
+
     Attributes:
         data_free: True; tells it from a `Distiller`.
-        needs_proxy: whether it cannot do without `Server.labelled` (of which it may use the inputs alone).
+        needs_proxy: whether it cannot do without `Server.labelled` (of which it may use the inputs alone); the plan
+            refuses it where the server has none.
     """
 
-    data_free: ClassVar[bool]
+    data_free: ClassVar[Literal[True]]
     needs_proxy: ClassVar[bool]
 
     def distill(
@@ -138,3 +154,52 @@ class DataFree(Protocol):
 
 PLUGINS = (Distiller, DataFree)
 """What a user's own plug-in of this family must be: one of these."""
+
+
+class Refines(DataFree, Protocol):
+    """A `DataFree` distiller that can also work after every round.
+
+    The plan refuses all others where there are several rounds. The actor calls it, with what the server merged and what
+    it merged that from:
+
+        metrics, memory = distiller.refine(student, teachers, server, work, round, memory)
+    """
+
+    def refine(
+        self,
+        student: Network,
+        teachers: Sequence[Network],
+        server: Server,
+        work: Work,
+        round: int,
+        memory: Mapping[str, Any],
+    ) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+        """Fine-tune the merged global model, in place; the same seed, round and memory, the same bits.
+
+        Args:
+            student: the global model.
+            teachers: the clients' models of this round, in the order of `server.counts_MC`.
+            round: from 0.
+            memory: what the round before returned; empty in the first.
+
+        Returns:
+            Metrics, `seconds` among them; and the memory, arrays by name.
+
+        Raises:
+            Diverged: a loss stopped being finite.
+        """
+        ...
+
+
+class Averages(DataFree, Protocol):
+    """A `DataFree` distiller with an option that says how teachers speak together.
+
+    A federation's own ensemble is then averaged in the same way; without, `classwise`:
+
+        average = distiller.average if registry.able(distiller, Averages) else "classwise"
+    """
+
+    @property
+    def average(self) -> Average:
+        """Return the kind of mean: an option."""
+        ...

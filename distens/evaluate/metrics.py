@@ -99,25 +99,26 @@ class Difference:
     nll_error: float
 
 
-def paired_difference(probs_a_NC: Floats, probs_b_NC: Floats, labels_N: Integers) -> Difference:
-    """Return how a differs from b, row by row, so that what is hard for both cancels.
+def unit_losses(probs_NC: Floats, labels_N: Integers) -> dict[str, Floats]:
+    """Return one loss for each row: `error`, 1 where the likeliest class is wrong, and `nll` (nats)."""
+    probs_NC, labels_N = np.asarray(probs_NC, dtype=np.float64), np.asarray(labels_N)
+    picked_N = probs_NC[np.arange(len(labels_N)), labels_N]
+    wrong_N = (np.argmax(probs_NC, axis=1) != labels_N).astype(np.float64)
+    return {"error": wrong_N, "nll": -np.log(np.clip(picked_N, FLOOR, None))}
 
-    The standard errors, s / sqrt(N) of the rows' differences, are of the choice of test rows alone: they say nothing
-    of what other seeds would train. With one row they are infinite.
+
+def paired_difference(one: Mapping[str, Floats], other: Mapping[str, Floats]) -> Difference:
+    """Return how one differs from another, unit by unit, so that what is hard for both cancels.
+
+    The standard errors, s / sqrt(N) of the units' differences, are of the choice of test rows alone: they say nothing
+    of what other seeds would train. With one unit they are infinite.
+
+    Args:
+        one, other: `unit_losses` of both, on the same rows.
     """
-    labels_N = np.asarray(labels_N)
-    right_N = _right(probs_a_NC, labels_N) - _right(probs_b_NC, labels_N)
-    loss_N = _loss(probs_a_NC, labels_N) - _loss(probs_b_NC, labels_N)
+    right_N = np.asarray(other["error"]) - one["error"]
+    loss_N = np.asarray(one["nll"]) - other["nll"]
     return Difference(float(right_N.mean()), _error(right_N), float(loss_N.mean()), _error(loss_N))
-
-
-def _right(probs_NC: Floats, labels_N: Integers) -> Floats:
-    return (np.argmax(probs_NC, axis=1) == labels_N).astype(np.float64)
-
-
-def _loss(probs_NC: Floats, labels_N: Integers) -> Floats:
-    picked_N = np.asarray(probs_NC, dtype=np.float64)[np.arange(len(labels_N)), labels_N]
-    return -np.log(np.clip(picked_N, FLOOR, None))
 
 
 def _error(values_N: Floats) -> float:
@@ -135,26 +136,27 @@ COMPARISONS = (
 
 
 def verdict(
-    rows: Mapping[str, Mapping[str, float]], probabilities: Mapping[str, Floats], labels_N: Integers
+    rows: Mapping[str, Mapping[str, float]], losses: Mapping[str, Mapping[str, Floats]], units: str = "test rows"
 ) -> list[str]:
     """Return plain sentences that say who won, and who lost.
 
     Args:
         rows: the table: row name -> `accuracy`, `nll`, …
-        probabilities: row name -> probs_NC on the *test* split, from which those came.
-        labels_N: the labels of the *test* split.
+        losses: row name -> `unit_losses` on the *test* split, whose means those are.
+        units: what a unit is, in the plural.
     """
     accuracy_of = {name: f"{100 * row['accuracy']:.2f} %" for name, row in rows.items()}
     nll_of = {name: f"{row['nll']:.4f}" for name, row in rows.items()}
     most, least = max(rows, key=lambda name: rows[name]["accuracy"]), min(rows, key=lambda name: rows[name]["nll"])
     lines = [f"Highest accuracy: {_level(accuracy_of, most)}. Lowest NLL: {_level(nll_of, least)}."]
     for name, other in COMPARISONS:
-        if name in probabilities and other in probabilities:
-            difference = paired_difference(probabilities[name], probabilities[other], labels_N)
+        if name in losses and other in losses:
+            difference = paired_difference(losses[name], losses[other])
             lines.append(_sentence(name, other, rows, difference))
     if len(lines) > 1:
+        count = len(next(iter(losses.values()))["nll"])
         lines.append(
-            f"Each difference is given with one standard error, paired over the {len(labels_N)} test rows; less than "
+            f"Each difference is given with one standard error, paired over the {count} {units}; less than "
             "two count as not distinguishable. What other seeds would have trained is not in them."
         )
     return lines

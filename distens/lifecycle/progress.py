@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 
-from distens.lifecycle.delivery import LEADERS
+from distens import probabilities
 from distens.records import Failure, Finished, History, Task
-from distens.roles.ensemble.conclude import metric_of
 from distens.select.protocol import Selector
 
 
@@ -18,10 +17,12 @@ class Update:
     """What a run tells whoever watches it, after each dispatch and each outcome.
 
     Attributes:
-        phase: `data`; `search`, or a federation's `clients` (one shot) or `rounds`; `finish`; `done`.
+        phase: `data`; whatever the role calls what it does (`search`, `rounds`, …); `finish`; `done`.
         text: a line for a log; empty if all that changed is what is running.
-        total: members that the search will start, 0 where only time sets a limit; `finished` (in their first rung at
-            least) and `failed` are among them. Of a federation so many clients, or rounds.
+        counted: what goes on one by one, in the plural (`members`); empty where nothing is counted.
+        total: how many of them there will be, 0 where only time sets a limit; `finished` (members in their first rung
+            at least) and `failed` are among them.
+        numbered: the text says by itself which of them it is about.
         running: how many were dispatched and have not come back.
         best, ensemble: the metric on the *search* split of the best member, and of the selection, so far.
         path: the run's folder, once it is there.
@@ -29,6 +30,7 @@ class Update:
 
     phase: str
     text: str
+    counted: str = ""
     total: int = 0
     finished: int = 0
     failed: int = 0
@@ -38,13 +40,15 @@ class Update:
     ensemble: float | None = None
     outcome: Finished | Failure | None = None
     path: str = ""
+    numbered: bool = False
 
 
 Watch = Callable[[Update], None]
 
 
 def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
-    """Return an outcome as a line for a log, with a client's rows, and its metric if that could be measured."""
+    """Return an outcome as a line for a log, with the member's rows if it says how many it had, and its metric if that
+    could be measured."""
     name = " ".join(dict.fromkeys((task.id, task.settings["family"])))
     if isinstance(outcome, Failure):
         again = "" if outcome.final else "; trying again"
@@ -54,6 +58,9 @@ def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
     told += [f"{metric} {found[metric]:.4f}"] if metric in found else []
     return f"{name}: {', '.join(told) or 'done'} in {outcome.report.seconds:.1f} s"
 
+
+LEADERS = 100
+"""What is selected on the way, to be looked at, is selected among the best so many members; the end weighs them all."""
 
 SHARE = 0.01
 
@@ -124,7 +131,8 @@ class Progress:
             names.setdefault(member, name)
         probs_MNC = [history.predictions(name) for name in names.values()]
         weights_M = self.selector.select(probs_MNC, history.labels_N, self.metric)
-        self.ensemble = metric_of(probs_MNC, weights_M, history.labels_N, self.metric)
+        mixed_NC = probabilities.mix(probs_MNC, weights_M)
+        self.ensemble = probabilities.metrics(mixed_NC, history.labels_N)[self.metric]
         took = time.monotonic() - started
         self._spent, self._longest = self._spent + took, max(self._longest, took)
 

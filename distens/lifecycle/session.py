@@ -1,7 +1,9 @@
 """What every run has, whatever its role: a folder, a journal, data, a runner and a tracker, opened and closed in order.
 
-Every task is journalled before it is dispatched, and its outcome before it is acted on. So the driver may die at any
-moment: what was pending is handed out again, with the next attempt number, the same settings and the same seed.
+Every task that leaves a report is journalled before it is dispatched, and its outcome before it is acted on. So the
+driver may die at any moment: what was pending is handed out again, with the next attempt number, the same settings and
+the same seed. A role's tasks that answer in memory alone (a client's training in one round) are not: the role journals
+what it makes of all of them together, under a folder of its own, and asks again for what came after.
 """
 
 from __future__ import annotations
@@ -11,22 +13,23 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack
 from itertools import islice
+from types import TracebackType
 from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
 from distens import __version__, registry
 from distens.config.config import Config, to_yaml
-from distens.data.load import Loaded, load
+from distens.data.load import Loaded
 from distens.errors import RunError
+from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import Update, Watch
+from distens.lifecycle.results import Outcome, Result
 from distens.packing import Planner
-from distens.records import Failure, Finished, Pack, Report, Resources, State, Task
-from distens.roles.ensemble.conclude import Result
+from distens.records import Failure, Finished, Pack, Report, Resources, Task
 from distens.runtime.protocol import Runner, Shared
 from distens.storage.store import Store
 from distens.tracking.protocol import Final, RunInfo, Tracker
@@ -34,7 +37,11 @@ from distens.tracking.protocol import Final, RunInfo, Tracker
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
 
 
-class Checked(Protocol):
+Data = Loaded
+"""What a run learns from and is measured on; rows of a table or images, so far."""
+
+
+class Plan(Protocol):
     """A plan, as far as every role has one."""
 
     @property
@@ -60,38 +67,50 @@ def silent(update: Update) -> None:
 class Session:
     """The driver's part of one run that does not depend on its role.
 
+    Used in a `with` block, at whose end the runner lets go of everything and the tracker is told how it ended.
+
     Args:
         plan: what to do.
         store: the run's folder.
         watch: is told of every outcome.
         info: what `run.json` says of a run that is resumed.
-        loaded: the plan's data, if they were read before.
+        data: returns what the run learns from and is measured on.
     """
 
     def __init__(
-        self, plan: Checked, store: Store, watch: Watch, info: dict[str, Any] | None, loaded: Loaded | None = None
+        self, plan: Plan, store: Store, watch: Watch, info: dict[str, Any] | None, data: Callable[[], Data]
     ) -> None:
         self.config, self.runner, self.tracker = plan.config, plan.runner, plan.tracker
         self.store, self.watch = store, watch
         self.ledger = Ledger(store)
         self.resumed = info is not None
         self.info = info or {}
-        self._given = loaded
+        self.notes: list[str] = []
+        self._read, self._data = data, None
+        self._final: Final | None = None
+        self._started = False
+        self._limits = ExitStack()
 
-    @contextmanager
-    def prepared(self, tasks: int | None) -> Iterator[None]:
-        """Let the runner get ready for so many tasks (None: for as many as there is room) while the data are read, and
-        let go of it whatever happens."""
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._limits.close()
+        self.runner.stop()
+        if self._started:
+            status = "finished" if error is None else "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.notes += self.tracker.finish(self._final if error is None else None, status)
+
+    def prepare(self, tasks: int | None) -> None:
+        """Let the runner get ready for so many tasks (None: for as many as there is room) while the data are read."""
         if self.store.exists("results.json"):
             tasks = 0  # a run that has them trains nothing
         pack = self.runner.pack
-        try:
-            self.runner.prepare(tasks if tasks is None or pack == "auto" else math.ceil(tasks / pack))
-            yield
-        finally:
-            self.runner.stop()
+        self.runner.prepare(tasks if tasks is None or pack == "auto" else math.ceil(tasks / pack))
 
-    def open(self) -> Loaded:
+    def open(self) -> Data:
         """Read the data, and begin the run's folder or see that it is still that run's.
 
         Raises:
@@ -99,44 +118,36 @@ class Session:
             RunError: they are others than when the run began.
         """
         self.watch(Update("data", f"reading {self.config.data.source}"))
-        loaded = self._given or load(self.config.data, self.config.seed)
-        self._begin(loaded)
-        counts = ", ".join(f"{name} {len(rows)}" for name, rows in loaded.dataset.labels.items())
-        classes = len(loaded.dataset.classes)
-        self.watch(Update("data", f"{self.store.url}: rows: {counts}; {classes} classes", path=self.store.url))
-        return loaded
+        data = self._data = self._read()
+        self._begin(data)
+        self.watch(Update("data", f"{self.store.url}: {data.summary}", path=self.store.url))
+        return data
 
     def planner(self, loaded: Loaded) -> Planner:
         """Return who says how many tasks go together."""
         runner, dataset = self.runner, loaded.dataset
-        shape, gpu = dataset.inputs["train"].shape[1:], runner.resources.gpus > 0
+        shape, gpu = dataset.inputs["train"].shape[1:], runner.usual.gpus > 0
         return Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, len(dataset.classes))
 
-    def carry_out(
-        self, shared: Shared, work: Callable[[], tuple[Result, Final]], also: Mapping[str, Resources] = {}
-    ) -> Result:
-        """Do the work between the runner's and the tracker's start and end.
+    def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
+        """Start runner and tracker; the tracker is told what is done already.
 
         Args:
             also: what tasks will ask for besides the runner's own (see `Runner.start`).
         """
-        status, final, notes = "failed", None, []
-        try:
-            self.runner.start(shared, also)
-            self.tracker.start(self._run_info())
-            for task, outcome in self.ledger.outcomes():
-                self.tracker.member(task, outcome)
-            with threadpool_limits(limits=1, user_api="blas"):  # members have the other cores
-                result, final = work()
-            status = "finished"
-        except KeyboardInterrupt:
-            status = "stopped"
-            raise
-        finally:
-            self.runner.stop()
-            notes = self.tracker.finish(final, status)
-        self.watch(Update("done", "finished"))
-        return replace(result, notes=(*result.notes, *notes))
+        self._started = True
+        self.runner.start(shared, also)
+        self.tracker.start(self._run_info())
+        for task, outcome in self.ledger.outcomes():
+            self.tracker.member(task, outcome)
+        # Members have the other cores.
+        self._limits.enter_context(threadpool_limits(limits=1, user_api="blas"))
+
+    def deliver(self, outcome: Outcome) -> Result:
+        """Write what the run leaves behind, and return its result."""
+        assert self._data is not None, "open comes first"
+        result, self._final = deliver(self.config, self.store, self.tracker, self._data, outcome)
+        return result
 
     def complete(
         self,
@@ -172,8 +183,8 @@ class Session:
                 self.tracker.member(task, told)
                 yield task, told
 
-    def _begin(self, loaded: Loaded) -> None:
-        fingerprint = loaded.dataset.fingerprint
+    def _begin(self, data: Data) -> None:
+        fingerprint = data.fingerprint
         if self.resumed:
             if self.info["fingerprint"] != fingerprint:
                 raise RunError(
@@ -194,8 +205,7 @@ class Session:
             "started": time.time(),
         }
         self.store.write("config.yaml", to_yaml(self.config).encode())
-        self.store.write_state("splits.safetensors", State(loaded.split_rows))
-        self.store.write_json("preprocessing.json", loaded.preprocessing.to_json())
+        data.keep(self.store)
         self.store.write_json("run.json", self.info)
 
     def _refuse_imports(self) -> None:
@@ -206,8 +216,8 @@ class Session:
             for family, spec in specs:
                 for place, module in registry.unimported(family, spec, task.id):
                     raise RunError(
-                        f"{self.store.url}: refused: {place} in the journal is of a class in the module {module!r}, which "
-                        "config.yaml does not name"
+                        f"{self.store.url}: refused: {place} in the journal is of a class in the module {module!r}, "
+                        "which config.yaml does not name"
                     )
 
     def _forget_what_is_gone(self) -> None:

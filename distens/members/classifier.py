@@ -13,8 +13,9 @@ from distens.errors import Diverged
 from distens.members._rows import Rows, choose, chosen
 from distens.models.mlp import Mlp
 from distens.objectives.cross_entropy import CrossEntropy
+from distens.objectives.protocol import SmoothsLabels
 from distens.records import Floats, State
-from distens.registry import Plugin
+from distens.registry import Plugin, able
 from distens.training import loop, network
 from distens.training.loop import OptimizerName, Schedule
 from distens.training.work import Work
@@ -143,7 +144,7 @@ class Classifier:
         self._make(examples.inputs.shape[1:], examples.classes, work.seed)
         assert self._network is not None
         rows_N = None if self.rows == "all" else choose(self.rows, len(examples.inputs), work.seed)
-        smoothing = getattr(self.objective, "label_smoothing", 0.0)
+        smoothing = self.objective.label_smoothing if able(self.objective, SmoothsLabels) else 0.0
         return Learner(self._network, self._recipe(), work, rows_N, smoothing)
 
     @classmethod

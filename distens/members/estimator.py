@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Estimator:
         rows: `all`, or a `bootstrap` by the member's seed.
     """
 
-    uses_gpu: ClassVar[bool] = False
+    uses_gpu: ClassVar[Literal[False]] = False
 
     estimator: str
     options: dict[str, Any] = field(default_factory=dict)

@@ -1,23 +1,43 @@
-"""A member: something that learns from examples and predicts class probabilities."""
+"""A member: something that learns from examples and predicts class probabilities; and what else a kind may do.
+
+The main protocol is `Member`. All others are optional: a kind has one by defining what it names, and whoever wants it
+asks with `registry.able`. A kind defines no other public names, so that a misspelt one is found.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged
 from distens.records import Floats, State
 from distens.training.work import Work
 
+if TYPE_CHECKING:
+    from torch import nn
+    from typing_extensions import Self
+
+    from distens.training.local import Learned, Shard
+
 
 class Member(Protocol):
     """A dataclass whose fields are its options; what it has learned is not a field.
 
-    A member kind may also define `default_ranges(cls, template) -> template`, a class method that fills the search
-    ranges its users would otherwise write out; the resolved config shows them. And `uses_gpu: ClassVar[bool] = False`
-    if a GPU is of no use to it. With an option `epochs` and a method `last_epoch()` it can be trained in rungs (see
-    `distens.schedule.protocol.in_parts`).
+    An actor builds, trains and asks it, and a predictor restores it:
+
+        >>> import numpy as np
+        >>> from distens import registry
+        >>> from distens.data.dataset import Examples
+        >>> from distens.training.work import Work
+        >>> settings = {"kind": "estimator", "estimator": "extra_trees", "options": {"n_estimators": 2}}
+        >>> examples = Examples(np.array([[0.0], [1.0]], dtype=np.float32), np.array([0, 1]), classes=2)
+        >>> member = registry.build_member(settings)
+        >>> metrics = member.fit(examples, Work(seed=1))
+        >>> restored = registry.build_member(settings)
+        >>> restored.load(member.state())
+        >>> restored.predict(examples.inputs).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
     """
 
     def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
@@ -50,20 +70,25 @@ PLUGINS = (Member,)
 
 
 class Packable(Member, Protocol):
-    """The optional part: a kind that can train, and ask, many of its members as one program.
+    """A kind that can train many of its members as one program.
+
+    `distens.packing` puts members into one pack that differ in their `free` settings alone, as many as the first one
+    advises, and the actor trains them together:
+
+        size, reason = members[0].pack_advice(input_shape, classes, gpu)
+        for place, found in type(members[0]).fit_pack(members, examples, works):
+            ...
 
     Attributes:
         free: settings, dotted (`learning_rate`, `model.dropout`), in which members of one pack may differ; all others
             are equal in a pack.
-        asked: settings that members stacked for prediction have in common, but for those that are free.
     """
 
     free: ClassVar[tuple[str, ...]]
-    asked: ClassVar[tuple[str, ...]]
 
     @classmethod
     def fit_pack(
-        cls, members: Sequence[Packable], examples: Examples, works: Sequence[Work]
+        cls, members: Sequence[Self], examples: Examples, works: Sequence[Work]
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
         """Train members together; yield each one's place and metrics (or why it stopped) as it finishes.
 
@@ -79,10 +104,156 @@ class Packable(Member, Protocol):
         """Return how many such members are best trained together, and why, in a few words; 1 if packs gain nothing."""
         ...
 
+
+class Stackable(Member, Protocol):
+    """A kind that can ask many of its members in one pass.
+
+    The predictor stacks those that share what is `asked`:
+
+        predict_all = type(members[0]).stack(members)
+        probs_MNC = predict_all(inputs)
+
+    Attributes:
+        asked: settings that members stacked for prediction have in common, except those that are `Packable.free`.
+    """
+
+    asked: ClassVar[tuple[str, ...]]
+
     @classmethod
-    def stack(cls, members: Sequence[Packable]) -> Callable[[Floats], Floats]:
+    def stack(cls, members: Sequence[Self]) -> Callable[[Floats], Floats]:
         """Return inputs -> probs_MNC (float32): what each member's `predict` returns, to float tolerance, in one pass.
 
         The members' weights are copied; `device` is where the first of them lies.
         """
+        ...
+
+
+class TrainsInRungs(Member, Protocol):
+    """A kind whose members can stop after any epoch and resume later, from their checkpoint.
+
+    A schedule with rungs gives such members budgets (see `distens.schedule.protocol.in_parts`) and is told their length
+    when the plan is made; members of other kinds are trained in one go:
+
+        lengths[family] = Length(epochs=(member.epochs,), last=member.last_epoch())
+        member.fit(examples, Work(seed, checkpoint, budget=3))
+    """
+
+    @property
+    def epochs(self) -> int:
+        """Return the number of epochs that the settings ask for: an option."""
+        ...
+
+    def last_epoch(self) -> int | None:
+        """Return the epoch at which the rate ends, beyond which training cannot go on; None: there is none."""
+        ...
+
+
+class HasDefaultRanges(Member, Protocol):
+    """A kind that fills in the search ranges which its users would otherwise write out.
+
+    The plan asks it, before anything is checked, and the resolved config shows them:
+
+        template = cls.default_ranges({"kind": "estimator", "estimator": "svm"})
+    """
+
+    @classmethod
+    def default_ranges(cls, template: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the template with ranges where it leaves them out.
+
+        Raises:
+            ValueError: the template cannot be right; the message says why.
+        """
+        ...
+
+
+class UsesNoGpu(Member, Protocol):
+    """A kind to which a GPU is of no use.
+
+    The plan refuses GPUs per member if all families are of such kinds:
+
+        if runner.resources.gpus and all(registry.able(cls, UsesNoGpu) for cls in classes):
+            raise ConfigError(...)
+
+    Attributes:
+        uses_gpu: False.
+    """
+
+    uses_gpu: ClassVar[Literal[False]]
+
+
+class HasNetwork(Member, Protocol):
+    """A kind whose members are torch networks.
+
+    A server can begin one, merge into it, and teach it:
+
+        member.begin(input_shape, classes, seed)
+        logits_NC = member.torch_module()(inputs)
+    """
+
+    def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
+        """Become an untrained network, by the seed alone."""
+        ...
+
+    def torch_module(self) -> nn.Module:
+        """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see what is done to it."""
+        ...
+
+
+class Movable(Member, Protocol):
+    """A kind whose members predict where they lie.
+
+    A loaded one lies on the CPU; whoever wants it elsewhere moves it:
+
+        member.load(state)
+        member.to("cuda")
+        probs_NC = member.predict(inputs)
+    """
+
+    def to(self, device: str) -> None:
+        """Move the member to `cpu` or `cuda`; predictions then come from there."""
+        ...
+
+
+class ClientKind(HasNetwork, Protocol):
+    """A kind that can be a federation's client.
+
+    A federated plan refuses all others. In every round the actor fills one member with the server's weights and lets it
+    train all clients of a pack; what was merged is judged on the server's rows, or its gradient is taken there:
+
+        for place, found in member.train(start_P, shards, round, device):
+            ...  # found.weights_P is the update of shards[place].client
+        member.become(merged_P)
+        loss, gradient_P = member.gradient(examples)
+    """
+
+    @property
+    def plain_steps(self) -> bool:
+        """Return True if a step is the gradient times the learning rate (see `merge.protocol.AssumesPlainSteps`)."""
+        ...
+
+    def train(
+        self, start_P: Floats, shards: Sequence[Shard], round: int, device: str = "cpu"
+    ) -> Iterator[tuple[int, Learned | Diverged]]:
+        """Train clients with these settings from one start; yield each one's place and what it learned, or why it
+        stopped. The member itself is only the pattern: it must have begun or been loaded.
+
+        Args:
+            start_P: the server's weights.
+            round: from 0.
+
+        Raises:
+            Refused: the start is no such network's, or a client has no rows, or no labels.
+        """
+        ...
+
+    def weights(self) -> Floats:
+        """Return all weights, one after the other, float32."""
+        ...
+
+    def become(self, weights_P: Floats) -> None:
+        """Take all weights, as `weights` gives them."""
+        ...
+
+    def gradient(self, examples: Examples) -> tuple[float, Floats]:
+        """Return the mean cross-entropy of the network on some rows, and its gradient by all weights."""
         ...

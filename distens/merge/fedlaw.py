@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
@@ -36,7 +36,7 @@ class FedLAW:
         rate: of Adam.
     """
 
-    needs_proxy: ClassVar[bool] = True
+    needs_proxy: ClassVar[Literal[True]] = True
 
     steps: Annotated[int, Ge(1)] = 100
     rate: Annotated[float, Gt(0)] = 0.05

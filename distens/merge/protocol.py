@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 from distens.records import Correction, Floats, Update
 
@@ -50,15 +50,25 @@ class Merged:
     shares_K: Floats | None = None
 
 
-__all__ = ["Correction", "Memory", "Merged", "Merger", "Round"]
+__all__ = ["AssumesPlainSteps", "Correction", "Corrects", "Memory", "Merged", "Merger", "NeedsProxy", "Round"]
 
 
 class Merger(Protocol):
     """A frozen dataclass whose fields are its options.
 
-    A rule may also have `needs_proxy: ClassVar[bool] = True` if it cannot do without the server's rows, and a method
-    `correct(client: str, memory: Memory, start_P: Floats) -> Correction` if it changes what clients minimise; with it
-    comes `plain_steps: ClassVar[bool] = True` where the rule assumes gradient descent without momentum.
+    The server calls it at the end of every round, and once after a single shot:
+
+        >>> import numpy as np
+        >>> from distens import registry
+        >>> from distens.records import Update
+        >>> def update(client, weight, rows):
+        ...     weights_P = np.array([weight], dtype=np.float32)
+        ...     return Update("r0000-" + client, 1, client, weights_P, rows, 1, 0.1, (rows,), 0.5)
+        >>> merger = registry.build("merge", "fedavg", "merge")
+        >>> updates = [update("c0", 1.0, 30), update("c1", 5.0, 10)]
+        >>> merged = merger.merge(Round(0, np.zeros(1, dtype=np.float32), updates, clients=2))
+        >>> merged.weights_P.tolist(), merged.shares_K.tolist()
+        ([2.0], [0.75, 0.25])
     """
 
     def merge(self, round: Round) -> Merged:
@@ -72,3 +82,51 @@ class Merger(Protocol):
 
 PLUGINS = (Merger,)
 """What a user's own plug-in of this family must be: one of these."""
+
+
+class Corrects(Merger, Protocol):
+    """A rule that changes what clients minimise.
+
+    The server asks for every client of a round, before it trains:
+
+        if registry.able(merger, Corrects):
+            correction = merger.correct(client, memory, start_P)
+    """
+
+    def correct(self, client: str, memory: Memory, start_P: Floats) -> Correction:
+        """Return what a client's loss is changed by in this round.
+
+        Args:
+            memory: what the rule returned after the round before; empty at first.
+            start_P: the global weights that the clients begin with; not written to.
+        """
+        ...
+
+
+class NeedsProxy(Merger, Protocol):
+    """A rule that cannot do without rows of the server's own, `Round.proxy`.
+
+    The plan refuses it where `data.splits.search` is 0, and only such a rule is given the proxy:
+
+        proxy = network.gradient if registry.able(merger, NeedsProxy) else None
+
+    Attributes:
+        needs_proxy: True.
+    """
+
+    needs_proxy: ClassVar[Literal[True]]
+
+
+class AssumesPlainSteps(Merger, Protocol):
+    """A rule that holds for gradient descent alone.
+
+    The plan refuses it for clients with momentum, weight decay or another optimizer:
+
+        if registry.able(merger, AssumesPlainSteps) and not member.plain_steps:
+            raise ConfigError(...)
+
+    Attributes:
+        plain_steps: True.
+    """
+
+    plain_steps: ClassVar[Literal[True]]

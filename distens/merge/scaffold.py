@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Gt
@@ -31,7 +31,7 @@ class Scaffold:
         rate: the server's learning rate.
     """
 
-    plain_steps: ClassVar[bool] = True
+    plain_steps: ClassVar[Literal[True]] = True
 
     rate: Annotated[float, Gt(0)] = 1.0
 

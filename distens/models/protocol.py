@@ -9,7 +9,18 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """A frozen dataclass whose fields are the architecture's options."""
+    """A frozen dataclass whose fields are the architecture's options.
+
+    A member builds its network, and the baseline `larger_single` a wider one:
+
+        >>> import torch
+        >>> from distens import registry
+        >>> model = registry.build("models", {"kind": "mlp", "hidden": [8]}, "model")
+        >>> tuple(model.build((4,), classes=3)(torch.zeros(5, 4)).shape)
+        (5, 3)
+        >>> model.widened(2.5).hidden
+        (20,)
+    """
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
         """Return a freshly initialised network: inputs (N, *input_shape) -> logits_NC.

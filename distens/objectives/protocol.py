@@ -9,7 +9,17 @@ if TYPE_CHECKING:
 
 
 class Objective(Protocol):
-    """A frozen dataclass whose fields are its options."""
+    """A frozen dataclass whose fields are its options.
+
+    The training loop calls it for every batch:
+
+        >>> import torch
+        >>> from distens import registry
+        >>> objective = registry.build("objectives", "cross_entropy", "objective")
+        >>> loss = objective.loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
+        >>> f"{loss.item():.4f}"  # ln 2
+        '0.6931'
+    """
 
     def loss(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss, a scalar. `targets` are labels_N (int64) or probs_NC."""
@@ -18,3 +28,17 @@ class Objective(Protocol):
 
 PLUGINS = (Objective,)
 """What a user's own plug-in of this family must be: one of these."""
+
+
+class SmoothsLabels(Objective, Protocol):
+    """An objective with an option that mixes labels with the uniform distribution.
+
+    A network that is trained in a pack brings it along, since members of one pack may differ in it:
+
+        smoothing = objective.label_smoothing if registry.able(objective, SmoothsLabels) else 0.0
+    """
+
+    @property
+    def label_smoothing(self) -> float:
+        """Return e; a label's target becomes (1 - e) q + e / C: an option."""
+        ...

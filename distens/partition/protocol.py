@@ -19,7 +19,18 @@ Raises:
 
 
 class Partitioner(Protocol):
-    """A frozen dataclass whose fields are its options."""
+    """A frozen dataclass whose fields are its options.
+
+    A federation calls it once, before its first round, and keeps what it says:
+
+        >>> import numpy as np
+        >>> from distens import registry
+        >>> partitioner = registry.build("partition", "iid", "partition")
+        >>> labels_N = np.array([0, 1, 0, 1])
+        >>> rows = partitioner.divide(labels_N, 2, 2, np.random.default_rng(0), column=lambda name: labels_N)
+        >>> sorted(rows), sorted(int(place) for places in rows.values() for place in places)
+        (['c0', 'c1'], [0, 1, 2, 3])
+    """
 
     def divide(
         self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column

@@ -21,6 +21,7 @@ from distens import packing, probabilities, registry
 from distens.credentials import redact
 from distens.data.dataset import Dataset, Examples
 from distens.data.federation import Clients, Partitioned
+from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, StorageFailed, damage
 from distens.members.protocol import Member, Packable
 from distens.records import Answer, Failure, Files, Floats, Held, Outcome, Pack, Reason, Report, State, Task
@@ -148,7 +149,7 @@ def _train(task: Task, shared: Shared, threads: int) -> Report:
     member: Member = registry.build_member(task.settings, task.id)
     started = time.perf_counter()
     made = None
-    if task.distill is not None and getattr(registry.find("distill", task.distill["kind"], ""), "data_free", False):
+    if task.distill is not None and registry.able(registry.find("distill", task.distill["kind"], ""), DataFree):
         metrics, made = _distil(task, member, shared, work)
     else:
         metrics = dict(_fit(task, member, shared, work))

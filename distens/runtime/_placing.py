@@ -49,6 +49,25 @@ def _fetch(held: Held) -> Any:
     return ray.get(held.reference)
 
 
+@dataclass(eq=False)
+class Placed:
+    """An actor that was started, and what it occupies.
+
+    Attributes:
+        handle: Ray's.
+        size: what it occupies, once there is room for it.
+        node_id: where it is, once it is up.
+    """
+
+    handle: Any
+    size: Resources
+    node_id: str = ""
+
+    def end(self) -> None:
+        """End the actor, whatever it does."""
+        ray.kill(self.handle)
+
+
 @dataclass
 class Places:
     """Where a run's actors may go.
@@ -71,7 +90,7 @@ class Places:
         Raises:
             RunError: there is none for one of them.
         """
-        deadline, asked = time.monotonic() + self.wait_seconds, list[Any]()
+        deadline, asked = time.monotonic() + self.wait_seconds, list[Placed]()
         try:
             while (error := self._missing(also)) is not None:
                 if time.monotonic() >= deadline:
@@ -82,7 +101,7 @@ class Places:
                 time.sleep(POLL_SECONDS)
         finally:
             for actor in asked:  # they only waited: a cluster scales for what waits
-                ray.kill(actor)
+                actor.end()
 
     def _missing(self, also: Mapping[str, Resources]) -> RunError | None:
         nodes = self._nodes()
@@ -127,7 +146,7 @@ class Places:
         """Return how many actors of the usual size have room now, beside what else runs on the cluster."""
         return _sizes.count(ray.available_resources(), self.usual)
 
-    def actor(self, needs: Resources) -> Any:
+    def actor(self, needs: Resources) -> Placed:
         """Return a new actor, which may wait for room."""
         remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
         options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_restarts": 0}
@@ -138,7 +157,7 @@ class Places:
             options["scheduling_strategy"] = "SPREAD"
         elif _beside():
             options["scheduling_strategy"] = "DEFAULT"
-        return remote.options(**options).remote(max(1, int(needs.cpus)), list(sys.path))
+        return Placed(remote.options(**options).remote(max(1, int(needs.cpus)), list(sys.path)), needs)
 
 
 def _beside() -> bool:

@@ -33,7 +33,7 @@ class Inline:
         self._threads_before = 0
 
     @property
-    def resources(self) -> Resources:
+    def usual(self) -> Resources:
         """Return what one member occupies."""
         return Resources(cpus=self.threads)
 

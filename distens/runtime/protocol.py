@@ -26,6 +26,14 @@ class Shared:
 class Runner(Protocol):
     """A dataclass whose fields are its options.
 
+    A run's session holds it from before the data are read until its end:
+
+        runner.prepare(packs)
+        runner.start(shared)
+        for answers in runner.run(packs):
+            ...
+        runner.stop()
+
     Attributes:
         pack: how many tasks are dispatched together at most.
         dispatch_seconds: what handing over one pack costs, however small it is.
@@ -37,8 +45,8 @@ class Runner(Protocol):
     pack: PackSize
 
     @property
-    def resources(self) -> Resources:
-        """What one member occupies, unless its task says otherwise."""
+    def usual(self) -> Resources:
+        """What one member, or one pack, occupies, unless its tasks say otherwise."""
         ...
 
     def prepare(self, packs: int | None) -> None:
@@ -52,12 +60,12 @@ class Runner(Protocol):
         """Get ready. Raises RunError if the resources asked for do not exist anywhere.
 
         Args:
-            also: key of the config -> what tasks will ask for besides `resources`.
+            also: key of the config -> what tasks will ask for besides `usual`.
         """
         ...
 
     def slots(self) -> int:
-        """Return how many packs are carried out side by side, as things are now, if each occupies `resources`."""
+        """Return how many packs are carried out side by side, as things are now, if each occupies `usual`."""
         ...
 
     def free(self) -> int:
@@ -85,3 +93,30 @@ class Runner(Protocol):
 
 PLUGINS = (Runner,)
 """What a user's own plug-in of this family must be: one of these."""
+
+
+class JoinsCluster(Runner, Protocol):
+    """A runner of a cluster that others use too.
+
+    A sweep, whose runs share one, joins it itself and sees that members fit, before it divides the room among them:
+
+        runner.connect()
+        runner.check()
+        runs = min(concurrency, runner.slots())
+    """
+
+    def connect(self) -> None:
+        """Join the cluster, or start one.
+
+        Raises:
+            RunError: there is none at the address, or it turns us away.
+        """
+        ...
+
+    def check(self, also: Mapping[str, Resources] = {}) -> None:
+        """See that members fit somewhere, by `resources` and by what tasks will ask for besides (see `Runner.start`).
+
+        Raises:
+            RunError: no node is large enough for one.
+        """
+        ...

@@ -18,8 +18,6 @@ and a node that vanishes would burn its retries while Ray still waits for it.
 from __future__ import annotations
 
 import logging
-import math
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,13 +25,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import ray
 from annotated_types import Ge, Gt
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayError
+from ray.exceptions import RayError
 
 from distens import packing
 from distens.errors import RunError, StorageFailed
-from distens.records import Answer, Failure, Held, Pack, Reason, Resources, Task
+from distens.records import Answer, Held, Pack, Resources
 from distens.runtime import _connection, _placing, _sizes
-from distens.runtime._retries import PAUSE_SECONDS, Retries, lost
+from distens.runtime._placing import Placed
+from distens.runtime._retries import PAUSE_SECONDS, Retries
+from distens.runtime._slot import Ended, Slot, ended, reason_of
+from distens.runtime._spare import Spare
 from distens.runtime.protocol import Shared
 from distens.storage.store import Store
 
@@ -46,30 +47,6 @@ PATIENCE_SECONDS = 10.0
 
 START_FAILURES = 5
 """So many actors in a row that do not come up are no accident; if it is for want of memory, so many pauses."""
-
-
-@dataclass
-class _Slot:
-    """An actor and the pack it has: `starting` until the process is up, so that start-up is not the members' time.
-
-    Attributes:
-        said: how often it was said that it waits.
-        node_id: where it is, once it is up.
-        node_lost: the node went, and the actor with it.
-    """
-
-    actor: Any
-    pack: Pack
-    ref: Any
-    starting: bool
-    since: float
-    said: int = 0
-    node_id: str = ""
-    node_lost: bool = False
-
-    @property
-    def needs(self) -> Resources:
-        return self.pack[0].resources
 
 
 @dataclass
@@ -115,9 +92,8 @@ class RayActors:
             raise ValueError(
                 f"custom_per_member: {taken[0]} is not custom; cpus_, gpus_ and memory_gib_per_member say it"
             )
-        self._busy: list[_Slot] = []
-        self._idle: list[tuple[Resources, Any, str]] = []  # and the id of its node
-        self._prepared: list[Any] = []
+        self._busy: list[Slot] = []
+        self._spare = Spare()
         self._preparing: _connection.Background | None = None
         self._shared_ref: Any = None
         self._store: Store | None = None
@@ -125,11 +101,11 @@ class RayActors:
         self._start_failures, self._short_since, self._short_until = 0, 0.0, 0.0
         self._retries = Retries(self.retries)
         self._places = _placing.Places(
-            self.resources, self.node_labels, self.placement, self.wait_seconds, self.concurrency
+            self.usual, self.node_labels, self.placement, self.wait_seconds, self.concurrency
         )
 
     @property
-    def resources(self) -> Resources:
+    def usual(self) -> Resources:
         """Return what one member, or one pack, occupies."""
         custom = tuple(sorted(self.custom_per_member.items()))
         return Resources(self.cpus_per_member, self.gpus_per_member, self.memory_gib_per_member, custom)
@@ -148,7 +124,7 @@ class RayActors:
             self.check()
         room = min(self.slots(), self._places.free())
         count = room if packs is None else min(packs, room)
-        self._prepared += [self._places.actor(self.resources) for _ in range(count)]
+        self._spare.prepared += [self._places.actor(self.usual) for _ in range(count)]
 
     def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
         """Connect to Ray, check that every member fits somewhere, and send the data once to the object store.
@@ -173,7 +149,7 @@ class RayActors:
         self._places.check(also)
 
     def slots(self) -> int:
-        """Return how many actors of the usual size (`resources`) the cluster, as it is now, has room for.
+        """Return how many actors of the usual size the cluster, as it is now, has room for.
 
         So many packs run at once at most, also of other sizes: fewer where they are larger, no more where smaller.
         """
@@ -201,7 +177,7 @@ class RayActors:
         again = self._retries = Retries(self.retries)
         while True:
             again.wake()
-            while len(self._busy) < (slots := self.slots()) and (self._idle or time.monotonic() >= self._short_until):
+            while len(self._busy) < (slots := self.slots()) and self._may_begin():
                 held = [slot.needs for slot in self._busy]
                 pack = _sizes.next_that_fits(packs, again.waiting, held, self._places.room, slots)
                 if pack is None:  # there is no more, or none before the next outcome
@@ -221,39 +197,38 @@ class RayActors:
                     if slot.starting:
                         self._started(slot)
                         continue
-                    outcomes, left = self._outcomes(slot, seconds)
+                    found = self._ended(slot, seconds)
                 except (RunError, StorageFailed) as error:  # once the others are heard that ended with it
                     broken = error
                 else:
-                    again.split(left)
-                    came += [again.told(outcome, slot.pack, slot.node_lost, seconds) for outcome in outcomes]
+                    again.split(found.left)
+                    came += [again.told(outcome, slot.pack, slot.node_lost, seconds) for outcome in found.outcomes]
             if came:
                 yield came
             if broken is not None:
                 raise broken
 
+    def _may_begin(self) -> bool:
+        """Return whether a pack may go to an actor: to a new one not while memory is short."""
+        return bool(self._spare.idle) or time.monotonic() >= self._short_until
+
     def _dispatch(self, pack: Pack) -> None:
         needs = pack[0].resources
         if self._begun_by_idle(pack):
             return
-        if self._prepared and needs == self.resources:
-            actor = self._prepared.pop(0)  # the oldest is up, if any is
-        else:
-            self._make_room(needs)
+        if (actor := self._spare.take_prepared(needs)) is None:
+            self._spare.make_room(needs, [slot.needs for slot in self._busy], self._places.room)
             actor = self._places.actor(needs)
-        self._busy.append(_Slot(actor, pack, actor.begin.remote(self._shared_ref), True, time.monotonic()))
+        self._busy.append(Slot(actor, pack, actor.handle.begin.remote(self._shared_ref), True, time.monotonic()))
 
     def _begun_by_idle(self, pack: Pack) -> bool:
-        for place, (size, actor, node_id) in enumerate(self._idle):
-            if size == pack[0].resources:
-                del self._idle[place]
-                self._begin(actor, pack, node_id)
-                return True
-        return False
+        if (actor := self._spare.take_idle(pack[0].resources)) is None:
+            return False
+        self._begin(actor, pack)
+        return True
 
-    def _begin(self, actor: Any, pack: Pack, node_id: str) -> None:
-        slot = _Slot(actor, pack, actor.execute.remote(pack), False, time.monotonic(), node_id=node_id)
-        self._busy.append(slot)
+    def _begin(self, actor: Placed, pack: Pack) -> None:
+        self._busy.append(Slot(actor, pack, actor.handle.execute.remote(pack), False, time.monotonic()))
 
     def _hand_over(self) -> None:
         """Give packs whose actors are not up to actors for which there are no other packs: what waits for room may wait
@@ -261,30 +236,12 @@ class RayActors:
         for slot in [slot for slot in self._busy if slot.starting]:
             if self._begun_by_idle(slot.pack):
                 self._busy.remove(slot)
-                if slot.needs == self.resources:
-                    self._prepared.append(slot.actor)
+                if slot.needs == self.usual:
+                    self._spare.prepared.append(slot.actor)
                 else:
-                    ray.kill(slot.actor)
+                    slot.actor.end()
 
-    def _make_room(self, needs: Resources) -> None:
-        """End actors without a pack, which are of other sizes, until there is room for one of this size."""
-        spare, held = self._spare(), [needs, *(slot.needs for slot in self._busy)]
-        for place in _sizes.to_end([size for size, _ in spare], held, self._places.room):
-            self._end(spare[place][1])
-
-    def _spare(self) -> list[tuple[Resources, Any]]:
-        """Return actors without a pack."""
-        return [
-            *((size, actor) for size, actor, _ in self._idle),
-            *((self.resources, actor) for actor in self._prepared),
-        ]
-
-    def _end(self, spare: Any) -> None:
-        ray.kill(spare)
-        self._idle = [idle for idle in self._idle if idle[1] is not spare]
-        self._prepared = [actor for actor in self._prepared if actor is not spare]
-
-    def _ready(self) -> list[_Slot]:
+    def _ready(self) -> list[Slot]:
         """Return slots whose call ended or whose pack's time is over; wait for the first such, or until something that
         has paused can be tried again."""
         while self._busy and self._retries.seconds() != 0:
@@ -299,25 +256,20 @@ class RayActors:
             for slot in (slot for slot in self._busy if slot.starting):
                 waited = now - slot.since
                 if waited > PATIENCE_SECONDS:
-                    for _, actor in self._spare():
-                        self._end(actor)
-                if waited > START_SECONDS * (slot.said + 1):
-                    slot.said += 1
+                    self._spare.end()
+                if waited > START_SECONDS * (slot.told + 1):
+                    slot.told += 1
                     log.warning("%s waits for free resources since %.0f s", slot.pack[0].id, waited)
         return []
 
-    def _late(self, slot: _Slot, now: float) -> bool:
-        return not slot.starting and now - slot.since > self._limit(slot.pack)
+    def _late(self, slot: Slot, now: float) -> bool:
+        return not slot.starting and now - slot.since > slot.limit(self.timeout_seconds)
 
-    def _limit(self, pack: Pack) -> float:
-        own = math.inf if self.timeout_seconds is None else self.timeout_seconds * len(pack)
-        return min([own, *(task.limit_seconds for task in pack if task.limit_seconds is not None)])
-
-    def _started(self, slot: _Slot) -> None:
+    def _started(self, slot: Slot) -> None:
         try:
-            node_id: Any = ray.get(slot.ref)
+            slot.actor.node_id = ray.get(slot.ref)
         except RayError as error:
-            short, now = _reason(error) == "out_of_memory", time.monotonic()
+            short, now = reason_of(error) == "out_of_memory", time.monotonic()
             if not short:
                 self._start_failures += 1
             elif slot.since >= self._short_since:  # of those that began before the last pause, one counts
@@ -331,37 +283,15 @@ class RayActors:
                 self._dispatch(slot.pack)
             return
         self._start_failures = 0
-        self._begin(slot.actor, slot.pack, node_id)
+        self._begin(slot.actor, slot.pack)
 
-    def _outcomes(self, slot: _Slot, seconds: float) -> tuple[Sequence[Answer], list[Task]]:
-        """Return what came of a pack after so many seconds, and what of it is left to be tried again."""
-        reason: Reason
-        try:
-            outcomes: list[Answer] = ray.get(slot.ref, timeout=0)
-        except GetTimeoutError:
-            limit, round_over = self._limit(slot.pack), _round_over(slot.pack, seconds)
-            option = "federated.deadline_seconds" if round_over else "runtime.timeout_seconds"
-            reason, message = "timed_out", f"still training after {limit:g} s ({option})"
-            if round_over:
-                ray.kill(slot.actor)
-                return [Failure(task.id, task.attempt, reason, message, seconds, "") for task in slot.pack], []
-        except StorageFailed as error:  # Ray's own error and the actor's in one
-            ray.kill(slot.actor)
-            raise StorageFailed(str(getattr(error, "cause", error))) from None
-        except RayError as error:
-            reason, message = _reason(error), _one_line(error)
-            # A process that died is known to be dead at once; what cannot be reached is on a node that went.
-            slot.node_lost = isinstance(error, ActorUnavailableError) or not self._places.lives(slot.node_id)
-            message = f"its node is lost: {message}" if slot.node_lost else message
-        else:
-            if any(isinstance(o, Failure) and o.reason not in ("diverged", "refused") for o in outcomes):
-                ray.kill(slot.actor)  # whatever state it is in: the next pack gets a new process
-            else:
-                self._idle.append((slot.needs, slot.actor, slot.node_id))
-            return outcomes, []
-        ray.kill(slot.actor)
+    def _ended(self, slot: Slot, seconds: float) -> Ended:
+        """Return what came of a pack after so many seconds; keep its actor for the next, if it lives."""
         assert self._store is not None
-        return lost(slot.pack, reason, message, seconds, self._store)
+        found = ended(slot, seconds, slot.limit(self.timeout_seconds), self._places.lives, self._store)
+        if found.lives:
+            self._spare.idle.append(slot.actor)
+        return found
 
     def stop(self) -> None:
         """End our actors, running members included; leave a Ray that was there before us."""
@@ -370,28 +300,12 @@ class RayActors:
         if self._head is not None:
             self._head.end()
         if ray.is_initialized():
-            for actor in [*(slot.actor for slot in self._busy), *(actor for _, actor in self._spare())]:
-                ray.kill(actor)
+            for slot in self._busy:
+                slot.actor.end()
+            self._spare.end()
             if self._head is not None:
                 ray.shutdown()
         if self._preparing is not None:
             self._preparing.end()
-        self._busy, self._idle, self._prepared, self._preparing = [], [], [], None
+        self._busy, self._spare, self._preparing = [], Spare(), None
         self._shared_ref, self._store, self._head = None, None, None
-
-
-def _round_over(pack: Pack, seconds: float) -> bool:
-    """Return whether the round that these tasks belong to has no more time, so that it makes no sense to try again."""
-    return any(task.limit_seconds is not None and seconds >= task.limit_seconds for task in pack)
-
-
-def _reason(error: RayError) -> Reason:
-    # Ray's memory monitor says so itself; the kernel's only leaves a killed process.
-    oom = isinstance(error, OutOfMemoryError) or "running low on memory" in str(error)
-    return "out_of_memory" if oom else "crashed"
-
-
-def _one_line(error: RayError, most: int = 300) -> str:
-    """Return what Ray says of a lost process, as one line: its log shows the last line of a message."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-    return text if len(text) <= most else f"{text[:most]}…"

@@ -81,12 +81,12 @@ class Hyperband:
         Raises:
             ValueError: the search was given a number.
         """
-        total = sum(bracket.members for bracket in self.brackets())
+        total = sum(bracket.members for bracket in self._brackets())
         if members is not None:
             raise ValueError(f"search.members: {members} has no effect: the brackets start {total} members")
         return total
 
-    def brackets(self) -> list[Bracket]:
+    def _brackets(self) -> list[Bracket]:
         """Return the brackets, in the order in which they are started: s from s_max down to 0."""
         assert self.maximum is not None, "planned comes first"
         rungs = budgets(self.minimum, self.maximum, self.eta)
@@ -97,7 +97,7 @@ class Hyperband:
         """Return what complete rungs promote, and the first bracket that is not full."""
         promote: list[Promotion] = []
         start: Start | None = None
-        for bracket in self.brackets():
+        for bracket in self._brackets():
             left = bracket.members - history.started.get(bracket.name, 0)
             if left and start is None:
                 start = Start(bracket.name, bracket.budgets[0], left)
@@ -110,7 +110,7 @@ class Hyperband:
         """Return each member's highest rung, but for those that a rung's final word left behind; bracket by bracket,
         by name: the same order whatever came first."""
         finished = sorted((e for e in history.finished if e.task.budget is None), key=lambda e: e.task.id)
-        for bracket in self.brackets():
+        for bracket in self._brackets():
             latest: dict[str, Finished] = {}
             ahead = {budget: {e.task.member for e in entries} for budget, entries in self._promoted(history, bracket)}
             going: set[str] | None = None  # not said yet: all

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from distens import registry
+from distens.members.protocol import TrainsInRungs
 from distens.records import Finished, History, Settings
 
 
@@ -57,7 +58,17 @@ class Decision:
 
 class Schedule(Protocol):
     """A frozen dataclass whose fields are its options. It keeps nothing between calls: what it decides follows from
-    history alone."""
+    history alone.
+
+    The plan fills it in once; then a run asks it whenever an actor is free, and at the end what counts:
+
+        >>> from distens import registry
+        >>> from distens.records import History
+        >>> schedule = registry.build("schedule", {"kind": "halving", "minimum": 1}, "schedule")
+        >>> schedule = schedule.planned({"net": Length(epochs=(9,), last=None)})
+        >>> schedule.decide(History()).start.budget  # the first member's first rung
+        1
+    """
 
     def planned(self, lengths: Mapping[str, Length]) -> Schedule:
         """Return the schedule with every option filled in.
@@ -92,6 +103,5 @@ PLUGINS = (Schedule,)
 
 
 def in_parts(settings: Settings) -> bool:
-    """Return whether a member can stop after any epoch and go on later: its kind has the option `epochs` and a method
-    `last_epoch() -> int | None`, the epoch at which its rate ends (None: nowhere)."""
-    return hasattr(registry.find("members", settings["kind"], "members"), "last_epoch")
+    """Return True if a member can stop after any epoch and resume later (see `TrainsInRungs`)."""
+    return registry.able(registry.find("members", settings["kind"], "members"), TrainsInRungs)

@@ -75,13 +75,13 @@ class DivBO:
                 f"search.beta: {self.beta} lets diversity outweigh accuracy; below 0.2 is advised", stacklevel=3
             )
 
-    def weight(self, finished: int) -> float:
+    def _weight_of_diversity(self, finished: int) -> float:
         """Return w(t): 0 at t = 0, rising to beta / 2."""
         return self.beta * (1.0 / (1.0 + float(np.exp(-self.tau * finished))) - 0.5)
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`)."""
-        weight = self.weight(len(history.finished))
+        weight = self._weight_of_diversity(len(history.finished))
         penalty = partial(_DiversityRanks, self, history, weight) if weight > 0 else None
         return propose(history, space, count, rng, self._budget(), penalty)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from distens.space.space import Space
 class Random:
     """Draw settings uniformly (families first, log scale where the space says so), none of them twice."""
 
-    blind: ClassVar[bool] = True
+    blind: ClassVar[Literal[True]] = True
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`); repeats only where the space is exhausted."""

@@ -19,7 +19,7 @@ from distens.config.config import write_yaml
 from distens.credentials import redact
 from distens.records import Failure, Finished, Task
 from distens.tracking import _records
-from distens.tracking.protocol import Final, RunInfo
+from distens.tracking.protocol import Final, Participant, RunInfo
 
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
@@ -41,16 +41,6 @@ class Run:
     tags: Mapping[str, str]
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ClientRun:
-    """What a federation's client did in all rounds (see `Tracker.client`)."""
-
-    name: str
-    metrics: Mapping[str, float]
-    history: Mapping[str, Mapping[int, float]]
-    failures: tuple[str, ...]
 
 
 class Server(Protocol):
@@ -173,14 +163,14 @@ class Logbook:
         self.server.close(child.id, child.status, at_ms)
         self._keep(Run(child.id, child.status, child.start_ms, tags))
 
-    def client(self, done: ClientRun, at_ms: int) -> None:
-        """Log a federation's client as a child run, unless it is there; an interrupted one is completed."""
-        record = f"client/{done.name}"
+    def participant(self, done: Participant, at_ms: int) -> None:
+        """Log a participant as a child run, unless it is there; an interrupted one is completed."""
+        record = f"{done.kind}/{done.name}"
         child = self.children.get(record)
         if child is not None and child.status != "RUNNING":
             return
         if child is None:
-            tags = {"distens.task": done.name, "distens.purpose": "client", "distens.record": record}
+            tags = {"distens.task": done.name, "distens.purpose": done.kind, "distens.record": record}
             if done.failures:
                 tags["distens.failures"] = redact("\n".join(done.failures))
             tags = {key: value[: _records.TAG_LENGTH] for key, value in tags.items()}

@@ -15,7 +15,7 @@ import numpy as np
 
 from distens.records import Floats
 from distens.tracking._logbook import Logbook, run_key
-from distens.tracking.protocol import Final
+from distens.tracking.protocol import Final, model_name
 
 CHECKED = "distens.checked"
 CHAMPION = "champion"
@@ -80,7 +80,7 @@ def register(registry: Registry, book: Logbook, final: Final, bundle: str) -> st
     to predict the example before it may become champion. There is no alias `latest` to move: MLflow reserves that
     word and resolves `models:/NAME@latest` to the newest version by itself.
     """
-    model = book.run.name if bundle == "ensemble" else f"{book.run.name}-{bundle}"
+    model = model_name(book.run.name, bundle)
     path = final.bundles[bundle]
     sha256 = hashlib.sha256((path / "bundle.json").read_bytes()).hexdigest()
     tags = {

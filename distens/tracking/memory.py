@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from distens.records import Failure, Finished, Task
-from distens.tracking.protocol import Final, RunInfo
+from distens.tracking.protocol import Final, Participant, RunInfo
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Memory:
         run: what `start` said.
         members: (task id, attempt) -> task and outcome.
         steps: step -> metrics of the search so far.
-        clients: client's name -> metrics, history and failures.
+        participants: name -> what it did.
         final: what `finish` said; None while the run goes on, and when it did not end well.
         status: `running`, or what `finish` said; empty before `start`.
     """
@@ -25,16 +25,14 @@ class Memory:
     run: RunInfo | None = field(default=None, init=False)
     members: dict[tuple[str, int], tuple[Task, Finished | Failure]] = field(default_factory=dict, init=False)
     steps: dict[int, dict[str, float]] = field(default_factory=dict, init=False)
-    clients: dict[str, tuple[dict[str, float], dict[str, dict[int, float]], tuple[str, ...]]] = field(
-        default_factory=dict, init=False
-    )
+    participants: dict[str, Participant] = field(default_factory=dict, init=False)
     final: Final | None = field(default=None, init=False)
     status: str = field(default="", init=False)
 
     def start(self, run: RunInfo) -> None:
         """Keep the run; another run than the last one empties the rest."""
         if self.run is not None and (self.run.run_name, self.run.storage) != (run.run_name, run.storage):
-            self.members, self.steps, self.clients, self.final = {}, {}, {}, None
+            self.members, self.steps, self.participants, self.final = {}, {}, {}, None
         self.run, self.status = run, "running"
 
     def member(self, task: Task, outcome: Finished | Failure) -> None:
@@ -46,16 +44,9 @@ class Memory:
         """Keep the search so far."""
         self.steps[step] = dict(metrics)
 
-    def client(
-        self,
-        name: str,
-        metrics: Mapping[str, float],
-        history: Mapping[str, Mapping[int, float]],
-        failures: Sequence[str] = (),
-    ) -> None:
-        """Keep what a client did."""
-        steps = {metric: dict(values) for metric, values in history.items()}
-        self.clients[name] = (dict(metrics), steps, tuple(failures))
+    def participant(self, participant: Participant) -> None:
+        """Keep what a participant did."""
+        self.participants[participant.name] = participant
 
     def finish(self, final: Final | None, status: str) -> list[str]:
         """Keep the end; there is nothing to say."""

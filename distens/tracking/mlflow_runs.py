@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -22,10 +22,10 @@ from distens.errors import RunError
 from distens.records import Failure, Finished, Task
 from distens.tracking import _mlflow, _records, _registration
 from distens.tracking._address import how_to_look, is_server, is_store, pinned
-from distens.tracking._logbook import STATUSES, ClientRun, Logbook, final_records, now_ms
+from distens.tracking._logbook import STATUSES, Logbook, final_records, now_ms
 from distens.tracking._mlflow import Mlflow
 from distens.tracking._sender import Left, Sender
-from distens.tracking.protocol import Final, RunInfo
+from distens.tracking.protocol import Final, Participant, RunInfo
 
 log = logging.getLogger("distens")
 
@@ -113,16 +113,10 @@ class MlflowRuns:
         at_ms, metrics = now_ms(), dict(metrics)
         self._started().put(f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True)
 
-    def client(
-        self,
-        name: str,
-        metrics: Mapping[str, float],
-        history: Mapping[str, Mapping[int, float]],
-        failures: Sequence[str] = (),
-    ) -> None:
-        """Log what a federation's client did, as a child run."""
-        at_ms, done = now_ms(), ClientRun(name, dict(metrics), dict(history), tuple(failures))
-        self._started().put(f"client {name}", lambda book: book.client(done, at_ms), beside=True)
+    def participant(self, participant: Participant) -> None:
+        """Log what a participant did, as a child run."""
+        at_ms, label = now_ms(), f"{participant.kind} {participant.name}"
+        self._started().put(label, lambda book: book.participant(participant, at_ms), beside=True)
 
     def finish(self, final: Final | None, status: str) -> list[str]:
         """Send what is left, register the bundles, and return lines for the user."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distens.records import Failure, Finished, Task
-from distens.tracking.protocol import Final, RunInfo
+from distens.tracking.protocol import Final, Participant, RunInfo
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,7 @@ class Off:
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def client(
-        self,
-        name: str,
-        metrics: Mapping[str, float],
-        history: Mapping[str, Mapping[int, float]],
-        failures: Sequence[str] = (),
-    ) -> None:
+    def participant(self, participant: Participant) -> None:
         """Do nothing."""
 
     def finish(self, final: Final | None, status: str) -> list[str]:

@@ -22,6 +22,11 @@ class RunInfo:
     fingerprint: str
 
 
+def model_name(run: str, row: str) -> str:
+    """Return the name of the model that a row of a run's table is registered as: the ensemble has the run's own."""
+    return run if row == "ensemble" else f"{run}-{row}"
+
+
 @dataclass(frozen=True)
 class Final:
     """What is known when a run has ended well.
@@ -32,9 +37,9 @@ class Final:
         diversity: member's id -> its mean diversity to the selection.
         figures: local PNG files.
         report: the local HTML page.
-        bundles: `ensemble`, `student`, `global`, as far as there is one -> local bundle folder.
-        scores: bundle -> negative log-likelihood on the *combine* split, to compare with a champion's; none where a
-            federation's server has no such rows.
+        bundles: row of the table -> local bundle folder, for rows that may be deployed.
+        scores: bundle -> negative log-likelihood on the *combine* split, to compare with a champion's; none where there
+            are no such rows.
         example: a few raw rows that the bundles predict (a pandas DataFrame or an array), and no labels.
         expected: bundle -> probs_NC that it gives for `example`.
         verdict: who won, in sentences.
@@ -52,10 +57,33 @@ class Final:
     verdict: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Participant:
+    """Somebody who took part in a run, over all its tasks together, such as a federation's client.
+
+    Attributes:
+        kind: what it is: `client`.
+        metrics: of all that it did: its rows, how often it was asked, ….
+        history: metric -> step -> value; steps are those of `Tracker.progress`.
+        failures: what went wrong, in sentences.
+    """
+
+    kind: str
+    name: str
+    metrics: Mapping[str, float]
+    history: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    failures: tuple[str, ...] = ()
+
+
 class Tracker(Protocol):
     """A dataclass whose fields are its options. Calls return at once; what cannot be sent is kept and sent later.
 
-    Sending again, after a resume, what was sent before changes nothing.
+    Sending again, after a resume, what was sent before changes nothing. A run's session calls it:
+
+        tracker.start(info)
+        tracker.member(task, outcome)  # as outcomes come
+        tracker.progress(step, metrics)
+        notes = tracker.finish(final, status)
     """
 
     def start(self, run: RunInfo) -> None:
@@ -70,20 +98,8 @@ class Tracker(Protocol):
         """Log the search so far on the parent run: `best_single`, `ensemble`, `finished`, `failed`."""
         ...
 
-    def client(
-        self,
-        name: str,
-        metrics: Mapping[str, float],
-        history: Mapping[str, Mapping[int, float]],
-        failures: Sequence[str] = (),
-    ) -> None:
-        """Log what a federation's client did, once all rounds are over.
-
-        Args:
-            metrics: of all rounds together: its rows, how often it was asked, ….
-            history: metric -> step -> value; steps are those of `progress`.
-            failures: what went wrong, in sentences.
-        """
+    def participant(self, participant: Participant) -> None:
+        """Log what somebody did who took part besides the tasks, once all is over."""
         ...
 
     def finish(self, final: Final | None, status: str) -> list[str]:

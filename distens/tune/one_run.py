@@ -15,7 +15,7 @@ from ray import tune
 from distens import coordinator
 from distens.config.config import parse, put
 from distens.errors import RunError, StorageFailed
-from distens.roles.ensemble.plan import Plan, check
+from distens.lifecycle.session import Plan
 from distens.storage.store import Store
 
 MEASURED = "combine.json"
@@ -56,7 +56,7 @@ def run_one(
         os.chdir(folder)
     sys.path += [folder for folder in search_path if folder not in sys.path]
     logging.getLogger("distens").setLevel(logging.ERROR)
-    plan = check(parse({**changed(base, config), **more}))
+    plan = coordinator.checked(parse({**changed(base, config), **more}))
     store = Store(f"{plan.config.storage}/{plan.config.run_name()}")
     try:
         if not store.exists(MEASURED):

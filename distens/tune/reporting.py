@@ -225,7 +225,7 @@ def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., 
     plan = planned(config)
     loaded = load(plan.config.data, plan.config.seed)
     shared = Shared(Store(experiment_folder(plan.config)), loaded.dataset.for_members())
-    resources = plan.runner.resources
+    resources = plan.runner.usual
     train = functools.partial(_train, root=plan.config.seed, resources=resources, search_path=tuple(sys.path))
     train.__name__ = "distens"  # pyright: ignore[reportAttributeAccessIssue]  # what Tune calls its trials
     given = tune.with_parameters(train, shared=shared)

@@ -18,9 +18,9 @@ from distens.data.load import Loaded, load
 from distens.errors import RunError
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import Update, Watch
+from distens.lifecycle.results import Result
 from distens.lifecycle.session import silent
 from distens.records import Failure, Files, Reason, Report, Task
-from distens.roles.ensemble.conclude import Result
 from distens.roles.ensemble.plan import check
 from distens.runtime._execute import HELD_OUT
 from distens.storage.encoding import report_from_json, task_from_json
@@ -82,7 +82,7 @@ def ensemble(
     watch = watch or silent
     watch(Update("data", f"{store.url}: copying {len(trained)} members", path=store.url))
     _fill(store, trained, without)
-    return coordinator.Run(plan, store, watch, loaded=loaded).go()
+    return coordinator.carry_out(plan, store, watch, data=loaded)
 
 
 def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], dict[str, tuple[Any, str]]]:

@@ -26,9 +26,10 @@ from ray import tune
 
 from distens import coordinator, registry
 from distens.config.config import Config, parse, write_yaml
+from distens.coordinator import checked, role_of
 from distens.errors import ConfigError, RunError
+from distens.lifecycle.session import Plan
 from distens.records import Failed, Finished, Settings
-from distens.roles.ensemble.plan import Plan, check
 from distens.runtime.ray_actors import RayActors
 from distens.space.space import Space
 from distens.storage.store import Store
@@ -39,7 +40,6 @@ from distens.tune.reporting import absolute
 from distens.tune.searcher import DivBOSearch
 from distens.tune.spaces import TuneSpace
 
-ROWS = ("ensemble", "best_single", "student")
 MEASURES = {"nll": "min", "brier": "min", "ece": "min", "ece_width": "min", "aurc": "min", "accuracy": "max"}
 WITHOUT_EFFECT = ("name", "role", "storage", "runtime", "tracking", "sweep")
 """Keys that no result depends on."""
@@ -182,7 +182,7 @@ class _Sweep:
         its share of what there is; nodes may come and go. What Tune keeps, it waits for as long as it takes.
         """
         if not isinstance(self.plan.runner, RayActors):
-            cpus = self.plan.runner.resources.cpus
+            cpus = self.plan.runner.usual.cpus
             return {"CPU": cpus}, self.section.concurrency, registry.resolved(self.plan.runner)
         runner.check()
         runs = min(self.section.concurrency, runner.slots())
@@ -199,7 +199,7 @@ class _Sweep:
         """Return the values of one run, and its folder."""
         values = self._tune_space.config(settings)
         config = changed(self.config.model_copy(update={"sweep": None}).model_dump(mode="json"), values)
-        return values, f"{self.folder}/{check(parse(config)).config.run_name()}"
+        return values, f"{self.folder}/{checked(parse(config)).config.run_name()}"
 
     def swept(self, entry: Finished | Failed) -> Swept:
         """Return what came of one run."""
@@ -255,7 +255,9 @@ class _Lines(tune.Callback):
 def _objective(config: Config) -> tuple[str, str, str]:
     assert config.sweep is not None
     row, _, measure = config.sweep.metric.partition(".")
-    rows = [name for name in ROWS if name != "student" or config.distill is not None]
+    rows = [name for name in role_of(config).sweep_rows if name != "student" or config.distill is not None]
+    if not rows:
+        raise ConfigError(f"sweep: has no effect with role `{config.role}`; leave it out")
     if row not in rows or measure not in MEASURES:
         raise ConfigError(
             f"sweep.metric: found {config.sweep.metric!r}. Allowed: ROW.MEASURE, of {', '.join(rows)} and "
@@ -286,11 +288,11 @@ def _space(config: Config) -> dict[str, Any]:
 def _check_ends(config: Config, space: Space) -> Plan:
     """Return the plan of the config itself; every end of every range must be a config as well."""
     base = config.model_copy(update={"sweep": None})
-    plan, values = check(base), base.model_dump(mode="json")
+    plan, values = checked(base), base.model_dump(mode="json")
     for corner in space.corners():
         ours = {key: value for key, value in corner.items() if key != "family"}
         try:
-            check(parse(changed(values, ours)))
+            checked(parse(changed(values, ours)))
         except ConfigError as error:
             raise ConfigError(f"sweep.over: with {_shown(ours)}: {error}") from error
     return plan

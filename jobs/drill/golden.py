@@ -117,7 +117,7 @@ def numbers(name: str, folder: str) -> dict[str, Any]:
         path.write_text(json.dumps(given))  # which is YAML too
         config = distens.load_config(path, [*COMMON, *overrides, f"storage={folder}"])
     run = Path(distens.run(config).path)
-    found: dict[str, Any] = {"hash": config.hash()}
+    found: dict[str, Any] = {"folder": run.name}
     found |= {f"results/{place}": value for place, value in _leaves(json.loads((run / "results.json").read_text()))}
     for file in sorted((run / "members").rglob("*")):
         if file.suffix in (".safetensors", ".arrow"):
@@ -182,9 +182,9 @@ def main() -> None:
             found[name] = numbers(name, folder)
         if given.compare:
             then, now = before[name], found[name]
-            apart = [place for place in {**then, **now} if then.get(place, "absent") != now.get(place, "absent")]
+            apart = [place for place in then if then[place] != now.get(place, "absent")]
             differing += len(apart)
-            print(f"{name}: {len(now)} numbers, {len(apart)} of {len(then)} differ")
+            print(f"{name}: {len(apart)} of {len(then)} differ, {len(now.keys() - then)} are new")
             for place in apart[:10]:
                 print(f"  {place}: {then.get(place, 'absent')!r} -> {now.get(place, 'absent')!r}")
         else:

@@ -1,106 +1,57 @@
-"""From trained members to a deployed model: select, train the student and the baselines, combine, test, deliver.
+"""From trained members to a deployed model: select, train the student and the baselines, combine, calibrate.
 
 Which rows decide what: *search* selects members and picks among a baseline's variants; *combine* fits the combiner and
-one temperature for every row of the table alike; *test* is read here, once, for the table.
+one temperature for every row of the table alike; *test* is predicted here, and read once, for the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from distens import probabilities, registry, seeding
-from distens.combine.protocol import Combiner
 from distens.data.load import Loaded
-from distens.evaluate import baselines, metrics
-from distens.lifecycle.delivery import deliver
+from distens.evaluate import baselines
 from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.results import BundleContent, Outcome, Row, costs, out_of_fold, test_losses
 from distens.records import Failure, Finished, Floats, Integers, Settings, State, Task, Teacher
+from distens.roles.ensemble import shown
 from distens.roles.ensemble.plan import Plan
+from distens.roles.ensemble.shown import Selection
+from distens.serve.bundle import BundleMember
 from distens.storage.store import Store
-from distens.tracking.protocol import Final
-
-FOLDS = 5
 
 Complete = Callable[[Sequence[Task]], Iterator[tuple[Task, Finished | Failure]]]
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: predictions, and what they cost.
-
-    `train_seconds` counts what is deployed (of weights that a federation merged, all rounds, or its clients' training);
-    the search that found it is counted in the report's details.
-    """
-
-    combine_NC: Floats
-    test_NC: Floats
-    parameters: int
-    train_seconds: float
-    predict_ms_per_1000: float
-    temperature: float = 1.0
+ENSEMBLE, STUDENT = "ensemble", "student"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """All that deciding and measuring found, for what is delivered from it."""
-
-    entries: Sequence[Finished]  # every finished member of the search, in the schedule's order: without one, of arrival
-    weights_M: Floats  # theirs; 0 where not selected
-    selected: Sequence[tuple[Finished, float]]  # those with a weight, and it
-    rows: Mapping[str, Row]
-    missing: Mapping[str, str]
-    combine_state: State
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `run` returns.
-
-    Attributes:
-        path: the run's folder.
-        rows: the honest table: row name -> accuracy, nll, brier, ece, aurc, parameters, train_seconds,
-            predict_ms_per_1000.
-        missing: rows that could not be made -> why.
-        verdict: who won, in sentences.
-        weights: selected member's id -> weight.
-        notes: where to look next.
-    """
-
-    path: str
-    rows: Mapping[str, Mapping[str, float]]
-    missing: Mapping[str, str]
-    verdict: Sequence[str]
-    weights: Mapping[str, float]
-    notes: Sequence[str] = field(default_factory=tuple)
-
-
-def metric_of(probs_MNC: Sequence[Floats], weights_M: Floats, labels_N: Integers, metric: str) -> float:
-    """Return the metric of a weighted mean of members."""
-    return probabilities.metrics(probabilities.mix(probs_MNC, weights_M), labels_N)[metric]
-
-
-def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> tuple[Result, Final]:
+def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> Outcome:
     """Do everything that comes after the search; tasks go through `complete`, so all of it resumes."""
     metric, entries = plan.config.metric, standing(plan, ledger)
     search_MNC = store.read_all_predictions([e.report.files["search"] for e in entries])
     weights_M = plan.selector.select(search_MNC, loaded.dataset.labels["search"], metric)
-    best = min(entries, key=lambda entry: entry.report.metrics[metric])
-    finisher = _Finisher(plan, store, ledger, loaded, entries, weights_M, best)
+    selection = Selection(entries, weights_M, search_MNC)
+    finisher = _Finisher(plan, store, ledger, loaded, selection)
     for _ in complete(finisher.tasks()):
         pass
-    measured = finisher.measure()
-    labels_N = loaded.dataset.labels["test"]
-    table = {name: table_row(row, labels_N) for name, row in measured.rows.items()}
-    test = {name: row.test_NC for name, row in measured.rows.items()}
-    verdict = metrics.verdict(table, test, labels_N)
-    weights = {entry.task.id: weight for entry, weight in measured.selected}
-    result = Result(store.url, table, measured.missing, verdict, weights)
-    notes, final = deliver(plan, store, ledger, loaded, measured, result, search_MNC)
-    return replace(result, notes=notes), final
+    state, rows = finisher.rows()
+    diversity_M, pairs = shown.diversity(selection, loaded)
+    return Outcome(
+        rows=rows,
+        losses=test_losses(rows, loaded.dataset.labels["test"]),
+        units="test rows",
+        bundles=finisher.bundles(state, rows),
+        chosen=ENSEMBLE,
+        missing=finisher.missing,
+        weights={entry.task.id: weight for entry, weight in selection.selected},
+        diversity={e.task.id: float(d) for e, d in zip(entries, diversity_M, strict=True)},
+        page=shown.page(plan, store, ledger, loaded, selection, rows, diversity_M, pairs),
+        numbers=shown.numbers(plan, ledger, selection, pairs),
+    )
 
 
 def standing(plan: Plan, ledger: Ledger) -> Sequence[Finished]:
@@ -118,46 +69,18 @@ def in_one_go(entry: Finished) -> Settings:
     return {**settings, "epochs": budget}
 
 
-def table_row(row: Row, labels_N: Integers) -> dict[str, float]:
-    """Return one line of the table, measured on the *test* split."""
-    return {
-        **metrics.row(row.test_NC, labels_N),
-        "parameters": row.parameters,
-        "train_seconds": row.train_seconds,
-        "predict_ms_per_1000": row.predict_ms_per_1000,
-        "temperature": row.temperature,
-    }
-
-
-def out_of_fold(combiner: Combiner, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> Floats:
-    """Return what the combiner predicts of rows that it was not fitted on, fold by fold.
-
-    A combiner that learns is too sure of the rows it learned from, and a temperature fitted there would sharpen what
-    should be softened. For one that learns nothing this is `combine` of all rows.
-    """
-    fold_N = np.arange(len(labels_N)) % FOLDS
-    out_NC = np.empty(np.shape(probs_MNC)[1:])
-    for fold in range(FOLDS):
-        held = fold_N == fold
-        state = combiner.fit(probs_MNC[:, ~held], labels_N[~held], weights_M)
-        out_NC[held] = combiner.combine(probs_MNC[:, held], state)
-    return out_NC
-
-
 @dataclass
 class _Finisher:
     plan: Plan
     store: Store
     ledger: Ledger
     loaded: Loaded
-    entries: Sequence[Finished]
-    weights_M: Floats
-    best: Finished
+    selection: Selection
 
     def __post_init__(self) -> None:
-        self.config = self.plan.config
-        pairs = zip(self.entries, self.weights_M, strict=True)
-        self.selected = [(entry, float(weight)) for entry, weight in pairs if weight > 0]
+        self.config, self.entries = self.plan.config, self.selection.entries
+        self.selected = self.selection.selected
+        self.best = min(self.entries, key=lambda entry: entry.report.metrics[self.config.metric])
         self.network = self._best_network()
         self.missing: dict[str, str] = {}
 
@@ -169,7 +92,7 @@ class _Finisher:
 
     def _task(self, name: str, purpose: str, settings: Settings, **more: Any) -> Task:
         seed = seeding.derive(self.config.seed, "finish", name)
-        return Task(name, purpose, settings, seed, self.plan.runner.resources, **more)
+        return Task(name, purpose, settings, seed, self.plan.runner.usual, **more)
 
     def tasks(self) -> list[Task]:
         """Return the student and the baselines: independent of each other, so all may run at once."""
@@ -213,8 +136,8 @@ class _Finisher:
     def _variants(self, purpose: str, variants: Sequence[Settings]) -> list[Task]:
         return [self._task(f"{purpose}-{i}", purpose, settings) for i, settings in enumerate(variants, 1)]
 
-    def measure(self) -> Measured:
-        """Combine and calibrate; the labels of *test* are not needed yet."""
+    def rows(self) -> tuple[State, dict[str, Row]]:
+        """Return the combiner's state, and the table's rows, calibrated; the labels of *test* are not needed yet."""
         labels = self.loaded.dataset.labels
         rows: dict[str, Row] = {}
         state, rows["ensemble"] = self._ensemble()
@@ -223,8 +146,17 @@ class _Finisher:
             self._best_variant(purpose, rows)
         if "seed_ensemble" in self.config.baselines:
             rows["seed_ensemble"] = self._seed_ensemble()
-        rows = {name: self._calibrated(row, labels["combine"]) for name, row in rows.items()}
-        return Measured(self.entries, self.weights_M, self.selected, rows, self.missing, state)
+        return state, {name: self._calibrated(row, labels["combine"]) for name, row in rows.items()}
+
+    def bundles(self, state: State, rows: Mapping[str, Row]) -> dict[str, BundleContent]:
+        """Return what the ensemble, and the student if there is one, are deployed as."""
+        members = [BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in self.selected]
+        cascade = shown.cascade(self.plan, self.store, self.loaded, self.selection, rows[ENSEMBLE])
+        found = {ENSEMBLE: BundleContent(members, self.config.combine, state, cascade)}
+        if STUDENT in rows:
+            task, made = self.ledger.task(STUDENT), self.ledger.report(STUDENT)
+            found[STUDENT] = BundleContent.single(BundleMember(STUDENT, task.settings, 1.0, made.files["state"]))
+        return found
 
     def _read(self, entry: Finished, split: str) -> Floats:
         return self.store.read_predictions(entry.report.files[split])
@@ -268,25 +200,4 @@ class _Finisher:
         return Row(combine_NC, test_NC, *costs(entries))
 
     def _calibrated(self, row: Row, labels_N: Integers) -> Row:
-        return row if self.config.calibrate == "none" else calibrated(row, labels_N)
-
-
-def calibrated(row: Row, labels_N: Integers) -> Row:
-    """Return a row with one temperature, fitted on the labels of the *combine* split."""
-    temperature = probabilities.fit_temperature(row.combine_NC, labels_N)
-    return replace(
-        row,
-        combine_NC=probabilities.apply_temperature(row.combine_NC, temperature),
-        test_NC=probabilities.apply_temperature(row.test_NC, temperature),
-        temperature=temperature,
-    )
-
-
-def costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
-    """Return parameters, training seconds, and milliseconds per 1,000 rows, of members together."""
-    reports = [entry.report for entry in entries]
-    return (
-        sum(report.parameters for report in reports),
-        sum(report.seconds for report in reports),
-        sum(report.predict_ms_per_1000 for report in reports),
-    )
+        return row if self.config.calibrate == "none" else row.calibrated(labels_N)

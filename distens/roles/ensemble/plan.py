@@ -10,8 +10,10 @@ from distens import registry
 from distens.combine.protocol import Combiner
 from distens.config.config import Config
 from distens.config.sections import MEMBERS
+from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, did_you_mean
 from distens.evaluate import baselines
+from distens.members.protocol import HasDefaultRanges, UsesNoGpu
 from distens.records import History
 from distens.runtime.protocol import Runner
 from distens.schedule.protocol import Decision, Length, Schedule, in_parts
@@ -57,6 +59,9 @@ def check(config: Config) -> Plan:
     Raises:
         ConfigError: anything that would fail, or have no effect, later.
     """
+    for name in ("search", "combine"):
+        if not getattr(config.data.splits, name):
+            raise ConfigError(f"data.splits.{name}: must be above 0 with role `{config.role}`")
     members = {name: _with_default_ranges(name, template) for name, template in config.members.items()}
     space = Space(members)
     lengths = _check_corners(space)
@@ -103,9 +108,8 @@ def _with_default_ranges(name: str, template: dict[str, Any]) -> dict[str, Any]:
     if "family" in template:
         raise ConfigError(f"{where}.family: the family is named by its key, {name!r}")
     cls = registry.find("members", kind, where)
-    fill = getattr(cls, "default_ranges", None)
     try:
-        return dict(fill(template)) if fill else template
+        return dict(cls.default_ranges(template)) if registry.able(cls, HasDefaultRanges) else template
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -149,9 +153,9 @@ def _schedule(config: Config, lengths: Mapping[str, Length]) -> tuple[Schedule, 
 
 def _check_gpus(members: dict[str, dict[str, Any]], runner: Runner) -> None:
     classes = [registry.find("members", template["kind"], f"members.{name}") for name, template in members.items()]
-    if runner.resources.gpus and not any(getattr(cls, "uses_gpu", True) for cls in classes):
+    if runner.usual.gpus and all(registry.able(cls, UsesNoGpu) for cls in classes):
         raise ConfigError(
-            f"runtime: {runner.resources.gpus:g} GPUs per member have no effect: no family of `members` uses one"
+            f"runtime: {runner.usual.gpus:g} GPUs per member have no effect: no family of `members` uses one"
         )
 
 
@@ -171,7 +175,7 @@ def _distill(config: Config, networks: list[str]) -> tuple[dict[str, Any] | None
     if config.distill is None:
         return None, None
     distiller = registry.build("distill", config.distill, "distill")
-    if getattr(distiller, "data_free", False):
+    if registry.able(distiller, DataFree):
         kind = registry.kind_of(distiller)
         raise ConfigError(f"distill.kind: {kind!r} is for role `federated`, whose server has no training rows")
     spec = registry.resolved(distiller)

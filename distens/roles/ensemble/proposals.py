@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from distens import packing, seeding
+from distens import packing, registry, seeding
 from distens.lifecycle._history_views import Keys
 from distens.lifecycle.ledger import Ledger
 from distens.packing import Planner
 from distens.records import Finished, Floats, History, Integers, Pack, Resources, Settings, Task, settings_key
 from distens.roles.ensemble.plan import Plan
 from distens.schedule.protocol import Promotion, Start, in_parts
+from distens.search.protocol import Blind
 from distens.storage.store import Store
 
 MANY = 1_000_000
@@ -57,7 +58,7 @@ class Proposals:
     def search(self) -> Iterator[Sequence[Pack]]:
         """Yield packs that can be dispatched at once: first what was pending when the driver died, then what schedule
         and search want, none where they wait for what is pending."""
-        resources = self.plan.runner.resources  # a run may go on with others
+        resources = self.plan.runner.usual  # a run may go on with others
         pending = [replace(task, resources=resources) for task in self.ledger.pending("search")]
         yield from self.packs(pending)
         seconds = self.plan.config.search.seconds
@@ -65,7 +66,7 @@ class Proposals:
             decision = self.plan.next(self.history())
             if decision.promote:  # one pack, then it is asked again: more may have come back by then
                 yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
-            elif decision.start and getattr(self.plan.search, "blind", False):
+            elif decision.start and registry.able(self.plan.search, Blind):
                 yield [self._next_drawn(decision.start)]
             elif decision.start:
                 yield self._started(decision.start)
@@ -84,7 +85,7 @@ class Proposals:
 
     def _promoted(self, promotion: Promotion) -> Task:
         task, budget = promotion.entry.task, promotion.budget
-        resources = self.plan.runner.resources
+        resources = self.plan.runner.usual
         return replace(task, id=f"{task.member}-{budget}", budget=budget, attempt=1, resources=resources)
 
     def _started(self, start: Start) -> list[list[Task]]:
@@ -150,7 +151,7 @@ class Proposals:
     def _task(self, number: int, settings: Settings, start: Start) -> Task:
         member, name, budget = _named(number, settings, start)
         seed = seeding.derive(self.plan.config.seed, "member", member)
-        return Task(name, "search", settings, seed, self.plan.runner.resources, budget=budget, bracket=start.bracket)
+        return Task(name, "search", settings, seed, self.plan.runner.usual, budget=budget, bracket=start.bracket)
 
     def _size(
         self, settings: Settings, left: int, finished: Sequence[Finished] | None = None, blind: bool = False

@@ -3,3 +3,47 @@
 plan ─► who has which rows ─┬─► rounds: draw clients ─► train ─► refuse what cannot be ─► merge ─► …  ─┬─► table
                             └─► one shot: every client once ─► merge · weigh · distil without rows ────┘
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from distens.config.config import Config
+    from distens.data.load import Loaded
+    from distens.lifecycle.results import Outcome
+    from distens.lifecycle.session import Session
+    from distens.roles.federated.plan import FederatedPlan
+
+
+@dataclass(frozen=True)
+class Federated:
+    """Clients learn from rows of their own, which never leave their actors."""
+
+    unused: ClassVar[tuple[str, ...]] = ("search", "schedule", "select", "combine")
+    sweep_rows: ClassVar[tuple[str, ...]] = ()
+
+    def plan(self, config: Config) -> FederatedPlan:
+        """Return the plan of a config (see `distens.roles.protocol.Role`)."""
+        from distens.roles.federated.plan import check
+
+        return check(config)
+
+    def data(self, plan: FederatedPlan) -> Loaded:
+        """Return the server's rows; those of *train* are divided among the clients."""
+        from distens.data.load import load
+
+        return load(plan.config.data, plan.config.seed)
+
+    def carry_out(self, plan: FederatedPlan, session: Session) -> Outcome:
+        """Train the clients, in rounds or once, and return what the server makes of them."""
+        from distens.roles.federated.run import Federation
+
+        return Federation(plan, session).outcome()
+
+    def size(self, identity: Mapping[str, Any]) -> str:
+        """Return how many clients there are, as far as the config says so."""
+        section = identity["federated"]
+        return f"{section['clients'] or len(section['sources']) or '?'} clients"

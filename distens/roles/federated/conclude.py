@@ -15,27 +15,21 @@ from typing import Any
 import numpy as np
 
 from distens import probabilities, registry, seeding
-from distens.combine.average import Average as Linear
-from distens.combine.protocol import Combiner
-from distens.config.config import to_yaml
 from distens.data.clients import Partition
 from distens.data.load import Loaded
-from distens.distill.protocol import Average
-from distens.evaluate import figures, metrics, partition_figure, report
-from distens.lifecycle.delivery import check, write_page
+from distens.distill.protocol import Average, Averages
+from distens.evaluate import figures, partition_figure
 from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.results import BundleContent, Outcome, Page, Row, costs, test_losses
 from distens.members.client import told_histogram
 from distens.merge.protocol import Round
-from distens.records import Finished, Floats, State, Task, Update
-from distens.roles.ensemble.conclude import Result, Row, calibrated, costs, table_row
+from distens.records import Finished, Floats, Task, Update
 from distens.roles.federated import shown
 from distens.roles.federated.journal import Log
 from distens.roles.federated.plan import FederatedPlan
 from distens.roles.federated.weighed import ENSEMBLE, Weighed
-from distens.serve import bundle
-from distens.storage.filesystem import temporary
+from distens.serve.bundle import BundleMember
 from distens.storage.store import Store
-from distens.tracking.protocol import Final
 
 GLOBAL, STUDENT = "global", "student"
 MEAN = "mean_client"
@@ -45,7 +39,7 @@ def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
     """Return the task that makes a member of global weights: it is predicted with, and its state is written."""
     seed = seeding.derive(plan.config.seed, "finish", GLOBAL)
     given = {"start": plan.runner.hold(weights_P)}
-    return Task(GLOBAL, GLOBAL, {**plan.settings(0), "family": GLOBAL}, seed, plan.runner.resources, given=given)
+    return Task(GLOBAL, GLOBAL, {**plan.settings(0), "family": GLOBAL}, seed, plan.runner.usual, given=given)
 
 
 def merged(
@@ -91,9 +85,9 @@ def conclude(
     partition: Partition | None,
     names: Sequence[str],
     logs: Mapping[int, Log],
-) -> tuple[Result, Final]:
-    """Measure, choose, write and return."""
-    return _Conclusion(plan, store, ledger, loaded, partition, names, logs).carry_out()
+) -> Outcome:
+    """Combine, calibrate and choose."""
+    return _Conclusion(plan, store, ledger, loaded, partition, names, logs).outcome()
 
 
 class _Conclusion:
@@ -116,7 +110,7 @@ class _Conclusion:
         self.weighed: Weighed | None = None
         self.clients = shown.Clients(names, logs, ledger, shown.counts(loaded, partition, ledger))
 
-    def carry_out(self) -> tuple[Result, Final]:
+    def outcome(self) -> Outcome:
         made = self._made()
         clients = in_order(self.ledger, self.names)
         if clients:
@@ -128,17 +122,31 @@ class _Conclusion:
             spent = [log.seconds for log in self.logs.values()] or [entry.report.seconds for entry in clients]
             self.rows[GLOBAL] = replace(self.rows[GLOBAL], train_seconds=sum(spent))
         if self.judged and self.plan.config.calibrate != "none":
-            self.rows = {name: calibrated(row, self.labels["combine"]) for name, row in self.rows.items()}
-        labels_N = self.labels["test"]
-        table = {name: table_row(row, labels_N) for name, row in self.rows.items()}
-        if clients:
-            table[MEAN] = self._mean_client(clients)
+            self.rows = {name: row.calibrated(self.labels["combine"]) for name, row in self.rows.items()}
         chosen, why = self._chosen()
-        test = {name: row.test_NC for name, row in self.rows.items()}
-        verdict = [why, *metrics.verdict(table, test, labels_N), *shown.degraded(self.logs)]
-        weights = {name: weight for name, weight in self._weights().items() if weight > 0}
-        result = Result(self.store.url, table, self.missing, verdict, weights)
-        return self._deliver(result, made, chosen)
+        weights = self._weights()
+        return Outcome(
+            rows=self.rows,
+            losses=test_losses(self.rows, self.labels["test"]),
+            units="test rows",
+            bundles=self._bundles(made, chosen),
+            chosen=chosen,
+            means={MEAN: self._mean_client(clients)} if clients else {},
+            missing=self.missing,
+            foreword=[why],
+            afterword=shown.degraded(self.logs),
+            weights=weights,
+            page=Page(
+                members=self.clients.table(weights),
+                members_title="Clients",
+                failures=self.clients.failures[: shown.MOST],
+                details=self._details(chosen),
+                draw=lambda folder: self._figures(weights, made, folder),
+            ),
+            numbers=self._numbers(),
+            participants=self.clients.participants() if self.logs else (),
+            notes=tuple(self.clients.left_out().values()),
+        )
 
     # What there is ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +169,8 @@ class _Conclusion:
 
     def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> Weighed:
         counts_MC = np.array([told_histogram(e.report.metrics, len(self.loaded.dataset.classes)) for e in clients])
-        average: Average = getattr(self.plan.distiller, "average", "classwise")
+        distiller = self.plan.distiller
+        average: Average = distiller.average if registry.able(distiller, Averages) else "classwise"
         learned_M = None
         if student is not None and "made" in student.report.files:
             made = self.store.read_state(student.report.files["made"].path, student.report.files["made"])
@@ -177,7 +186,7 @@ class _Conclusion:
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
         """Return the mean of the clients' own rows of the table."""
         each = [
-            table_row(Row(self._read(e, "combine"), self._read(e, "test"), *costs([e])), self.labels["test"])
+            Row(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(self.labels["test"])
             for e in clients
         ]
         return {key: float(np.mean([row[key] for row in each])) for key in each[0]}
@@ -214,47 +223,6 @@ class _Conclusion:
 
     # What is left behind ---------------------------------------------------------------------------------------------
 
-    def _deliver(self, result: Result, made: Mapping[str, Finished], chosen: str | None) -> tuple[Result, Final]:
-        home = Path(self.store.path("")) if self.store.local else temporary()
-        pictures = self._figures(result.weights, made, home / "figures")
-        data = report.ReportData(
-            run_name=result.path.rstrip("/").rpartition("/")[2],
-            rows=result.rows,
-            missing=result.missing,
-            verdict=result.verdict,
-            members=self.clients.table(self._weights()),
-            members_title="Clients",
-            failures=self.clients.failures[: shown.MOST],
-            figures=pictures,
-            config_yaml=to_yaml(self.plan.config),
-            details=self._details(chosen),
-        )
-        write_page(self.store, home, data)
-        folders = self._bundles(result, made, chosen)
-        scores = {
-            name: probabilities.negative_log_likelihood(self.rows[name].combine_NC, self.labels["combine"])
-            for name in folders
-            if self.judged
-        }
-        final = Final(
-            rows=result.rows,
-            weights=result.weights,
-            diversity={},
-            figures=tuple(pictures.values()),
-            report=home / "report.html",
-            bundles={name: self.store.local_folder(folder, home / name) for name, folder in folders.items()},
-            scores=scores,
-            example=self.loaded.example_rows,
-            verdict=result.verdict,
-            expected={n: check(self.store, f, self.loaded, self.rows[n].test_NC) for n, f in folders.items()},
-        )
-        if self.logs:
-            self.clients.tell(self.plan.tracker)
-        self.store.write_json("results.json", self._results(result, chosen))  # the run's marker
-        return replace(
-            result, notes=(*self.clients.left_out().values(), f"report: {self.store.url}/report.html")
-        ), final
-
     def _details(self, chosen: str | None) -> dict[str, str]:
         details = {"clients": str(len(self.names)), "storage": self.store.url}
         if self.partition is not None:
@@ -284,48 +252,28 @@ class _Conclusion:
             titles[STUDENT] = f"{registry.kind_of(self.plan.distiller)} (student)"
         return pictures | dict(shown.of_distillers(self.store, made, titles, dataset.bounds, folder))
 
-    def _bundles(self, result: Result, made: Mapping[str, Finished], chosen: str | None) -> dict[str, str]:
-        """Write the ensemble, the merged model and the student, and what was chosen if it is none of them."""
-        folders: dict[str, str] = {}
-
-        def write(name: str, entries: Sequence[tuple[Finished, float]], combiner: Combiner, state: State) -> None:
-            folders[name] = f"final/{name}"
-            members = [bundle.BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in entries]
-            bundle.write(
-                self.store,
-                folders[name],
-                name=self.plan.config.name if name == ENSEMBLE else f"{self.plan.config.name}-{name}",
-                classes=self.loaded.dataset.classes,
-                preprocessing=self.loaded.preprocessing.to_json(),
-                members=members,
-                combine=registry.kind_of(combiner),
-                combine_state=state,
-                temperature=self.rows[name].temperature,
-                metrics=result.rows[name],
-            )
-            self.store.write_predictions(f"{folders[name]}/test.arrow", self.rows[name].test_NC)
-
+    def _bundles(self, made: Mapping[str, Finished], chosen: str | None) -> dict[str, BundleContent]:
+        """Return what the ensemble, the merged model and the student are deployed as, and what was chosen if it is none
+        of them."""
+        found: dict[str, BundleContent] = {}
         if self.weighed is not None:
             for name, by in self.weighed.ensembles().items():
                 if name in (ENSEMBLE, chosen):
                     entries = [self.weighed.entries[place] for place in by.places]
-                    write(name, list(zip(entries, by.weights_K.tolist(), strict=True)), by.combiner, by.state)
+                    members = [_bundled(e, w) for e, w in zip(entries, by.weights_K.tolist(), strict=True)]
+                    found[name] = BundleContent(members, registry.kind_of(by.combiner), by.state)
         for name, entry in made.items():
             if name in (GLOBAL, STUDENT, chosen):
-                write(name, [(entry, 1.0)], Linear(), State({"weights": np.ones(1)}))
-        return folders
+                found[name] = BundleContent.single(_bundled(entry, 1.0))
+        return found
 
-    def _results(self, result: Result, chosen: str | None) -> dict[str, Any]:
-        combine = {n: metrics.row(r.combine_NC, self.labels["combine"]) for n, r in self.rows.items() if self.judged}
+    def _numbers(self) -> dict[str, Any]:
         return {
-            "run": result.path.rstrip("/").rpartition("/")[2],
-            **result.rows,
-            "missing": dict(result.missing),
-            "verdict": list(result.verdict),
-            "weights": dict(result.weights),
-            "chosen": chosen,
             "partition": self.partition.hash if self.partition is not None else None,
             "rounds": [vars(log) for log in self.logs.values()],
             "failures": self.clients.failures,
-            "combine": combine,
         }
+
+
+def _bundled(entry: Finished, weight: float) -> BundleMember:
+    return BundleMember(entry.task.id, entry.task.settings, weight, entry.report.files["state"])

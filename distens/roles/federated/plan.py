@@ -9,13 +9,15 @@ from typing import Any
 
 from distens import registry, seeding
 from distens.config.addresses import is_address
-from distens.config.config import Config
-from distens.config.sections import FederatedSection, Occupied
-from distens.distill.protocol import DataFree
+from distens.config.config import Config, section_of
+from distens.config.sections import Occupied
+from distens.distill.protocol import DataFree, Refines
 from distens.errors import ConfigError, RunError, did_you_mean
-from distens.merge.protocol import Merger
+from distens.members.protocol import ClientKind
+from distens.merge.protocol import AssumesPlainSteps, Merger, NeedsProxy
 from distens.partition.protocol import Partitioner
 from distens.records import Resources, Settings
+from distens.roles.federated.section import FederatedSection
 from distens.roles.federated.weighed import ENSEMBLE, KNOWN
 from distens.runtime.protocol import Runner
 from distens.space.space import Space
@@ -79,7 +81,7 @@ class FederatedPlan:
         given = {} if own is None else own.model_dump(exclude_none=True)
         if "custom" in given:
             given["custom"] = tuple(sorted(given["custom"].items()))
-        return replace(self.runner.resources, **given)
+        return replace(self.runner.usual, **given)
 
     def check_names(self, clients: Sequence[str]) -> None:
         """See that `federated.resources` names clients that there are, or families.
@@ -104,8 +106,7 @@ def check(config: Config) -> FederatedPlan:
     Raises:
         ConfigError: anything that would fail, or have no effect, later.
     """
-    section = config.federated
-    assert section is not None, "the config's own check"
+    section = section_of(config, FederatedSection, "who the clients are")
     families = _families(config)
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)
@@ -114,10 +115,12 @@ def check(config: Config) -> FederatedPlan:
     runner = registry.build("runtime", config.runtime, "runtime")
     _check_resources(config, section, runner)
     tracker = registry.build("tracking", config.tracking, "tracking")
-    changes = {} if partitioner is None else {"partition": registry.resolved(partitioner)}
+    values = section.model_dump(mode="json")
+    if partitioner is not None:
+        values["partition"] = registry.resolved(partitioner)
     resolved = config.model_copy(
         update={
-            "federated": section.model_copy(update=changes),
+            config.role: values,
             "merge": None if merger is None else registry.resolved(merger),
             "distill": None if distiller is None else registry.resolved(distiller),
             "baselines": tuple({**spec, "name": name} for name, spec in baselines.items()),
@@ -143,7 +146,7 @@ def _families(config: Config) -> tuple[Settings, ...]:
     for name, template in config.members.items():
         kind, _ = registry.split_spec(template, f"members.{name}")
         cls = registry.find("members", kind, f"members.{name}")
-        if not hasattr(cls, "train"):
+        if not registry.able(cls, ClientKind):
             raise ConfigError(f"members.{name}.kind: a federation's members are of kind {MEMBER!r}, found {kind!r}")
         settings = list(Space({name: template}).corners())
         if len(settings) > 1:
@@ -165,9 +168,9 @@ def _merger(config: Config, section: FederatedSection, families: Sequence[Settin
         return None
     merger: Merger = registry.build("merge", config.merge or "fedavg", "merge")
     kind = registry.kind_of(merger)
-    if getattr(merger, "needs_proxy", False) and not config.data.splits.search:
+    if registry.able(merger, NeedsProxy) and not config.data.splits.search:
         raise ConfigError(f"merge: {kind!r} needs rows of the server's own, but data.splits.search is 0")
-    if getattr(merger, "plain_steps", False) and not registry.build_member(families[0]).plain_steps:
+    if registry.able(merger, AssumesPlainSteps) and not registry.build_member(families[0]).plain_steps:
         raise ConfigError(
             f"merge: {kind!r} assumes plain gradient steps of its clients: optimizer sgd, no momentum, no weight decay"
         )
@@ -185,8 +188,9 @@ def _partitioner(section: FederatedSection) -> Partitioner | None:
 
 def _distillers(config: Config, section: FederatedSection) -> tuple[DataFree | None, dict[str, dict[str, Any]]]:
     distiller = None if config.distill is None else _distiller(config, config.distill, "distill")
-    if distiller is not None and section.rounds > 1 and not hasattr(distiller, "refine"):
-        able = [kind for kind in registry.names("distill") if hasattr(registry.find("distill", kind, ""), "refine")]
+    if distiller is not None and section.rounds > 1 and not registry.able(distiller, Refines):
+        kinds = registry.names("distill")
+        able = [kind for kind in kinds if registry.able(registry.find("distill", kind, ""), Refines)]
         raise ConfigError(
             f"distill.kind: {registry.kind_of(distiller)!r} works in one shot, and there are {section.rounds} rounds. "
             f"After every round: {', '.join(able)}"
@@ -222,7 +226,7 @@ def _shared_options(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _data_free(kind: str) -> bool:
-    return getattr(registry.find("distill", kind, "distill"), "data_free", False)
+    return registry.able(registry.find("distill", kind, "distill"), DataFree)
 
 
 def _distiller(config: Config, spec: Any, where: str) -> DataFree:

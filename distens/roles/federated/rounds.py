@@ -20,7 +20,7 @@ import numpy as np
 
 from distens import registry, seeding
 from distens.errors import RunError
-from distens.merge.protocol import Merged, Round
+from distens.merge.protocol import Corrects, Merged, Round
 from distens.records import Answer, Failure, Floats, Held, Pack, Refined, Resources, Scored, Task, Update
 from distens.roles.federated.journal import Log, Reached, RoundsJournal
 from distens.roles.federated.plan import FederatedPlan
@@ -147,9 +147,9 @@ class Rounds:
         number, server = self._server.rounds, self._server
         seed = seeding.derive(self._plan.config.seed, "client", client, "round", number)
         given = {"start": start}
-        correct = getattr(self._plan.merger, "correct", None)
-        if correct is not None:
-            given["correction"] = self._runner.hold(correct(client, server.memory, server.weights_P))
+        merger = self._plan.merger
+        if registry.able(merger, Corrects):
+            given["correction"] = self._runner.hold(merger.correct(client, server.memory, server.weights_P))
         return Task(
             f"r{number:04d}-{client}",
             "round",
@@ -173,7 +173,7 @@ class Rounds:
                     EVALUATE,
                     self._settings,
                     0,
-                    self._runner.resources,
+                    self._runner.usual,
                     round=number,
                     given=given,
                 )
@@ -195,7 +195,7 @@ class Rounds:
             REFINE,
             self._settings,
             seeding.derive(self._plan.config.seed, REFINE),
-            self._runner.resources,
+            self._runner.usual,
             distill=registry.resolved(self._plan.distiller),
             round=number,
             given=given,

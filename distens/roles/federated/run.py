@@ -15,66 +15,58 @@ from distens.data.clients import FILE, Partition
 from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
 from distens.errors import DistensError, RunError
-from distens.lifecycle.progress import Update, Watch, line
+from distens.lifecycle.progress import Update, line
+from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Session
 from distens.members.client import told_histogram
+from distens.merge.protocol import NeedsProxy
 from distens.packing import Planner
 from distens.records import Failure, Finished, Floats, Task, Teacher
-from distens.roles.ensemble.conclude import Result
 from distens.roles.ensemble.proposals import packs
 from distens.roles.federated import conclude
 from distens.roles.federated.journal import Log
 from distens.roles.federated.plan import FederatedPlan, check_drawn
 from distens.roles.federated.rounds import Rounds
 from distens.runtime.protocol import Shared
-from distens.storage.store import Store
-from distens.tracking.protocol import Final
 
 
 class Federation:
     """The driver's memory of one run of the federated role.
 
     Args:
-        plan, store, watch, info: see `Session`.
+        plan: what to do.
+        session: what every run has.
     """
 
-    def __init__(self, plan: FederatedPlan, store: Store, watch: Watch, info: dict[str, Any] | None = None) -> None:
-        self.plan, self.config, self.store, self.watch = plan, plan.config, store, watch
-        self.session = Session(plan, store, watch, info)
-        self.ledger = self.session.ledger
+    def __init__(self, plan: FederatedPlan, session: Session) -> None:
+        self.plan, self.config, self.session = plan, plan.config, session
+        self.store, self.watch, self.ledger = session.store, session.watch, session.ledger
 
-    def go(self) -> Result:
+    def outcome(self) -> Outcome:
         """Do all that is left to do."""
-        with self.session.prepared(self._at_once()):
-            return self._go()
-
-    def _at_once(self) -> int:
-        """Return how many clients train at once at least, as far as that is known before the data are."""
-        section = self.plan.section
-        return section.per_round or len(section.sources) or section.clients or 1
-
-    def _go(self) -> Result:
+        self.session.prepare(self._at_once())
         loaded = self.session.open()
         partition, clients = self._clients(loaded)
         names = list(self.plan.section.sources) if partition is None else list(partition.rows)
         self.plan.check_names(names)
         how = "with data of their own" if partition is None else f"by {partition.rule['kind']} ({partition.hash[:8]})"
         self.watch(Update("data", f"{len(names)} clients, {how}"))
-        shared = Shared(self.store, loaded.dataset.for_members(), clients)
         planner = self.session.planner(loaded)
         network = _Network(self.plan, loaded)
         if not self.plan.one_shot:
             with suppress(DistensError):  # what is refused is raised again where the tracker sees it
                 network.start()  # loads torch, while the runner gets ready
+        self.session.start(Shared(self.store, loaded.dataset.for_members(), clients), self.plan.also)
+        if self.plan.one_shot:
+            logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
+        else:
+            logs = self._rounds(names, partition, loaded, planner, network)
+        return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
 
-        def work() -> tuple[Result, Final]:
-            if self.plan.one_shot:
-                logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
-            else:
-                logs = self._rounds(names, partition, loaded, planner, network)
-            return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
-
-        return self.session.carry_out(shared, work, self.plan.also)
+    def _at_once(self) -> int:
+        """Return how many clients train at once at least, as far as that is known before the data are."""
+        section = self.plan.section
+        return section.per_round or len(section.sources) or section.clients or 1
 
     def _clients(self, loaded: Loaded) -> tuple[Partition | None, Clients]:
         section, config = self.plan.section, self.config
@@ -135,7 +127,7 @@ class Federation:
 
     def _made(self, finished: Sequence[Finished], planner: Planner, shape: tuple[int, ...], clients: int) -> list[Task]:
         """Return what the server makes of the clients: their merge, and the students; independent of each other."""
-        resources, seed = self.plan.runner.resources, self.config.seed
+        resources, seed = self.plan.runner.usual, self.config.seed
         tasks = []
         if self.plan.merger is not None:
             weights_P = conclude.merged(self.plan, self.store, finished, shape, planner.classes, clients)
@@ -157,7 +149,8 @@ class Federation:
         def show(text: str, told: Finished | Failure | None = None) -> None:
             phase, finished = "clients" if total else "finish", len(self.ledger.finished("client"))
             running, failed = self.ledger.running(), len(self.ledger.failed("client"))
-            self.watch(Update(phase, text, total, finished, failed, running, outcome=told))
+            counted = "clients" if total else ""
+            self.watch(Update(phase, text, counted, total, finished, failed, running, outcome=told))
 
         for task, told in self.session.complete(([pack] for pack in packs(left, planner)), lambda task: show("")):
             show(line(task, told, self.config.metric), told)
@@ -170,7 +163,7 @@ class Federation:
         rows = dict.fromkeys(names, 1) if partition is None else {n: len(r) for n, r in partition.rows.items()}
         judged = bool(len(loaded.dataset.labels["search"]))
         advised = planner.size(self.plan.settings(0), len(names))
-        proxy = network.gradient if getattr(self.plan.merger, "needs_proxy", False) else None
+        proxy = network.gradient if registry.able(self.plan.merger, NeedsProxy) else None
         rounds = Rounds(self.plan, self.store, rows, network.start, proxy, judged, self._told, advised)
         for log in rounds.logs.values():
             self._track(log)
@@ -193,7 +186,7 @@ class Federation:
         self._show(text, log.round + 1)
 
     def _show(self, text: str, done: int) -> None:
-        self.watch(Update("rounds", text, self.plan.section.rounds, done))
+        self.watch(Update("rounds", text, "rounds", self.plan.section.rounds, done, numbered=True))
 
     def _track(self, log: Log) -> None:
         numbers = {"clients": len(log.shares), "refused": len(log.refused), "failed": len(log.failed), "loss": log.loss}

@@ -19,7 +19,7 @@ from distens.members.client import told_histogram
 from distens.records import Finished, Floats, Integers
 from distens.roles.federated.journal import Log
 from distens.storage.store import Store
-from distens.tracking.protocol import Tracker
+from distens.tracking.protocol import Participant
 
 MOST = 200
 """With more clients than this, the page and the tracker get so many with the most rows, and all that failed or were
@@ -152,8 +152,10 @@ class Clients:
             lines.append(line)
         return lines
 
-    def tell(self, tracker: Tracker) -> None:
-        """Log, of each client, its rows of each class, participation, weight over the rounds (from 1) and failures."""
+    def participants(self) -> list[Participant]:
+        """Return, of each client, its rows of each class, participation, weight over the rounds (from 1) and
+        failures."""
+        found = []
         for name in self.chosen:
             part = self.parts[name]
             metrics = {f"rounds_{what}": float(count) for what, count in part.outcomes().items()}
@@ -161,7 +163,8 @@ class Clients:
                 metrics["rows"] = float(sum(self.counts[name]))
                 metrics |= {f"rows_{label}": float(count) for label, count in enumerate(self.counts[name])}
             weights = {number + 1: share for number, share in part.shares.items() if share is not None}
-            tracker.client(name, metrics, {"weight": weights}, part.sentences())
+            found.append(Participant("client", name, metrics, {"weight": weights}, tuple(part.sentences())))
+        return found
 
 
 def _failures(ledger: Ledger, found: Mapping[str, Part]) -> list[dict[str, Any]]:

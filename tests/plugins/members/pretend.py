@@ -73,6 +73,5 @@ class Pretend:
     def load(self, state):
         self._classes = int(state.arrays["classes"][0])
 
-    @classmethod
-    def stack(cls, members):
-        return lambda inputs: np.stack([member.predict(inputs) for member in members])
+    def pack_advice(self, input_shape, classes, gpu):
+        return 1, "nothing is gained"

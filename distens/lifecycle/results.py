@@ -1,0 +1,192 @@
+"""What every run ends in, whatever its role: an `Outcome`, which one place (`distens.lifecycle.delivery`) writes down.
+
+    role.carry_out ─► Outcome: rows · losses · bundles · what is chosen, what is missing ─► deliver ─► Result
+
+The outcome holds predictions and numbers, no sentence that compares them and no file: table, verdict, page, bundles and
+what tracking gets are made from it alike for every role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distens import probabilities
+from distens.combine.protocol import Combiner
+from distens.evaluate import metrics
+from distens.records import Finished, Floats, Integers, State
+from distens.serve.bundle import BundleMember
+from distens.serve.cascade import Cascade
+from distens.tracking.protocol import Participant
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: predictions, and what they cost.
+
+    `train_seconds` counts what is deployed (of weights that a federation merged, all rounds, or its clients' training);
+    the search that found it is counted in the report's details.
+    """
+
+    combine_NC: Floats
+    test_NC: Floats
+    parameters: int
+    train_seconds: float
+    predict_ms_per_1000: float
+    temperature: float = 1.0
+
+    def calibrated(self, labels_N: Integers) -> Row:
+        """Return the row with one temperature, fitted on the labels of the *combine* split."""
+        temperature = probabilities.fit_temperature(self.combine_NC, labels_N)
+        return replace(
+            self,
+            combine_NC=probabilities.apply_temperature(self.combine_NC, temperature),
+            test_NC=probabilities.apply_temperature(self.test_NC, temperature),
+            temperature=temperature,
+        )
+
+    def measured(self, labels_N: Integers) -> dict[str, float]:
+        """Return the line as numbers, measured on the labels of the *test* split."""
+        return {
+            **metrics.row(self.test_NC, labels_N),
+            "parameters": self.parameters,
+            "train_seconds": self.train_seconds,
+            "predict_ms_per_1000": self.predict_ms_per_1000,
+            "temperature": self.temperature,
+        }
+
+
+@dataclass(frozen=True)
+class BundleContent:
+    """What a row of the table is deployed as.
+
+    Attributes:
+        members: those that predict, each with its weight.
+        combine: the combiner's kind and options.
+        combine_state: what it has learned.
+        cascade: how to ask fewer members than all; None where that makes no sense.
+    """
+
+    members: Sequence[BundleMember]
+    combine: Mapping[str, Any] | str
+    combine_state: State
+    cascade: Cascade | None = None
+
+    @classmethod
+    def single(cls, member: BundleMember) -> BundleContent:
+        """Return one member by itself."""
+        return cls([member], "average", State({"weights": np.ones(1)}))
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page shows besides table and verdict.
+
+    Attributes:
+        members: a line for each that is worth showing; `members_title` names them.
+        failures: what failed, as far as the page has room.
+        details: what else to say.
+        draw: draws the figures into a folder, and returns caption -> PNG file.
+    """
+
+    members: Sequence[Mapping[str, Any]] = ()
+    members_title: str = "Selected members"
+    failures: Sequence[Mapping[str, Any]] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
+    draw: Callable[[Path], Mapping[str, Path]] = lambda folder: {}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a role returns.
+
+    Attributes:
+        rows: row of the table -> its predictions, calibrated, and their cost; in the table's order.
+        losses: row -> what is compared in pairs: measure -> one loss for each unit.
+        units: what a unit is, in the plural, for the verdict.
+        bundles: row -> what it is deployed as, for those that are.
+        chosen: the row to deploy; None where no honest choice was possible.
+        means: further lines of the table that are no one model: name -> column -> value.
+        missing: rows that could not be made, and tasks that were given up -> why.
+        foreword, afterword: sentences of the verdict that stand before and after the comparisons.
+        weights: member -> its weight in the ensemble, if it has one.
+        diversity: member -> its mean diversity to the selection.
+        page: what the page shows.
+        numbers: further entries of `results.json`, by key.
+        participants: what tracking is told of those who took part besides the tasks.
+        notes: lines for the user.
+    """
+
+    rows: Mapping[str, Row]
+    losses: Mapping[str, Mapping[str, Floats]]
+    units: str
+    bundles: Mapping[str, BundleContent]
+    chosen: str | None
+    means: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    foreword: Sequence[str] = ()
+    afterword: Sequence[str] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    diversity: Mapping[str, float] = field(default_factory=dict)
+    page: Page = Page()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    participants: Sequence[Participant] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `distens.run` returns.
+
+    Attributes:
+        path: the run's folder.
+        rows: the honest table: row name -> accuracy, nll, brier, ece, aurc, parameters, train_seconds,
+            predict_ms_per_1000.
+        missing: rows that could not be made -> why.
+        verdict: who won, in sentences.
+        weights: selected member's id -> weight.
+        notes: where to look next.
+    """
+
+    path: str
+    rows: Mapping[str, Mapping[str, float]]
+    missing: Mapping[str, str]
+    verdict: Sequence[str]
+    weights: Mapping[str, float]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
+    """Return parameters, training seconds, and milliseconds per 1,000 rows, of members together."""
+    reports = [entry.report for entry in entries]
+    return (
+        sum(report.parameters for report in reports),
+        sum(report.seconds for report in reports),
+        sum(report.predict_ms_per_1000 for report in reports),
+    )
+
+
+def test_losses(rows: Mapping[str, Row], labels_N: Integers) -> dict[str, dict[str, Floats]]:
+    """Return row -> measure -> one loss for each row of the *test* split."""
+    return {name: metrics.unit_losses(row.test_NC, labels_N) for name, row in rows.items()}
+
+
+def out_of_fold(combiner: Combiner, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> Floats:
+    """Return the combiner's predictions of rows that it was not fitted on, fold by fold.
+
+    A combiner that learns is too sure of the rows it learned from, and a temperature fitted there would sharpen what
+    should be softened. For one that learns nothing this is `combine` of all rows.
+    """
+    fold_N = np.arange(len(labels_N)) % FOLDS
+    out_NC = np.empty(np.shape(probs_MNC)[1:])
+    for fold in range(FOLDS):
+        held = fold_N == fold
+        state = combiner.fit(probs_MNC[:, ~held], labels_N[~held], weights_M)
+        out_NC[held] = combiner.combine(probs_MNC[:, held], state)
+    return out_NC

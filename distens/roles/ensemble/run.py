@@ -1,0 +1,107 @@
+"""One run of the ensemble role: members are searched for, then everything is made of them.
+
+    schedule: promote, or start ─► search: propose ─► journal ─► dispatch ─► runner ─► members
+        ▲       (or wait, or end)                                 as many packs at once as fit │
+        └── history ◄── journal ◄── reports, failures ◄────────────────────────────────────────┘
+                            │
+                         conclude: select ─► student, baselines ─► combine ─► calibrate ─► outcome
+
+Decisions and proposals depend on history and on how many members came before, not on time (except `search.seconds`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from distens.errors import RunError
+from distens.lifecycle.progress import Progress, Update, line
+from distens.lifecycle.results import Outcome
+from distens.lifecycle.session import Session
+from distens.records import Failure, Finished, Pack, Task
+from distens.roles.ensemble.conclude import conclude
+from distens.roles.ensemble.plan import Plan
+from distens.roles.ensemble.proposals import Proposals
+from distens.runtime.protocol import Shared
+
+
+class Run:
+    """The driver's memory of one run of the ensemble role: records and counts, no models and no predictions.
+
+    Args:
+        plan: what to do.
+        session: what every run has.
+    """
+
+    def __init__(self, plan: Plan, session: Session) -> None:
+        self.plan, self.config, self.session = plan, plan.config, session
+        self.store, self.watch, self.ledger = session.store, session.watch, session.ledger
+        self.progress = Progress(plan.selector, self.config.metric, plan.members or 0)
+        self._search_began: float | None = None
+        self.proposals: Proposals
+
+    def outcome(self) -> Outcome:
+        """Do all that is left to do."""
+        self.session.prepare(self._left())
+        loaded = self.session.open()
+        labels_N, say = loaded.dataset.labels["search"], lambda text: self.watch(Update("search", text))
+        planner = self.session.planner(loaded)
+        self.proposals = Proposals(self.plan, self.store, self.ledger, planner, labels_N, say)
+        self.session.start(Shared(self.store, loaded.dataset.for_members()))
+        self._search()
+        return conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
+
+    def _left(self) -> int | None:
+        """Return how many members of the search are left at least; None where time decides."""
+        if self.plan.members is None:
+            return None
+        return self.plan.members - self.ledger.count("search") + len(self.ledger.pending("search"))
+
+    def _search(self) -> None:
+        self.progress.replay(self.proposals.history())
+        self._search_began = time.monotonic() - self.ledger.elapsed
+        for task, outcome in self._complete(self.proposals.search()):
+            step = self.progress.add(outcome, self.proposals.history)
+            if step is not None:
+                self.plan.tracker.progress(step, self.progress.values())
+            self._show(line(task, outcome, self.config.metric), outcome)
+        self._search_began = None
+        failed = self.ledger.failed("search")
+        if not self.ledger.finished("search"):
+            reasons = "\n".join(f"  {f.task.id}: {f.failure.reason}: {f.failure.message}" for f in failed[:5])
+            raise RunError(f"every member failed ({len(failed)} of {len(failed)}):\n{reasons}")
+
+    def _elapsed(self) -> float | None:
+        """Return how long the search has run, over all resumes, if it matters."""
+        if self.config.search.seconds is None or self._search_began is None:
+            return None
+        return time.monotonic() - self._search_began
+
+    def _show(self, text: str, outcome: Finished | Failure | None = None) -> None:
+        self.watch(
+            Update(
+                phase="search",
+                text=text,
+                counted="members",
+                total=self.progress.total,
+                finished=self.progress.finished,
+                failed=self.progress.failed,
+                running=self.ledger.running(),
+                metric=self.config.metric,
+                best=self.progress.best,
+                ensemble=self.progress.ensemble,
+                outcome=outcome,
+            )
+        )
+
+    def _complete_all(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Finished | Failure]]:
+        for task, told in self._complete(self.proposals.packs(tasks)):
+            self.watch(Update("finish", line(task, told, self.config.metric), outcome=told))
+            yield task, told
+
+    def _complete(self, packs: Iterator[Sequence[Pack]]) -> Iterator[tuple[Task, Finished | Failure]]:
+        def asked(task: Task) -> None:
+            if task.purpose == "search":
+                self._show("")
+
+        yield from self.session.complete(packs, asked, self._elapsed)

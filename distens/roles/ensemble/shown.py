@@ -1,0 +1,221 @@
+"""The selection of an ensemble, and what is shown of it: figures, the page's tables, numbers, and its cascade."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distens import packing, probabilities
+from distens.data.load import Loaded
+from distens.diversity import pairwise
+from distens.evaluate import figures
+from distens.lifecycle.delivery import MAX_FAILURES_SHOWN
+from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.progress import LEADERS
+from distens.lifecycle.results import Page, Row
+from distens.records import Finished, Floats
+from distens.roles.ensemble.plan import Plan
+from distens.serve.cascade import Cascade, learn
+from distens.storage.store import Store
+
+CURVE_POINTS = 40
+"""Of the ensemble's curve in the progress figure; each is a selection of its own."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The members of a search, and how they were selected.
+
+    Attributes:
+        entries: every finished member, in the schedule's order: without one, of arrival.
+        weights_M: theirs; 0 where not selected.
+        search_MNC: their predictions on the *search* split.
+    """
+
+    entries: Sequence[Finished]
+    weights_M: Floats
+    search_MNC: Sequence[Floats]
+
+    @property
+    def selected(self) -> list[tuple[Finished, float]]:
+        """Return those with a weight, and it."""
+        pairs = zip(self.entries, self.weights_M, strict=True)
+        return [(entry, float(weight)) for entry, weight in pairs if weight > 0]
+
+
+def diversity(selection: Selection, loaded: Loaded) -> tuple[Floats, dict[str, float]]:
+    """Return every member's mean diversity to the (other) selected ones, and means over pairs of the selection."""
+    chosen = np.flatnonzero(selection.weights_M > 0)
+    diversity_M = pairwise.diversity_to(selection.search_MNC, chosen)
+    selected_MNC = [selection.search_MNC[int(i)] for i in chosen]
+    labels_N = loaded.dataset.labels["search"]
+    matrices = {
+        "diversity": pairwise.diversity(selected_MNC),
+        "disagreement": pairwise.disagreement(selected_MNC),
+        "error_correlation": pairwise.error_correlation(selected_MNC, labels_N),
+    }
+    return diversity_M, {name: pairwise.mean_over_pairs(matrix) for name, matrix in matrices.items()}
+
+
+def page(
+    plan: Plan,
+    store: Store,
+    ledger: Ledger,
+    loaded: Loaded,
+    selection: Selection,
+    rows: Mapping[str, Row],
+    diversity_M: Floats,
+    pairs: Mapping[str, float],
+) -> Page:
+    """Return what the page shows besides table and verdict.
+
+    Args:
+        diversity_M, pairs: see `diversity`.
+    """
+    failures = _failures(ledger)
+    details = _details(plan, store, ledger, selection, pairs, failures)
+    if len(failures) > MAX_FAILURES_SHOWN:
+        details["failures"] = (
+            f"{len(failures)}, of which the first {MAX_FAILURES_SHOWN} are shown; results.json has all"
+        )
+    return Page(
+        members=_members(plan, selection, diversity_M),
+        failures=failures[:MAX_FAILURES_SHOWN],
+        details=details,
+        draw=lambda folder: _figures(plan, loaded, selection, rows, diversity_M, folder),
+    )
+
+
+def numbers(plan: Plan, ledger: Ledger, selection: Selection, pairs: Mapping[str, float]) -> dict[str, Any]:
+    """Return what `results.json` says besides table, weights and verdict."""
+    metric, entries = plan.config.metric, selection.entries
+    return {
+        "selection": dict(pairs),
+        "members": {e.task.id: e.report.metrics[metric] for e in entries},
+        "failures": _failures(ledger),
+        "search_seconds": sum(entry.report.seconds for entry in entries),
+        "search_epochs": _epochs(ledger),
+        "search_ended": _why_ended(plan, ledger),
+    }
+
+
+def _members(plan: Plan, selection: Selection, diversity_M: Floats) -> list[dict[str, Any]]:
+    metric = plan.config.metric
+    by_id = {e.task.id: d for e, d in zip(selection.entries, diversity_M, strict=True)}
+    return [
+        {
+            "id": entry.task.id,
+            "weight": weight,
+            metric: entry.report.metrics[metric],
+            "diversity": float(by_id[entry.task.id]),
+            "parameters": entry.report.parameters,
+            "settings": {k: v for k, v in entry.task.settings.items() if k != "kind"},
+        }
+        for entry, weight in sorted(selection.selected, key=lambda pair: -pair[1])
+    ]
+
+
+def _details(
+    plan: Plan,
+    store: Store,
+    ledger: Ledger,
+    selection: Selection,
+    pairs: Mapping[str, float],
+    failures: Sequence[Mapping[str, Any]],
+) -> dict[str, str]:
+    epochs = _epochs(ledger)
+    seconds = sum(entry.report.seconds for entry in selection.entries)
+    given_up = sum(failure["final"] for failure in failures)
+    members = f"{len(selection.entries)} finished, {given_up} given up, {len(selection.selected)} selected"
+    return {
+        "members": members,
+        "search ended": _why_ended(plan, ledger),
+        "training of all members": f"{seconds:.1f} s in total" + (f", {epochs:,} epochs" if epochs else ""),
+        "selection": ", ".join(f"mean {name.replace('_', ' ')} {value:.3f}" for name, value in pairs.items()),
+        "calibration": "one temperature per row, fitted on the combine split"
+        if plan.config.calibrate == "temperature"
+        else "none",
+        "storage": store.url,
+    }
+
+
+def _figures(
+    plan: Plan, loaded: Loaded, selection: Selection, rows: Mapping[str, Row], diversity_M: Floats, folder: Path
+) -> dict[str, Path]:
+    metric = plan.config.metric
+    values_M = np.array([entry.report.metrics[metric] for entry in selection.entries])
+    families = [entry.task.settings["family"] for entry in selection.entries]
+    curves = {n: r.test_NC for n, r in rows.items() if n in ("ensemble", "best_single", "student")}
+    paths = {name: folder / f"{name}.png" for name in ("reliability", "diversity", "weights", "progress")}
+    figures.reliability(curves, loaded.dataset.labels["test"], paths["reliability"])
+    figures.diversity(values_M, diversity_M, selection.weights_M, families, metric, paths["diversity"])
+    figures.weights({e.task.id: w for e, w in selection.selected}, paths["weights"])
+    ensemble_T = _ensemble_so_far(plan, selection.search_MNC, values_M, loaded)
+    figures.progress(values_M, ensemble_T, metric, paths["progress"])
+    return {
+        "Reliability on the test split": paths["reliability"],
+        "Members: quality against diversity, on the search split": paths["diversity"],
+        "Weights of the selected members": paths["weights"],
+        "Search progress, on the search split": paths["progress"],
+    }
+
+
+def _ensemble_so_far(plan: Plan, search_MNC: Sequence[Floats], values_M: Floats, loaded: Loaded) -> Floats:
+    metric, labels_N = plan.config.metric, loaded.dataset.labels["search"]
+    values_T = np.full(len(search_MNC), np.nan)
+    for count in np.unique(np.linspace(1, len(search_MNC), min(len(search_MNC), CURVE_POINTS)).astype(int)):
+        leaders = np.argsort(values_M[:count], kind="stable")[:LEADERS]
+        probs_MNC = [search_MNC[m] for m in leaders]
+        mixed_NC = probabilities.mix(probs_MNC, plan.selector.select(probs_MNC, labels_N, metric))
+        values_T[count - 1] = probabilities.metrics(mixed_NC, labels_N)[metric]
+    return values_T
+
+
+def _failures(ledger: Ledger) -> list[dict[str, Any]]:
+    """Return what failed, with the lower rung that its member keeps, if it has one."""
+    kept = {e.task.member: e.task.id for e in ledger.finished("search") if e.task.budget is not None}
+    failures = ledger.failures()
+    for failure in failures:
+        member = ledger.task(failure["id"]).member
+        if failure["final"] and member in kept:
+            failure["keeps"] = kept[member]
+    return failures
+
+
+def _epochs(ledger: Ledger) -> int:
+    """Return how many epochs the search trained, those of rungs that are not used included; families without epochs
+    add none."""
+    found = (entry.report.metrics for entry in ledger.all_finished("search"))
+    return round(sum(one.get("new_epochs", one.get("epochs", 0)) for one in found))
+
+
+def _why_ended(plan: Plan, ledger: Ledger) -> str:
+    started = ledger.count("search")
+    decision = plan.next(ledger.reports("search", plan.config.metric))
+    if decision.promote or decision.start:
+        return f"after {ledger.elapsed:.0f} s (search.seconds), with {started} members started"
+    return f"with all {started} members started"
+
+
+def cascade(plan: Plan, store: Store, loaded: Loaded, selection: Selection, ensemble: Row) -> Cascade | None:
+    """Return what a bundle needs to ask fewer members than all; one member is asked anyway."""
+    entries = [entry for entry, _ in selection.selected]
+    if len(entries) == 1:
+        return None
+    # Members of one architecture cost the same: their times differ by what else the machine did.
+    keys = [packing.asking_key(entry.task.settings) or entry.task.id for entry in entries]
+    times: dict[str, list[float]] = {}
+    for key, entry in zip(keys, entries, strict=True):
+        times.setdefault(key, []).append(entry.report.predict_ms_per_1000)
+    return learn(
+        store.read_all_predictions([entry.report.files["combine"] for entry in entries]),
+        loaded.dataset.labels["combine"],
+        ensemble.combine_NC,
+        np.array([weight for _, weight in selection.selected]),
+        np.array([max(1e-6, float(np.median(times[key]))) for key in keys]),
+        calibrate=plan.config.calibrate != "none",
+    )
