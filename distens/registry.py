@@ -306,7 +306,7 @@ def _fault(family: str, cls: type) -> str:
     known = options(cls)
     for name, hint in inspect.get_annotations(cls).items():
         if name not in cls.__dataclass_fields__ and "ClassVar" not in str(hint):
-            return f"has {name!r}, which is no option: write @dataclass above the class, not above its base alone"
+            return f"has {name!r}, which is no option: write @dataclass above it, not above its base alone"
     for name, needed in inspect.signature(cls).parameters.items():
         several = needed.kind in (needed.VAR_POSITIONAL, needed.VAR_KEYWORD)
         if name not in known and needed.default is needed.empty and not several:

@@ -81,6 +81,6 @@ def _import(name: str, where: str) -> ModuleType:
             f"PYTHONPATH: put {error.name!r} there, or install it, on every machine that trains or predicts"
         ) from error
     except (Exception, SystemExit) as error:  # whatever somebody's code does when it is imported
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{last.filename}, line {last.lineno}"
-        raise ConfigError(f"{where}: importing {name!r} failed: {type(error).__name__}: {error} ({place})") from error
+        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+        place = f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
+        raise ConfigError(f"{where}: importing {name!r} failed: {type(error).__name__}: {error}{place}") from error
