@@ -172,7 +172,7 @@ def test_a_role_of_ones_own(tmp_path):
     listed = CliRunner().invoke(app, ["list", "--storage", str(tmp_path / "runs")]).output
     assert "finished" in listed and "?" in listed
     with pytest.raises(
-        ConfigError, match=r"role.kind: plugins.lab:Median is no Role \(it lacks unused, sweep_rows, plan"
+        ConfigError, match=r"role.kind: plugins.lab:Median is no Role \(it lacks plan, data, carry_out, size, unused, "
     ):
         distens.run(own(tmp_path, role=f"{LAB}Median"))
 
