@@ -9,7 +9,6 @@ from distens.config.config import Config
 from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Data, Plan, Session
 
-
 PlanOfRole = TypeVar("PlanOfRole", bound=Plan)
 
 

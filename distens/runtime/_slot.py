@@ -80,7 +80,7 @@ def ended(slot: Slot, seconds: float, limit: float, lives: Callable[[str], bool]
         outcomes: list[Answer] = ray.get(slot.ref, timeout=0)
     except GetTimeoutError:
         round_over = _round_over(slot.pack, seconds)
-        option = "federated.deadline_seconds" if round_over else "runtime.timeout_seconds"
+        option = slot.pack[0].work.limit_option if round_over else "runtime.timeout_seconds"
         reason, message = "timed_out", f"still training after {limit:g} s ({option})"
         if round_over:
             slot.actor.end()

@@ -18,7 +18,7 @@ from distens.members.protocol import Packable
 from distens.records import Report, Task
 from distens.runtime.protocol import Shared
 from distens.storage.store import Store
-from distens.training.work import Work
+from distens.training.context import Context
 
 
 def packed(job: Job, clock: Clock) -> list[float]:
@@ -26,8 +26,8 @@ def packed(job: Job, clock: Clock) -> list[float]:
     problem, examples = job.problem, job.problem.examples()
     clock.start()
     members: list[Packable] = [registry.build_member(job.settings(rate)) for rate in job.rates_M]
-    works = [Work(seed, device=job.device) for seed in job.seeds_M]
-    for _, found in type(members[0]).fit_pack(members, examples, works):
+    contexts = [Context(seed, device=job.device) for seed in job.seeds_M]
+    for _, found in type(members[0]).fit_pack(members, examples, contexts):
         if isinstance(found, Diverged):
             raise found
     clock.stop()

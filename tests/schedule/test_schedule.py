@@ -20,8 +20,9 @@ from distens.lifecycle.ledger import Ledger
 from distens.records import Failure, Finished, Report, Task
 from distens.roles.ensemble.plan import check
 from distens.schedule.protocol import Length
-from distens.storage.store import Checkpoint, Store
-from distens.training.work import Work
+from distens.storage.checkpoint import Checkpoint
+from distens.storage.store import Store
+from distens.training.context import Context
 
 LENGTHS = {"mlp": Length((27,), None)}
 KINDS = registry.names("schedule")
@@ -293,7 +294,7 @@ def trained(settings, checkpoint, budgets, seed=5):
     metrics = []
     for budget in budgets:
         member = registry.build_member({"family": "a", **settings})
-        metrics.append(member.fit(examples(), Work(seed, checkpoint, budget=budget)))
+        metrics.append(member.fit(examples(), Context(seed, checkpoint, budget=budget)))
     return member, metrics
 
 
@@ -379,7 +380,7 @@ def test_rungs_of_one_architecture_are_trained_together(tmp_path):
         trained(settings, Checkpoint(store, f"m{seed}"), budgets, seed)
     goals = [(0, 1), (1, 3), (2, 3)]
     members = [registry.build_member({"family": "a", **settings}) for _ in goals]
-    works = [Work(seed, Checkpoint(store, f"m{seed}"), budget=budget) for seed, budget in goals]
+    works = [Context(seed, Checkpoint(store, f"m{seed}"), budget=budget) for seed, budget in goals]
     found = dict(Classifier.fit_pack(members, examples(), works))
     assert [found[i]["new_epochs"] for i in range(3)] == [1, 2, 3]
     for member, (seed, budget) in zip(members, goals, strict=True):

@@ -11,9 +11,10 @@ import pytest
 from distens.errors import StorageError, StorageFailed
 from distens.lifecycle.ledger import Ledger
 from distens.records import Address, Failure, Files, Finished, History, Report, State, Task, Teacher, settings_key
+from distens.storage.checkpoint import Checkpoint
 from distens.storage.encoding import report_from_json, task_from_json, to_json
 from distens.storage.journal import Journal
-from distens.storage.store import Checkpoint, Store
+from distens.storage.store import Store
 
 
 @pytest.fixture(params=["path", "uri"])

@@ -26,9 +26,9 @@ from distens import registry
 from distens.cli import main as cli
 from distens.config.config import load_config, parse, parse_yaml
 from distens.config.sections import DataSection
-from distens.data.clients import Partition
 from distens.data.load import load
 from distens.errors import BundleError, ConfigError, DataError, DistensError, StorageError
+from distens.partition.protocol import Partition
 from distens.records import State, Task
 from distens.roles.ensemble.plan import check
 from distens.runtime import _execute
