@@ -14,6 +14,7 @@ from _bench_tasks import Job, Problem
 
 from distens import registry
 from distens.errors import Diverged
+from distens.lifecycle.work.train import Train
 from distens.members.protocol import Packable
 from distens.records import Report, Task
 from distens.runtime.protocol import Shared
@@ -100,7 +101,7 @@ class Pool:
         """Return tasks that no earlier call has done: what lies in the store would not be done again."""
         self._dispatched += 1
         return [
-            Task(f"r{self._dispatched}-m{m}", "search", job.settings(rate), seed, self._runner.usual)
+            Task(f"r{self._dispatched}-m{m}", "search", job.settings(rate), seed, self._runner.usual, work=Train())
             for m, (rate, seed) in enumerate(zip(job.rates_M, job.seeds_M, strict=True))
         ]
 

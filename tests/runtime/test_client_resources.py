@@ -14,6 +14,7 @@ from distens.config.config import parse
 from distens.config.sections import DataSection
 from distens.data.load import load
 from distens.errors import ConfigError, RunError
+from distens.lifecycle.work.train import Train
 from distens.packing import Planner
 from distens.records import Report, Resources, Task
 from distens.roles.ensemble.proposals import packs
@@ -90,7 +91,7 @@ def test_a_clients_actor_has_its_resources_and_the_others_have_the_runtimes(tmp_
 
 def test_packs_are_of_clients_that_occupy_the_same():
     sizes = [Resources(2.0 if i in (1, 4) else 1.0) for i in range(5)]
-    tasks = [Task(f"c{i}", "client", {"family": "a", **CLIENT}, i, size) for i, size in enumerate(sizes)]
+    tasks = [Task(f"c{i}", "client", {"family": "a", **CLIENT}, i, size, work=Train()) for i, size in enumerate(sizes)]
     planner = Planner(2, lambda: 1, 0.0, False, (8, 8), 10)
     assert [[task.id for task in pack] for pack in packs(tasks, planner)] == [["c0", "c2"], ["c3"], ["c1", "c4"]]
 
@@ -148,7 +149,7 @@ QUICK = {"family": "a", "kind": "classifier", "model": {"kind": "mlp", "hidden":
 def carried_out(sizes, folder):
     """Return what came of tasks of these sizes, and the sizes of the actors that were left."""
     runner = registry.build("runtime", ALONE, "runtime")
-    tasks = [Task(f"m{i}", "search", QUICK, i, Resources(cpus)) for i, cpus in enumerate(sizes)]
+    tasks = [Task(f"m{i}", "search", QUICK, i, Resources(cpus), work=Train()) for i, cpus in enumerate(sizes)]
     runner.start(Shared(Store(str(folder)), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
     try:
         found = [outcome for outcomes in runner.run(iter([task] for task in tasks)) for outcome in outcomes]
@@ -176,7 +177,7 @@ def test_an_idle_actor_gives_way_where_others_hold_the_rest(tmp_path, neighbour,
 
 
 def alone(*sizes):
-    return [[Task(f"m{i}", "search", {}, i, resources=size)] for i, size in enumerate(sizes)]
+    return [[Task(f"m{i}", "search", {}, i, resources=size, work=Train())] for i, size in enumerate(sizes)]
 
 
 def test_what_does_not_fit_waits_while_others_go_first():

@@ -17,6 +17,7 @@ from distens.config.config import parse
 from distens.data.dataset import Examples
 from distens.errors import ConfigError
 from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.work.train import Train
 from distens.records import Failure, Finished, Report, Task
 from distens.roles.ensemble.plan import check
 from distens.schedule.protocol import Length
@@ -81,7 +82,9 @@ class Simulation:
         member = f"{start.bracket}m{history.started.get(start.bracket, 0):04d}"
         budget = None if whole(member) else start.budget
         name = member if budget is None else f"{member}-{budget}"
-        return Task(name, "search", {"family": "mlp", "name": member}, 0, budget=budget, bracket=start.bracket)
+        return Task(
+            name, "search", {"family": "mlp", "name": member}, 0, budget=budget, bracket=start.bracket, work=Train()
+        )
 
     def _come_back(self, task):
         value = self._value(task.member, task.budget or 81)

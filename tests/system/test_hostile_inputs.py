@@ -28,6 +28,7 @@ from distens.config.config import load_config, parse, parse_yaml
 from distens.config.sections import DataSection
 from distens.data.load import load
 from distens.errors import BundleError, ConfigError, DataError, DistensError, StorageError
+from distens.lifecycle.work.train import Train
 from distens.partition.protocol import Partition
 from distens.records import State, Task
 from distens.roles.ensemble.plan import check
@@ -497,7 +498,9 @@ def test_no_command_takes_or_repeats_them(words, address):
 @pytest.mark.parametrize("address", [address for address in ADDRESSES if not {" ", "'"} & set(address)])
 def test_no_failure_repeats_them(address):
     """Whatever a library says when it fails is journalled, printed and sent to MLflow."""
-    failure = _execute._failed(Task("m0", "search", {}, 0), OSError(f"cannot reach '{address}': refused"), 1.0)
+    failure = _execute._failed(
+        Task("m0", "search", {}, 0, work=Train()), OSError(f"cannot reach '{address}': refused"), 1.0
+    )
     assert "refused" in failure.message
     assert SECRET not in failure.message
     refused(DataError, lambda: load(DataSection(source=address, target="y"), 0), "credentials")

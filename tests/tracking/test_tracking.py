@@ -22,6 +22,7 @@ from distens.credentials import redact
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import ConfigError
+from distens.lifecycle.work.train import Train
 from distens.records import Address, Failure, Finished, Report, State, Task
 from distens.serve import bundle, predictor
 from distens.storage.store import Store
@@ -36,7 +37,7 @@ from distens.training.context import Context
 
 def task(name, attempt=1):
     settings = {"family": "net", "kind": "classifier", "model": {"kind": "mlp", "hidden": [8]}}
-    return Task(name, "search", settings, seed=7, attempt=attempt)
+    return Task(name, "search", settings, seed=7, attempt=attempt, work=Train())
 
 
 def finished(name, attempt=1, nll=0.5):
