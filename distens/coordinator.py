@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from distens import registry
+from distens.config.addresses import is_address
 from distens.config.config import Config, parse_yaml
 from distens.errors import ConfigError, RunError, StorageError, StorageFailed, damage, did_you_mean, shown
 from distens.lifecycle import resuming
@@ -32,7 +33,7 @@ def role_of(config: Config) -> Role[Any]:
         ConfigError: there is none of that name.
     """
     known = registry.names("roles")
-    if config.role not in known:
+    if not is_address(config.role) and config.role not in known:
         raise ConfigError(f"role: unknown role {config.role!r}. {did_you_mean(config.role, known)}")
     return registry.find("roles", config.role, "role")()
 

@@ -1,4 +1,5 @@
-"""Plug-ins by file name: `distens/search/divbo.py` holds the class `DivBO` and is `kind: divbo` in a config.
+"""Plug-ins by name: `distens/search/divbo.py` holds the class `DivBO` and is `kind: divbo` in a config; a class `Mine`
+in a user's own `my_lab/search.py` is `kind: my_lab.search:Mine`.
 
 A plug-in is a dataclass whose fields are its options; there is no other list of names or options. A field annotated
 `Annotated[…, Plugin("models")]` is itself a plug-in of that family, given as `{kind: name, option: …}` or, without
@@ -9,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import (
     Any,
@@ -27,7 +30,7 @@ from typing import (
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from distens.config import raw_values
+from distens.config import addresses, raw_values
 from distens.errors import ConfigError, did_you_mean, shown
 
 P = TypeVar("P")
@@ -40,8 +43,13 @@ class Plugin:
     family: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """Marks a field whose text is an address `package.module:Class`; making the plug-in imports that module."""
+
+
 def names(family: str) -> list[str]:
-    """Return the names of a family's plug-ins, without importing them."""
+    """Return the names of a family's plug-ins in distens, without importing them."""
     return list(_listed(tuple(importlib.import_module(f"distens.{family}").__path__)))
 
 
@@ -62,15 +70,33 @@ def _load(family: str, kind: str) -> type:
 
 
 def find(family: str, kind: Any, where: str) -> type:
-    """Return the class of a plug-in.
+    """Return the class of a plug-in; the module of an address is imported.
 
     Raises:
-        ConfigError: no file of that name in the family.
+        ConfigError: see `check_kind`; or the class at an address is not there, or is no plug-in of the family.
     """
+    check_kind(family, kind, where)
+    if not addresses.is_address(kind):
+        return _load(family, kind)
+    found = addresses.find_class(kind, f"{where}.kind")
+    if fault := _fault(family, found):
+        raise ConfigError(f"{where}.kind: {kind} {fault}")
+    return found
+
+
+def check_kind(family: str, kind: Any, where: str) -> None:
+    """See that a kind is the name of a file of the family, or can be an address. Nothing of a user's is imported.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if addresses.is_address(kind):
+        addresses.check(kind, f"{where}.kind")
+        return
     allowed = names(family)
     if kind not in allowed:
-        raise ConfigError(f"{where}.kind: unknown {family} kind {kind!r}. {did_you_mean(str(kind), allowed)}")
-    return _load(family, kind)
+        own = "or a class of your own, package.module:Class"
+        raise ConfigError(f"{where}.kind: unknown {family} kind {kind!r}. {did_you_mean(str(kind), allowed)}; {own}")
 
 
 def options(cls: type) -> dict[str, dataclasses.Field[Any]]:
@@ -130,6 +156,11 @@ def plugin_family(cls: type, option: str) -> str | None:
     return _marked(_hints(cls).get(option))
 
 
+def same_option(cls: type, other: type, name: str) -> bool:
+    """Return whether two plug-ins have an option of one name that takes the same values."""
+    return all(name in options(each) for each in (cls, other)) and _hints(cls)[name] == _hints(other)[name]
+
+
 def _marked(hint: Any) -> str | None:
     found = next((m.family for m in getattr(hint, "__metadata__", ()) if isinstance(m, Plugin)), None)
     return found or next(filter(None, map(_marked, get_args(hint))), None)  # `Annotated[…] | None` too
@@ -160,6 +191,10 @@ def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> A
     kind, given = split_spec(spec, where)
     cls = find(family, kind, where)
     known = options(cls)
+    if taken := [name for name in known if name in beside]:
+        raise ConfigError(
+            f"{where}.kind: {kind} has an option {taken[0]!r}, which means something else there: rename it"
+        )
     for key in given:
         if key not in known:
             raise ConfigError(f"{where}.{key}: unknown option of {kind!r}. {did_you_mean(str(key), [*known, *beside])}")
@@ -172,7 +207,10 @@ def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> A
     if missing:
         raise ConfigError(f"{where}: {kind!r} needs the option{'s' * (len(missing) > 1)} {', '.join(missing)}")
     try:
-        return cls(**checked)
+        made = cls(**checked)
+        if addresses.is_address(kind):
+            raw_values.check(resolved(made))  # it is stored with a run, as JSON
+        return made
     except ValueError as error:  # a plug-in's __post_init__: options that contradict each other or have no effect
         raise ConfigError(f"{where}: {error}") from error
 
@@ -211,8 +249,9 @@ def describe(error: ValidationError, where: str = "") -> str:
 
 
 def kind_of(plugin: Any) -> str:
-    """Return the name of a built plug-in: its file's."""
-    return type(plugin).__module__.rsplit(".", 1)[1]
+    """Return the name of a built plug-in: its file's, or the whole address of one that is not distens' own."""
+    cls = type(plugin)
+    return cls.__module__.rpartition(".")[2] if addresses.is_ours(cls) else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def resolved(plugin: Any) -> dict[str, Any]:
@@ -225,3 +264,70 @@ def resolved(plugin: Any) -> dict[str, Any]:
             value = resolved(value)
         values[name] = list(value) if isinstance(value, tuple) else value
     return values
+
+
+def unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield (place, module) of every module that making a plug-in would import, and that is not imported yet.
+
+    Nothing of a user's is imported. What a plug-in in such a module would itself import, cannot be known.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    kind, given = split_spec(spec, where)
+    check_kind(family, kind, where)
+    if addresses.is_address(kind) and addresses.module_of(kind) not in sys.modules:
+        yield where, addresses.module_of(kind)
+        return
+    cls = find(family, kind, where)
+    for option, value in given.items():
+        hint = _hints(cls).get(option)
+        if (inner := _marked(hint)) is not None and value is not None:
+            yield from unimported(inner, value, f"{where}.{option}")
+        elif any(isinstance(mark, Imported) for mark in getattr(hint, "__metadata__", ())):
+            module = addresses.module_of(str(value))
+            if module and module not in sys.modules:
+                yield where, module
+
+
+# What a user's own class must be --------------------------------------------------------------------------------------
+
+
+@cache
+def _fault(family: str, cls: type) -> str:
+    """Return what is wrong with somebody's class as a plug-in of a family, as the rest of a sentence; "" if nothing."""
+    main = importlib.import_module(f"distens.{family}.protocol").PLUGINS
+    lacking = {asked.__name__: _lacking(cls, asked) for asked in main}
+    if all(lacking.values()):
+        kinds = " and ".join(f"no {name} (it lacks {', '.join(missing)})" for name, missing in lacking.items())
+        return f"is {kinds}; see distens/{family}/protocol.py"
+    if not dataclasses.is_dataclass(cls):
+        return "must be a dataclass, whose fields are its options: write @dataclass above it"
+    known = options(cls)
+    for name, hint in inspect.get_annotations(cls).items():
+        if name not in cls.__dataclass_fields__ and "ClassVar" not in str(hint):
+            return f"has {name!r}, which is no option: write @dataclass above it, not above its base alone"
+    for name, needed in inspect.signature(cls).parameters.items():
+        several = needed.kind in (needed.VAR_POSITIONAL, needed.VAR_KEYWORD)
+        if name not in known and needed.default is needed.empty and not several:
+            return f"cannot be made of its options: its constructor also needs {name!r}"
+    for name in ("kind", "family"):
+        if name in known:
+            return f"has an option {name!r}, which means something else in a config: rename it"
+    try:
+        for name in known:
+            _adapter(cls, name)
+    except Exception as error:  # pydantic's and Python's own, of a dozen types
+        return f"has options whose types cannot be checked: {' '.join(str(error).split())}"
+    return ""
+
+
+def _lacking(cls: type, asked: type) -> list[str]:
+    """Return the names of a protocol that a class has not: a stub that it inherits from the protocol is not there."""
+    fields, lacking = getattr(cls, "__dataclass_fields__", {}), []
+    for name, values in named(asked).items():
+        found = getattr(cls, name, None)
+        missing = found is None and name not in fields
+        if missing or (found is not None and found is getattr(asked, name, None)) or (values and found not in values):
+            lacking.append(name)
+    return lacking

@@ -185,7 +185,7 @@ def predict(
         float | None, typer.Option(help="Ask as few members as lose at most this accuracy, e.g. 0.002 (0.2 points).")
     ] = None,
     imports: Annotated[
-        bool, typer.Option(help="Let the bundle import the modules that its members name: that runs their code.")
+        bool, typer.Option(help="Let the bundle import the modules that it names: that runs their code.")
     ] = False,
 ) -> None:
     """Predict classes and their probabilities."""

@@ -33,3 +33,7 @@ class Combiner(Protocol):
     def combine(self, probs_MNC: Floats, state: State) -> Floats:
         """Return probs_NC (float64). The order of members, changed alike everywhere, changes nothing."""
         ...
+
+
+PLUGINS = (Combiner,)
+"""What a user's own plug-in of this family must be: one of these."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Spec = dict[str, Any] | str
-"""A plug-in: its name, or `{kind: name, option: value, …}`."""
+"""A plug-in: its name, or `{kind: name, option: value, …}`; the name is its file's, or `package.module:Class`."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 

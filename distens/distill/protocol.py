@@ -152,6 +152,10 @@ class DataFree(Protocol):
         ...
 
 
+PLUGINS = (Distiller, DataFree)
+"""What a user's own plug-in of this family must be: one of these."""
+
+
 class Refines(DataFree, Protocol):
     """A `DataFree` distiller that can also work after every round.
 

@@ -6,7 +6,6 @@ But Are They Necessary?"), `seed_ensemble` "was diversity of settings worth the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +72,8 @@ def without_dropout(settings: Settings) -> Settings:
 
 
 def is_network(settings: Mapping[str, Any]) -> bool:
-    """Return whether a member of these settings can be widened, and can learn from soft targets."""
+    """Return whether a member of these settings can be widened, and can learn from soft targets: it has an option
+    `model` of the family `models`, and a `learning_rate`."""
     cls = registry.find("members", settings["kind"], "members")
-    return any(registry.plugin_family(cls, f.name) == "models" for f in dataclasses.fields(cls))
+    known = registry.options(cls)
+    return "learning_rate" in known and "model" in known and registry.plugin_family(cls, "model") == "models"

@@ -162,6 +162,11 @@ class Ledger:
         done = (entry for entry in self._done.values() if isinstance(entry, Finished))
         return [entry for entry in done if purpose in (None, entry.task.purpose)]
 
+    def usable(self) -> Iterator[Task]:
+        """Yield tasks that are pending or have finished: members are made, or made again, by their settings."""
+        yield from self._pending.values()
+        yield from (entry.task for entry in self._done.values() if isinstance(entry, Finished))
+
     def count(self, purpose: str) -> int:
         """Return how many members were asked for a purpose."""
         return sum(self._purposes[purpose].started.values())

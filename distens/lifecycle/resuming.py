@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from distens.config.addresses import is_address
 from distens.config.config import Config, to_yaml
 from distens.errors import ConfigError
 from distens.lifecycle.ledger import Ledger
@@ -37,6 +38,8 @@ def goes_deeper(config: Config, then: Mapping[str, Any], path: str) -> bool:
 def _raised(now: Mapping[str, Any], then: Mapping[str, Any], path: str) -> bool:
     new, old = now.get("schedule"), then.get("schedule")
     if not isinstance(new, dict) or not isinstance(old, dict) or {**new, "maximum": 0} != {**old, "maximum": 0}:
+        return False
+    if is_address(old.get("kind")):  # what a `maximum` means in somebody's own schedule, nobody here knows
         return False
     deeper = [old["maximum"] * old["eta"] ** k for k in range(1, 40)]
     if new["maximum"] not in deeper:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
-from distens import __version__
+from distens import __version__, registry
 from distens.config.config import Config, to_yaml
 from distens.data.load import Loaded
 from distens.errors import RunError
@@ -191,6 +191,7 @@ class Session:
                     f"data.source: the data changed since the run started (fingerprint {fingerprint[:12]} instead of "
                     f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
                 )
+            self._refuse_imports()
             self._forget_what_is_gone()
             return
         self.info = {
@@ -206,6 +207,16 @@ class Session:
         self.store.write("config.yaml", to_yaml(self.config).encode())
         data.keep(self.store)
         self.store.write_json("run.json", self.info)
+
+    def _refuse_imports(self) -> None:
+        """What the config names is imported by now; a module that the journal alone names, nobody has asked for."""
+        for task in self.ledger.usable():
+            for family, spec in [("members", task.settings), *task.work.plugins()]:
+                for place, module in registry.unimported(family, spec, task.id):
+                    raise RunError(
+                        f"{self.store.url}: refused: {place} in the journal is of a class in the module {module!r}, "
+                        "which config.yaml does not name"
+                    )
 
     def _forget_what_is_gone(self) -> None:
         """Members' files are not waited for (see `distens.storage.store`): after a power loss the last may be gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from distens import registry
+from distens.config.addresses import is_address, module_of
 from distens.distill.protocol import DataFree
+from distens.errors import ConfigError
 from distens.lifecycle.work.train import Train
 from distens.records import Record, Resources, Task
 from distens.storage.encoding import flat
@@ -64,8 +67,10 @@ def find(kind: str) -> type:
     Raises:
         ConfigError: there is none of that kind.
     """
+    if is_address(kind) and module_of(kind) not in sys.modules:  # what the config names is imported by now
+        raise ConfigError(f"work: {kind!r} is of a module that the config does not name")
     role, dot, name = kind.partition(".")
-    if ":" in kind or not dot:
+    if is_address(kind) or not dot:
         return registry.find("lifecycle.work", kind, "work")
     return registry.find(f"roles.{role}.work", name, "work")
 
@@ -91,7 +96,7 @@ def _of_older(values: Mapping[str, Any]) -> dict[str, Any]:
     now.pop("round", None)
     if "budget" in now:
         now["member"] = now["id"].removesuffix(f"-{now['budget']}")
-    if distiller is not None and registry.able(registry.find("distill", distiller["kind"], "distill"), DataFree):
+    if distiller is not None and _is_blind(distiller["kind"]):
         now["work"] = {"kind": "federated.distil_blind", "distiller": distiller, "teachers": teachers}
         if now["purpose"] != "student":  # one of the baselines, of which each was a purpose of its own
             now["purpose"] = "baseline"
@@ -102,3 +107,8 @@ def _of_older(values: Mapping[str, Any]) -> dict[str, Any]:
     elif now["purpose"] == "global":
         now["work"] = {"kind": "federated.fill"}
     return now
+
+
+def _is_blind(kind: str) -> bool:
+    ours = kind in registry.names("distill")  # older versions had no others
+    return ours and registry.able(registry.find("distill", kind, "distill"), DataFree)

@@ -16,6 +16,7 @@ from distens.errors import Refused, did_you_mean
 from distens.members._rows import Rows, chosen
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.records import Floats, State
+from distens.registry import Imported
 from distens.training import network
 from distens.training.context import Context
 
@@ -45,7 +46,7 @@ class Module:
         gpus_per_process: 0 or 1; for several processes alone: one process uses what the runtime gives its member.
     """
 
-    path: str
+    path: Annotated[str, Imported()]
     options: dict[str, Any] = field(default_factory=dict)
     epochs: Annotated[int, Ge(1)] = 30
     batch_size: Annotated[int, Ge(1)] = 64
@@ -53,11 +54,6 @@ class Module:
     rows: Rows = "all"
     processes: Annotated[int, Ge(1)] = 1
     gpus_per_process: Literal[0, 1] = 0
-
-    @classmethod
-    def imports(cls, settings: Mapping[str, Any]) -> str:
-        """Return the module that is imported when such a member is made."""
-        return str(settings.get("path", "")).partition(":")[0]
 
     def __post_init__(self) -> None:
         cls = _find(self.path)

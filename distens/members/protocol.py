@@ -65,6 +65,10 @@ class Member(Protocol):
         ...
 
 
+PLUGINS = (Member,)
+"""What a user's own plug-in of this family must be: one of these."""
+
+
 class Packable(Member, Protocol):
     """A kind that can train many of its members as one program.
 
@@ -159,23 +163,6 @@ class HasDefaultRanges(Member, Protocol):
         Raises:
             ValueError: the template cannot be right; the message says why.
         """
-        ...
-
-
-class ImportsModules(Protocol):
-    """A kind whose members run code of the user's own module.
-
-    A predictor asks, and refuses a bundle that names a module which is not imported already, unless it is loaded with
-    `imports=True`. One name is enough, whatever else a kind lacks:
-
-        module = cls.imports(member.settings)
-        if module and module not in sys.modules:
-            raise BundleError(...)
-    """
-
-    @classmethod
-    def imports(cls, settings: Mapping[str, Any]) -> str:
-        """Return the module that is imported when a member of these settings is made; empty if none is."""
         ...
 
 

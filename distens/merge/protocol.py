@@ -118,6 +118,10 @@ class Merger(Protocol):
         ...
 
 
+PLUGINS = (Merger,)
+"""What a user's own plug-in of this family must be: one of these."""
+
+
 class Corrects(Merger, Protocol):
     """A rule that changes what clients minimise.
 

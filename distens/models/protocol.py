@@ -35,3 +35,7 @@ class Model(Protocol):
     def widened(self, factor: float) -> Model:
         """Return the same architecture with every hidden width times `factor` (at least 1)."""
         ...
+
+
+PLUGINS = (Model,)
+"""What a user's own plug-in of this family must be: one of these."""

@@ -26,6 +26,10 @@ class Objective(Protocol):
         ...
 
 
+PLUGINS = (Objective,)
+"""What a user's own plug-in of this family must be: one of these."""
+
+
 class SmoothsLabels(Objective, Protocol):
     """An objective with an option that mixes labels with the uniform distribution.
 

@@ -54,6 +54,10 @@ class Partitioner(Protocol):
         ...
 
 
+PLUGINS = (Partitioner,)
+"""What a user's own plug-in of this family must be: one of these."""
+
+
 FILE = "partition.safetensors"
 
 

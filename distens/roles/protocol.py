@@ -60,3 +60,7 @@ class Role(Protocol[PlanOfRole]):
             identity: of the config (see `Config.identity`).
         """
         ...
+
+
+PLUGINS = (Role,)
+"""What a user's own plug-in of this family must be: one of these."""

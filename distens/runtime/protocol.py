@@ -90,6 +90,10 @@ class Work(Protocol):
         """Return what tasks have in common that are carried out together; the task's own id for one that goes alone."""
         ...
 
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names, besides the task's settings."""
+        ...
+
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
         """Yield an answer for each task of a group, as it is ready."""
         ...
@@ -161,6 +165,10 @@ class Runner(Protocol):
     def stop(self) -> None:
         """Let go of everything that `prepare` and `start` took, running tasks included; again is no harm."""
         ...
+
+
+PLUGINS = (Runner,)
+"""What a user's own plug-in of this family must be: one of these."""
 
 
 class JoinsCluster(Runner, Protocol):

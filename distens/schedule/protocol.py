@@ -98,6 +98,10 @@ class Schedule(Protocol):
         ...
 
 
+PLUGINS = (Schedule,)
+"""What a user's own plug-in of this family must be: one of these."""
+
+
 def in_parts(settings: Settings) -> bool:
     """Return True if a member can stop after any epoch and resume later (see `TrainsInRungs`)."""
     return registry.able(registry.find("members", settings["kind"], "members"), TrainsInRungs)

@@ -34,6 +34,10 @@ class Search(Protocol):
         ...
 
 
+PLUGINS = (Search,)
+"""What a user's own plug-in of this family must be: one of these."""
+
+
 class Blind(Search, Protocol):
     """A search that looks at nothing in history except which settings are known.
 

@@ -29,3 +29,7 @@ class Selector(Protocol):
             metric: `nll` or `error`, what to minimise.
         """
         ...
+
+
+PLUGINS = (Selector,)
+"""What a user's own plug-in of this family must be: one of these."""

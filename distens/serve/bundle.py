@@ -287,6 +287,6 @@ def _refuse_links(store: Store, name: str) -> None:
 
 def _check_kind(family: str, spec: Mapping[str, Any] | str, where: str) -> None:
     try:
-        registry.find(family, registry.split_spec(spec, family)[0], family)
+        registry.check_kind(family, registry.split_spec(spec, family)[0], family)
     except ConfigError as error:
         raise BundleError(f"{where} is damaged: refused: {error}") from error

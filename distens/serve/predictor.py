@@ -7,7 +7,6 @@ rows ─► preprocessing ─► members, those of one architecture as one progr
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from distens import packing, registry
 from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, ConfigError, DataError, DistensError, shown
-from distens.members.protocol import ImportsModules
 from distens.probabilities import apply_temperature
 from distens.records import Floats, Integers, State
 from distens.serve import bundle
@@ -44,8 +42,8 @@ def load(path: str, *, imports: bool = False) -> Predictor:
 
     Args:
         path: a local path or any pyarrow address.
-        imports: let the bundle import the modules that its members of kind `module` name, which runs their code.
-            Without, they predict only where these modules are imported already.
+        imports: let the bundle import the modules that it names, in members of kind `module` and in kinds of the form
+            `package.module:Class`, which runs their code. Without, it predicts only where they are imported already.
 
     Raises:
         BundleError: see `distens.serve.bundle.read`; or the bundle's preprocessing or combiner is unknown here, or it
@@ -75,11 +73,11 @@ class Predictor:
         self._panels: dict[tuple[int, ...], Panel] = {}
         try:
             self.preprocessing = Preprocessing.from_json(dict(source.preprocessing))
+            if not imports:
+                self._refuse_imports()
             self._combiner = registry.build("combine", source.combine, "combine")
         except (DataError, ConfigError) as error:
             raise BundleError(f"{source.store.url}: {error}") from error
-        if not imports:
-            self._refuse_imports()
 
     def predict_proba(self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None) -> Floats:
         """Return probs_NC (float64) of raw rows: a DataFrame with the columns of training, or an array.
@@ -152,14 +150,14 @@ class Predictor:
             raise BundleError(f"{self.bundle.store.url}: {what}: {' '.join(text.split())[:MOST_TEXT]}") from error
 
     def _refuse_imports(self) -> None:
-        for member in self.bundle.members:
-            kind = registry.find("members", member.settings["kind"], member.id)
-            module = kind.imports(member.settings) if registry.able(kind, ImportsModules) else ""
-            if module and module not in sys.modules:
+        """Raises BundleError, before anything of a user's is imported, if something would be."""
+        named = [("members", member.settings, f"member {member.id}") for member in self.bundle.members]
+        for family, spec, what in (*named, ("combine", self.bundle.combine, "its combiner")):
+            for place, module in registry.unimported(family, spec, what):
                 raise BundleError(
-                    f"{self.bundle.store.url}: refused: member {member.id} is of a class in the module {module!r}, and "
-                    f"importing that runs its code. If you trust it: `import {module}` first, or load(path, "
-                    "imports=True); on the command line --imports"
+                    f"{self.bundle.store.url}: refused: {place} is of a class in the module {module!r}, and importing "
+                    f"that runs its code. If you trust it: `import {module}` first, or load(path, imports=True); on "
+                    "the command line --imports"
                 )
 
     def _finish(self, probs_MNC: Floats) -> Floats:

@@ -108,3 +108,7 @@ class Tracker(Protocol):
         `status` is `finished`, `failed` or `stopped`; without `final` nothing is registered.
         """
         ...
+
+
+PLUGINS = (Tracker,)
+"""What a user's own plug-in of this family must be: one of these."""

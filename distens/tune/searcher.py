@@ -298,6 +298,7 @@ def _reported(result: Mapping[str, Any]) -> tuple[str, Report | None]:
 
 def _plain(search: Search) -> Search:
     """Return the search that goes by the metric alone, with what options both have in common."""
-    known = registry.options(registry.find("search", "bayes", "search"))
-    options = {key: value for key, value in registry.resolved(search).items() if key in known}
+    bayes = registry.find("search", "bayes", "search")
+    given = registry.resolved(search)
+    options = {name: given[name] for name in registry.options(bayes) if registry.same_option(type(search), bayes, name)}
     return registry.build("search", {"kind": "bayes", **options}, "search")

@@ -1,13 +1,26 @@
-"""Reaches the member kind of `_federated_members`, as a user's own kind would be."""
+"""A client that, by its name, sends its update turned round."""
 
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import distens.members
+from distens.errors import Diverged
+from distens.members.client import Client
+from distens.records import Floats
 
-FOLDER = str(Path(__file__).parent / "_federated_members")
 
+@dataclass
+class Flipped(Client):
+    """Attributes:
+    flips: the clients that lie.
+    """
 
-def reach() -> None:
-    """Let `kind: flipped` be found."""
-    if FOLDER not in distens.members.__path__:
-        distens.members.__path__ = [*distens.members.__path__, FOLDER]
+    flips: tuple[str, ...] = ()
+
+    def train(self, start_P: Floats, shards: Sequence[Any], round: int, device: str = "cpu") -> Iterator[Any]:
+        """Yield what clients learned, of some with the opposite sign."""
+        for place, found in super().train(start_P, shards, round, device):
+            if isinstance(found, Diverged) or shards[place].client not in self.flips:
+                yield place, found
+            else:
+                yield place, replace(found, weights_P=2 * start_P - found.weights_P)

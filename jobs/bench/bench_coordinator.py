@@ -4,9 +4,9 @@
     python jobs/bench/bench_coordinator.py --members 1000 --pack 1 --pack auto
 
 Every row is a run of its own in a fresh process: `search: random` over one range, the Ray runner, no tracking, no
-student and no baselines, every outcome printed as a line (to a file). The member kind is one file dropped into
-`distens/members` of a copy of the package, which is how anybody adds one; it predicts the same probabilities for
-every row. The last row gives functions of the same cost to Ray Tune (`reuse_actors`), which keeps no predictions.
+student and no baselines, every outcome printed as a line (to a file). The member kind is a class in a file beside the
+runs, `kind: constant:Constant`, as anybody's own may be; it predicts the same probabilities for every row. The last
+row gives functions of the same cost to Ray Tune (`reuse_actors`), which keeps no predictions.
 
 CPU is the driver's own (all its threads), from the first dispatch to the last outcome, which includes waiting for Ray's
 first actors to start; without the first 100 members, which does not; and over the whole run with selection, figures,
@@ -86,7 +86,7 @@ def main(
     asked += [{"members": tune, "pack": TUNE}] * bool(tune)
     found: list[list[dict[str, float]]] = [[] for _ in asked]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        _copy_with_member(Path(folder))
+        Path(folder, "constant.py").write_text(MEMBER)
         for repetition in range(repetitions):  # interleaved, so that a busy moment meets all rows alike
             for row, results in zip(asked, found, strict=True):
                 results.append(_in_a_process(row, Path(folder), repetition))
@@ -97,18 +97,12 @@ def main(
         out.write_text(json.dumps(rows, indent=1))
 
 
-def _copy_with_member(folder: Path) -> None:
-    import shutil
-
+def _in_a_process(row: dict[str, Any], folder: Path, repetition: int) -> dict[str, float]:
     import distens
 
-    shutil.copytree(Path(distens.__file__).parent, folder / "distens", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "distens" / "members" / "constant.py").write_text(MEMBER)
-
-
-def _in_a_process(row: dict[str, Any], folder: Path, repetition: int) -> dict[str, float]:
     asked = {**row, "storage": str(folder / "runs"), "seed": repetition}
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    found_in = os.pathsep.join([str(folder), str(Path(distens.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": found_in, "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, __file__, "--child", json.dumps(asked)]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
@@ -155,7 +149,7 @@ def _run(asked: dict[str, Any]) -> dict[str, float]:
             "seed": asked["seed"],
             "storage": asked["storage"],
             "data": {"source": "sklearn:iris"},
-            "members": {"constant": {"kind": "constant", "rate": {"low": -1.0, "high": 1.0}}},
+            "members": {"constant": {"kind": "constant:Constant", "rate": {"low": -1.0, "high": 1.0}}},
             "search": {"kind": "random", "members": members},
             "runtime": {"kind": "ray_actors", "pack": pack},
             "tracking": "off",

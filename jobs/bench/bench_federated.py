@@ -221,10 +221,7 @@ def rounds_job(data: str, out: Path, method: str, seed: int, rounds: int) -> dic
 
 def robust_job(data: str, out: Path, method: str, lying: int, seed: int, rounds: int) -> dict[str, Any]:
     """Return the accuracy under one rule with so many clients that lie."""
-    import _federated_liar
-
-    _federated_liar.reach()
-    plain = client(kind="flipped", epochs=1, batch_size=50, learning_rate=0.05, momentum=0.0)
+    plain = client(kind="_federated_liar:Flipped", epochs=1, batch_size=50, learning_rate=0.05, momentum=0.0)
     plain["flips"] = [f"c{i}" for i in range(lying)]
     federated = {"clients": 10, "rounds": rounds, "partition": "iid"}
     splits = shares(SERVER - 200)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import heapq
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -156,7 +155,7 @@ class Drawn:
 '''
 
 RANGES = {
-    "kind": "drawn",
+    "kind": "drawn:Drawn",
     "rate": {"low": 0.01, "high": 1.0, "log": True},
     "depth": {"low": 1, "high": 8},
     "width": {"low": 16, "high": 512, "log": True},
@@ -216,11 +215,14 @@ def simulate(
     out: Out = None,
 ) -> None:
     """Run the coordinator against simulated GPUs."""
+    import distens
+
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        package = Path(folder, "distens")
-        _copy(package)
-        environment = {**os.environ, "PYTHONPATH": folder}
+        Path(folder, "simulated.py").write_text(RUNNER)
+        Path(folder, "drawn.py").write_text(MEMBER)
+        found_in = os.pathsep.join([folder, str(Path(distens.__file__).parents[1])])
+        environment = {**os.environ, "PYTHONPATH": found_in}
         journal_ms = _waits_ms(f"{journal or folder}/waits-{time.time_ns()}")
         for kind in search or ["random", "gain", "divbo"]:
             for count in gpus or [8, 64, 512]:
@@ -248,14 +250,6 @@ def _waits_ms(url: str) -> float:
         waits.append(1000 * (time.perf_counter() - time.thread_time() - began))
     store.delete()
     return statistics.median(waits)
-
-
-def _copy(package: Path) -> None:
-    import distens
-
-    shutil.copytree(Path(distens.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "runtime" / "simulated.py").write_text(RUNNER)
-    (package / "members" / "drawn.py").write_text(MEMBER)
 
 
 def _child(kind: str, asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -318,7 +312,7 @@ def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
             "data": {"source": "sklearn:digits"},
             "members": {"drawn": RANGES},
             "search": {"kind": asked["search"], "members": asked["members"]},
-            "runtime": {"kind": "simulated", **runtime},
+            "runtime": {"kind": "simulated:Simulated", **runtime},
             "tracking": "off",
         }
     )
@@ -332,7 +326,7 @@ def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
         return found
 
     searcher.propose = timed
-    simulated: Any = registry.find("runtime", "simulated", "runtime")
+    simulated: Any = registry.find("runtime", "simulated:Simulated", "runtime")
     append = Journal.append
 
     def counted(self: Journal, *entries: Any) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -114,9 +113,9 @@ def _measured(asked: dict[str, Any], uri: str, folder: Path, server: Process | N
     """Do the run in a process of its own; stop and start the server in the middle of it."""
     import distens
 
-    shutil.copytree(Path(distens.__file__).parent, folder / "distens", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "distens" / "members" / "waiting.py").write_text(MEMBER)
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": uri}
+    (folder / "waiting.py").write_text(MEMBER)
+    found_in = os.pathsep.join([str(folder), str(Path(distens.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": found_in, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": uri}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, __file__, "--child", json.dumps(asked)]
     before = _server_cpu(server)
@@ -229,7 +228,7 @@ def _run(asked: dict[str, Any]) -> None:
         "data": {"source": "sklearn:iris"},
         "members": {
             "waiting": {
-                "kind": "waiting",
+                "kind": "waiting:Waiting",
                 "rate": {"low": -1.0, "high": 1.0},
                 "wait_seconds": asked["seconds"],
             }

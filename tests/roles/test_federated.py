@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import plugins
 import pytest
 from kills import killed
 from small_federation import CLIENT, WITH_ROWS, config
 
 import distens
-from distens import coordinator, members
+from distens import coordinator
 from distens.config.config import parse, parse_yaml, to_yaml
 from distens.errors import ConfigError, RunError, StorageError
 from distens.partition.protocol import Partition
@@ -23,11 +22,7 @@ from distens.runtime import inline, ray_actors
 from distens.storage.journal import Journal
 from distens.storage.store import Store
 
-
-@pytest.fixture(autouse=True)
-def _liars(monkeypatch):
-    monkeypatch.setattr(members, "__path__", [*members.__path__, plugins.FOLDER])
-    monkeypatch.setattr(coordinator, "Store", plugins.Store)  # brings them into actors
+LIAR = "plugins.members.liar:Liar"
 
 
 def rounds_of(path):
@@ -276,13 +271,13 @@ def test_an_actor_that_dies_is_made_up_for(tmp_path, ray_here):
     """Whatever client is asked first kills its actor in the first round: every round has all its clients, and the
     weights are those of a calm run."""
     asked = rounds_of(distens.run(config(tmp_path / "calm")).path)[0]["asked"][0]
-    client = {"kind": "liar", "does": {asked: f"die {tmp_path / 'note'}"}}
+    client = {"kind": LIAR, "does": {asked: f"die {tmp_path / 'note'}"}}
     died = distens.run(config(tmp_path / "died", client=client, runtime="ray_actors"))
     logs = rounds_of(died.path)
     assert (tmp_path / "note").exists()
     assert any(asked in text for text in logs[0]["retried"])
     assert all(len(log["shares"]) == 4 and not log["failed"] for log in logs.values())
-    calm = distens.run(config(tmp_path / "quiet", client={"kind": "liar"}, runtime="ray_actors"))
+    calm = distens.run(config(tmp_path / "quiet", client={"kind": LIAR}, runtime="ray_actors"))
     np.testing.assert_allclose(weights_of(died.path), weights_of(calm.path), atol=1e-5)
 
 
@@ -292,7 +287,7 @@ def test_an_actor_that_dies_is_made_up_for(tmp_path, ray_here):
 )
 def test_a_lie_is_refused_by_name_and_the_others_are_merged(lie, words, tmp_path):
     federated = {"per_round": None, "clients": 6}
-    lying = config(tmp_path / "lying", federated=federated, client={"kind": "liar", "does": {"c3": lie}})
+    lying = config(tmp_path / "lying", federated=federated, client={"kind": LIAR, "does": {"c3": lie}})
     updates = []
     found = distens.run(lying, updates.append)
     logs = rounds_of(found.path)
@@ -300,12 +295,12 @@ def test_a_lie_is_refused_by_name_and_the_others_are_merged(lie, words, tmp_path
     assert all(sorted(log["shares"]) == ["c0", "c1", "c2", "c4", "c5"] for log in logs.values())
     assert any("4 of 4 rounds were merged without somebody who was asked: c3." in line for line in found.verdict)
     assert any("without c3" in update.text for update in updates)
-    others = config(tmp_path / "others", federated=federated, client={"kind": "liar", "does": {"c3": "raise"}}, seed=0)
+    others = config(tmp_path / "others", federated=federated, client={"kind": LIAR, "does": {"c3": "raise"}}, seed=0)
     assert found.rows["global"]["accuracy"] == distens.run(others).rows["global"]["accuracy"]
 
 
 def test_below_the_quorum_the_run_stops_and_names_them(tmp_path):
-    client = {"kind": "liar", "does": dict.fromkeys(("c0", "c1", "c2", "c3"), "nan")}
+    client = {"kind": LIAR, "does": dict.fromkeys(("c0", "c1", "c2", "c3"), "nan")}
     with pytest.raises(RunError, match=r"round 0: 2 of 6 clients' updates can be merged.*is 3. 4 were refused: c0: "):
         distens.run(config(tmp_path, federated={"per_round": None}, client=client))
 
@@ -317,7 +312,7 @@ def test_a_rule_that_needs_more_updates_says_so(tmp_path):
 
 def test_a_straggler_is_left_out_at_the_deadline(tmp_path, ray_here):
     """Each client alone; in the first round one sleeps for a minute. The round ends at its deadline without it."""
-    client = {"kind": "liar", "does": {"c2": "wait"}}
+    client = {"kind": LIAR, "does": {"c2": "wait"}}
     federated = {"per_round": None, "rounds": 2, "clients": 3, "deadline_seconds": 12.0, "quorum": 0.3}
     runtime = {"kind": "ray_actors", "pack": 1}
     logs = rounds_of(distens.run(config(tmp_path, client=client, federated=federated, runtime=runtime)).path)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import plugins
 import pytest
 from matplotlib.image import imread
 from mlflow.pyfunc import load_model
@@ -12,7 +11,7 @@ from small_federation import CLIENT, config
 from tracked import held, history, run_info, runs_of
 
 import distens
-from distens import members, registry
+from distens import registry
 from distens.lifecycle.ledger import Ledger
 from distens.roles.federated import figures, shown
 from distens.roles.federated.journal import Log
@@ -20,10 +19,7 @@ from distens.storage.store import Store
 from distens.tracking.mlflow_runs import MlflowRuns
 from distens.tracking.protocol import Participant
 
-
-@pytest.fixture(autouse=True)
-def _liars(monkeypatch):
-    monkeypatch.setattr(members, "__path__", [*members.__path__, plugins.FOLDER])
+LIAR = "plugins.members.liar:Liar"
 
 
 def tracked(folder, uri, **changes):
@@ -215,7 +211,7 @@ def test_rounds_in_mlflow(tmp_path, mlflow_store, monkeypatch):
     """Six clients, all asked in each of three rounds, one always refused. Sent again, nothing changes."""
     uri, client = mlflow_store
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    lying = {"kind": "liar", "does": {"c3": "nan"}}
+    lying = {"kind": LIAR, "does": {"c3": "nan"}}
     result = distens.run(tracked(tmp_path / "runs", uri, federated={"per_round": None, "rounds": 3}, client=lying))
     assert any("model fed-global version 1 is champion (the first)" in note for note in result.notes)
     (parent,), children = runs_of(client)

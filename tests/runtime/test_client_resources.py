@@ -5,11 +5,10 @@ import json
 from collections import deque
 from pathlib import Path
 
-import plugins
 import pytest
 
 import distens
-from distens import coordinator, members, registry
+from distens import registry
 from distens.config.config import parse
 from distens.config.sections import DataSection
 from distens.data.load import load
@@ -26,13 +25,8 @@ from distens.storage.store import Store
 
 CLIENT = {"kind": "client", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 1, "batch_size": 64}
 WITH_ROWS = {"source": "sklearn:digits", "splits": {"train": 0.4, "search": 0.1, "combine": 0.1, "test": 0.4}}
+LIAR = "plugins.members.liar:Liar"
 ALONE = {"kind": "ray_actors", "pack": 1}
-
-
-@pytest.fixture(autouse=True)
-def _liars(monkeypatch):
-    monkeypatch.setattr(members, "__path__", [*members.__path__, plugins.FOLDER])
-    monkeypatch.setattr(coordinator, "Store", plugins.Store)  # brings them into actors
 
 
 def config(folder, resources=None, *, rounds=2, runtime=ALONE, client=None, **section):
@@ -85,7 +79,7 @@ def test_a_clients_actor_has_its_resources_and_the_others_have_the_runtimes(tmp_
     notes = {f"c{i}": f"threads {tmp_path / f'c{i}'}" for i in range(4)}
     resources = {"small": {"cpus": 2}, "c1": {"cpus": 0.5}}
     runtime = {"kind": "ray_actors"}
-    distens.run(config(tmp_path, resources, client={"kind": "liar", "does": notes}, rounds=2, runtime=runtime))
+    distens.run(config(tmp_path, resources, client={"kind": LIAR, "does": notes}, rounds=2, runtime=runtime))
     assert [(tmp_path / f"c{i}").read_text() for i in range(4)] == ["2", "1", "2", "2"]
 
 

@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import plugins
 import psutil
 import pytest
-from plugins import Store
 
 import distens
 import distens.members
@@ -18,20 +16,12 @@ from distens.config.config import parse
 from distens.config.sections import DataSection
 from distens.data.load import load
 from distens.errors import StorageFailed
-from distens.lifecycle.delivery import LEADERS
-from distens.lifecycle.progress import Progress
+from distens.lifecycle.progress import LEADERS, Progress
 from distens.lifecycle.work.train import Train
 from distens.records import Failure, Finished, History, Report, Task
 from distens.runtime.protocol import Shared
 from distens.search.evolution import Evolution
-
-
-@pytest.fixture(scope="module", autouse=True)
-def reachable():
-    before = distens.members.__path__
-    plugins.reach()
-    yield
-    distens.members.__path__ = before
+from distens.storage.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +37,7 @@ def notes(tmp_path):
 
 def tasks_of(notes, *does, **options):
     """Tasks m0, m1, … with seeds 0, 1, … that do as they are told."""
-    settings = {"family": "a", "kind": "pretend", "notes": str(notes), **options}
+    settings = {"family": "a", "kind": "plugins.members.pretend:Pretend", "notes": str(notes), **options}
     return [
         Task(f"m{i}", "search", {**settings, "rate": 0.5 + i, "does": d}, i, work=Train()) for i, d in enumerate(does)
     ]
@@ -328,7 +318,7 @@ def config(folder, notes, **changes):
         "data": {"source": "sklearn:iris"},
         "members": {
             "pretend": {
-                "kind": "pretend",
+                "kind": "plugins.members.pretend:Pretend",
                 "notes": str(notes),
                 "rate": {"low": -1.0, "high": 1.0},
                 "width": {"choices": [1, 2, 3]},

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import plugins
 import pytest
 from kills import killed
 
@@ -82,9 +81,8 @@ class Simulation:
         member = f"{start.bracket}m{history.started.get(start.bracket, 0):04d}"
         budget = None if whole(member) else start.budget
         name = member if budget is None else f"{member}-{budget}"
-        return Task(
-            name, "search", {"family": "mlp", "name": member}, 0, budget=budget, bracket=start.bracket, work=Train()
-        )
+        settings = {"family": "mlp", "name": member}
+        return Task(name, "search", settings, 0, work=Train(), member=member, budget=budget, bracket=start.bracket)
 
     def _come_back(self, task):
         value = self._value(task.member, task.budget or 81)
@@ -633,10 +631,9 @@ def test_members_that_cannot_be_trained_in_parts_take_part(tmp_path):
 
 def test_rungs_that_fail_leave_their_members_with_what_they_have(tmp_path, monkeypatch):
     """Members diverge at their third epoch, if at all: they keep their first rung, and the report names them."""
-    plugins.reach()
     members = {
         "stepwise": {
-            "kind": "stepwise",
+            "kind": "plugins.members.stepwise:Stepwise",
             "rate": {"low": 0.0, "high": 1.0},
             "fails_at": {"choices": [3, 99]},
             "epochs": 9,

@@ -463,8 +463,9 @@ def test_members_that_were_stopped_early_are_judged_as_if_they_had_gone_on():
             "search",
             {"family": "net", "kind": "classifier", "x": x},
             0,
-            budget=epochs,
             work=Train(),
+            member=f"m{x:.2f}",
+            budget=epochs,
         )
         return Finished(task, Report(task.id, 1, {"nll": (x - 0.8) ** 2 + 1 / epochs}, 1.0, 10, 1.0, "here", {}))
 

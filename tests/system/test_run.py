@@ -1,6 +1,8 @@
 """Whole runs: from a config to a bundle, through kills and resumes."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,19 +279,17 @@ def test_failed_members_are_named_and_the_rest_is_used(tmp_path):
     assert len(written["members"]) + len(failed) == 6
 
 
-def test_a_search_and_a_combiner_dropped_in_as_one_file_each_are_found_and_run(tmp_path, monkeypatch):
-    """No other edit: the file name is the name."""
-    import distens.combine
-    import distens.search
-
-    (tmp_path / "first_corner.py").write_text(
+def test_a_search_and_a_combiner_dropped_in_as_one_file_each_are_found_and_run(tmp_path):
+    """No other edit of a copy of the package: the file name is the name."""
+    package = shutil.copytree(Path(distens.__file__).parent, tmp_path / "copy" / "distens")
+    (package / "search" / "first_corner.py").write_text(
         "from dataclasses import dataclass\n"
         "@dataclass(frozen=True)\n"
         "class FirstCorner:\n"
         "    def propose(self, history, space, count, rng):\n"
         "        return [next(space.corners())] * count\n"
     )
-    (tmp_path / "middle.py").write_text(
+    (package / "combine" / "middle.py").write_text(
         "from dataclasses import dataclass\n"
         "import numpy as np\n"
         "from distens.records import State\n"
@@ -301,18 +301,20 @@ def test_a_search_and_a_combiner_dropped_in_as_one_file_each_are_found_and_run(t
         "        p = np.median(np.asarray(probs_MNC, dtype=float), axis=0)\n"
         "        return p / p.sum(axis=1, keepdims=True)\n"
     )
-    for family in (distens.search, distens.combine):
-        monkeypatch.setattr(family, "__path__", [*family.__path__, str(tmp_path)])
     search = {"kind": "first_corner", "members": 2}
     small = config(
         tmp_path / "runs", search=search, combine="middle", select="top", calibrate="none", distill=None, baselines=[]
     )
-    result = distens.run(small)
-    store = Store(result.path)
+    (tmp_path / "small.yaml").write_text(to_yaml(small))
+    command = [sys.executable, "-m", "distens.cli", "run", str(tmp_path / "small.yaml")]
+    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+    (path,) = (tmp_path / "runs").iterdir()
+    store = Store(str(path))
     members_MNC = [store.read_predictions(_address(store, f"members/m000{i}/1/test.arrow")) for i in range(2)]
     ensemble_NC = store.read_predictions(_address(store, "final/ensemble/test.arrow"))
     assert np.allclose(ensemble_NC, np.median(members_MNC, axis=0), atol=1e-6)
-    settings = [e["task"]["settings"] for e in _journal(result.path) if "task" in e]
+    settings = [e["task"]["settings"] for e in _journal(path) if "task" in e]
     assert settings[0] == settings[1]
 
 

@@ -24,8 +24,8 @@ import distens
 import distens.tune
 from distens.data.load import load
 from distens.errors import ConfigError, RunError, StorageError
+from distens.lifecycle.work._training import HELD_OUT
 from distens.roles.ensemble.plan import check
-from distens.runtime._execute import HELD_OUT
 from distens.search.bayes import Bayes
 from distens.space.space import Space
 from distens.storage.store import Store

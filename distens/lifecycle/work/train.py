@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from distens.lifecycle.work._training import group, train
 from distens.records import Outcome, Task
@@ -23,6 +23,10 @@ class Train:
     def group(self, task: Task, context: WorkContext) -> Hashable:
         """Return what members share that can be trained as one program."""
         return group(task)
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return ()
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
         """Yield the outcomes of the tasks."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from distens.errors import Diverged
 from distens.members.client import histogram
@@ -39,6 +39,10 @@ class ClientRound:
     def group(self, task: Task, context: WorkContext) -> Hashable:
         """Return what clients share that begin a round alike."""
         return settings_key(task.settings), self.round
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return ()
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
         """Yield the clients' updates, or why there is none."""

@@ -37,6 +37,10 @@ class DistilBlind:
         """Return the task's id: it goes alone."""
         return task.id
 
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return [("distill", self.distiller), *(("members", teacher.settings) for teacher in self.teachers)]
+
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
         """Yield the student's report."""
         for task in tasks:

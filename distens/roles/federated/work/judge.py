@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from distens import probabilities
 from distens.records import Answer, Task
@@ -30,6 +30,10 @@ class Judge:
     def group(self, task: Task, context: WorkContext) -> Hashable:
         """Return the task's id: it goes alone."""
         return task.id
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return ()
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
         """Yield what the weights are worth."""

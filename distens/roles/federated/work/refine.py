@@ -37,6 +37,10 @@ class Refine:
         """Return the task's id: it goes alone."""
         return task.id
 
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return [("distill", self.distiller)]
+
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
         """Yield the refined weights."""
         for task in tasks:

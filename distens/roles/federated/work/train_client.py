@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from distens.data.dataset import Examples
 from distens.lifecycle.work._training import group, train
@@ -33,6 +33,10 @@ class TrainClient:
         """Return what clients share that can be trained as one program; those with data of their own are not: their
         rows do not meet."""
         return group(task) if isinstance(clients_of(context), Partitioned) else task.id
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return ()
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
         """Yield the outcomes of the tasks."""

@@ -1,0 +1,86 @@
+"""The address of a class in the user's own package, as a config names it: `package.module:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import keyword
+import traceback
+from types import ModuleType
+from typing import Any
+
+from distens.errors import ConfigError, did_you_mean, shown
+
+_OURS = __name__.partition(".")[0]
+
+
+def is_address(kind: Any) -> bool:
+    """Return whether a kind is meant as an address, not as the name of a file."""
+    return isinstance(kind, str) and ":" in kind
+
+
+def module_of(address: str) -> str:
+    """Return `package.module` of `package.module:Class`."""
+    return address.partition(":")[0]
+
+
+def is_ours(cls: type) -> bool:
+    """Return whether a class is distens' own."""
+    return cls.__module__.split(".")[0] == _OURS
+
+
+def check(address: str, where: str) -> None:
+    """See that an address can be one, and is not of something that has a shorter name. Nothing is imported.
+
+    Raises:
+        ConfigError: it is not of the form `package.module:Class`, or of a script, or of distens' own.
+    """
+    module, _, name = address.partition(":")
+    if not all(part.isidentifier() and not keyword.iskeyword(part) for part in (*module.split("."), name)):
+        raise ConfigError(f"{where}: expected the name of a file, or package.module:Class, found {shown(address)}")
+    if module == "__main__":
+        raise ConfigError(f"{where}: other processes cannot find {address!r}; put the class into a file and name that")
+    if module.split(".")[0] == _OURS:
+        raise _is_our_own(address, module, where)
+
+
+def find_class(address: str, where: str) -> type:
+    """Return the class at an address; its module is imported, which runs that module's code.
+
+    Raises:
+        ConfigError: see `check`; or the module cannot be imported, or has no such class, or only borrows it.
+    """
+    check(address, where)
+    module, name = _import(module_of(address), where), address.partition(":")[2]
+    found = vars(module).get(name)  # not getattr: a module may import more when it is asked for what it has not
+    if found is None:
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        file = getattr(module, "__file__", None)
+        place = f"{module.__name__} ({file})" if file else module.__name__
+        raise ConfigError(f"{where}: {place} has no class {name!r}. {did_you_mean(name, classes)}")
+    if not isinstance(found, type):
+        raise ConfigError(f"{where}: {address} must be a class, found {shown(found)}")
+    if is_ours(found):
+        raise _is_our_own(address, found.__module__, where)
+    if (defined := f"{found.__module__}:{found.__qualname__}") != address:
+        raise ConfigError(f"{where}: a class has one name here; {address} is defined as {defined}: write that")
+    return found
+
+
+def _is_our_own(address: str, module: str, where: str) -> ConfigError:
+    folders, _, file = module.rpartition(".")
+    hint = f", as {file!r}" if folders.count(".") == 1 and not file.startswith("_") else ""
+    return ConfigError(f"{where}: {address!r} lies in distens, whose plug-ins go by the name of their file{hint}")
+
+
+def _import(name: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{where}: importing {name!r} failed: {error}. Python looks in the working directory and in the folders of "
+            f"PYTHONPATH: put {error.name!r} there, or install it, on every machine that trains or predicts"
+        ) from error
+    except (Exception, SystemExit) as error:  # whatever somebody's code does when it is imported
+        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+        place = f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
+        raise ConfigError(f"{where}: importing {name!r} failed: {type(error).__name__}: {error}{place}") from error
