@@ -53,7 +53,8 @@ def find_class(address: str, where: str) -> type:
     module, name = _import(module_of(address), where), address.partition(":")[2]
     found = vars(module).get(name)  # not getattr: a module may import more when it is asked for what it has not
     if found is None:
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        here = vars(module).items()
+        classes = [key for key, value in here if isinstance(value, type) and value.__module__ == module.__name__]
         file = getattr(module, "__file__", None)
         place = f"{module.__name__} ({file})" if file else module.__name__
         raise ConfigError(f"{where}: {place} has no class {name!r}. {did_you_mean(name, classes)}")
@@ -62,7 +63,8 @@ def find_class(address: str, where: str) -> type:
     if is_ours(found):
         raise _is_our_own(address, found.__module__, where)
     if (defined := f"{found.__module__}:{found.__qualname__}") != address:
-        raise ConfigError(f"{where}: a class has one name here; {address} is defined as {defined}: write that")
+        hint = "make it a class at the top of its module" if "." in found.__qualname__ else "write that"
+        raise ConfigError(f"{where}: a class has one name here; {address} is defined as {defined}: {hint}")
     return found
 
 

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from distens import registry
-from distens.config.addresses import is_address, module_of
+from distens.config.addresses import is_address
 from distens.distill.protocol import DataFree
-from distens.errors import ConfigError
+from distens.errors import did_you_mean
 from distens.lifecycle.work.train import Train
 from distens.records import Record, Resources, Task
+from distens.runtime.protocol import Work
 from distens.storage.encoding import flat
 
 _ABSENT: tuple[tuple[str, Any], ...] = (("budget", None), ("bracket", ""), ("limit_seconds", None))
@@ -48,7 +49,7 @@ def task_from_json(values: Mapping[str, Any]) -> Task:
     resources = {**values["resources"]}
     if "custom" in resources:
         resources["custom"] = tuple((name, amount) for name, amount in resources["custom"])
-    work = dict(values.get("work") or {"kind": "train"})
+    work = dict(values["work"])
     cls = find(work.pop("kind"))
     return Task(**{**values, "resources": Resources(**resources), "work": _adapter(cls).validate_python(work)})
 
@@ -62,17 +63,24 @@ def kind_of(work: Any) -> str:
 
 
 def find(kind: str) -> type:
-    """Return the class of a work.
+    """Return the class of a work. No module is imported but distens' own.
 
     Raises:
-        ConfigError: there is none of that kind.
+        ValueError: there is none of that kind.
     """
-    if is_address(kind) and module_of(kind) not in sys.modules:  # what the config names is imported by now
-        raise ConfigError(f"work: {kind!r} is of a module that the config does not name")
+    if is_address(kind):  # of a role from outside, whose module the config's role has imported by now
+        module, _, name = kind.partition(":")
+        cls = vars(sys.modules.get(module, object)).get(name)
+        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and registry.able(cls, Work)):
+            raise ValueError(f"work: {kind!r} is none of a module that the config names")
+        return cls
     role, dot, name = kind.partition(".")
-    if is_address(kind) or not dot:
-        return registry.find("lifecycle.work", kind, "work")
-    return registry.find(f"roles.{role}.work", name, "work")
+    if dot and role not in registry.names("roles"):
+        raise ValueError(f"work: {kind!r} is of no role that is here")
+    family, name = (f"roles.{role}.work", name) if dot else ("lifecycle.work", kind)
+    if name not in registry.names(family):
+        raise ValueError(f"work: unknown kind {kind!r}. {did_you_mean(name, registry.names(family))}")
+    return registry.find(family, name, "work")
 
 
 @cache
@@ -94,6 +102,8 @@ def _of_older(values: Mapping[str, Any]) -> dict[str, Any]:
     now = {"work": {"kind": "train"}, **values}
     client, distiller, teachers = now.pop("client", ""), now.pop("distill", None), now.pop("teachers", ())
     now.pop("round", None)
+    if teachers and distiller is None:
+        raise ValueError("teachers of a task that distils nobody")
     if "budget" in now:
         now["member"] = now["id"].removesuffix(f"-{now['budget']}")
     if distiller is not None and _is_blind(distiller["kind"]):

@@ -8,7 +8,7 @@ import small_run
 
 import distens
 from distens import coordinator, probabilities, registry
-from distens.errors import ConfigError, RunError
+from distens.errors import RunError
 from distens.lifecycle import tasks
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.session import Session, silent
@@ -48,10 +48,16 @@ def test_every_work_is_found_again_by_its_kind(family, name):
 
 def test_a_kind_that_is_not_there_is_refused():
     assert tasks.kind_of(ClientRound("c", 0)) == "federated.client_round"
-    with pytest.raises(ConfigError, match=r"unknown lifecycle\.work kind 'trian'\. Did you mean 'train'"):
-        tasks.find("trian")
-    with pytest.raises(ConfigError, match="'nowhere:Work' is of a module that the config does not name"):
-        tasks.find("nowhere:Work")
+    for kind, words in {
+        "trian": "unknown kind 'trian'. Did you mean 'train'",
+        "federated.judgement": "unknown kind 'federated.judgement'. Did you mean 'judge'",
+        "os.system": "'os.system' is of no role that is here",
+        "os:system": "'os:system' is none of a module that the config names",
+        "subprocess:Popen": "'subprocess:Popen' is none of a module",
+        "nowhere:Work": "'nowhere:Work' is none of a module",
+    }.items():
+        with pytest.raises(ValueError, match=words.replace(".", r"\.")):
+            tasks.find(kind)
 
 
 def test_candidates_are_measured_on_common_rows(tmp_path):

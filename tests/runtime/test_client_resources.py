@@ -70,7 +70,7 @@ def test_a_client_that_has_the_cluster_to_itself_changes_no_weights(rounds, larg
     found = distens.run(config(tmp_path, {large: {"cpus": 1.9}}, rounds=rounds))
     assert learned(found.path) == calm[rounds]
     tasks = [e["task"] for e in Journal(Store(found.path), "journal").entries() if "task" in e]
-    cpus = {task["id"]: task["resources"]["cpus"] for task in tasks if task.get("client")}
+    cpus = {task["id"]: task["resources"]["cpus"] for task in tasks if "client" in task.get("work", {})}
     assert cpus == ({"c0": 1.0, "c1": 1.0, "c2": 1.0, "c3": 1.9} if rounds == 1 else {})
 
 

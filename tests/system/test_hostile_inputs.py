@@ -111,7 +111,24 @@ FIRST_ENTRY = "journal/00000000.json"
         (FIRST_ENTRY, lambda v: [{"run": "os.system"}], ["00000000.json is damaged", "only"]),
         (FIRST_ENTRY, lambda v: v[0]["task"].update(code="x"), ["00000000.json is damaged", "code"]),
         (FIRST_ENTRY, lambda v: v[0]["task"].update(resources=1), ["00000000.json is damaged"]),
-        (FIRST_ENTRY, lambda v: v[0]["task"].update(teachers=[{}]), ["00000000.json is damaged", "settings"]),
+        (FIRST_ENTRY, lambda v: v[0]["task"].update(teachers=[{}]), ["00000000.json is damaged", "teachers"]),
+        (
+            FIRST_ENTRY,
+            lambda v: v[0]["task"].update(work={"kind": "os.system"}),
+            ["00000000.json is damaged", "no role"],
+        ),
+        (
+            FIRST_ENTRY,
+            lambda v: v[0]["task"].update(work={"kind": "os:system"}),
+            ["00000000.json is damaged", "config names"],
+        ),
+        (FIRST_ENTRY, lambda v: v[0]["task"].update(work={"kind": "trian"}), ["unknown", "'trian'"]),
+        (
+            FIRST_ENTRY,
+            lambda v: v[0]["task"].update(work={"kind": "distil"}),
+            ["00000000.json is damaged", "distiller"],
+        ),
+        (FIRST_ENTRY, lambda v: v[0]["task"].update(work=[3]), ["00000000.json is damaged"]),
     ],
 )
 def test_a_run_that_says_what_no_run_says(run, name, edit, words):

@@ -203,11 +203,11 @@ def _distillers(config: Config, section: FederatedSection) -> tuple[DataFree | N
         name = options.pop("name", kind)
         if not is_address(kind) and kind not in known:
             raise ConfigError(f"{where}: unknown baseline {kind!r} of a federation. {did_you_mean(str(kind), known)}")
-        if name in baselines or name in RESERVED or (distiller is not None and name == registry.kind_of(distiller)):
-            raise ConfigError(f"{where}: {name!r} is named twice; `name` gives it another one")
         if not isinstance(name, str) or not NAME.fullmatch(name):
             missing = ". An address is none: give it a `name`" if name == kind else ""
             raise ConfigError(f"{where}.name: letters, digits, _ and -, found {name!r}{missing}")
+        if name in baselines or name in RESERVED or (distiller is not None and name == registry.kind_of(distiller)):
+            raise ConfigError(f"{where}: {name!r} is named twice; `name` gives it another one")
         if section.rounds > 1:
             raise ConfigError(f"{where}: {name!r} works in one shot, and there are {section.rounds} rounds")
         shared = {} if distiller is None else _shared_options(registry.resolved(distiller), kind)
