@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ Integers = NDArray[np.integer[Any]]
 Reason = Literal["crashed", "out_of_memory", "timed_out", "diverged", "refused"]
 
 
-class _Record:
+class Record:
     """Travels as its fields: a frozen dataclass with slots is otherwise restored by a loop over descriptions of them,
     which takes three times as long."""
 
@@ -36,7 +36,7 @@ class _Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Address(_Record):
+class Address(Record):
     """Where a finished file lies in a run's folder, and what it must hash to."""
 
     path: str
@@ -101,23 +101,15 @@ class State:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Correction:
-    """What a client adds to each of its gradients: pull * (weights - start) + shift."""
-
-    pull: float = 0.0
-    shift_P: Floats | None = None
-
-
 @dataclass(frozen=True, slots=True)
-class Held(_Record):
+class Held(Record):
     """Something that a runner keeps in memory for tasks, by the runner's own reference; it ends with the process."""
 
     reference: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Resources(_Record):
+class Resources(Record):
     """What one member occupies while it trains.
 
     Attributes:
@@ -132,7 +124,7 @@ class Resources(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Teacher(_Record):
+class Teacher(Record):
     """One selected member as a distiller sees it."""
 
     settings: Settings
@@ -141,24 +133,21 @@ class Teacher(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Task(_Record):
-    """One member to be trained, or one rung of it. The same id and seed give the same member on any attempt.
+class Task(Record):
+    """Something to be done on an actor: a member to be trained, or one rung of it, …. The same id and seed give the
+    same result on any attempt.
 
     Attributes:
         id: unique in the run, e.g. `m0007` for search, `student`, `larger_single-1`; `m0007-9` for a rung.
-        purpose: why it is trained: `search`, `student`, `student_on_labels`, `larger_single`, `seed_ensemble`.
+        purpose: why it is done, of an enumeration of its role's.
         settings: what to train.
         seed: the only source of chance.
-        distill: the distiller's kind and options; None to train on labels.
-        teachers: who is distilled; empty unless `distill` is given.
+        work: what is done (see `distens.runtime.protocol.Work`): a frozen dataclass of JSON values.
+        member: the name that the rungs of one member share; its id, where it is trained in one go.
         attempt: 1 for the first; fences off a late writer.
         budget: epochs to train up to, from where the member's rung below ended; None: all that the settings say.
         bracket: the members that a schedule compares with each other share it; empty where there is only one.
-        client: whose rows it learns from; empty: all of them.
-        round: of a federation, from 0; None outside of rounds.
-        given: what a federation's task is given in memory, by name: `start`, the server's weights_P; `counts`, the
-            teachers' counts_MC; `teachers`, their weights_P; a client's `correction`; `memory`, what a distiller left
-            in the round before.
+        given: what the work is given in memory, by name; it ends with the process, and no journal has it.
         limit_seconds: after which it is ended, if the runner's own limit does not come first.
     """
 
@@ -167,24 +156,21 @@ class Task(_Record):
     settings: Settings
     seed: int
     resources: Resources = Resources()
-    distill: Mapping[str, Any] | None = None
-    teachers: tuple[Teacher, ...] = ()
+    work: Any = None
+    member: str = ""
     attempt: int = 1
     budget: int | None = None
     bracket: str = ""
-    client: str = ""
-    round: int | None = None
     given: Mapping[str, Held] = field(default_factory=dict)
     limit_seconds: float | None = None
 
-    @property
-    def member(self) -> str:
-        """The name that the rungs of one member share: its id, where it is trained in one go."""
-        return self.id if self.budget is None else self.id.removesuffix(f"-{self.budget}")
+    def __post_init__(self) -> None:
+        if not self.member:
+            object.__setattr__(self, "member", self.id)
 
 
 @dataclass(frozen=True, slots=True)
-class Report(_Record):
+class Report(Record):
     """A task that finished.
 
     Attributes:
@@ -207,7 +193,7 @@ class Report(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Failure(_Record):
+class Failure(Record):
     """A task that did not finish. `final` is false when it will be tried again."""
 
     task_id: str
@@ -219,72 +205,28 @@ class Failure(_Record):
     final: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Update(_Record):
-    """What one client sends back in a round: its weights after local training, counts, and no row of its data.
-
-    Attributes:
-        client: its name.
-        weights_P: float32, all numbers of its network one after the other; read-only.
-        rows: how many it has.
-        steps: of the optimizer that it made.
-        rate_sum: the sum of their learning rates.
-        histogram_C: its rows of each class.
-        loss: the mean of its last local epoch.
-        seconds: of local training.
-        node: the host that trained it.
-    """
-
-    task_id: str
-    attempt: int
-    client: str
-    weights_P: Floats
-    rows: int
-    steps: int
-    rate_sum: float
-    histogram_C: tuple[int, ...]
-    loss: float
-    seconds: float = 0.0
-    node: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Refined(_Record):
-    """What the server's distiller made of merged weights, after a round.
-
-    Attributes:
-        metrics: numbers to watch.
-        memory: arrays by name, which the distiller is given in the next round.
-    """
-
-    task_id: str
-    attempt: int
-    weights_P: Floats
-    metrics: Mapping[str, float]
-    memory: Mapping[str, Any]
-    seconds: float = 0.0
-    node: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Scored(_Record):
-    """What weights are worth, on the server's own *search* rows."""
-
-    task_id: str
-    attempt: int
-    metrics: Mapping[str, float]
-
-
 Pack = Sequence[Task]
 """Tasks that are carried out together, in one slot of a runner."""
 
 Outcome = Report | Failure
-Answer = Outcome | Update | Scored | Refined
-"""What a runner gives back; the last three to rounds alone."""
+
+
+class Answer(Protocol):
+    """What a runner gives back of a task: an outcome, or an answer of the work's own, which nobody journals."""
+
+    @property
+    def task_id(self) -> str:
+        """Return which task it is of."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """Return which attempt at it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Finished(_Record):
+class Finished(Record):
     """A task with its report."""
 
     task: Task
@@ -292,7 +234,7 @@ class Finished(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Failed(_Record):
+class Failed(Record):
     """A task with its final failure."""
 
     task: Task
@@ -300,7 +242,7 @@ class Failed(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Rung(_Record):
+class Rung(Record):
     """The tasks of one bracket that train up to one number of epochs.
 
     Attributes:

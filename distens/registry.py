@@ -251,7 +251,7 @@ def describe(error: ValidationError, where: str = "") -> str:
 def kind_of(plugin: Any) -> str:
     """Return the name of a built plug-in: its file's, or the whole address of one that is not distens' own."""
     cls = type(plugin)
-    return cls.__module__.split(".")[2] if addresses.is_ours(cls) else f"{cls.__module__}:{cls.__qualname__}"
+    return cls.__module__.rpartition(".")[2] if addresses.is_ours(cls) else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def resolved(plugin: Any) -> dict[str, Any]:

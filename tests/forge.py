@@ -20,7 +20,7 @@ from distens.data.preprocessing import Preprocessing
 from distens.members import _families
 from distens.serve import bundle
 from distens.storage.store import Store
-from distens.training.work import Work
+from distens.training.context import Context
 
 FIRST = "members/m0.safetensors"
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -43,7 +43,7 @@ def make(folder, *settings):
     store, members, probs_MNC = Store(str(folder)), [], []
     for i, one in enumerate(settings):
         member = registry.build_member(one)
-        member.fit(Examples(inputs, labels_N, 3), Work(seed=i))
+        member.fit(Examples(inputs, labels_N, 3), Context(seed=i))
         address = store.write_state(f"m{i}.safetensors", member.state())
         members.append(bundle.BundleMember(f"m{i}", one, 1 / len(settings), address))
         probs_MNC.append(member.predict(inputs))

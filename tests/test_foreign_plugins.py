@@ -20,10 +20,13 @@ import distens
 from distens import registry
 from distens.cli.main import app
 from distens.config.config import load_config, to_yaml
-from distens.data.clients import Partition
 from distens.errors import BundleError, ConfigError, DistensError, RunError
 from distens.evaluate import baselines
 from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.tasks import task_from_json
+from distens.lifecycle.work.distil import Distil
+from distens.lifecycle.work.train import Train
+from distens.partition.protocol import Partition
 from distens.records import Task
 from distens.serve import predictor
 from distens.storage.journal import Journal
@@ -59,10 +62,12 @@ def own(folder, **changes):
 
 
 def tasks_of(path):
-    return [Task(**entry["task"]) for entry in Journal(Store(str(path)), "journal").entries() if "task" in entry]
+    return [
+        task_from_json(entry["task"]) for entry in Journal(Store(str(path)), "journal").entries() if "task" in entry
+    ]
 
 
-def test_of(path, name):
+def predictions_of(path, name):
     return Store(str(path)).read_predictions(Ledger(Store(str(path))).report(name).files["test"])
 
 
@@ -84,7 +89,7 @@ def test_a_run_of_nothing_but_ones_own(mine):
     assert [task.settings for task in searched] == [corners[i % len(corners)] for i in range(5)]
     assert (folder / "note").read_text().split()[:5] == [task.id for task in searched]
     assert sorted(result.weights.values()) == [0.4, 0.6]
-    two = [test_of(result.path, name) for name in result.weights]
+    two = [predictions_of(result.path, name) for name in result.weights]
     combined_NC = distens.load(result.path)._combiner.combine(np.stack(two), None)
     np.testing.assert_allclose(combined_NC, np.median(np.asarray(two, float), axis=0), atol=1e-6)
     assert {"ensemble", "student", "larger_single"} <= set(result.rows) and not result.missing
@@ -153,7 +158,7 @@ def test_one_shot_with_a_distiller_of_ones_own(tmp_path):
     }
     result = distens.run(small_federation.config(tmp_path, federated=federated, **given))
     for name in ("student", "again"):
-        np.testing.assert_array_equal(test_of(result.path, name), test_of(result.path, "c0"))
+        np.testing.assert_array_equal(predictions_of(result.path, name), predictions_of(result.path, "c0"))
     assert "noise" in result.rows
     with pytest.raises(ConfigError, match=r"baselines.0.name: letters, .* found 'plugins.lab:Echo'.*give it a `name`"):
         distens.run(small_federation.config(tmp_path, federated=federated, **{**given, "baselines": [f"{LAB}Echo"]}))
@@ -469,7 +474,7 @@ def test_a_hostile_address(kind, words, guest, tmp_path):
 
 
 def test_looking_at_a_run_imports_nothing_and_resuming_it_what_its_config_names(guest, tmp_path):
-    members = {"a": {"kind": "guest.kinds:Prior"}}
+    members = {"a": {"kind": "guest.kinds:Prior", "smoothing": {"low": 0.5, "high": 1.5}}}
     lean = {"members": members, "baselines": [], "distill": None, "runtime": "inline", "tracking": "off"}
     search = {"kind": "guest.kinds:Turns", "members": 2}
     result = distens.run(small_run.config(tmp_path / "runs", search=search, **lean))
@@ -488,11 +493,13 @@ def test_looking_at_a_run_imports_nothing_and_resuming_it_what_its_config_names(
 @pytest.mark.parametrize(
     "task",
     [
-        Task("m0099", "search", {"family": "a", "kind": "guest.kinds:Prior"}, 0),
-        Task("m0099", "search", {"family": "a", "kind": "module", "path": "guest.kinds:Prior"}, 0),
-        Task("m0099", "search", {**NET, "objective": "guest.kinds:Loss"}, 0),
-        Task("student", "student", NET, 0, distill={"kind": "guest.kinds:Teach"}),
-        Task("student", "student", NET, 0, distill={"kind": "student", "network": {"kind": "guest.kinds:Prior"}}),
+        Task("m0099", "search", {"family": "a", "kind": "guest.kinds:Prior"}, 0, work=Train()),
+        Task("m0099", "search", {"family": "a", "kind": "module", "path": "guest.kinds:Prior"}, 0, work=Train()),
+        Task("m0099", "search", {**NET, "objective": "guest.kinds:Loss"}, 0, work=Train()),
+        Task("student", "student", NET, 0, work=Distil({"kind": "guest.kinds:Teach"}, ())),
+        Task(
+            "student", "student", NET, 0, work=Distil({"kind": "student", "network": {"kind": "guest.kinds:Prior"}}, ())
+        ),
     ],
     ids=["kind", "path", "nested", "distiller", "its network"],
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distens import __version__
+from distens.cli import tables
 from distens.errors import ConfigError, DataError, DistensError, StorageError, damage
 
 if TYPE_CHECKING:
@@ -23,13 +24,9 @@ if TYPE_CHECKING:
     from distens.lifecycle.progress import Update
     from distens.lifecycle.results import Result
     from distens.storage.store import Store
-    from distens.tune.sweep import SweepResult
 
 USER_ERROR, FAILED, STOPPED = 2, 1, 130
 """Exit codes: the config or the data are wrong; the run failed; it was stopped and can be resumed."""
-
-NARROW = 8
-"""Characters of a heading's line where the terminal is narrow."""
 
 app = typer.Typer(
     add_completion=False,
@@ -132,7 +129,7 @@ def sweep(
         typer.echo("stopped.", err=True)
         typer.echo(f"Nothing that finished is lost. Go on with:  distens sweep {config}", err=True)
         sys.exit(STOPPED)
-    _print_sweep(result)
+    tables.print_sweep(result)
 
 
 @app.command()
@@ -231,7 +228,7 @@ def report(
     with damage(f"{store.url}/results.json"):
         results = store.read_json("results.json")
         rows = {name: value for name, value in results.items() if isinstance(value, dict) and "accuracy" in value}
-        _print_table(rows, results["missing"], results["verdict"])
+        tables.print_table(rows, results["missing"], results["verdict"])
     if out is not None:
         out.write_bytes(store.read("report.html"))
     typer.echo(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
@@ -257,7 +254,7 @@ def list_(
     if len(lines) == 1:
         typer.echo(f"no runs in {storage}")
         return
-    _print_lines(lines)
+    tables.print_lines(lines)
 
 
 def _state(store: Store, name: str) -> list[str]:
@@ -330,63 +327,6 @@ def _nothing() -> Iterator[None]:
 
 
 def _show(result: Result) -> None:
-    _print_table(result.rows, result.missing, result.verdict)
+    tables.print_table(result.rows, result.missing, result.verdict)
     for note in result.notes:
         typer.echo(note)
-
-
-def _print_sweep(result: SweepResult) -> None:
-    keys = list(result.best.values)
-    lines = [["run", *keys, f"{result.metric} (combine)", ""]]
-    for run in result.runs:
-        cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (run.values[key] for key in keys)]
-        value = f"{run.value:.4f}" if run.value is not None else "failed"
-        lines.append([run.path.rsplit("/", 1)[1], *cells, value, "best" if run is result.best else ""])
-    typer.echo()
-    _print_lines(lines)
-    for run in result.runs:
-        if run.why:
-            typer.echo(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
-    typer.echo("The best is chosen on the combine split; what its test split says is in its own table:")
-    typer.echo(f"distens report {result.best.path}")
-    for note in result.notes:
-        typer.echo(note)
-
-
-def _print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
-    from distens.evaluate.report import table_lines
-
-    typer.echo()
-    _print_lines(table_lines(rows, {}))
-    for name, why in missing.items():
-        typer.echo(f"{name}: {why}")
-    typer.echo()
-    for sentence in verdict:
-        typer.echo(f"- {sentence}")
-    typer.echo()
-
-
-def _print_lines(lines: Sequence[Sequence[str]]) -> None:
-    from textwrap import fill
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    def table(narrow: bool) -> Table:
-        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if narrow else (0, 1), show_edge=not narrow)
-        for i, heading in enumerate(lines[0]):
-            folded = fill(heading, NARROW, break_long_words=False) if narrow else heading
-            made.add_column(folded, justify="left" if i == 0 else "right", no_wrap=True)
-        for line in lines[1:]:
-            made.add_row(*(Text(cell) for cell in line))
-        return made
-
-    # A log has no width: there the table is as wide as it needs to be. A narrow terminal gets folded headings, and may
-    # break lines: half a number would be another.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    narrow = console.measure(table(False), options=console.options.update(max_width=1000)).maximum > console.width
-    if narrow and sys.stdout.isatty():
-        console = Console(width=1000)
-    console.print(table(narrow))

@@ -18,9 +18,9 @@ from distens.errors import Diverged, Refused
 from distens.records import Floats
 from distens.seeding import derive
 from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.context import Context
 from distens.training.dropout import Masks, adopt
 from distens.training.network import local_chance, parameters, seed_global
-from distens.training.work import Work
 
 CLIP = 10.0
 """The longest gradient that is followed, as in the code of DENSE and Co-Boosting."""
@@ -44,7 +44,7 @@ class Job(Protocol):
         ...
 
 
-def run(job: Job, epochs: int, work: Work, of: Mapping[str, Any]) -> tuple[Curves, float]:
+def run(job: Job, epochs: int, context: Context, of: Mapping[str, Any]) -> tuple[Curves, float]:
     """Train, from the last checkpoint if there is one of this very training; torch's global chance stays as it was.
 
     Args:
@@ -56,16 +56,16 @@ def run(job: Job, epochs: int, work: Work, of: Mapping[str, Any]) -> tuple[Curve
     Raises:
         Diverged: a number that an epoch returned is not finite.
     """
-    identity = {**of, "seed": work.seed}
-    state, first, curves, before = work.checkpoint.load(), 0, Curves(), 0.0
+    identity = {**of, "seed": context.seed}
+    state, first, curves, before = context.checkpoint.load(), 0, Curves(), 0.0
     if state is not None and state.meta.get("of") == identity:
         first, before, curves = state.meta["epoch"], state.meta["seconds"], dict(state.meta["curves"])
-    pace = Pace(work.checkpoint, before)
-    with local_chance(work.device):
+    pace = Pace(context.checkpoint, before)
+    with local_chance(context.device):
         if state is not None and first:
             job.load(unpack(state))
         for number in range(first, epochs):
-            seed_global(derive(work.seed, "server epoch", number), work.device)  # for what a network itself draws
+            seed_global(derive(context.seed, "server epoch", number), context.device)  # for what a network itself draws
             for name, value in job.epoch(number).items():
                 if not math.isfinite(value):
                     raise Diverged(f"{of['kind']}: {name} became {value} in epoch {number + 1} of {epochs}")
@@ -86,7 +86,7 @@ class Pupil:
     def __init__(
         self,
         student: Network,
-        work: Work,
+        context: Context,
         rates: Callable[[int], float],
         optimizer: Literal["sgd", "adam"] = "sgd",
         weight_decay: float = 1e-4,
@@ -94,8 +94,8 @@ class Pupil:
     ) -> None:
         self.network = student.torch_module()
         self._dropouts = adopt(self.network)
-        self.network.to(work.device).train().requires_grad_()
-        self._rates, self._work = rates, work
+        self.network.to(context.device).train().requires_grad_()
+        self._rates, self._context = rates, context
         weights = list(self.network.parameters())
         if optimizer == "sgd":
             self._optimizer: torch.optim.Optimizer = torch.optim.SGD(
@@ -103,12 +103,12 @@ class Pupil:
             )
         else:
             self._optimizer = torch.optim.Adam(weights, lr=rates(0))
-        self.steps, self._losses, self._rows = 0, torch.zeros((), device=work.device), 0
+        self.steps, self._losses, self._rows = 0, torch.zeros((), device=context.device), 0
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch, counted from 0."""
         self.network.train()
-        masks = Masks([self._work.seed], epoch, self._work.device)
+        masks = Masks([self._context.seed], epoch, self._context.device)
         for dropout in self._dropouts:
             dropout.masks = masks
         for group in self._optimizer.param_groups:

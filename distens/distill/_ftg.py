@@ -17,7 +17,7 @@ from distens.distill._teachers import Frozen
 from distens.distill.protocol import Server
 from distens.records import Floats, Integers
 from distens.seeding import derive
-from distens.training.work import Work
+from distens.training.context import Context
 
 
 @dataclass(frozen=True)
@@ -51,29 +51,29 @@ class FineTuning:
         shares_MC: Floats,
         counts_C: Integers,
         server: Server,
-        work: Work,
+        context: Context,
     ) -> None:
-        self._plan, self._pupil, self._counts_C, self._work = plan, pupil, counts_C, work
-        self._all = Frozen(teachers, work.device)
-        self._each = [Frozen([teacher], work.device) for teacher in teachers]
-        self._shares_MC = torch.tensor(shares_MC, dtype=torch.float32).to(work.device)
-        self._range = _generator.Range(server.low, server.high, server.input_shape, work.device)
-        seed = derive(work.seed, "generator")
-        self._made = _generator.make(server.input_shape, plan.width, seed, work.device, server.classes)
+        self._plan, self._pupil, self._counts_C, self._context = plan, pupil, counts_C, context
+        self._all = Frozen(teachers, context.device)
+        self._each = [Frozen([teacher], context.device) for teacher in teachers]
+        self._shares_MC = torch.tensor(shares_MC, dtype=torch.float32).to(context.device)
+        self._range = _generator.Range(server.low, server.high, server.input_shape, context.device)
+        seed = derive(context.seed, "generator")
+        self._made = _generator.make(server.input_shape, plan.width, seed, context.device, server.classes)
         self._optimizer = torch.optim.Adam(self._made.parameters(), lr=plan.generator_rate)
 
     def epoch(self, number: int) -> Mapping[str, float]:
         """Return both mean losses."""
-        plan, rng = self._plan, chance(self._work.seed, "fine-tuning", number)
+        plan, rng = self._plan, chance(self._context.seed, "fine-tuning", number)
         for group in self._optimizer.param_groups:
             group["lr"] = plan.generator_rate * plan.decay**number
         self._pupil.begin(number)
         labels = proportional(self._counts_C, plan.iterations * plan.batch_size)
         labels = torch.tensor(labels)[torch.randperm(len(labels), generator=rng)]
         made_losses = []
-        for labels_N in labels.to(self._work.device).split(plan.batch_size):
-            noise = torch.randn((len(labels_N), _generator.NOISE), generator=rng).to(self._work.device)
-            student = Frozen([self._pupil.network], self._work.device)
+        for labels_N in labels.to(self._context.device).split(plan.batch_size):
+            noise = torch.randn((len(labels_N), _generator.NOISE), generator=rng).to(self._context.device)
+            student = Frozen([self._pupil.network], self._context.device)
             for _ in range(plan.generator_steps):
                 made_losses += [self._push(k, student, noise, labels_N) for k in range(len(self._each))]
             self._teach(noise, labels_N)
@@ -102,9 +102,9 @@ class FineTuning:
 
     def some(self, most: int = 64) -> Any:
         """Return rows that the generator makes now, to be looked at."""
-        rng = chance(self._work.seed, "some")
-        labels_N = torch.tensor(proportional(self._counts_C, most)).to(self._work.device)
-        noise = torch.randn((most, _generator.NOISE), generator=rng).to(self._work.device)
+        rng = chance(self._context.seed, "some")
+        labels_N = torch.tensor(proportional(self._counts_C, most)).to(self._context.device)
+        noise = torch.randn((most, _generator.NOISE), generator=rng).to(self._context.device)
         with torch.no_grad():
             return self._range.scaled(self._made(noise, labels_N)).cpu().numpy()
 

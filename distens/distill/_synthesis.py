@@ -16,7 +16,7 @@ from distens.distill._pool import Pool
 from distens.distill._teachers import Frozen
 from distens.distill._weighing import Weighing
 from distens.distill.protocol import Server
-from distens.training.work import Work
+from distens.training.context import Context
 
 _MADE_AT = 3.0
 """The temperature at which a generator tells student and ensemble apart."""
@@ -51,11 +51,11 @@ class Synthesis:
     """
 
     def __init__(
-        self, plan: Plan, teachers: Frozen, pupil: Pupil, weighing: Weighing, server: Server, work: Work
+        self, plan: Plan, teachers: Frozen, pupil: Pupil, weighing: Weighing, server: Server, context: Context
     ) -> None:
         self._plan, self._teachers, self._pupil, self.weighing = plan, teachers, pupil, weighing
-        self._server, self._work = server, work
-        self._range = _generator.Range(server.low, server.high, server.input_shape, work.device)
+        self._server, self._context = server, context
+        self._range = _generator.Range(server.low, server.high, server.input_shape, context.device)
         self.pool = Pool(self._range, teachers.logits, max(1, plan.pool // plan.batch_size))
 
     def epoch(self, number: int) -> Mapping[str, float]:
@@ -72,7 +72,7 @@ class Synthesis:
 
         A fresh generator every epoch; its noise learns beside it (Adam, as in the code of both papers).
         """
-        plan, device, rng = self._plan, self._work.device, chance(self._work.seed, "made up", number)
+        plan, device, rng = self._plan, self._context.device, chance(self._context.seed, "made up", number)
         noise = torch.randn((plan.batch_size, _generator.NOISE), generator=rng).to(device).requires_grad_()
         labels_N = torch.randint(self._server.classes, (plan.batch_size,), generator=rng).to(device)
         seed = int(torch.randint(2**31 - 1, (), generator=rng))
@@ -99,11 +99,13 @@ class Synthesis:
 
     def _distil(self, number: int) -> None:
         """Pass once over the pool, each batch moved to where teachers say other things, if that is wanted."""
-        plan, rng = self._plan, chance(self._work.seed, "order", number)
+        plan, rng = self._plan, chance(self._context.seed, "order", number)
         self._pupil.begin(number)
         for rows in batches(len(self.pool), plan.batch_size, rng):
-            directions_NC = torch.rand((len(rows), self._server.classes), generator=rng).to(self._work.device) * 2 - 1
-            rows = rows.to(self._work.device)
+            directions_NC = (
+                torch.rand((len(rows), self._server.classes), generator=rng).to(self._context.device) * 2 - 1
+            )
+            rows = rows.to(self._context.device)
             inputs = self.pool.inputs(rows)
             if plan.perturbation:
                 size = plan.perturbation * self._range.span
@@ -121,7 +123,7 @@ class Synthesis:
     def load(self, tree: Any) -> None:
         """Be where `state` was called."""
         self._pupil.load(tree["pupil"])
-        self.pool.load(tree["pool"], self._work.device)
+        self.pool.load(tree["pool"], self._context.device)
         self.weighing.load(tree["weighing"])
 
 

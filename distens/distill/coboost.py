@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 
 from distens.distill.protocol import Average, Distilled, Network, Server
 from distens.records import Floats
-from distens.training.work import Work
+from distens.training.context import Context
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,7 @@ class Coboost:
             raise ValueError(f"pool: must hold a batch of {self.batch_size} rows, found {self.pool}")
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
     ) -> Distilled:
         """Train the student; see `DataFree`.
 
@@ -127,8 +127,8 @@ class Coboost:
         from distens.distill._synthesis import Plan, Synthesis
         from distens.distill._teachers import Frozen
 
-        frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
-        begin_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(work.device)
+        frozen = Frozen([teacher.torch_module() for teacher in teachers], context.device)
+        begin_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(context.device)
         plan = Plan(
             self.batch_size,
             self.generator_steps,
@@ -140,16 +140,20 @@ class Coboost:
             masked=False,
             perturbation=(self.perturbation or 4 / 255) if self.diverse_samples else 0.0,
         )
-        pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs))
-        ensemble = Ensemble(self.average, server.counts_MC, work.device)
-        job = Synthesis(plan, frozen, pupil, self._weighing(frozen, ensemble, begin_M, server, work), server, work)
-        curves, seconds = run(job, self.epochs, work, {"kind": "coboost", **asdict(self)})
+        pupil = Pupil(student, context, cosine(self.learning_rate, self.epochs))
+        ensemble = Ensemble(self.average, server.counts_MC, context.device)
+        job = Synthesis(
+            plan, frozen, pupil, self._weighing(frozen, ensemble, begin_M, server, context), server, context
+        )
+        curves, seconds = run(job, self.epochs, context, {"kind": "coboost", **asdict(self)})
         found_M, told = job.weighing.result()
         metrics = {**pupil.metrics(self.epochs, curves, seconds), **told}
         shares_M = None if found_M is None else _shares(found_M.double().cpu().numpy())
         return Distilled(metrics, shares_M, job.pool.some(), curves)
 
-    def _weighing(self, frozen: Frozen, ensemble: Ensemble, begin_M: Tensor, server: Server, work: Work) -> Weighing:
+    def _weighing(
+        self, frozen: Frozen, ensemble: Ensemble, begin_M: Tensor, server: Server, context: Context
+    ) -> Weighing:
         import torch
 
         from distens.counts import disco
@@ -158,7 +162,9 @@ class Coboost:
         if self.weights == "off":
             return Weighing(begin_M, ensemble)
         step = 0.1 / len(begin_M) if self.step is None else self.step
-        signed = Signed(begin_M, ensemble, step, 0.99 if self.decay is None else self.decay, self.batch_size, work.seed)
+        signed = Signed(
+            begin_M, ensemble, step, 0.99 if self.decay is None else self.decay, self.batch_size, context.seed
+        )
         if self.weights == "unguarded":
             return signed
         known = {"uniform": torch.full_like(begin_M, 1 / len(begin_M))}
@@ -166,7 +172,7 @@ class Coboost:
             known["feddisco"] = torch.as_tensor(disco(server.counts_MC)).to(begin_M)
         judge = None
         if server.labelled is not None and len(server.labelled.inputs) >= FEWEST:
-            judge = Judge.of(server.labelled, frozen, ensemble, work.device)
+            judge = Judge.of(server.labelled, frozen, ensemble, context.device)
         elif self.average == "classwise":
             return Weighing(begin_M, ensemble)
         return Guarded(signed, known, self.epochs, judge)

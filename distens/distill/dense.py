@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 
 from distens.distill.protocol import Average, Distilled, Network, Server
 from distens.records import Floats
-from distens.training.work import Work
+from distens.training.context import Context
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Dense:
             raise ValueError(f"pool: must hold a batch of {self.batch_size} rows, found {self.pool}")
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
     ) -> Distilled:
         """Train the student; see `DataFree`.
 
@@ -86,10 +86,10 @@ class Dense:
             masked=True,
             perturbation=0.0,
         )
-        frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
-        pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs))
-        ensemble = Ensemble(self.average, server.counts_MC, work.device)
-        weighing = Weighing(torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(work.device), ensemble)
-        job = Synthesis(plan, frozen, pupil, weighing, server, work)
-        curves, seconds = run(job, self.epochs, work, {"kind": "dense", **asdict(self)})
+        frozen = Frozen([teacher.torch_module() for teacher in teachers], context.device)
+        pupil = Pupil(student, context, cosine(self.learning_rate, self.epochs))
+        ensemble = Ensemble(self.average, server.counts_MC, context.device)
+        weighing = Weighing(torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(context.device), ensemble)
+        job = Synthesis(plan, frozen, pupil, weighing, server, context)
+        curves, seconds = run(job, self.epochs, context, {"kind": "dense", **asdict(self)})
         return Distilled(pupil.metrics(self.epochs, curves, seconds), None, job.pool.some(), curves)

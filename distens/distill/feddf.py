@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt
 from distens.distill.protocol import Average, Distilled, Network, Server
 from distens.errors import Refused
 from distens.records import Floats
-from distens.training.work import Work
+from distens.training.context import Context
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class Feddf:
     needs_proxy: ClassVar[bool] = True
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
     ) -> Distilled:
         """Train the student; see `DataFree`.
 
@@ -68,16 +68,16 @@ class Feddf:
             raise Refused(
                 "feddf: needs rows of the server's own, found none; kinds that need none: coboost, dense, noise"
             )
-        inputs = torch.tensor(np.asarray(server.labelled.inputs, dtype=np.float32)).to(work.device)
+        inputs = torch.tensor(np.asarray(server.labelled.inputs, dtype=np.float32)).to(context.device)
         mean = begin(self.start, student, teachers, weights_M)
 
         def rows(epoch: int) -> Iterator[Tensor]:
-            chosen = batches(len(inputs), self.batch_size, chance(work.seed, "order", epoch))
-            return (inputs[places.to(work.device)] for places in chosen)
+            chosen = batches(len(inputs), self.batch_size, chance(context.seed, "order", epoch))
+            return (inputs[places.to(context.device)] for places in chosen)
 
-        frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
-        ensemble = Ensemble(self.average, server.counts_MC, work.device)
-        pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs), optimizer="adam")
-        job = Teaching(pupil, frozen, rows, towards(ensemble, weights_M, 1.0, work.device))
-        curves, seconds = run(job, self.epochs, work, {"kind": "feddf", **asdict(self)})
+        frozen = Frozen([teacher.torch_module() for teacher in teachers], context.device)
+        ensemble = Ensemble(self.average, server.counts_MC, context.device)
+        pupil = Pupil(student, context, cosine(self.learning_rate, self.epochs), optimizer="adam")
+        job = Teaching(pupil, frozen, rows, towards(ensemble, weights_M, 1.0, context.device))
+        curves, seconds = run(job, self.epochs, context, {"kind": "feddf", **asdict(self)})
         return Distilled({**pupil.metrics(self.epochs, curves, seconds), "from_mean": float(mean)}, None, None, curves)

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le
 from distens.distill.protocol import Distilled, Network, Server
 from distens.records import Floats
 from distens.seeding import derive
-from distens.training.work import Work
+from distens.training.context import Context
 
 if TYPE_CHECKING:
     from distens.distill._epochs import Pupil
@@ -75,7 +75,7 @@ class Fedftg:
     needs_proxy: ClassVar[bool] = False
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
     ) -> Distilled:
         """Train the student; see `DataFree`.
 
@@ -88,9 +88,9 @@ class Fedftg:
         from distens.distill._epochs import begin, run
 
         mean = begin(self.start, student, teachers, weights_M)
-        pupil = self._pupil(student, work)
-        job = self._job(pupil, teachers, weights_M, server, work)
-        curves, seconds = run(job, self.rounds, work, {"kind": "fedftg", **asdict(self)})
+        pupil = self._pupil(student, context)
+        job = self._job(pupil, teachers, weights_M, server, context)
+        curves, seconds = run(job, self.rounds, context, {"kind": "fedftg", **asdict(self)})
         metrics = {**pupil.metrics(self.rounds, curves, seconds), "from_mean": float(mean)}
         return Distilled(metrics, None, job.some(), curves)
 
@@ -99,7 +99,7 @@ class Fedftg:
         student: Network,
         teachers: Sequence[Network],
         server: Server,
-        work: Work,
+        context: Context,
         round: int,
         memory: Mapping[str, Any],
     ) -> tuple[Mapping[str, float], Mapping[str, Any]]:
@@ -122,7 +122,9 @@ class Fedftg:
 
         start = perf_counter()
         weights_M = np.full(len(teachers), 1 / len(teachers))
-        alone = Work(derive(work.seed, "refine", round), device=work.device, threads=work.threads, gpus=work.gpus)
+        alone = Context(
+            derive(context.seed, "refine", round), device=context.device, threads=context.threads, gpus=context.gpus
+        )
         pupil = self._pupil(student, alone, round)
         job = self._job(pupil, teachers, weights_M, server, alone, round)
         if memory:
@@ -131,13 +133,13 @@ class Fedftg:
         told = {**{name: values[-1] for name, values in curves.items()}, "seconds": perf_counter() - start}
         return told, job.generator()
 
-    def _pupil(self, student: Network, work: Work, first: int = 0) -> Pupil:
+    def _pupil(self, student: Network, context: Context, first: int = 0) -> Pupil:
         from distens.distill._epochs import Pupil
 
         def rates(epoch: int) -> float:
             return self.learning_rate * self.decay ** (first + epoch)
 
-        return Pupil(student, work, rates, weight_decay=1e-3, momentum=0.0)
+        return Pupil(student, context, rates, weight_decay=1e-3, momentum=0.0)
 
     def _job(
         self,
@@ -145,7 +147,7 @@ class Fedftg:
         teachers: Sequence[Network],
         weights_M: Floats,
         server: Server,
-        work: Work,
+        context: Context,
         first: int = 0,
     ) -> FineTuning:
         from distens.counts import class_shares
@@ -168,4 +170,4 @@ class Fedftg:
             shares_MC = np.repeat(np.asarray(weights_M)[:, None], server.classes, axis=1)
             counts_C = np.ones(server.classes, dtype=np.int64)
         networks = [teacher.torch_module() for teacher in teachers]
-        return FineTuning(plan, networks, pupil, shares_MC, counts_C, server, work)
+        return FineTuning(plan, networks, pupil, shares_MC, counts_C, server, context)

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 
 from distens.distill.protocol import Average, Distilled, Network, Server
 from distens.records import Floats
-from distens.training.work import Work
+from distens.training.context import Context
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class Noise:
     needs_proxy: ClassVar[bool] = False
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
     ) -> Distilled:
         """Train the student; see `DataFree`."""
         import torch
@@ -55,18 +55,18 @@ class Noise:
         from distens.distill._teachers import Frozen
         from distens.distill._teaching import Teaching, towards
 
-        span = Range(server.low, server.high, server.input_shape, work.device)
+        span = Range(server.low, server.high, server.input_shape, context.device)
         shape = (self.batch_size, *server.input_shape)
 
         def rows(epoch: int) -> Iterator[Tensor]:
-            rng = chance(work.seed, "noise", epoch)
-            return (span.scaled(torch.rand(shape, generator=rng).to(work.device)) for _ in range(self.steps))
+            rng = chance(context.seed, "noise", epoch)
+            return (span.scaled(torch.rand(shape, generator=rng).to(context.device)) for _ in range(self.steps))
 
-        frozen = Frozen([teacher.torch_module() for teacher in teachers], work.device)
-        pupil = Pupil(student, work, cosine(self.learning_rate, self.epochs))
-        ensemble = Ensemble(self.average, server.counts_MC, work.device)
-        loss = towards(ensemble, weights_M, temperature(self.temperature, self.average), work.device)
+        frozen = Frozen([teacher.torch_module() for teacher in teachers], context.device)
+        pupil = Pupil(student, context, cosine(self.learning_rate, self.epochs))
+        ensemble = Ensemble(self.average, server.counts_MC, context.device)
+        loss = towards(ensemble, weights_M, temperature(self.temperature, self.average), context.device)
         job = Teaching(pupil, frozen, rows, loss)
-        curves, seconds = run(job, self.epochs, work, {"kind": "noise", **asdict(self)})
+        curves, seconds = run(job, self.epochs, context, {"kind": "noise", **asdict(self)})
         some = next(rows(self.epochs - 1))[:64].cpu().numpy()
         return Distilled(pupil.metrics(self.epochs, curves, seconds), None, some, curves)

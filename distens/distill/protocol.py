@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distens.data.dataset import Examples
 from distens.records import Floats, Integers
-from distens.training.work import Work
+from distens.training.context import Context
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +40,7 @@ class Predicts(Protocol):
 class Learns(Protocol):
     """A student: any untrained member that accepts soft targets."""
 
-    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
+    def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
         """Train, and return metrics."""
         ...
 
@@ -50,7 +50,7 @@ class Distiller(Protocol):
 
     An ensemble's student is trained by one, on an actor of its own:
 
-        metrics = distiller.distill(teachers, weights_M, student, examples, work)
+        metrics = distiller.distill(teachers, weights_M, student, examples, context)
         state = student.state()
     """
 
@@ -60,7 +60,7 @@ class Distiller(Protocol):
         ...
 
     def distill(
-        self, teachers: Sequence[Predicts], weights_M: Floats, student: Learns, examples: Examples, work: Work
+        self, teachers: Sequence[Predicts], weights_M: Floats, student: Learns, examples: Examples, context: Context
     ) -> Mapping[str, float]:
         """Train the student, in place, to do what the weighted teachers do; return its metrics.
 
@@ -125,8 +125,8 @@ class DataFree(Protocol):
     A federation has no other, and an ensemble none of these; their plans ask, and so does the actor:
 
         if registry.able(distiller, DataFree):
-            student.begin(server.input_shape, server.classes, work.seed)
-            distilled = distiller.distill(teachers, weights_M, student, server, work)
+            student.begin(server.input_shape, server.classes, context.seed)
+            distilled = distiller.distill(teachers, weights_M, student, server, context)
 
     Attributes:
         data_free: True; tells it from a `Distiller`.
@@ -138,7 +138,7 @@ class DataFree(Protocol):
     needs_proxy: ClassVar[bool]
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, work: Work
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
     ) -> Distilled:
         """Train the student, in place, to do what the teachers do together.
 
@@ -170,7 +170,7 @@ class Refines(DataFree, Protocol):
         student: Network,
         teachers: Sequence[Network],
         server: Server,
-        work: Work,
+        context: Context,
         round: int,
         memory: Mapping[str, Any],
     ) -> tuple[Mapping[str, float], Mapping[str, Any]]:

@@ -16,7 +16,7 @@ from distens.probabilities import apply_temperature
 from distens.records import Floats
 from distens.registry import Plugin
 from distens.seeding import generator
-from distens.training.work import Work
+from distens.training.context import Context
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,21 @@ class Student:
         return 1 + self.copies
 
     def distill(
-        self, teachers: Sequence[Predicts], weights_M: Floats, student: Learns, examples: Examples, work: Work
+        self, teachers: Sequence[Predicts], weights_M: Floats, student: Learns, examples: Examples, context: Context
     ) -> Mapping[str, float]:
         """Train the student in place.
 
         Returns:
             The student's metrics, with `teacher_seconds` (spent asking the teachers) and `rows` (learned from).
         """
-        inputs, truth_NC = self._rows(examples, generator(work.seed, "mixup"))
+        inputs, truth_NC = self._rows(examples, generator(context.seed, "mixup"))
         start = perf_counter()
         soft_NC = _mean(teachers, weights_M, inputs)
         teacher_seconds = perf_counter() - start
         targets_NC = apply_temperature(soft_NC, self.temperature)
         if self.labels:
             targets_NC = (1 - self.labels) * targets_NC + self.labels * truth_NC
-        metrics = student.fit(Examples(inputs, targets_NC.astype(np.float32), examples.classes), work)
+        metrics = student.fit(Examples(inputs, targets_NC.astype(np.float32), examples.classes), context)
         return {**metrics, "teacher_seconds": teacher_seconds, "rows": float(len(inputs))}
 
     def _rows(self, examples: Examples, rng: np.random.Generator) -> tuple[Floats, Floats]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distens.evaluate._canvas import (
+from distens.evaluate.canvas import (
     COLOURS,
     GREY,
     INK,

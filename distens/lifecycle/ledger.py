@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distens.lifecycle._history_views import Keys, Prefix, Purpose
+from distens.lifecycle.tasks import task_from_json, task_to_json
 from distens.records import (
     Failed,
     Failure,
@@ -23,7 +24,7 @@ from distens.records import (
     Task,
     settings_key,
 )
-from distens.storage.encoding import failure_from_json, report_from_json, task_from_json, to_json
+from distens.storage.encoding import failure_from_json, report_from_json, to_json
 from distens.storage.journal import Journal
 from distens.storage.store import Store
 
@@ -59,7 +60,7 @@ class Ledger:
         """Journal tasks that are about to be dispatched, and return them with their attempt numbers."""
         asked = [self._next_attempt(task) for task in tasks]
         if asked:
-            self._journal.append(*({"task": to_json(task)} for task in asked))
+            self._journal.append(*({"task": task_to_json(task)} for task in asked))
         for task in asked:
             self._asked(task)
         return asked

@@ -28,8 +28,9 @@ from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import Update, Watch
 from distens.lifecycle.results import Outcome, Result
+from distens.lifecycle.work.evaluate import Evaluate, Evaluated
 from distens.packing import Planner
-from distens.records import Failure, Finished, Pack, Report, Resources, Task
+from distens.records import Failure, Finished, Floats, Pack, Report, Resources, Task, Teacher
 from distens.runtime.protocol import Runner, Shared
 from distens.storage.store import Store
 from distens.tracking.protocol import Final, RunInfo, Tracker
@@ -183,6 +184,30 @@ class Session:
                 self.tracker.member(task, told)
                 yield task, told
 
+    def evaluate(self, candidates: Mapping[str, Sequence[Teacher]]) -> dict[str, Mapping[str, Floats]]:
+        """Return name -> measure -> one loss for each row of the *search* split, of weighted means of members that must
+        be tried to be judged. Nothing of it is journalled: asked again, it is measured again.
+
+        Args:
+            candidates: name -> members by address, with weights that sum to one.
+
+        Raises:
+            RunError: one could not be measured.
+        """
+        usual = self.runner.usual
+        tasks = {
+            f"evaluate-{name}": Task(f"evaluate-{name}", "evaluate", {}, 0, usual, Evaluate(tuple(members)))
+            for name, members in candidates.items()
+        }
+        found: dict[str, Mapping[str, Floats]] = {}
+        for answers in self.runner.run(iter([[task] for task in tasks.values()])):
+            for answer in answers:
+                if isinstance(answer, Evaluated):
+                    found[answer.task_id] = answer.losses
+                elif isinstance(answer, Failure) and answer.final:
+                    raise RunError(f"{answer.task_id}: {answer.reason}: {answer.message}")
+        return {name: found[f"evaluate-{name}"] for name in candidates}
+
     def _begin(self, data: Data) -> None:
         fingerprint = data.fingerprint
         if self.resumed:
@@ -211,9 +236,7 @@ class Session:
     def _refuse_imports(self) -> None:
         """What the config names is imported by now; a module that the journal alone names, nobody has asked for."""
         for task in self.ledger.usable():
-            specs = [("members", task.settings), *(("members", teacher.settings) for teacher in task.teachers)]
-            specs += [("distill", task.distill)] if task.distill is not None else []
-            for family, spec in specs:
+            for family, spec in [("members", task.settings), *task.work.plugins()]:
                 for place, module in registry.unimported(family, spec, task.id):
                     raise RunError(
                         f"{self.store.url}: refused: {place} in the journal is of a class in the module {module!r}, "

@@ -17,8 +17,8 @@ from distens.objectives.protocol import SmoothsLabels
 from distens.records import Floats, State
 from distens.registry import Plugin, able
 from distens.training import loop, network
+from distens.training.context import Context
 from distens.training.loop import OptimizerName, Schedule
-from distens.training.work import Work
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,21 +75,21 @@ class Classifier:
         self._input_shape: tuple[int, ...] = ()
         self._classes = 0
 
-    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
+    def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
         """Train; see `distens.training.loop.fit` for metrics and errors."""
         import torch
 
         from distens.training import packed
 
-        learner = self._learner(examples, work)
+        learner = self._learner(examples, context)
         example = torch.zeros((2, *examples.inputs.shape[1:]))
         if self._written_out() and packed.gains_alone(learner.network, example, self.batch_size):
             ((_, found),) = packed.fit([learner], examples)
             if isinstance(found, Diverged):
                 raise found
             return found
-        learned = chosen(examples, self.rows, work.seed)
-        return loop.fit(learner.network, learned, work, learner.recipe, self.objective.loss)
+        learned = chosen(examples, self.rows, context.seed)
+        return loop.fit(learner.network, learned, context, learner.recipe, self.objective.loss)
 
     def last_epoch(self) -> int | None:
         """Return the epoch at which the rate ends; None: training can go on for ever (see `Schedule`)."""
@@ -108,19 +108,19 @@ class Classifier:
 
     @classmethod
     def fit_pack(
-        cls, members: Sequence[Classifier], examples: Examples, works: Sequence[Work]
+        cls, members: Sequence[Classifier], examples: Examples, contexts: Sequence[Context]
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
         """Train members together (see `Packable`); one after the other where packs gain nothing."""
         from distens.training import packed
 
-        shape, gpu = examples.inputs.shape[1:], works[0].device.startswith("cuda")
+        shape, gpu = examples.inputs.shape[1:], contexts[0].device.startswith("cuda")
         if members[0].pack_advice(shape, examples.classes, gpu)[0] > 1:
-            learners = [member._learner(examples, work) for member, work in zip(members, works, strict=True)]
+            learners = [member._learner(examples, context) for member, context in zip(members, contexts, strict=True)]
             yield from packed.fit(learners, examples)
             return
-        for place, (member, work) in enumerate(zip(members, works, strict=True)):
+        for place, (member, context) in enumerate(zip(members, contexts, strict=True)):
             try:
-                yield place, member.fit(examples, work)
+                yield place, member.fit(examples, context)
             except Diverged as error:
                 yield place, error
 
@@ -138,14 +138,14 @@ class Classifier:
     def _written_out(self) -> bool:
         return type(self.objective) is CrossEntropy  # a subclass may minimise anything
 
-    def _learner(self, examples: Examples, work: Work) -> Learner:
+    def _learner(self, examples: Examples, context: Context) -> Learner:
         from distens.training.packed import Learner
 
-        self._make(examples.inputs.shape[1:], examples.classes, work.seed)
+        self._make(examples.inputs.shape[1:], examples.classes, context.seed)
         assert self._network is not None
-        rows_N = None if self.rows == "all" else choose(self.rows, len(examples.inputs), work.seed)
+        rows_N = None if self.rows == "all" else choose(self.rows, len(examples.inputs), context.seed)
         smoothing = self.objective.label_smoothing if able(self.objective, SmoothsLabels) else 0.0
-        return Learner(self._network, self._recipe(), work, rows_N, smoothing)
+        return Learner(self._network, self._recipe(), context, rows_N, smoothing)
 
     @classmethod
     def stack(cls, members: Sequence[Classifier]) -> Callable[[Floats], Floats]:

@@ -16,8 +16,8 @@ from distens.records import Floats, State
 from distens.registry import Plugin
 from distens.seeding import derive
 from distens.training import network
+from distens.training.context import Context
 from distens.training.loop import OptimizerName, Recipe
-from distens.training.work import Work
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +79,7 @@ class Client:
         """Whether a step is the gradient times the learning rate, as some rules assume of their clients."""
         return self.optimizer == "sgd" and not self.momentum and not self.weight_decay
 
-    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
+    def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
         """Train in one shot on the client's own rows; `rows`, and `rows_0`, `rows_1`, … of each class, are among the
         metrics.
 
@@ -87,27 +87,27 @@ class Client:
             Diverged: the loss is not finite.
             Refused: the architecture does not fit, or the client has no rows.
         """
-        ((_, found),) = self.fit_pack([self], examples, [work])
+        ((_, found),) = self.fit_pack([self], examples, [context])
         if isinstance(found, Diverged):
             raise found
         return found
 
     @classmethod
     def fit_pack(
-        cls, members: Sequence[Client], examples: Examples, works: Sequence[Work]
+        cls, members: Sequence[Client], examples: Examples, contexts: Sequence[Context]
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
         """Train clients that begin alike together (see `Packable`)."""
         from distens.training import local
 
         groups: dict[int, list[int]] = {}
-        for place, (member, work) in enumerate(zip(members, works, strict=True)):
-            groups.setdefault(work.seed if member.start is None else member.start, []).append(place)
+        for place, (member, context) in enumerate(zip(members, contexts, strict=True)):
+            groups.setdefault(context.seed if member.start is None else member.start, []).append(place)
         for seed, places in groups.items():
             for place in places:
                 members[place].begin(examples.inputs.shape[1:], examples.classes, seed)
-            shards = [cls._shard(examples, works[place]) for place in places]
+            shards = [cls._shard(examples, contexts[place]) for place in places]
             start_P = local.flat(members[places[0]].torch_module())
-            for i, found in members[places[0]].train(start_P, shards, 0, works[0].device):
+            for i, found in members[places[0]].train(start_P, shards, 0, contexts[0].device):
                 place = places[i]
                 if isinstance(found, Diverged):
                     yield place, found
@@ -116,13 +116,13 @@ class Client:
                 yield place, {**_metrics(found, shards[i].examples), "parameters": len(found.weights_P)}
 
     @staticmethod
-    def _shard(examples: Examples, work: Work) -> Shard:
+    def _shard(examples: Examples, context: Context) -> Shard:
         from distens.training.local import Shard
 
         own = examples
-        if work.rows_N is not None:
-            own = replace(examples, inputs=examples.inputs[work.rows_N], targets=examples.targets[work.rows_N])
-        return Shard("", own, work.seed)
+        if context.rows_N is not None:
+            own = replace(examples, inputs=examples.inputs[context.rows_N], targets=examples.targets[context.rows_N])
+        return Shard("", own, context.seed)
 
     def train(
         self, start_P: Floats, shards: Sequence[Shard], round: int, device: str = "cpu"

@@ -19,7 +19,7 @@ from distens.errors import AMISS, Diverged, Refused, StorageError
 from distens.members import _families, _stored
 from distens.members._rows import Rows, choose
 from distens.records import Floats, State
-from distens.training.work import Work
+from distens.training.context import Context
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Estimator:
             return dict(template)
         return {**template, "options": deepcopy(family.ranges)}
 
-    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
+    def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
         """Train, and return `parameters` (see `_families.count`) and `seconds`.
 
         Raises:
@@ -61,15 +61,15 @@ class Estimator:
         """
         if examples.targets.ndim == 2:
             raise Refused(f"estimator {self.estimator}: learns labels, not probabilities; a student must be a network")
-        picked_N = choose(self.rows, len(examples.inputs), work.seed)
+        picked_N = choose(self.rows, len(examples.inputs), context.seed)
         inputs = _flat(examples.inputs)[picked_N]
         labels_N = np.asarray(examples.targets, dtype=np.int64)[picked_N]
         family = _families.FAMILIES[self.estimator]
         started = time.perf_counter()
         with self._refusing(f"on {inputs.shape[0]} rows of {inputs.shape[1]} numbers"):
-            fitted = _families.make(self.estimator, self.options, work.seed, work.threads)
+            fitted = _families.make(self.estimator, self.options, context.seed, context.threads)
             if family.calibrated:
-                fitted = _families.calibrated(fitted, inputs, labels_N, picked_N, work.seed)
+                fitted = _families.calibrated(fitted, inputs, labels_N, picked_N, context.seed)
             else:
                 fitted.fit(inputs, labels_N)
             if family.threaded:  # several threads would add up a forest's trees in any order

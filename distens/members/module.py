@@ -18,7 +18,7 @@ from distens.objectives.cross_entropy import CrossEntropy
 from distens.records import Floats, State
 from distens.registry import Imported
 from distens.training import network
-from distens.training.work import Work
+from distens.training.context import Context
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,24 +78,30 @@ class Module:
         None: there is none."""
         return self.epochs if _is_lightning(_find(self.path)) else None
 
-    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
+    def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
         """Train; see `distens.training.lightning.fit` for metrics and errors."""
         self._input_shape, self._classes = tuple(examples.inputs.shape[1:]), examples.classes
-        learned = chosen(examples, self.rows, work.seed)
+        learned = chosen(examples, self.rows, context.seed)
         course = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
         if self.processes > 1:
             from distens.training import group
 
             metrics, arrays = group.fit(
-                self._build(), learned, work, self.processes, bool(self.gpus_per_process), course, CrossEntropy().loss
+                self._build(),
+                learned,
+                context,
+                self.processes,
+                bool(self.gpus_per_process),
+                course,
+                CrossEntropy().loss,
             )
-            self._network = network.initialise(self._build(), work.seed)
+            self._network = network.initialise(self._build(), context.seed)
             network.load_arrays(self._network, arrays)
         else:
             from distens.training import lightning
 
-            self._network = network.initialise(self._build(), work.seed)
-            metrics = lightning.fit(self._network, learned, work, lightning.Course(**course), CrossEntropy().loss)
+            self._network = network.initialise(self._build(), context.seed)
+            metrics = lightning.fit(self._network, learned, context, lightning.Course(**course), CrossEntropy().loss)
         self.predict(examples.inputs[:1])  # refuses outputs that are no logits, and weights that are not finite
         return metrics
 

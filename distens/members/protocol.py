@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from distens.data.dataset import Examples
 from distens.errors import Diverged
 from distens.records import Floats, State
-from distens.training.work import Work
+from distens.training.context import Context
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,19 +29,19 @@ class Member(Protocol):
         >>> import numpy as np
         >>> from distens import registry
         >>> from distens.data.dataset import Examples
-        >>> from distens.training.work import Work
+        >>> from distens.training.context import Context
         >>> settings = {"kind": "estimator", "estimator": "extra_trees", "options": {"n_estimators": 2}}
         >>> examples = Examples(np.array([[0.0], [1.0]], dtype=np.float32), np.array([0, 1]), classes=2)
         >>> member = registry.build_member(settings)
-        >>> metrics = member.fit(examples, Work(seed=1))
+        >>> metrics = member.fit(examples, Context(seed=1))
         >>> restored = registry.build_member(settings)
         >>> restored.load(member.state())
         >>> restored.predict(examples.inputs).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
 
-    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
-        """Train from scratch, or from `work.checkpoint`, and return metrics; `parameters` must be among them.
+    def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
+        """Train from scratch, or from `context.checkpoint`, and return metrics; `parameters` must be among them.
 
         The same examples, seed and threads give the same member, bit for bit, on one machine, also when training
         was interrupted and went on from a checkpoint.
@@ -76,7 +76,7 @@ class Packable(Member, Protocol):
     advises, and the actor trains them together:
 
         size, reason = members[0].pack_advice(input_shape, classes, gpu)
-        for place, found in type(members[0]).fit_pack(members, examples, works):
+        for place, found in type(members[0]).fit_pack(members, examples, contexts):
             ...
 
     Attributes:
@@ -88,12 +88,12 @@ class Packable(Member, Protocol):
 
     @classmethod
     def fit_pack(
-        cls, members: Sequence[Self], examples: Examples, works: Sequence[Work]
+        cls, members: Sequence[Self], examples: Examples, contexts: Sequence[Context]
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
         """Train members together; yield each one's place and metrics (or why it stopped) as it finishes.
 
         A yielded member is ready for `predict` and `state`, and equals the same member trained alone to float
-        tolerance. `seconds` among its metrics is its share of the pack's time. All `works` have one device.
+        tolerance. `seconds` among its metrics is its share of the pack's time. All `contexts` have one device.
 
         Raises:
             Refused: these settings cannot work on these examples.
@@ -135,7 +135,7 @@ class TrainsInRungs(Member, Protocol):
     when the plan is made; members of other kinds are trained in one go:
 
         lengths[family] = Length(epochs=(member.epochs,), last=member.last_epoch())
-        member.fit(examples, Work(seed, checkpoint, budget=3))
+        member.fit(examples, Context(seed, checkpoint, budget=3))
     """
 
     @property

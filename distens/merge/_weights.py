@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from distens.merge.protocol import Memory, Round
-from distens.records import Floats, Update
+from distens.merge.protocol import Memory, Round, Update
+from distens.records import Floats
 
 _NUMBERS = 163_840
 """How many float64 a block takes up, of all updates together."""

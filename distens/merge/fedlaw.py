@@ -12,8 +12,8 @@ import numpy as np
 from annotated_types import Ge, Gt
 
 from distens.merge._weights import blocks, by_rows, total
-from distens.merge.protocol import Merged, Round
-from distens.records import Floats, Update
+from distens.merge.protocol import Merged, Round, Update
+from distens.records import Floats
 
 _BETAS = (0.5, 0.999)
 

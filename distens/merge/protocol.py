@@ -6,7 +6,45 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
-from distens.records import Correction, Floats, Update
+from distens.records import Floats, Record
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a client adds to each of its gradients: pull * (weights - start) + shift."""
+
+    pull: float = 0.0
+    shift_P: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update(Record):
+    """What one client sends back in a round: its weights after local training, counts, and no row of its data.
+
+    Attributes:
+        client: its name.
+        weights_P: float32, all numbers of its network one after the other; read-only.
+        rows: how many it has.
+        steps: of the optimizer that it made.
+        rate_sum: the sum of their learning rates.
+        histogram_C: its rows of each class.
+        loss: the mean of its last local epoch.
+        seconds: of local training.
+        node: the host that trained it.
+    """
+
+    task_id: str
+    attempt: int
+    client: str
+    weights_P: Floats
+    rows: int
+    steps: int
+    rate_sum: float
+    histogram_C: tuple[int, ...]
+    loss: float
+    seconds: float = 0.0
+    node: str = ""
+
 
 Memory = Mapping[str, Floats]
 """What a rule keeps from round to round: name -> numbers; what it keeps of one client is called `client/<name>`."""
@@ -60,7 +98,7 @@ class Merger(Protocol):
 
         >>> import numpy as np
         >>> from distens import registry
-        >>> from distens.records import Update
+        >>> from distens.merge.protocol import Update
         >>> def update(client, weight, rows):
         ...     weights_P = np.array([weight], dtype=np.float32)
         ...     return Update("r0000-" + client, 1, client, weights_P, rows, 1, 0.1, (rows,), 0.5)

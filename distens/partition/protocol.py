@@ -1,14 +1,20 @@
-"""Whose rows are whose."""
+"""Whose rows are whose: who says so, and what a run keeps of it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distens.records import Integers
+from distens.errors import DataError, StorageError, damage
+from distens.records import Address, Integers, State
+from distens.storage.store import Store
 
 Column = Callable[[str], NDArray[Any]]
 """A column's name -> its values of the rows that are divided (a table's only).
@@ -50,3 +56,110 @@ class Partitioner(Protocol):
 
 PLUGINS = (Partitioner,)
 """What a user's own plug-in of this family must be: one of these."""
+
+
+FILE = "partition.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """The *train* split, divided among clients. Two are equal if their `hash` is.
+
+    Attributes:
+        rows: client's name -> places of its rows in the *train* split, int64, ascending; the order of clients is kept.
+        rule: kind and options of what divided it, every default filled in.
+        seed: of the generator that the rule drew from.
+        fingerprint: of the data.
+        labels_sha256: `digest` of the split's labels: tells the same rows in the same order.
+        total: N, all rows of the split; a rule may leave some to nobody.
+    """
+
+    rows: Mapping[str, Integers]
+    rule: Mapping[str, Any]
+    seed: int
+    fingerprint: str
+    labels_sha256: str
+    total: int
+
+    @classmethod
+    def of(
+        cls, rows: Mapping[str, Integers], labels_N: Integers, rule: Mapping[str, Any], seed: int, fingerprint: str
+    ) -> Partition:
+        """Return what a rule made of the rows with these labels.
+
+        Raises:
+            DataError: a client has no rows, rows out of order or another's, or rows that there are not.
+        """
+        taken_N = np.zeros(len(labels_N), dtype=bool)
+        for name, places in rows.items():
+            where = f"federated.partition: {rule.get('kind')!r} gave client {name!r}"
+            if not len(places):
+                raise DataError(f"{where} no rows; every client needs at least one")
+            if (np.diff(places) <= 0).any() or places[0] < 0 or places[-1] >= len(labels_N):
+                raise DataError(f"{where} rows that are not ascending places from 0 to {len(labels_N) - 1}")
+            if taken_N[places].any():
+                raise DataError(f"{where} {int(taken_N[places].sum())} rows that another client has too")
+            taken_N[places] = True
+        kept = {name: np.ascontiguousarray(places, dtype=np.int64) for name, places in rows.items()}
+        return cls(kept, dict(rule), seed, fingerprint, digest(labels_N), len(labels_N))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of clients, their rows and the data; not of the rule: read back, a partition has another one."""
+        lengths = {name: len(places) for name, places in self.rows.items()}
+        found = hashlib.sha256(json.dumps([self.fingerprint, list(lengths.items())]).encode())
+        for places in self.rows.values():
+            found.update(np.ascontiguousarray(places, dtype="<i8").tobytes())
+        return found.hexdigest()
+
+    def histograms(self, labels_N: Integers, classes: int) -> Integers:
+        """Return counts_KC: how many rows of each class every client has, in the order of `rows`."""
+        return np.array([np.bincount(labels_N[places], minlength=classes) for places in self.rows.values()])
+
+    def to_state(self) -> State:
+        """Return it as arrays and JSON: the clients' rows one after the other, and where each one's begin and end."""
+        ends_K = np.cumsum([len(places) for places in self.rows.values()], dtype=np.int64)
+        arrays = {"rows": np.concatenate(list(self.rows.values())), "offsets": np.concatenate([[0], ends_K])}
+        values = ("rule", "seed", "fingerprint", "labels_sha256", "total", "hash")
+        return State(arrays, {"names": list(self.rows), **{name: getattr(self, name) for name in values}})
+
+    @classmethod
+    def from_state(cls, state: State) -> Partition:
+        """Return what `to_state` described.
+
+        Raises:
+            StorageError: something is missing in it, or its hash is not the recorded one.
+        """
+        with damage("a partition"):
+            values = dict(state.meta)
+            names, recorded = values.pop("names"), values.pop("hash")
+            rows, offsets = state.arrays["rows"], state.arrays["offsets"]
+            pieces = [rows[start:end] for start, end in pairwise(offsets.tolist())]
+            found = cls(dict(zip(names, pieces, strict=True)), **values)
+            if rows.dtype.kind not in "iu" or (rows < 0).any() or (rows >= found.total).any():
+                raise ValueError(f"its rows are not places from 0 to {found.total - 1}")
+            if found.hash != recorded:
+                raise ValueError(f"the clients' rows hash to {found.hash[:12]}…, recorded is {str(recorded)[:12]}…")
+        return found
+
+    def save(self, store: Store, name: str = FILE) -> Address:
+        """Write it into a run's folder."""
+        return store.write_state(name, self.to_state())
+
+    @classmethod
+    def read(cls, store: Store, name: str = FILE) -> Partition:
+        """Return what `save` wrote.
+
+        Raises:
+            StorageError: there is none, or it is damaged.
+        """
+        state = store.read_state(name)
+        try:
+            return cls.from_state(state)
+        except StorageError as error:
+            raise StorageError(f"{store.url}, {name}: {error}") from error
+
+
+def digest(labels_N: Integers) -> str:
+    """Return a SHA-256 of labels: equal only for the same ones in the same order."""
+    return hashlib.sha256(np.ascontiguousarray(labels_N, dtype="<i8").tobytes()).hexdigest()

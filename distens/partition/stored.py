@@ -8,10 +8,9 @@ from typing import Annotated
 import numpy as np
 from annotated_types import MinLen
 
-from distens.data.clients import Partition, digest
 from distens.errors import DataError, StorageError
 from distens.partition._rows import WHERE, uncounted
-from distens.partition.protocol import Column
+from distens.partition.protocol import Column, Partition, digest
 from distens.records import Integers
 from distens.storage.store import Store
 

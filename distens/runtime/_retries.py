@@ -3,6 +3,7 @@
 - A member alone that crashed: at once, `retries` times.
 - One that ran out of memory: as often, each time after a longer pause, since what else took it may be over by then.
 - One whose node was lost, which is not its fault: at once, and not counted among its `retries`.
+- A pack that is not divisible (a joint group): as a member alone, all of it together.
 - A pack whose process is gone: what had finished is reported, the rest split in two halves and tried again at once,
   until the bad member is alone.
 """
@@ -81,13 +82,16 @@ class Retries:
         if outcome.reason == "out_of_memory" and not node_lost:
             self._short[outcome.task_id] += 1
             pause = PAUSE_SECONDS * self._short[outcome.task_id]
-        again = _next(next(task for task in pack if task.id == outcome.task_id), seconds + pause)
-        if again.limit_seconds is not None and again.limit_seconds <= 0:
+        together = [task for task in pack if task.id == outcome.task_id or not task.work.divisible]
+        again = [_next(task, seconds + pause) for task in together]
+        if again[0].limit_seconds is not None and again[0].limit_seconds <= 0:
             return outcome
+        if outcome.task_id != again[0].id:  # of a pack that is not divisible: it is tried again with its first
+            return replace(outcome, final=False)
         if pause:
-            self.later([again], time.monotonic() + pause)
+            self.later(again, time.monotonic() + pause)
         else:
-            self.waiting.append([again])
+            self.waiting.append(again)
         return replace(outcome, final=False)
 
 
@@ -98,9 +102,10 @@ def _next(task: Task, seconds: float) -> Task:
 
 
 def lost(pack: Pack, reason: Reason, message: str, seconds: float, store: Store) -> tuple[Sequence[Answer], list[Task]]:
-    """Return what came of a pack whose actor is gone, and what is left; a member alone counts as it is."""
-    if len(pack) == 1:
-        return [Failure(pack[0].id, pack[0].attempt, reason, message, seconds, "")], []
+    """Return what came of a pack whose actor is gone, and what is left; a member alone counts as it is, and so do those
+    of a pack that is not divisible."""
+    if len(pack) == 1 or not pack[0].work.divisible:
+        return [Failure(task.id, task.attempt, reason, message, seconds, "") for task in pack], []
     finished = list(finished_before(pack, store))
     done = {report.task_id for report in finished}
     left = [task for task in pack if task.id not in done]

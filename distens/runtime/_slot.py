@@ -79,10 +79,10 @@ def ended(slot: Slot, seconds: float, limit: float, lives: Callable[[str], bool]
     try:
         outcomes: list[Answer] = ray.get(slot.ref, timeout=0)
     except GetTimeoutError:
-        round_over = _round_over(slot.pack, seconds)
-        option = "federated.deadline_seconds" if round_over else "runtime.timeout_seconds"
+        own_time_over = _own_time_over(slot.pack, seconds)
+        option = slot.pack[0].work.limit_option if own_time_over else "runtime.timeout_seconds"
         reason, message = "timed_out", f"still training after {limit:g} s ({option})"
-        if round_over:
+        if own_time_over:
             slot.actor.end()
             return Ended([Failure(task.id, task.attempt, reason, message, seconds, "") for task in slot.pack])
     except StorageFailed as error:  # Ray's own error and the actor's in one
@@ -109,7 +109,7 @@ def reason_of(error: RayError) -> Reason:
     return "out_of_memory" if oom else "crashed"
 
 
-def _round_over(pack: Pack, seconds: float) -> bool:
+def _own_time_over(pack: Pack, seconds: float) -> bool:
     """Return whether the round that these tasks belong to has no more time, so that it makes no sense to try again."""
     return any(task.limit_seconds is not None and seconds >= task.limit_seconds for task in pack)
 

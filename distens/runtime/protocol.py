@@ -1,26 +1,102 @@
-"""Where tasks are carried out."""
+"""Where tasks are carried out, and what their work is given there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from distens.data.dataset import Dataset
-from distens.data.federation import Clients
 from distens.packing import PackSize
-from distens.records import Answer, Held, Pack, Resources
+from distens.records import Answer, Failure, Held, Outcome, Pack, Report, Resources, Task
 from distens.storage.store import Store
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What every task of a run needs, sent once per node: where to write, the data without the withheld labels, and
-    which of a federation's clients has which rows, or where."""
+    """What every task of a run needs, sent once per node.
+
+    Attributes:
+        store: where to write.
+        dataset: the data without the withheld labels.
+        role_data: what the role's own work needs besides, as the role knows it.
+    """
 
     store: Store
     dataset: Dataset
-    clients: Clients | None = None
+    role_data: Any = None
+
+
+class WorkContext(Protocol):
+    """What work is given where it is carried out: the run's shared values, its part of the machine, and a guard."""
+
+    @property
+    def shared(self) -> Shared:
+        """Return what every task of the run needs."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Return how many CPU threads the pack may use."""
+        ...
+
+    def given(self, task: Task, name: str) -> Any:
+        """Return what a task was given in memory under a name."""
+        ...
+
+    def device(self, task: Task) -> str:
+        """Return `cpu` or `cuda`, where a task's numbers are to lie.
+
+        Raises:
+            Refused: it occupies GPUs, and torch sees none.
+        """
+        ...
+
+    def guarded(self, task: Task, carry_out: Callable[[], Report]) -> Outcome:
+        """Return the report that a call makes, or why there is none: whatever one task does, the run goes on."""
+        ...
+
+    def failure(self, task: Task, error: Exception, seconds: float) -> Failure:
+        """Return what a task raised after so many seconds, as a failure.
+
+        Raises:
+            StorageFailed: that is no task's fault, and the next would fare no better.
+        """
+        ...
+
+
+class Work(Protocol):
+    """What a task does: a frozen dataclass of JSON values, in a folder `work` (of `lifecycle`, or of a role).
+
+    A runner's process carries out the tasks of a pack that are of one group together::
+
+        for answer in tasks[0].work.carry_out(tasks, context):    # tasks[0].work.group(task, context) is that of all
+            ...
+
+    What one raises is tried again by the halves or singly, if the work is divisible.
+
+    Attributes:
+        packable: whether tasks whose members can be trained as one program go to an actor together.
+        divisible: whether a pack that is lost or fails is divided, until the bad task is alone; else it is tried again,
+            and fails, as a whole.
+        limit_option: the key of the config that sets `Task.limit_seconds`, for messages; empty if nothing does.
+    """
+
+    packable: ClassVar[bool]
+    divisible: ClassVar[bool]
+    limit_option: ClassVar[str]
+
+    def group(self, task: Task, context: WorkContext) -> Hashable:
+        """Return what tasks have in common that are carried out together; the task's own id for one that goes alone."""
+        ...
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names, besides the task's settings."""
+        ...
+
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
+        """Yield an answer for each task of a group, as it is ready."""
+        ...
 
 
 class Runner(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 
 from distens.errors import Refused
 from distens.records import State
-from distens.storage.store import Checkpoint
+from distens.storage.checkpoint import Checkpoint
 
 COST = 20
 """Training lasts at least this many times as long as saving it did."""

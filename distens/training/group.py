@@ -23,8 +23,8 @@ from torch import nn
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
+from distens.training.context import Context
 from distens.training.network import initialise, to_arrays
-from distens.training.work import Work
 
 WAIT_SECONDS = 600.0
 
@@ -32,7 +32,7 @@ WAIT_SECONDS = 600.0
 def fit(
     build: Callable[[], nn.Module],
     examples: Examples,
-    work: Work,
+    context: Context,
     processes: int,
     gpus: bool,
     course: Mapping[str, Any],
@@ -55,12 +55,12 @@ def fit(
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
 
-    each = {"CPU": float(work.threads), **({"GPU": 1.0} if gpus else {})}
+    each = {"CPU": float(context.threads), **({"GPU": 1.0} if gpus else {})}
     _check_room({name: amount * processes for name, amount in each.items()})
     told = {
         "build": build,
         "examples": ray.put(examples),
-        "work": replace(work, device="cuda" if gpus else "cpu", gpus=float(gpus)),
+        "context": replace(context, device="cuda" if gpus else "cpu", gpus=float(gpus)),
         "course": dict(course),
         "loss": loss,
         "search_path": list(sys.path),
@@ -118,13 +118,13 @@ def _process(told: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]] | 
 
     from distens.training import lightning
 
-    work: Work = told["work"]
-    torch.set_num_threads(work.threads)
+    context: Context = told["context"]
+    torch.set_num_threads(context.threads)
     rank = get_context().get_world_rank()
-    network = initialise(told["build"], work.seed)
+    network = initialise(told["build"], context.seed)
     group = lightning.Group(
         rank, get_context().get_world_size(), RayDDPStrategy(), RayLightningEnvironment(), prepare_trainer
     )
     examples: Any = ray.get(told["examples"])
-    metrics = lightning.fit(network, examples, work, lightning.Course(**told["course"]), told["loss"], group)
+    metrics = lightning.fit(network, examples, context, lightning.Course(**told["course"]), told["loss"], group)
     return (metrics, to_arrays(network)) if rank == 0 else None

@@ -28,9 +28,9 @@ from distens.errors import Diverged, Refused
 from distens.records import State
 from distens.seeding import derive
 from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.context import Context
 from distens.training.loop import began_at, order, to_tensors
 from distens.training.network import local_chance, parameters
-from distens.training.work import Work
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -63,7 +63,7 @@ class Group:
 
 
 def fit(
-    network: nn.Module, examples: Examples, work: Work, course: Course, loss: Loss, group: Group | None = None
+    network: nn.Module, examples: Examples, context: Context, course: Course, loss: Loss, group: Group | None = None
 ) -> dict[str, float]:
     """Train a network in place, from its last checkpoint if there is one.
 
@@ -79,19 +79,19 @@ def fit(
         Refused: fewer rows than a step needs, or a checkpoint that is no plain data.
     """
     rank, processes = (group.rank, group.processes) if group else (0, 1)
-    order = _Order(len(examples.inputs), course.batch_size, work.seed, rank, processes)
+    order = _Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
     if not len(order):
         raise Refused(f"{len(examples.inputs)} rows are too few for {processes} processes")
     module = network if isinstance(network, LightningModule) else _Plain(network, loss, course.learning_rate or 1e-3)
-    identity = {**asdict(course), "seed": work.seed, "processes": processes}
-    until, state = work.until(course.epochs), work.checkpoint.load()
+    identity = {**asdict(course), "seed": context.seed, "processes": processes}
+    until, state = context.until(course.epochs), context.checkpoint.load()
     if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
         state = None
-    pace = Pace(work.checkpoint, state.meta["seconds"] if state else 0.0)
-    watch = _Watch(pace, work, rank, until, state)
-    cuda = work.device.startswith("cuda")
-    with _quiet(), local_chance(work.device), _repeatable(cuda):
-        torch.manual_seed(derive(work.seed, "train"))
+    pace = Pace(context.checkpoint, state.meta["seconds"] if state else 0.0)
+    watch = _Watch(pace, context, rank, until, state)
+    cuda = context.device.startswith("cuda")
+    with _quiet(), local_chance(context.device), _repeatable(cuda):
+        torch.manual_seed(derive(context.seed, "train"))
         trainer = Trainer(
             max_epochs=max(course.epochs, until),
             accelerator="gpu" if cuda else "cpu",
@@ -115,14 +115,14 @@ def fit(
         else:
             with _interruptible():
                 trainer.fit(module, loader, ckpt_path="checkpoint" if state else None)
-    network.to(work.device)
+    network.to(context.device)
     return {
         "epochs": until,
         "steps": until * len(order),
         "train_loss": watch.mean,
         "parameters": parameters(network),
         "seconds": pace.seconds(),
-        **({} if work.budget is None else {"new_epochs": until - watch.began}),
+        **({} if context.budget is None else {"new_epochs": until - watch.began}),
     }
 
 
@@ -168,14 +168,14 @@ class _Order(Sampler[Tensor]):
 class _Watch(Callback):
     """Seeds each epoch, sums its loss, saves between epochs when it is time, and stops where the budget ends."""
 
-    def __init__(self, pace: Pace, work: Work, rank: int, until: int, state: State | None) -> None:
-        self.pace, self._work, self._rank, self._until, self.budget = pace, work, rank, until, work.budget
+    def __init__(self, pace: Pace, context: Context, rank: int, until: int, state: State | None) -> None:
+        self.pace, self._context, self._rank, self._until, self.budget = pace, context, rank, until, context.budget
         self._first: int | None = None
         self._total = torch.zeros(())
         self._steps = 0
         self.epoch = 0  # how many were trained
         self.mean = state.meta["loss"] if state else math.nan
-        self.began = began_at(state.meta, work) if state else 0
+        self.began = began_at(state.meta, context) if state else 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the end of the epoch before: Lightning steps epoch-wise schedulers only after its hooks for that.
@@ -184,7 +184,7 @@ class _Watch(Callback):
         self.epoch = epoch
         if epoch > self._first and trainer.strategy.broadcast(self.pace.due()):
             self._save(trainer)
-        torch.manual_seed(derive(self._work.seed, "epoch", epoch, self._rank))
+        torch.manual_seed(derive(self._context.seed, "epoch", epoch, self._rank))
         self._total = torch.zeros((), device=pl_module.device)
         self._steps = 0
 

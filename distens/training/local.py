@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
-from distens.records import Correction, Floats
+from distens.merge.protocol import Correction
+from distens.records import Floats
 from distens.training import loop, packed
 from distens.training.dropout import Masks, rates
 from distens.training.loop import Recipe

@@ -18,8 +18,8 @@ from distens.errors import Diverged
 from distens.records import State
 from distens.seeding import derive
 from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.context import Context
 from distens.training.network import local_chance, parameters, seed_global
-from distens.training.work import Work
 
 if TYPE_CHECKING:
     import torch
@@ -56,11 +56,11 @@ class Recipe:
 def fit(
     network: nn.Module,
     examples: Examples,
-    work: Work,
+    context: Context,
     recipe: Recipe,
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, float]:
-    """Train a network in place, on `work.device`, from its last checkpoint if there is one.
+    """Train a network in place, on `context.device`, from its last checkpoint if there is one.
 
     Args:
         loss: (logits_NC, targets) -> the mean loss, a scalar.
@@ -74,31 +74,31 @@ def fit(
     """
     from distens.training.dropout import Masks, adopt
 
-    inputs, targets = (tensor.to(work.device) for tensor in to_tensors(examples))
+    inputs, targets = (tensor.to(context.device) for tensor in to_tensors(examples))
     dropouts = adopt(network)
-    network.to(work.device).train()
+    network.to(context.device).train()
     optimizer = make_optimizer(network, recipe)
-    reached = last(recipe, work)
+    reached = last(recipe, context)
     if reached.weights is not None:
         network.load_state_dict(reached.weights)
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": reached.moments, "param_groups": groups})
-    pace = Pace(work.checkpoint, reached.seconds)
-    mean, began, until = reached.loss, reached.began, work.until(recipe.epochs)
-    with local_chance(work.device):
+    pace = Pace(context.checkpoint, reached.seconds)
+    mean, began, until = reached.loss, reached.began, context.until(recipe.epochs)
+    with local_chance(context.device):
         for epoch in range(reached.epoch, until):
-            seed_global(derive(work.seed, "epoch", epoch), work.device)  # for what a network draws beside dropout
-            masks = Masks([work.seed], epoch, work.device)
+            seed_global(derive(context.seed, "epoch", epoch), context.device)  # for what a network draws beside dropout
+            masks = Masks([context.seed], epoch, context.device)
             for dropout in dropouts:
                 dropout.masks = masks
-            mean = _epoch(network, optimizer, loss, inputs, targets, recipe, epoch, work.seed)
+            mean = _epoch(network, optimizer, loss, inputs, targets, recipe, epoch, context.seed)
             if not math.isfinite(mean):
                 raise diverged(recipe, mean, epoch + 1)
-            if pace.due() if epoch + 1 < until else work.budget:
+            if pace.due() if epoch + 1 < until else context.budget:
                 moments = optimizer.state_dict()["state"]
                 reached = Reached(epoch + 1, pace.seconds(), network.state_dict(), moments, mean, began)
-                pace.save(kept(reached, recipe, work))
-    return metrics(network, len(inputs), recipe, work, mean, pace.seconds(), began)
+                pace.save(kept(reached, recipe, context))
+    return metrics(network, len(inputs), recipe, context, mean, pace.seconds(), began)
 
 
 @dataclass(frozen=True)
@@ -114,47 +114,47 @@ class Reached:
     began: int = 0
 
 
-def last(recipe: Recipe, work: Work) -> Reached:
+def last(recipe: Recipe, context: Context) -> Reached:
     """Return what the member's checkpoint holds; the very beginning if there is none of this training, or it went on
     beyond what is wanted."""
-    state = work.checkpoint.load()
-    if state is None or state.meta.get("of") != _identity(recipe, work):
+    state = context.checkpoint.load()
+    if state is None or state.meta.get("of") != _identity(recipe, context):
         return Reached()
     meta, tree = state.meta, unpack(state)
-    if meta["epoch"] > work.until(recipe.epochs):
+    if meta["epoch"] > context.until(recipe.epochs):
         return Reached()
-    began = began_at(meta, work)
+    began = began_at(meta, context)
     return Reached(meta["epoch"], meta["seconds"], tree["network"], tree["optimizer"], meta["loss"], began)
 
 
-def began_at(meta: Mapping[str, Any], work: Work) -> int:
+def began_at(meta: Mapping[str, Any], context: Context) -> int:
     """Return the epoch at which what the budget pays for began, by a checkpoint from which training goes on."""
-    return meta["began"] if meta["budget"] == work.budget else meta["epoch"]
+    return meta["began"] if meta["budget"] == context.budget else meta["epoch"]
 
 
-def kept(reached: Reached, recipe: Recipe, work: Work) -> State:
+def kept(reached: Reached, recipe: Recipe, context: Context) -> State:
     """Return the checkpoint from which `last` gives the same."""
     numbers = {"epoch": reached.epoch, "seconds": reached.seconds, "loss": reached.loss, "began": reached.began}
-    meta = {**numbers, "budget": work.budget, "of": _identity(recipe, work)}
+    meta = {**numbers, "budget": context.budget, "of": _identity(recipe, context)}
     return pack({"network": reached.weights, "optimizer": reached.moments}, meta)
 
 
-def _identity(recipe: Recipe, work: Work) -> dict[str, Any]:
-    return {**asdict(recipe), "seed": work.seed}
+def _identity(recipe: Recipe, context: Context) -> dict[str, Any]:
+    return {**asdict(recipe), "seed": context.seed}
 
 
 def metrics(
-    network: nn.Module, rows: int, recipe: Recipe, work: Work, train_loss: float, seconds: float, began: int
+    network: nn.Module, rows: int, recipe: Recipe, context: Context, train_loss: float, seconds: float, began: int
 ) -> dict[str, float]:
     """Return what `fit` returns."""
-    epochs = work.until(recipe.epochs)
+    epochs = context.until(recipe.epochs)
     return {
         "epochs": epochs,
         "steps": epochs * math.ceil(rows / recipe.batch_size),
         "train_loss": train_loss,
         "parameters": parameters(network),
         "seconds": seconds,
-        **({} if work.budget is None else {"new_epochs": epochs - began}),
+        **({} if context.budget is None else {"new_epochs": epochs - began}),
     }
 
 

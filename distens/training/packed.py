@@ -25,13 +25,13 @@ from distens.errors import Diverged
 from distens.records import Integers
 from distens.training import loop
 from distens.training.checkpoint import Pace
+from distens.training.context import Context
 from distens.training.cost import activations, multiplications
 from distens.training.dropout import Masks
 from distens.training.loop import Reached, Recipe
 from distens.training.network import local_chance, parameters
 from distens.training.optimizers import OPTIMIZERS
 from distens.training.stacked import Stack, Unstackable, kinds
-from distens.training.work import Work
 
 CACHE_BYTES = 14 << 20
 """What a chunk may touch in one step on a CPU. Measured, per member-step of an MLP with 26,000 weights: 16 members
@@ -56,21 +56,21 @@ class Learner:
     Attributes:
         network: freshly initialised; it holds the trained weights once the member has been yielded.
         recipe: may differ from the others' but for `optimizer` and `batch_size`.
-        work: seed and checkpoint; the device is the same for all.
+        context: seed and checkpoint; the device is the same for all.
         rows_N: which examples it learns from, as many for all; None: each once.
         label_smoothing: see `distens.objectives.cross_entropy`.
     """
 
     network: nn.Module
     recipe: Recipe
-    work: Work
+    context: Context
     rows_N: Integers | None = None
     label_smoothing: float = 0.0
 
     @property
     def until(self) -> int:
         """The epoch at which its training ends."""
-        return self.work.until(self.recipe.epochs)
+        return self.context.until(self.recipe.epochs)
 
 
 def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, dict[str, float] | Diverged]]:
@@ -84,16 +84,16 @@ def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, 
     """
     begun: dict[int, list[tuple[int, Reached]]] = {}
     for place, learner in enumerate(learners):
-        start = loop.last(learner.recipe, learner.work)
+        start = loop.last(learner.recipe, learner.context)
         if start.weights is not None and start.epoch == learner.until:  # trained up to its budget, but not reported
             learner.network.load_state_dict(start.weights)
-            learner.network.to(learner.work.device)
+            learner.network.to(learner.context.device)
             rows = len(examples.inputs if learner.rows_N is None else learner.rows_N)
             yield place, _metrics(learner, rows, start.loss, start.seconds, start.began, 1)
         else:
             begun.setdefault(start.epoch, []).append((place, start))
     inputs, targets = loop.to_tensors(examples)
-    device = learners[0].work.device
+    device = learners[0].context.device
     table = _Table(inputs.to(device), targets.to(device))
     for group in begun.values():
         group.sort(key=lambda item: learners[item[0]].until)
@@ -111,10 +111,10 @@ def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, 
 def chunk_size(learner: Learner, example: Tensor) -> int:
     """Return how many such members are best trained at once: by a CPU's cache, or by what a GPU has free, the share of
     it that the member was given, and what one step of two networks was seen to take."""
-    network, batch_size, device = learner.network, learner.recipe.batch_size, learner.work.device
+    network, batch_size, device = learner.network, learner.recipe.batch_size, learner.context.device
     if device.startswith("cuda"):
         free, _ = torch.cuda.mem_get_info()
-        room = GPU_SHARE * min(1.0, learner.work.gpus or 1.0) * free
+        room = GPU_SHARE * min(1.0, learner.context.gpus or 1.0) * free
         return max(1, int(room / _gpu_bytes(network, example, batch_size, device)))
     return _cpu_chunk(network, example, batch_size)
 
@@ -235,7 +235,7 @@ class _Chunk:
             if start.weights is not None:
                 learner.network.load_state_dict(start.weights)
         self._going = [
-            _Going(place, learner, start.seconds, start.began, Pace(learner.work.checkpoint))
+            _Going(place, learner, start.seconds, start.began, Pace(learner.context.checkpoint))
             for place, (learner, start) in enumerate(zip(learners, starts, strict=True))
         ]
         self._table, self._device, self._pack = table, device, len(learners)
@@ -261,7 +261,7 @@ class _Chunk:
                     yield member.place, loop.diverged(member.learner.recipe, mean, self._epoch)
                 elif self._epoch == member.learner.until:
                     self._stack.give(i, member.learner.network.to(self._device))
-                    if member.learner.work.budget is not None:
+                    if member.learner.context.budget is not None:
                         self._save(i, mean)
                     yield member.place, self._metrics(member, mean)
                 else:
@@ -284,7 +284,7 @@ class _Chunk:
     def _train_epoch(self) -> list[float]:
         """Return every member's mean loss."""
         learners = [member.learner for member in self._going]
-        masks = Masks([learner.work.seed for learner in learners], self._epoch, self._device)
+        masks = Masks([learner.context.seed for learner in learners], self._epoch, self._device)
         order_MN = torch.stack([self._order(learner) for learner in learners]).to(self._device)
         smoothing = [learner.label_smoothing for learner in learners]
         smoothing_M = torch.tensor(smoothing, device=self._device) if any(smoothing) else None
@@ -298,7 +298,7 @@ class _Chunk:
         return losses_MN.mean(1).tolist()
 
     def _order(self, learner: Learner) -> Tensor:
-        order_N = loop.order(self._rows, learner.work.seed, self._epoch)
+        order_N = loop.order(self._rows, learner.context.seed, self._epoch)
         return order_N if learner.rows_N is None else torch.from_numpy(learner.rows_N)[order_N]
 
     def _batches(self, order_MN: Tensor, losses_MN: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -315,9 +315,9 @@ class _Chunk:
         member = self._going[place]
         weights, moments = self._stack.named(place, self._stack.weights), self._optimizer.state(place)
         reached = Reached(self._epoch, member.seconds, weights, moments, mean, member.began)
-        member.pace.save(loop.kept(reached, member.learner.recipe, member.learner.work))
+        member.pace.save(loop.kept(reached, member.learner.recipe, member.learner.context))
 
 
 def _metrics(learner: Learner, rows: int, loss: float, seconds: float, began: int, pack: int) -> dict[str, float]:
-    found = loop.metrics(learner.network, rows, learner.recipe, learner.work, loss, seconds, began)
+    found = loop.metrics(learner.network, rows, learner.recipe, learner.context, loss, seconds, began)
     return {**found, "pack": pack}

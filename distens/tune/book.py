@@ -12,8 +12,9 @@ from typing import Any
 
 from distens.errors import StorageError
 from distens.lifecycle.ledger import kind_of
+from distens.lifecycle.tasks import task_from_json, task_to_json
 from distens.records import Failed, Finished, Floats, History, Integers, Outcome, Report, Settings, Task, settings_key
-from distens.storage.encoding import failure_from_json, report_from_json, task_from_json, to_json
+from distens.storage.encoding import failure_from_json, report_from_json, to_json
 from distens.storage.journal import Journal
 from distens.storage.store import Store
 
@@ -46,7 +47,7 @@ class Book:
 
     def ask(self, task: Task) -> None:
         """Note that a trial is about to start."""
-        self._add({"task": to_json(task)})
+        self._add({"task": task_to_json(task)})
 
     def tell(self, outcome: Outcome, place: str = "") -> None:
         """Note what came of a trial, and in which folder its files are. A second outcome of one is left out, but for

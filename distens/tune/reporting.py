@@ -26,14 +26,19 @@ from distens.config.config import Config, load_config, parse
 from distens.data.dataset import Dataset
 from distens.data.load import load
 from distens.errors import ConfigError, RunError
+from distens.lifecycle.tasks import task_to_json
+from distens.lifecycle.work._training import HELD_OUT, deliver
+from distens.lifecycle.work.train import Train
 from distens.members.protocol import Member
 from distens.records import Address, Failure, Files, Floats, Integers, Report, Resources, Settings, Task, settings_key
 from distens.roles.ensemble.plan import Plan, check
-from distens.runtime._execute import HELD_OUT, deliver, execute
+from distens.roles.ensemble.purpose import Purpose
+from distens.runtime._execute import execute
 from distens.runtime.protocol import Shared
 from distens.seeding import derive
+from distens.storage.checkpoint import Checkpoint
 from distens.storage.encoding import to_json
-from distens.storage.store import Checkpoint, Store
+from distens.storage.store import Store
 from distens.tune import domains
 
 FOLDER_KEY = "distens"
@@ -133,7 +138,7 @@ def _write_member(
     seed: int,
 ) -> Report:
     settings = {"family": registry.kind_of(member), **registry.resolved(member)}
-    task = Task(name, "search", settings, seed, _resources(), attempt=_next(store, name))
+    task = Task(name, Purpose.SEARCH, settings, seed, _resources(), Train(), attempt=_next(store, name))
     found = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float | np.number)}
     found.setdefault("seconds", 0.0)
     dataset = Dataset(rows, {"search": labels_N}, (), "")
@@ -152,7 +157,7 @@ def _write_predictions(store: Store, name: str, probs_NC: Floats) -> Report:
 
 def write_task(store: Store, task: Task) -> None:
     """Write what a member is trained from beside where its report will be."""
-    store.write_json(f"members/{task.id}/{task.attempt}/task.json", {"task": to_json(task), "at": time.time()})
+    store.write_json(f"members/{task.id}/{task.attempt}/task.json", {"task": task_to_json(task), "at": time.time()})
 
 
 def _next(store: Store, name: str) -> int:
@@ -240,7 +245,7 @@ def _train(
     key = settings_key({**settings, "seed": config.get("seed")})
     name = f"{settings['family']}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     seed = int(config.get("seed", derive(root, "member", key)))
-    task = Task(name, "search", settings, seed, resources, attempt=_next(shared.store, name))
+    task = Task(name, Purpose.SEARCH, settings, seed, resources, Train(), attempt=_next(shared.store, name))
     write_task(shared.store, task)
     threads = max(1, int(resources.cpus))
     _limit_threads(threads)

@@ -20,10 +20,13 @@ from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import Update, Watch
 from distens.lifecycle.results import Result
 from distens.lifecycle.session import silent
+from distens.lifecycle.tasks import task_from_json
+from distens.lifecycle.work._training import HELD_OUT
+from distens.lifecycle.work.train import Train
 from distens.records import Failure, Files, Reason, Report, Task
 from distens.roles.ensemble.plan import check
-from distens.runtime._execute import HELD_OUT
-from distens.storage.encoding import report_from_json, task_from_json
+from distens.roles.ensemble.purpose import Purpose
+from distens.storage.encoding import report_from_json
 from distens.storage.store import Store
 from distens.tune.reporting import FOLDER_KEY, as_config
 from distens.tune.spaces import KIND
@@ -185,6 +188,6 @@ def _fill(store: Store, trained: Sequence[_Trained], without: Mapping[str, tuple
         settings = (config or {}).get("member")
         if not (isinstance(settings, Mapping) and "family" in settings):
             settings = {"family": KIND, "kind": KIND}
-        ledger.ask([Task(name, "search", settings, 0)])
+        ledger.ask([Task(name, Purpose.SEARCH, settings, 0, work=Train())])
         reason: Reason = next((known for known in get_args(Reason) if f"{known}: " in why), "crashed")
         ledger.tell([Failure(name, 1, reason, why, 0.0, "")])

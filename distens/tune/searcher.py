@@ -28,6 +28,7 @@ from distens.config.config import Config
 from distens.data.load import load
 from distens.errors import ConfigError, RunError, StorageError
 from distens.records import Address, Failure, Floats, History, Integers, Report, Settings, Task
+from distens.roles.ensemble.purpose import Purpose
 from distens.search.protocol import Search
 from distens.seeding import derive, generator
 from distens.storage.encoding import report_from_json
@@ -132,7 +133,7 @@ class DivBOSearch(Searcher):
         self._settle(book)
         if trial_id not in book.pending:
             settings = self._next(space, book)
-            book.ask(Task(trial_id, "search", settings, derive(self._seed, "member", trial_id)))
+            book.ask(Task(trial_id, Purpose.SEARCH, settings, derive(self._seed, "member", trial_id)))
         return space.config(book.pending[trial_id].settings)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -164,7 +165,7 @@ class DivBOSearch(Searcher):
         space, book = self._ready(), self._opened()
         drawn = space.space.draw(generator(self._seed, "given", len(book.entries)))
         name = f"given-{len(book.entries)}"
-        book.ask(Task(name, "search", space.settings(parameters, drawn), 0))
+        book.ask(Task(name, Purpose.SEARCH, space.settings(parameters, drawn), 0))
         self.on_trial_complete(name, {str(self._metric): value}, error)
 
     def save(self, checkpoint_path: str) -> None:

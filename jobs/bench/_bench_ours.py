@@ -14,11 +14,12 @@ from _bench_tasks import Job, Problem
 
 from distens import registry
 from distens.errors import Diverged
+from distens.lifecycle.work.train import Train
 from distens.members.protocol import Packable
 from distens.records import Report, Task
 from distens.runtime.protocol import Shared
 from distens.storage.store import Store
-from distens.training.work import Work
+from distens.training.context import Context
 
 
 def packed(job: Job, clock: Clock) -> list[float]:
@@ -26,8 +27,8 @@ def packed(job: Job, clock: Clock) -> list[float]:
     problem, examples = job.problem, job.problem.examples()
     clock.start()
     members: list[Packable] = [registry.build_member(job.settings(rate)) for rate in job.rates_M]
-    works = [Work(seed, device=job.device) for seed in job.seeds_M]
-    for _, found in type(members[0]).fit_pack(members, examples, works):
+    contexts = [Context(seed, device=job.device) for seed in job.seeds_M]
+    for _, found in type(members[0]).fit_pack(members, examples, contexts):
         if isinstance(found, Diverged):
             raise found
     clock.stop()
@@ -100,7 +101,7 @@ class Pool:
         """Return tasks that no earlier call has done: what lies in the store would not be done again."""
         self._dispatched += 1
         return [
-            Task(f"r{self._dispatched}-m{m}", "search", job.settings(rate), seed, self._runner.usual)
+            Task(f"r{self._dispatched}-m{m}", "search", job.settings(rate), seed, self._runner.usual, work=Train())
             for m, (rate, seed) in enumerate(zip(job.rates_M, job.seeds_M, strict=True))
         ]
 

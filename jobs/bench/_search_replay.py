@@ -21,6 +21,7 @@ from _search_watch import watched
 
 from distens import registry, seeding
 from distens.diversity.pairwise import diversity
+from distens.lifecycle.work.train import Train
 from distens.probabilities import metrics, mix
 from distens.records import Failed, Failure, Files, Finished, Floats, History, Report, Task, settings_key
 from distens.select.greedy import Greedy
@@ -204,7 +205,7 @@ class _Past:
         return _POOL.select(probs, self._table.labels_search_N, self._metric).tolist()
 
     def _task(self, k: int) -> Task:
-        return Task(f"m{k:04d}", "search", self._table.settings[k], k)
+        return Task(f"m{k:04d}", "search", self._table.settings[k], k, work=Train())
 
     def _report(self, k: int) -> Report:
         values = self._table.metrics[k]

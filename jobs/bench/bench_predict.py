@@ -46,7 +46,7 @@ from distens.records import Address, Floats, State
 from distens.seeding import derive, generator
 from distens.serve import bundle, cascade, predictor
 from distens.storage.store import Store
-from distens.training.work import Work
+from distens.training.context import Context
 
 BUDGETS: dict[str, dict[str, float]] = {
     "cascade, tolerance 0.002": {"tolerance": 0.002},
@@ -99,7 +99,7 @@ def _member(place: int, settings: dict[str, Any], loaded: Loaded, store: Store) 
         member.load(store.read_state(name))
     else:
         print(f"training member {place + 1}", flush=True)
-        member.fit(loaded.dataset.examples(), Work(seed=derive(0, "member", str(place))))
+        member.fit(loaded.dataset.examples(), Context(seed=derive(0, "member", str(place))))
     return member, store.write_state(name, member.state())
 
 

@@ -169,7 +169,7 @@ class Bench:
 
     def asked(self, name: str, case: Case, source: Source, run: str) -> dict[str, Any]:
         """Return what Flower is given: the very clients that a run of distens had."""
-        from distens.data.clients import Partition
+        from distens.partition.protocol import Partition
         from distens.storage.store import Store
 
         store = Store(run)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 from small_run import config
 
-from distens.cli import main as cli
+from distens.cli import tables
 from distens.cli.live import Live
 from distens.config.config import to_yaml
 from distens.lifecycle.progress import Update
@@ -116,7 +116,7 @@ def test_no_number_is_cut_on_a_terminal_of_80_characters(monkeypatch, capsys):
     values |= {"parameters": 24_050, "train_seconds": 25.04, "predict_ms_per_1000": 28.51}
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    cli._print_table({"global": values, "average_ensemble": values}, {}, [])
+    tables.print_table({"global": values, "average_ensemble": values}, {}, [])
     lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
     assert max(map(len, lines)) <= 80
     wanted = ["average_ensemble", "0.9123", "0.1234", "0.0123", "0.0234", "0.0345", "24,050", "25.0", "28.5"]

@@ -12,7 +12,7 @@ from distens.distill.protocol import DataFree
 from distens.distill.student import Student
 from distens.errors import ConfigError
 from distens.probabilities import negative_log_likelihood, softmax
-from distens.training.work import Work
+from distens.training.context import Context
 
 
 class Says:
@@ -28,8 +28,8 @@ class Says:
 class Logistic:
     """A student: multinomial logistic regression by full gradient steps; it keeps what it was given."""
 
-    def fit(self, examples: Examples, work: Work) -> Mapping[str, float]:
-        self.seen, self.seed = examples, work.seed
+    def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
+        self.seen, self.seed = examples, context.seed
         x = _with_ones(examples.inputs)
         self.weights = np.zeros((x.shape[1], examples.classes))
         targets: Any = np.asarray(examples.targets)
@@ -78,7 +78,7 @@ def distiller(request):
 @pytest.mark.parametrize("shape", [(3,), (1, 4, 5)])
 def test_student_learns_from_probabilities_in_float32(distiller, shape):
     examples, student = _examples(shape=shape), Logistic()
-    metrics = distiller.distill([_constant(0.8, 0.2)], np.ones(1), student, examples, Work(seed=3))
+    metrics = distiller.distill([_constant(0.8, 0.2)], np.ones(1), student, examples, Context(seed=3))
     assert metrics["parameters"] == 2 * (np.prod(shape) + 1)  # the student's own metrics are passed on
     assert len(student.seen.inputs) == distiller.growth * len(examples.inputs)
     assert student.seen.inputs.dtype == np.float32
@@ -95,7 +95,7 @@ def test_same_seed_same_student(distiller):
     for seed in (5, 5, 6):
         student = Logistic()
         teachers = [Says(lambda x: softmax(x[:, :2]).astype(np.float32)), _constant(0.3, 0.7)]
-        distiller.distill(teachers, np.array([0.5, 0.5]), student, _examples(), Work(seed=seed))
+        distiller.distill(teachers, np.array([0.5, 0.5]), student, _examples(), Context(seed=seed))
         weights.append(student.weights)
     np.testing.assert_array_equal(weights[0], weights[1])
     assert not np.array_equal(weights[0], weights[2])
@@ -105,8 +105,8 @@ def test_order_of_teachers_changes_nothing(distiller):
     teachers = [_constant(0.9, 0.1), _constant(0.6, 0.4), _constant(0.2, 0.8)]
     weights_M = np.array([0.5, 0.3, 0.2])
     one, two = Logistic(), Logistic()
-    distiller.distill(teachers, weights_M, one, _examples(), Work(seed=1))
-    distiller.distill(teachers[::-1], weights_M[::-1], two, _examples(), Work(seed=1))
+    distiller.distill(teachers, weights_M, one, _examples(), Context(seed=1))
+    distiller.distill(teachers[::-1], weights_M[::-1], two, _examples(), Context(seed=1))
     np.testing.assert_allclose(one.weights, two.weights, atol=1e-6)
 
 
@@ -116,7 +116,7 @@ def test_order_of_teachers_changes_nothing(distiller):
 def _targets(distiller: Student, *teachers: Says, weights=(0.75, 0.25)):
     student = Logistic()
     examples = Examples(np.zeros((1, 1), dtype=np.float32), np.array([1]), 2)
-    distiller.distill(teachers, np.array(weights), student, examples, Work(seed=0))
+    distiller.distill(teachers, np.array(weights), student, examples, Context(seed=0))
     return np.asarray(student.seen.targets)
 
 
@@ -140,7 +140,7 @@ def test_made_up_rows_lie_between_two_rows_and_are_labelled_by_the_teacher():
     teacher = Says(lambda x: np.hstack([x, 1 - x]))
     for share in (0.0, 0.5):
         student = Logistic()
-        metrics = Student(copies=3, labels=share).distill([teacher], np.ones(1), student, examples, Work(seed=0))
+        metrics = Student(copies=3, labels=share).distill([teacher], np.ones(1), student, examples, Context(seed=0))
         x = student.seen.inputs
         np.testing.assert_array_equal(x[:40], examples.inputs)
         np.testing.assert_allclose(student.seen.targets, np.hstack([x, 1 - x]), atol=1e-6)
@@ -161,7 +161,7 @@ def test_mixup_near_zero_copies_rows_and_large_mixup_halves_them():
     def between(mixup: float) -> float:
         student = Logistic()
         distiller = Student(copies=1, mixup=mixup)
-        distiller.distill([_constant(0.5, 0.5)], np.ones(1), student, examples, Work(seed=0))
+        distiller.distill([_constant(0.5, 0.5)], np.ones(1), student, examples, Context(seed=0))
         made = student.seen.inputs[100:, 0]
         mixed = made[(made != 0) & (made != 1)]
         return float(np.abs(mixed - 0.5).mean()) if len(mixed) else 0.5
@@ -178,8 +178,8 @@ def test_soft_labels_teach_more_than_a_few_noisy_ones():
     labels_N = (rng.random(512) < true.predict(inputs)[:, 1]).astype(np.int64)
     few = Examples(inputs[:12], labels_N[:12], 2)
     taught, told = Logistic(), Logistic()
-    Student(copies=8).distill([true], np.ones(1), taught, few, Work(seed=0))
-    told.fit(few, Work(seed=0))
+    Student(copies=8).distill([true], np.ones(1), taught, few, Context(seed=0))
+    told.fit(few, Context(seed=0))
     fresh, labels_N = inputs[12:], labels_N[12:]
     loss_taught, loss_told = (negative_log_likelihood(s.predict(fresh), labels_N) for s in (taught, told))
     assert loss_taught < loss_told - 0.1

@@ -30,8 +30,9 @@ from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
 from distens.probabilities import softmax
 from distens.records import State
-from distens.storage.store import Checkpoint, Store
-from distens.training.work import Work
+from distens.storage.checkpoint import Checkpoint
+from distens.storage.store import Store
+from distens.training.context import Context
 
 KINDS = [
     kind for kind in registry.names("distill") if registry.able(registry.find("distill", kind, "distill"), DataFree)
@@ -72,7 +73,7 @@ def teachers(*models, flat: bool = False):
     for classes, model in zip(CLASSES, models, strict=True):
         rows = np.flatnonzero(np.isin(labels_N[:1200], list(classes)))
         member = Classifier(model=model, optimizer="sgd", learning_rate=0.05, weight_decay=0.0, epochs=8, batch_size=32)
-        member.fit(Examples(inputs[rows], labels_N[rows], 10), Work(seed=1))
+        member.fit(Examples(inputs[rows], labels_N[rows], 10), Context(seed=1))
         trained.append(member)
     return trained
 
@@ -116,7 +117,7 @@ def test_a_student_learns_all_classes_from_teachers_that_know_five_each(kind):
     taught, known = student(), teachers(*MLPS)
     before = [member.state().arrays for member in known]
     chance = torch.get_rng_state()
-    done = distiller(kind, ENOUGH).distill(known, UNIFORM, taught, server(), Work(seed=0))
+    done = distiller(kind, ENOUGH).distill(known, UNIFORM, taught, server(), Context(seed=0))
     assert accuracy(taught) > 0.25
     if kind in ("coboost", "fedftg"):
         assert accuracy(taught) > np.mean([accuracy(member) for member in known])
@@ -145,7 +146,7 @@ def test_same_seed_same_bits(kind):
     weights = []
     for seed in (3, 3, 4):
         taught = student(Mlp(hidden=(16,), dropout=0.2))
-        distiller(kind, SHORT).distill(teachers(*MLPS), UNIFORM, taught, server(), Work(seed))
+        distiller(kind, SHORT).distill(teachers(*MLPS), UNIFORM, taught, server(), Context(seed))
         weights.append(np.concatenate([array.ravel() for array in taught.state().arrays.values()]))
     np.testing.assert_array_equal(weights[0], weights[1])
     assert not np.array_equal(weights[0], weights[2])
@@ -169,16 +170,16 @@ def test_a_killed_one_goes_on_and_ends_with_the_same_bits(kind, labelled, tmp_pa
     way = distiller(kind, SHORT)
     if way.needs_proxy and not labelled:
         with pytest.raises(Refused, match="needs rows of the server's own"):
-            way.distill(teachers(*MLPS), UNIFORM, student(), server(labelled=0), Work(0))
+            way.distill(teachers(*MLPS), UNIFORM, student(), server(labelled=0), Context(0))
         return
     known, model = teachers(*MLPS), Mlp(hidden=(16,), dropout=0.2)
     whole, killed, resumed = student(model), student(model), student(model)
     store, asked = Store(str(tmp_path)), server(labelled=labelled)
-    wanted = way.distill(known, UNIFORM, whole, asked, Work(7))
+    wanted = way.distill(known, UNIFORM, whole, asked, Context(7))
     dies = Dies(store, "s", every_seconds=0)
     with pytest.raises(KeyboardInterrupt):
-        way.distill(known, UNIFORM, killed, asked, Work(7, dies))
-    found = way.distill(known, UNIFORM, resumed, asked, Work(7, Checkpoint(store, "s")))
+        way.distill(known, UNIFORM, killed, asked, Context(7, dies))
+    found = way.distill(known, UNIFORM, resumed, asked, Context(7, Checkpoint(store, "s")))
     state = Checkpoint(store, "s").load()
     assert state is not None and state.meta["epoch"] == 2
     for name, array in whole.state().arrays.items():
@@ -194,19 +195,19 @@ def test_a_killed_one_goes_on_and_ends_with_the_same_bits(kind, labelled, tmp_pa
 def test_architectures_may_differ(kind):
     known = teachers(Lenet(width=0.5), Mlp(hidden=(16,)), Lenet(width=0.5, dropout=0.1))
     taught = student(Lenet())
-    done = distiller(kind, SHORT).distill(known, UNIFORM, taught, server(), Work(0))
+    done = distiller(kind, SHORT).distill(known, UNIFORM, taught, server(), Context(0))
     assert np.isfinite(taught.predict(digits()[0][:3])).all()
     assert done.metrics.get("from_mean", 0.0) == 0.0
     if "start" in registry.options(type(distiller(kind, {}))):
         way = distiller(kind, {kind: {**SHORT[kind], "start": "mean"}})
         with pytest.raises(Refused, match="of one architecture"):
-            way.distill(known, UNIFORM, student(Lenet()), server(), Work(0))
+            way.distill(known, UNIFORM, student(Lenet()), server(), Context(0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_may_be_flat(kind):
     known, taught = teachers(*MLPS, flat=True), student(flat=True)
-    done = distiller(kind, SHORT).distill(known, UNIFORM, taught, server(flat=True), Work(0))
+    done = distiller(kind, SHORT).distill(known, UNIFORM, taught, server(flat=True), Context(0))
     assert np.isfinite(taught.predict(digits(flat=True)[0][:3])).all()
     assert done.images is None or done.images.shape[1:] == (64,)
 
@@ -217,7 +218,7 @@ def test_a_teacher_that_says_nothing_finite_is_named_as_divergence(kind):
     with torch.no_grad():
         next(broken.torch_module().parameters()).fill_(float("nan"))
     with pytest.raises(Diverged, match=f"{kind}: .*loss became nan in epoch 1 of 4"):
-        distiller(kind, SHORT).distill([broken] * 3, UNIFORM, student(), server(labelled=20), Work(0))
+        distiller(kind, SHORT).distill([broken] * 3, UNIFORM, student(), server(labelled=20), Context(0))
 
 
 # Teachers asked together.
@@ -524,18 +525,18 @@ def test_fewer_than_fifty_labelled_rows_are_no_judge(labelled, judges):
     """Of 50 rows 25 have the last word. Without, rows made up have it, but for means by class, whose weights stay."""
     given = {**SHORT["coboost"], "epochs": 2}
     way = distiller("coboost", {"coboost": {**given, "average": "logits"}})
-    done = way.distill(teachers(*MLPS), UNIFORM, student(), server(labelled=labelled), Work(0))
+    done = way.distill(teachers(*MLPS), UNIFORM, student(), server(labelled=labelled), Context(0))
     assert done.metrics["judge_labelled"] == judges
     assert done.metrics["judge_rows"] == (25 if judges else 20)
     done = distiller("coboost", {"coboost": given}).distill(
-        teachers(*MLPS), UNIFORM, student(), server(labelled=labelled), Work(0)
+        teachers(*MLPS), UNIFORM, student(), server(labelled=labelled), Context(0)
     )
     assert (done.weights_M is not None) == bool(judges)
 
 
 def test_with_its_parts_switched_off_weights_stay():
     way = distiller("coboost", {"coboost": {**SHORT["coboost"], "weights": "off"}})
-    done = way.distill(teachers(*MLPS), UNIFORM, student(), server(), Work(0))
+    done = way.distill(teachers(*MLPS), UNIFORM, student(), server(), Context(0))
     assert done.weights_M is None
     assert "judge_rows" not in done.metrics
     taught = []
@@ -543,7 +544,7 @@ def test_with_its_parts_switched_off_weights_stay():
         off = {"weights": "off"} if part == "weights" else {part: False, "weights": "unguarded"}
         other = student()
         way = distiller("coboost", {"coboost": {**SHORT["coboost"], **off}})
-        way.distill(teachers(*MLPS), UNIFORM, other, server(), Work(0))
+        way.distill(teachers(*MLPS), UNIFORM, other, server(), Context(0))
         taught.append(other.predict(digits()[0][:20]))
     assert len({probs_NC.tobytes() for probs_NC in taught}) == 3
 
@@ -556,7 +557,7 @@ def test_refining_a_merged_model_undoes_what_averaging_did():
     known, merged = teachers(*(Lenet(),) * 3), student(Lenet())
     begin("mean", merged, known, UNIFORM)
     before = accuracy(merged)
-    told, _ = Fedftg(width=8).refine(merged, known, server(labelled=0), Work(0), 2, {})
+    told, _ = Fedftg(width=8).refine(merged, known, server(labelled=0), Context(0), 2, {})
     assert accuracy(merged) > before + 0.05
     assert np.isfinite(list(told.values())).all()
     probs, memory = [], {}
@@ -564,7 +565,7 @@ def test_refining_a_merged_model_undoes_what_averaging_did():
         again = student(Lenet())
         begin("mean", again, known, UNIFORM)
         way = Fedftg(width=8, iterations=1)
-        _, memory = way.refine(again, known, server(labelled=0), Work(0), round, memory if given else {})
+        _, memory = way.refine(again, known, server(labelled=0), Context(0), round, memory if given else {})
         probs.append(again.predict(digits()[0][:9]))
     np.testing.assert_array_equal(probs[0], probs[1])
     assert not np.array_equal(probs[0], probs[2])
@@ -576,11 +577,11 @@ def test_a_generator_goes_on_where_the_round_before_left_it():
     known, merged = teachers(*MLPS), student()
     way, memory = Fedftg(width=2, iterations=1), {}
     for steps in (3, 6):
-        _, memory = way.refine(merged, known, server(labelled=0), Work(0), 0, memory)
+        _, memory = way.refine(merged, known, server(labelled=0), Context(0), 0, memory)
         assert memory["moments/0/step"] == steps
     same, other = (student(), student())
     for each, given in ((same, {name: array.copy() for name, array in memory.items()}), (other, memory)):
-        way.refine(each, known, server(labelled=0), Work(0), 2, given)
+        way.refine(each, known, server(labelled=0), Context(0), 2, given)
     np.testing.assert_array_equal(same.predict(digits()[0][:9]), other.predict(digits()[0][:9]))
 
 

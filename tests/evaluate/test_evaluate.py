@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from distens.evaluate import figures, metrics, report
-from distens.evaluate._canvas import COLOURS
+from distens.evaluate.canvas import COLOURS
 from distens.probabilities import softmax
 
 # Four rows: confident and right, confident and wrong, and two less confident that are right.
@@ -193,7 +193,8 @@ def test_pictures_of_members(tmp_path, members):
 def test_same_data_same_file_and_no_global_state():
     code = (
         "import pathlib, sys, tempfile\n"
-        "from distens.evaluate import federated_figures, figures, partition_figure\n"
+        "from distens.evaluate import figures\n"
+        "from distens.roles.federated import figures as rounds, partition_figure\n"
         "assert 'matplotlib' not in sys.modules\n"
         "folder = pathlib.Path(tempfile.mkdtemp())\n"
         "for name in ('a.png', 'b.png'): figures.weights({'m1': 0.7, 'm2': 0.3}, folder / name)\n"

@@ -18,8 +18,9 @@ from distens.members.estimator import Estimator
 from distens.probabilities import negative_log_likelihood
 from distens.records import State
 from distens.space.space import Space
-from distens.storage.store import Checkpoint, Store
-from distens.training.work import Work
+from distens.storage.checkpoint import Checkpoint
+from distens.storage.store import Store
+from distens.training.context import Context
 
 SMALL_NETWORK = {"model": {"kind": "mlp", "hidden": [16], "dropout": 0.2}, "epochs": 12, "learning_rate": 0.02}
 FEWER_TREES = {
@@ -69,9 +70,9 @@ def problem(rows: int = 240, seed: int = 1, classes: int = 3) -> Examples:
     return Examples(inputs, labels_N, classes)
 
 
-def trained(settings, data: Examples, work: Work):
+def trained(settings, data: Examples, context: Context):
     member = registry.build_member({"family": "a", **settings})
-    metrics = member.fit(data, work)
+    metrics = member.fit(data, context)
     return member, metrics
 
 
@@ -103,7 +104,7 @@ def test_every_kind_can_be_examined():
 @exam
 def test_learns_predicts_and_comes_back_from_storage(settings, tmp_path):
     data, unseen, store = problem(), problem(rows=100, seed=2), Store(str(tmp_path))
-    member, metrics = trained(settings, data, Work(3))
+    member, metrics = trained(settings, data, Context(3))
     probs_NC = member.predict(unseen.inputs)
     assert probs_NC.dtype == np.float32
     assert probs_NC.shape == (100, 3)
@@ -127,9 +128,9 @@ def test_the_seed_is_the_only_source_of_chance(settings):
     data = problem()
     torch.manual_seed(0)
     np.random.seed(0)
-    first = trained(drawn, data, Work(3))[0].predict(data.inputs)
-    again = trained(drawn, data, Work(3))[0].predict(data.inputs)
-    other = trained(drawn, data, Work(4))[0].predict(data.inputs)
+    first = trained(drawn, data, Context(3))[0].predict(data.inputs)
+    again = trained(drawn, data, Context(3))[0].predict(data.inputs)
+    other = trained(drawn, data, Context(4))[0].predict(data.inputs)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -137,21 +138,21 @@ def test_the_seed_is_the_only_source_of_chance(settings):
 @exam
 def test_an_interrupted_member_goes_on_to_the_same_result(settings, tmp_path):
     data, store = problem(), Store(str(tmp_path))
-    whole, _ = trained(settings, data, Work(3))
+    whole, _ = trained(settings, data, Context(3))
     checkpoint = Killed(store, "m", every_seconds=0)
     try:
-        trained(settings, data, Work(3, checkpoint))
+        trained(settings, data, Context(3, checkpoint))
         assert checkpoint.saves == 0, "fewer than two checkpoints: give the example more epochs"
     except KeyboardInterrupt:
         assert Checkpoint(store, "m").load() is not None
-    resumed, _ = trained(settings, data, Work(3, Checkpoint(store, "m")))
+    resumed, _ = trained(settings, data, Context(3, Checkpoint(store, "m")))
     np.testing.assert_array_equal(resumed.predict(data.inputs), whole.predict(data.inputs))
     assert (checkpoint.saves == 2) == (settings["kind"] in ("classifier", "module")) or settings["kind"] not in EXAMPLES
 
 
 @exam
 def test_a_class_without_rows_keeps_its_column(settings):
-    member, _ = trained(settings, problem(classes=5), Work(3))
+    member, _ = trained(settings, problem(classes=5), Context(3))
     probs_NC = member.predict(problem(rows=20, seed=2).inputs)
     assert probs_NC.shape == (20, 5)
     assert probs_NC[:, :3].sum(axis=1).min() > 0.5
@@ -167,9 +168,9 @@ def test_soft_targets_are_learned_or_refused(settings):
     refused = {"estimator": "a student must be a network", "client": "a client learns the labels of its rows"}
     if settings["kind"] in refused:
         with pytest.raises(Refused, match=refused[settings["kind"]]):
-            trained(settings, soft, Work(3))
+            trained(settings, soft, Context(3))
         return
-    member, _ = trained(settings, soft, Work(3))
+    member, _ = trained(settings, soft, Context(3))
     mean = member.predict(data.inputs).max(axis=1).mean()
     assert 0.45 < mean < 0.9, "the most a target gives is 0.8"
 
@@ -184,7 +185,7 @@ def test_soft_targets_are_learned_or_refused(settings):
 )
 def test_a_diverging_network_is_named(settings):
     with pytest.raises(Diverged, match=r"loss was (nan|inf) in epoch"):
-        trained(settings, problem(), Work(0))
+        trained(settings, problem(), Context(0))
 
 
 @pytest.mark.parametrize(
@@ -230,11 +231,11 @@ def test_bad_settings_are_refused_before_work(settings, words):
 
 def test_outputs_that_are_no_logits_are_refused():
     with pytest.raises(Refused, match=r"Wrong: forward must return logits of shape .* 3 classes\), found \(1, 7\)"):
-        trained({"kind": "module", "path": "user_module:Wrong", "epochs": 1}, problem(), Work(0))
+        trained({"kind": "module", "path": "user_module:Wrong", "epochs": 1}, problem(), Context(0))
 
 
 def test_a_state_of_another_network_is_refused():
-    member, _ = trained({"kind": "classifier", **SMALL_NETWORK}, problem(), Work(0))
+    member, _ = trained({"kind": "classifier", **SMALL_NETWORK}, problem(), Context(0))
     other = registry.build_member({"kind": "classifier", "model": {"kind": "mlp", "hidden": [5]}})
     with pytest.raises(StorageError, match="do not fit the network"):
         other.load(member.state())
@@ -242,7 +243,7 @@ def test_a_state_of_another_network_is_refused():
 
 def test_a_network_of_images_is_refused_on_rows():
     with pytest.raises(Refused, match=r"lenet: needs images .* found inputs of shape \(4,\)"):
-        trained({"kind": "classifier", "model": "lenet"}, problem(), Work(0))
+        trained({"kind": "classifier", "model": "lenet"}, problem(), Context(0))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -253,7 +254,7 @@ def test_default_ranges_hold_only_what_the_estimator_takes(name):
     for settings in space.corners():
         registry.build_member(settings)
     drawn = space.draw(np.random.default_rng(5))
-    member, _ = trained(drawn, problem(rows=120), Work(0))
+    member, _ = trained(drawn, problem(rows=120), Context(0))
     assert np.isfinite(member.predict(problem().inputs)).all()
     assert json.loads(json.dumps(template)) == template
 
@@ -281,7 +282,7 @@ def test_parameters_by_hand():
         "linear_svm": ({}, 21),
     }
     for name, (options, count) in expected.items():
-        _, metrics = trained({"kind": "estimator", "estimator": name, "options": options}, problem(), Work(0))
+        _, metrics = trained({"kind": "estimator", "estimator": name, "options": options}, problem(), Context(0))
         assert metrics["parameters"] == count, name
 
 
@@ -303,14 +304,14 @@ def test_what_the_library_cannot_fit_is_refused_with_its_reason(settings, messag
     with pytest.raises(
         Refused, match=rf"estimator {settings['estimator']} .* on 240 rows of 4 numbers: (?s:.)*{message}"
     ):
-        trained({"kind": "estimator", **settings}, data, Work(0))
+        trained({"kind": "estimator", **settings}, data, Context(0))
 
 
 def test_a_class_too_rare_to_calibrate_is_refused():
     labels_N = np.array([0, 1] * 119 + [2, 2])
     data = dataclasses.replace(problem(), targets=labels_N)
     with pytest.raises(Refused, match=r"needs 3 different rows of each class to calibrate, found 2 of class 2"):
-        trained({"kind": "estimator", "estimator": "svm"}, data, Work(0))
+        trained({"kind": "estimator", "estimator": "svm"}, data, Context(0))
 
 
 class Unlisted:
@@ -327,7 +328,7 @@ class Unlisted:
 
 def test_an_unlisted_type_is_refused_and_not_made():
     member = Estimator("lda")
-    hostile, _ = trained({"kind": "estimator", "estimator": "lda"}, problem(), Work(0))
+    hostile, _ = trained({"kind": "estimator", "estimator": "lda"}, problem(), Context(0))
     hostile._fitted.extra = Unlisted()
     state = hostile.state()
     with pytest.raises(StorageError, match=r"lda: the stored state is not trusted: .*Unlisted"):
@@ -338,7 +339,7 @@ def test_an_unlisted_type_is_refused_and_not_made():
 
 
 def test_a_state_of_another_family_or_a_damaged_one_is_refused():
-    fitted, _ = trained({"kind": "estimator", "estimator": "lda"}, problem(), Work(0))
+    fitted, _ = trained({"kind": "estimator", "estimator": "lda"}, problem(), Context(0))
     with pytest.raises(StorageError, match=r"qda: .* is a LinearDiscriminantAnalysis, not a QuadraticDiscriminant"):
         Estimator("qda").load(fitted.state())
     content = fitted.state().arrays["skops"]
@@ -354,12 +355,12 @@ def test_copies_of_a_row_share_a_fold_when_calibrating():
     data = Examples(rng.normal(size=(200, 4)).astype(np.float32), rng.integers(0, 2, 200), 2)
     unseen, labels_N = rng.normal(size=(500, 4)).astype(np.float32), rng.integers(0, 2, 500)
     settings = {"kind": "estimator", "estimator": "svm", "options": {"gamma": 1.0, "C": 100.0}, "rows": "bootstrap"}
-    member, _ = trained(settings, data, Work(0))
+    member, _ = trained(settings, data, Context(0))
     assert negative_log_likelihood(member.predict(unseen), labels_N) < 0.75
 
 
 def test_networks_move_between_devices():
-    member, _ = trained({"kind": "classifier", **SMALL_NETWORK}, problem(), Work(0))
+    member, _ = trained({"kind": "classifier", **SMALL_NETWORK}, problem(), Context(0))
     before = member.predict(problem().inputs)
     member.to("cpu")
     np.testing.assert_array_equal(member.predict(problem().inputs), before)

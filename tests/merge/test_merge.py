@@ -22,11 +22,11 @@ from distens.merge.fednova import FedNova
 from distens.merge.fedyogi import FedYogi
 from distens.merge.krum import Krum, _squared_distances
 from distens.merge.median import Median
-from distens.merge.protocol import Correction, Corrects, Merged, NeedsProxy, Round
+from distens.merge.protocol import Correction, Corrects, Merged, NeedsProxy, Round, Update
 from distens.merge.scaffold import Scaffold
 from distens.merge.trimmed_mean import TrimmedMean
 from distens.merge.uniform import Uniform
-from distens.records import State, Update
+from distens.records import State
 from distens.storage.store import Store
 
 RULES = registry.names("merge")

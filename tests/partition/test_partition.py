@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from distens import registry
-from distens.data.clients import Partition, digest
 from distens.errors import ConfigError, DataError, StorageError
-from distens.evaluate.partition_figure import draw
 from distens.partition.classes import Classes
 from distens.partition.column import Column
 from distens.partition.dirichlet_classes import DirichletClasses
 from distens.partition.dirichlet_clients import DirichletClients
 from distens.partition.iid import Iid
+from distens.partition.protocol import Partition, digest
 from distens.partition.quantity import Quantity
 from distens.partition.shards import Shards
 from distens.partition.stored import Stored
 from distens.records import State
+from distens.roles.federated.partition_figure import draw
 from distens.storage.store import Store
 
 PARTITIONERS = registry.names("partition")

@@ -14,8 +14,8 @@ from small_federation import CLIENT, WITH_ROWS, config
 import distens
 from distens import coordinator
 from distens.config.config import parse, parse_yaml, to_yaml
-from distens.data.clients import Partition
 from distens.errors import ConfigError, RunError, StorageError
+from distens.partition.protocol import Partition
 from distens.roles.federated.journal import Log, Reached, RoundsJournal
 from distens.roles.federated.plan import check
 from distens.runtime import inline, ray_actors

@@ -12,9 +12,8 @@ from tracked import held, history, run_info, runs_of
 
 import distens
 from distens import registry
-from distens.evaluate import federated_figures as figures
 from distens.lifecycle.ledger import Ledger
-from distens.roles.federated import shown
+from distens.roles.federated import figures, shown
 from distens.roles.federated.journal import Log
 from distens.storage.store import Store
 from distens.tracking.mlflow_runs import MlflowRuns

@@ -13,6 +13,7 @@ from distens.config.config import parse
 from distens.config.sections import DataSection
 from distens.data.load import load
 from distens.errors import ConfigError, RunError
+from distens.lifecycle.work.train import Train
 from distens.packing import Planner
 from distens.records import Report, Resources, Task
 from distens.roles.ensemble.proposals import packs
@@ -69,7 +70,7 @@ def test_a_client_that_has_the_cluster_to_itself_changes_no_weights(rounds, larg
     found = distens.run(config(tmp_path, {large: {"cpus": 1.9}}, rounds=rounds))
     assert learned(found.path) == calm[rounds]
     tasks = [e["task"] for e in Journal(Store(found.path), "journal").entries() if "task" in e]
-    cpus = {task["id"]: task["resources"]["cpus"] for task in tasks if task.get("client")}
+    cpus = {task["id"]: task["resources"]["cpus"] for task in tasks if "client" in task.get("work", {})}
     assert cpus == ({"c0": 1.0, "c1": 1.0, "c2": 1.0, "c3": 1.9} if rounds == 1 else {})
 
 
@@ -84,7 +85,7 @@ def test_a_clients_actor_has_its_resources_and_the_others_have_the_runtimes(tmp_
 
 def test_packs_are_of_clients_that_occupy_the_same():
     sizes = [Resources(2.0 if i in (1, 4) else 1.0) for i in range(5)]
-    tasks = [Task(f"c{i}", "client", {"family": "a", **CLIENT}, i, size) for i, size in enumerate(sizes)]
+    tasks = [Task(f"c{i}", "client", {"family": "a", **CLIENT}, i, size, work=Train()) for i, size in enumerate(sizes)]
     planner = Planner(2, lambda: 1, 0.0, False, (8, 8), 10)
     assert [[task.id for task in pack] for pack in packs(tasks, planner)] == [["c0", "c2"], ["c3"], ["c1", "c4"]]
 
@@ -142,7 +143,7 @@ QUICK = {"family": "a", "kind": "classifier", "model": {"kind": "mlp", "hidden":
 def carried_out(sizes, folder):
     """Return what came of tasks of these sizes, and the sizes of the actors that were left."""
     runner = registry.build("runtime", ALONE, "runtime")
-    tasks = [Task(f"m{i}", "search", QUICK, i, Resources(cpus)) for i, cpus in enumerate(sizes)]
+    tasks = [Task(f"m{i}", "search", QUICK, i, Resources(cpus), work=Train()) for i, cpus in enumerate(sizes)]
     runner.start(Shared(Store(str(folder)), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
     try:
         found = [outcome for outcomes in runner.run(iter([task] for task in tasks)) for outcome in outcomes]
@@ -170,7 +171,7 @@ def test_an_idle_actor_gives_way_where_others_hold_the_rest(tmp_path, neighbour,
 
 
 def alone(*sizes):
-    return [[Task(f"m{i}", "search", {}, i, resources=size)] for i, size in enumerate(sizes)]
+    return [[Task(f"m{i}", "search", {}, i, resources=size, work=Train())] for i, size in enumerate(sizes)]
 
 
 def test_what_does_not_fit_waits_while_others_go_first():

@@ -16,8 +16,8 @@ from distens.config.config import parse
 from distens.config.sections import DataSection
 from distens.data.load import load
 from distens.errors import StorageFailed
-from distens.lifecycle.delivery import LEADERS
-from distens.lifecycle.progress import Progress
+from distens.lifecycle.progress import LEADERS, Progress
+from distens.lifecycle.work.train import Train
 from distens.records import Failure, Finished, History, Report, Task
 from distens.runtime.protocol import Shared
 from distens.search.evolution import Evolution
@@ -38,7 +38,9 @@ def notes(tmp_path):
 def tasks_of(notes, *does, **options):
     """Tasks m0, m1, … with seeds 0, 1, … that do as they are told."""
     settings = {"family": "a", "kind": "plugins.members.pretend:Pretend", "notes": str(notes), **options}
-    return [Task(f"m{i}", "search", {**settings, "rate": 0.5 + i, "does": d}, i) for i, d in enumerate(does)]
+    return [
+        Task(f"m{i}", "search", {**settings, "rate": 0.5 + i, "does": d}, i, work=Train()) for i, d in enumerate(does)
+    ]
 
 
 def lines(notes):
@@ -74,8 +76,10 @@ def test_a_pack_of_one_kind_is_one_program_and_its_outcomes_come_together(datase
 def test_only_what_differs_in_free_settings_alone_is_one_program(dataset, tmp_path, notes):
     """Widths 1, 2, 1 and a neighbour counter: two of a width together, the third alone, and the other kind."""
     one, two, three = tasks_of(notes, "well", "well", "well")
-    two = Task("m1", "search", {**two.settings, "width": 2}, 1)
-    other = Task("m3", "search", {"family": "k", "kind": "estimator", "estimator": "k_nearest_neighbours"}, 3)
+    two = Task("m1", "search", {**two.settings, "width": 2}, 1, work=Train())
+    other = Task(
+        "m3", "search", {"family": "k", "kind": "estimator", "estimator": "k_nearest_neighbours"}, 3, work=Train()
+    )
     (outcomes,) = outcomes_of("inline", [[one, two, three, other]], dataset, tmp_path)
     assert [o.task_id for o in outcomes] == ["m0", "m1", "m2", "m3"]
     assert all(isinstance(o, Report) for o in outcomes)
@@ -184,7 +188,7 @@ def test_a_pause_takes_of_the_time_that_a_member_has_in_all(monkeypatch):
     from distens.runtime._retries import Retries
 
     retries = Retries(9)
-    task = Task("m0", "client", {}, 0, limit_seconds=100.0)
+    task = Task("m0", "client", {}, 0, limit_seconds=100.0, work=Train())
     short = Failure("m0", 1, "out_of_memory", "", 1.0, "")
     assert not retries.told(short, [task], False, 30.0).final
     (later,) = [pack for _, pack in retries._later]
@@ -297,7 +301,7 @@ def test_progress_takes_few_steps_and_few_selections():
     steps = []
     for i in range(10_000):
         report = Report(f"m{i}", 1, {"nll": 2.0 - i / 10_000}, 1.0, 1, 1.0, "", {})
-        steps.append(progress.add(Finished(Task(f"m{i}", "search", {}, i), report), lambda: history))
+        steps.append(progress.add(Finished(Task(f"m{i}", "search", {}, i, work=Train()), report), lambda: history))
     assert sum(step is not None for step in steps) == 280
     assert (progress.finished, progress.best, steps[-1]) == (10_000, 2.0 - 0.9999, 10_000)
     assert 1 <= len(selections) < 20

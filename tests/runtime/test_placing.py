@@ -9,10 +9,11 @@ from _cluster import Cluster
 
 from distens import registry
 from distens.errors import ConfigError, RunError
+from distens.lifecycle.tasks import task_from_json, task_to_json
+from distens.lifecycle.work.train import Train
 from distens.records import Resources, Task
 from distens.runtime import _sizes
 from distens.runtime._sizes import GIB
-from distens.storage.encoding import task_from_json, to_json
 
 MODULE = """
 import pathlib, ray, torch
@@ -195,9 +196,9 @@ def test_sizes_must_be_on_one_node():
 
 
 def test_sizes_survive_the_journal():
-    task = Task("m0", "search", {}, 1, LARGE)
-    assert task_from_json(to_json(task)).resources == LARGE
-    assert to_json(Task("m0", "search", {}, 1))["resources"] == {"cpus": 1.0, "gpus": 0.0}
+    task = Task("m0", "search", {}, 1, LARGE, work=Train())
+    assert task_from_json(task_to_json(task)).resources == LARGE
+    assert task_to_json(Task("m0", "search", {}, 1, work=Train()))["resources"] == {"cpus": 1.0, "gpus": 0.0}
 
 
 def test_what_ray_counts_itself_is_not_custom():

@@ -15,6 +15,7 @@ from distens import registry
 from distens.config.sections import DataSection
 from distens.data.load import load
 from distens.errors import RunError
+from distens.lifecycle.work.train import Train
 from distens.records import Failure, Report, Task
 from distens.runtime.protocol import Shared
 from distens.storage.store import Store
@@ -40,9 +41,15 @@ def carried_out(spec, tasks, dataset, folder, packs=None):
 
 def test_both_runners_agree_bit_for_bit(dataset, tmp_path, ray_here):
     tasks = [
-        Task("m0", "search", QUICK, 1),
-        Task("m1", "search", {**QUICK, "model": {"kind": "mlp", "hidden": [8], "dropout": 0.5}}, 2),
-        Task("m2", "search", {"family": "f", "kind": "estimator", "estimator": "random_forest", "options": {}}, 3),
+        Task("m0", "search", QUICK, 1, work=Train()),
+        Task("m1", "search", {**QUICK, "model": {"kind": "mlp", "hidden": [8], "dropout": 0.5}}, 2, work=Train()),
+        Task(
+            "m2",
+            "search",
+            {"family": "f", "kind": "estimator", "estimator": "random_forest", "options": {}},
+            3,
+            work=Train(),
+        ),
     ]
     found = {}
     for kind in ("inline", "ray_actors"):
@@ -64,10 +71,10 @@ def test_every_failure_has_a_name_and_the_others_finish(kind, dataset, tmp_path,
         request.getfixturevalue("ray_here")
     spec = {"kind": kind} if kind == "inline" else {"kind": kind, "retries": 0}
     tasks = [
-        Task("diverged", "search", {**QUICK, "optimizer": "sgd", "learning_rate": 1e12}, 1),
-        Task("refused", "search", {**QUICK, "model": "lenet"}, 1),
-        Task("out_of_memory", "search", {**QUICK, "model": {"kind": "mlp", "hidden": [2**24, 2**24]}}, 1),
-        Task("fine", "search", QUICK, 1),
+        Task("diverged", "search", {**QUICK, "optimizer": "sgd", "learning_rate": 1e12}, 1, work=Train()),
+        Task("refused", "search", {**QUICK, "model": "lenet"}, 1, work=Train()),
+        Task("out_of_memory", "search", {**QUICK, "model": {"kind": "mlp", "hidden": [2**24, 2**24]}}, 1, work=Train()),
+        Task("fine", "search", QUICK, 1, work=Train()),
     ]
     outcomes = {o.task_id: o for o in carried_out(spec, tasks, dataset, tmp_path)}
     for name in ("diverged", "refused", "out_of_memory"):
@@ -88,7 +95,7 @@ def test_a_task_is_pulled_only_when_a_slot_is_free(dataset, tmp_path):
     def tasks():
         for i in range(3):
             assert len(seen) == i
-            yield [Task(f"m{i}", "search", QUICK, i)]
+            yield [Task(f"m{i}", "search", QUICK, i, work=Train())]
 
     for outcomes in runner.run(tasks()):
         seen += [outcome.task_id for outcome in outcomes]
@@ -97,8 +104,8 @@ def test_a_task_is_pulled_only_when_a_slot_is_free(dataset, tmp_path):
 
 
 def test_what_an_earlier_attempt_finished_is_not_done_again(dataset, tmp_path):
-    first = carried_out("inline", [Task("m0", "search", QUICK, 1)], dataset, tmp_path)[0]
-    second = carried_out("inline", [Task("m0", "search", QUICK, 1, attempt=2)], dataset, tmp_path)[0]
+    first = carried_out("inline", [Task("m0", "search", QUICK, 1, work=Train())], dataset, tmp_path)[0]
+    second = carried_out("inline", [Task("m0", "search", QUICK, 1, attempt=2, work=Train())], dataset, tmp_path)[0]
     assert second == first
     assert Store(str(tmp_path)).names("members/m0") == ["1"]
 
@@ -121,14 +128,19 @@ def test_a_killed_member_is_tried_again_with_the_same_seed(dataset, tmp_path, ra
     killer = threading.Thread(target=kill_the_first)
     killer.start()
     outcomes = carried_out(
-        {"kind": "ray_actors", "concurrency": 1}, [Task("m0", "search", settings, 5)], dataset, tmp_path / "killed"
+        {"kind": "ray_actors", "concurrency": 1},
+        [Task("m0", "search", settings, 5, work=Train())],
+        dataset,
+        tmp_path / "killed",
     )
     killer.join()
     assert isinstance(outcomes[0], Failure)
     assert (outcomes[0].reason, outcomes[0].attempt, outcomes[0].final) == ("crashed", 1, False)
     assert isinstance(outcomes[1], Report)
     assert outcomes[1].attempt == 2
-    (undisturbed,) = carried_out("inline", [Task("m0", "search", settings, 5)], dataset, tmp_path / "calm")
+    (undisturbed,) = carried_out(
+        "inline", [Task("m0", "search", settings, 5, work=Train())], dataset, tmp_path / "calm"
+    )
     assert isinstance(undisturbed, Report)
     found, wanted = (
         Store(str(tmp_path / folder)).read_predictions(report.files["test"])
@@ -139,7 +151,7 @@ def test_a_killed_member_is_tried_again_with_the_same_seed(dataset, tmp_path, ra
 
 def test_a_member_that_takes_too_long_is_ended_and_named(dataset, tmp_path, ray_here):
     spec = {"kind": "ray_actors", "timeout_seconds": 2, "concurrency": 1}
-    tasks = [Task("slow", "search", LONG, 1), Task("fine", "search", QUICK, 1)]
+    tasks = [Task("slow", "search", LONG, 1, work=Train()), Task("fine", "search", QUICK, 1, work=Train())]
     outcomes = {o.task_id: o for o in carried_out(spec, tasks, dataset, tmp_path)}
     slow = outcomes["slow"]
     assert isinstance(slow, Failure)

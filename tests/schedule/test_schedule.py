@@ -16,11 +16,13 @@ from distens.config.config import parse
 from distens.data.dataset import Examples
 from distens.errors import ConfigError
 from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.work.train import Train
 from distens.records import Failure, Finished, Report, Task
 from distens.roles.ensemble.plan import check
 from distens.schedule.protocol import Length
-from distens.storage.store import Checkpoint, Store
-from distens.training.work import Work
+from distens.storage.checkpoint import Checkpoint
+from distens.storage.store import Store
+from distens.training.context import Context
 
 LENGTHS = {"mlp": Length((27,), None)}
 KINDS = registry.names("schedule")
@@ -79,7 +81,8 @@ class Simulation:
         member = f"{start.bracket}m{history.started.get(start.bracket, 0):04d}"
         budget = None if whole(member) else start.budget
         name = member if budget is None else f"{member}-{budget}"
-        return Task(name, "search", {"family": "mlp", "name": member}, 0, budget=budget, bracket=start.bracket)
+        settings = {"family": "mlp", "name": member}
+        return Task(name, "search", settings, 0, work=Train(), member=member, budget=budget, bracket=start.bracket)
 
     def _come_back(self, task):
         value = self._value(task.member, task.budget or 81)
@@ -292,7 +295,7 @@ def trained(settings, checkpoint, budgets, seed=5):
     metrics = []
     for budget in budgets:
         member = registry.build_member({"family": "a", **settings})
-        metrics.append(member.fit(examples(), Work(seed, checkpoint, budget=budget)))
+        metrics.append(member.fit(examples(), Context(seed, checkpoint, budget=budget)))
     return member, metrics
 
 
@@ -378,7 +381,7 @@ def test_rungs_of_one_architecture_are_trained_together(tmp_path):
         trained(settings, Checkpoint(store, f"m{seed}"), budgets, seed)
     goals = [(0, 1), (1, 3), (2, 3)]
     members = [registry.build_member({"family": "a", **settings}) for _ in goals]
-    works = [Work(seed, Checkpoint(store, f"m{seed}"), budget=budget) for seed, budget in goals]
+    works = [Context(seed, Checkpoint(store, f"m{seed}"), budget=budget) for seed, budget in goals]
     found = dict(Classifier.fit_pack(members, examples(), works))
     assert [found[i]["new_epochs"] for i in range(3)] == [1, 2, 3]
     for member, (seed, budget) in zip(members, goals, strict=True):

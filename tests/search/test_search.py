@@ -13,6 +13,8 @@ from scipy.stats import kendalltau
 from distens import registry
 from distens.diversity.pairwise import diversity, mean_over_pairs
 from distens.errors import ConfigError
+from distens.lifecycle.tasks import task_from_json, task_to_json
+from distens.lifecycle.work.train import Train
 from distens.probabilities import metrics, softmax
 from distens.records import Failed, Failure, Finished, History, Report, Rung, Task, settings_key
 from distens.search import _rounds, divbo
@@ -26,7 +28,7 @@ from distens.search.divbo import DivBO
 from distens.search.gain import changes
 from distens.seeding import derive
 from distens.space.space import Space
-from distens.storage.encoding import failure_from_json, report_from_json, task_from_json, to_json
+from distens.storage.encoding import failure_from_json, report_from_json, to_json
 
 SEARCHES = registry.names("search")
 FEW = {"proposals": 300, "local": 20}
@@ -57,7 +59,7 @@ def predict(space: Space, settings):
 def make_history(space: Space, finished: int, failed: int = 0, pending: int = 0, seed: int = 0, metric: str = "nll"):
     rng = np.random.default_rng(seed)
     new = draw_new(space, finished + failed + pending, set(), rng)
-    tasks = [Task(f"m{i:04d}", "search", settings, seed=i) for i, settings in enumerate(new)]
+    tasks = [Task(f"m{i:04d}", "search", settings, seed=i, work=Train()) for i, settings in enumerate(new)]
     predictions = {task.id: predict(space, task.settings) for task in tasks[:finished]}
 
     def report(task: Task) -> Report:
@@ -129,7 +131,7 @@ def test_a_history_read_back_from_json_gives_the_same_proposals(name):
     history = make_history(SPACE, 12, 2, 2)
 
     def again(record):
-        return json.loads(json.dumps(to_json(record)))
+        return json.loads(json.dumps(task_to_json(record) if isinstance(record, Task) else to_json(record)))
 
     read = History(
         finished=tuple(
@@ -425,7 +427,7 @@ def test_gain_looks_where_the_ensemble_is_weak_though_members_there_are_worse_al
     labels_N = np.repeat([0, 1], [80, 20])
     predictions, finished = {}, []
     for x in (0.05, 0.2, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.98):
-        task = Task(f"m{x}", "search", {"family": "net", "kind": "classifier", "x": x}, seed=0)
+        task = Task(f"m{x}", "search", {"family": "net", "kind": "classifier", "x": x}, seed=0, work=Train())
         right_N = np.where(labels_N == 0, *((0.55, 0.9) if x < 0.3 else (0.6 + 0.39 * x, 0.2)))
         predictions[task.id] = np.where(labels_N[:, None] == [0, 1], right_N[:, None], 1 - right_N[:, None])
         report = Report(task.id, 1, metrics(predictions[task.id], labels_N), 1.0, 10, 1.0, "here", {})
@@ -456,7 +458,15 @@ def test_members_that_were_stopped_early_are_judged_as_if_they_had_gone_on():
     space = Space({"net": {"kind": "classifier", "x": {"low": 0.0, "high": 1.0}}})
 
     def entry(x: float, epochs: int) -> Finished:
-        task = Task(f"m{x:.2f}-{epochs}", "search", {"family": "net", "kind": "classifier", "x": x}, 0, budget=epochs)
+        task = Task(
+            f"m{x:.2f}-{epochs}",
+            "search",
+            {"family": "net", "kind": "classifier", "x": x},
+            0,
+            work=Train(),
+            member=f"m{x:.2f}",
+            budget=epochs,
+        )
         return Finished(task, Report(task.id, 1, {"nll": (x - 0.8) ** 2 + 1 / epochs}, 1.0, 10, 1.0, "here", {}))
 
     first = [entry(float(x), 1) for x in np.linspace(0.02, 0.98, 25)]

@@ -9,6 +9,7 @@ import pytest
 
 from distens import registry
 from distens.errors import ConfigError
+from distens.lifecycle.work.train import Train
 from distens.records import Failed, Failure, Finished, History, Report, Task, settings_key
 from distens.search import evolution
 from distens.search.evolution import Evolution
@@ -35,18 +36,18 @@ def value(settings) -> float:
 
 
 def finished(settings, values=None):
-    tasks = [Task(f"m{i:04d}", "search", one, seed=i) for i, one in enumerate(settings)]
+    tasks = [Task(f"m{i:04d}", "search", one, seed=i, work=Train()) for i, one in enumerate(settings)]
     values = [value(one) for one in settings] if values is None else values
     return [Finished(t, Report(t.id, 1, {"nll": v}, 1.0, 1, 1.0, "x", {})) for t, v in zip(tasks, values, strict=True)]
 
 
 def failed(settings):
-    tasks = [Task(f"f{i:04d}", "search", one, seed=i) for i, one in enumerate(settings)]
+    tasks = [Task(f"f{i:04d}", "search", one, seed=i, work=Train()) for i, one in enumerate(settings)]
     return [Failed(task, Failure(task.id, 1, "crashed", "", 1.0, "x")) for task in tasks]
 
 
 def pending(settings):
-    return [Task(f"p{i:04d}", "search", one, seed=i) for i, one in enumerate(settings)]
+    return [Task(f"p{i:04d}", "search", one, seed=i, work=Train()) for i, one in enumerate(settings)]
 
 
 def drawn(family: str, count: int, seed: int = 0):

@@ -21,7 +21,7 @@ from distens.probabilities import accuracy, apply_temperature, mix, softmax
 from distens.serve import bundle, cascade, predictor
 from distens.serve.cascade import Cascade, Stage, learn, reachable, spread, walk
 from distens.storage.store import Store
-from distens.training.work import Work
+from distens.training.context import Context
 
 EQUAL_3 = np.full(3, 1 / 3)
 HAND_MN = np.array([[0.9, 0.6, 0.45, 0.2], [0.9, 0.7, 0.3, 0.1], [0.9, 0.8, 0.9, 0.3]])
@@ -254,7 +254,7 @@ def served(request, tmp_path_factory):
     members, probs_MNC = [], []
     for seed, ((name, settings), weight) in enumerate(zip(SETTINGS.items(), WEIGHTS_M, strict=True)):
         member = registry.build_member(settings)
-        member.fit(Examples(inputs[::3], labels_N[::3], 3), Work(seed=seed))
+        member.fit(Examples(inputs[::3], labels_N[::3], 3), Context(seed=seed))
         address = store.write_state(f"{name}.safetensors", member.state())
         members.append(bundle.BundleMember(name, settings, float(weight), address))
         probs_MNC.append(member.predict(inputs))

@@ -19,7 +19,7 @@ from distens.probabilities import apply_temperature
 from distens.records import State
 from distens.serve import bundle, predictor
 from distens.storage.store import Store
-from distens.training.work import Work
+from distens.training.context import Context
 
 SETTINGS = {
     "m0000": {"family": "net", "kind": "classifier", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 3},
@@ -44,7 +44,7 @@ def run(tmp_path_factory):
     members, probs_MNC = [], []
     for (name, settings), weight in zip(SETTINGS.items(), WEIGHTS_M, strict=True):
         member = registry.build_member(settings)
-        member.fit(Examples(inputs[::2], labels_N[::2], 3), Work(seed=1))
+        member.fit(Examples(inputs[::2], labels_N[::2], 3), Context(seed=1))
         address = store.write_state(f"members/{name}/1/state.safetensors", member.state())
         members.append(bundle.BundleMember(name, settings, float(weight), address))
         probs_MNC.append(member.predict(inputs).astype(np.float64))
@@ -99,7 +99,7 @@ def test_temperature_and_weights_are_applied_by_hand(tmp_path):
     members = []
     for name, labels, weight in (("a", [0, 0, 0, 0, 1], 0.75), ("b", [1, 1, 1, 1, 0], 0.25)):
         member = registry.build_member(settings)
-        member.fit(Examples(inputs, np.array(labels), 2), Work(seed=0))
+        member.fit(Examples(inputs, np.array(labels), 2), Context(seed=0))
         members.append(bundle.BundleMember(name, settings, weight, store.write_state(f"{name}.st", member.state())))
     rows = pd.DataFrame({"x": inputs[:, 0].astype(float)})
     bundle.write(

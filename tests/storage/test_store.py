@@ -1,5 +1,6 @@
 """Files are whole or absent, damage is noticed, names stay inside the folder, and the journal survives anything."""
 
+import json
 import os
 import resource
 from copy import deepcopy
@@ -10,10 +11,17 @@ import pytest
 
 from distens.errors import StorageError, StorageFailed
 from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.tasks import task_from_json, task_to_json
+from distens.lifecycle.work.distil import Distil
+from distens.lifecycle.work.train import Train
 from distens.records import Address, Failure, Files, Finished, History, Report, State, Task, Teacher, settings_key
-from distens.storage.encoding import report_from_json, task_from_json, to_json
+from distens.roles.federated.work.distil_blind import DistilBlind
+from distens.roles.federated.work.fill import Fill
+from distens.roles.federated.work.train_client import TrainClient
+from distens.storage.checkpoint import Checkpoint
+from distens.storage.encoding import report_from_json, to_json
 from distens.storage.journal import Journal
-from distens.storage.store import Checkpoint, Store
+from distens.storage.store import Store
 
 
 @pytest.fixture(params=["path", "uri"])
@@ -87,13 +95,43 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 def test_records_survive_json():
     address = Address("members/m/1/state.safetensors", "ab" * 32, 3)
-    task = Task(
-        "m", "student", {"family": "a", "h": [1]}, 7, distill={"kind": "student"}, teachers=(Teacher({}, address, 0.5),)
-    )
+    distil = Distil({"kind": "student"}, (Teacher({"family": "a"}, address, 0.5),))
+    task = Task("m", "student", {"family": "a", "h": [1]}, 7, work=distil)
+    rung = Task("m1-9", "search", {"family": "a"}, 7, work=Train(), member="m1", budget=9, bracket="b0")
     report = Report("m", 2, {"nll": 0.5}, 1.5, 10, 0.1, "node", {"state": address})
-    assert task_from_json(to_json(task)) == task
+    for one in (task, rung):
+        assert task_from_json(json.loads(json.dumps(task_to_json(one)))) == one
+    assert "work" not in task_to_json(rung)  # what most tasks do goes without saying
     assert report_from_json(to_json(report)) == report
     assert deepcopy([task, report]) == [task, report]  # as they travel
+
+
+def test_tasks_of_older_versions_are_read():
+    """What a task does was not yet a value of its own, and a rung's member was read off its id."""
+    old = {"id": "x", "purpose": "x", "settings": {"kind": "client"}, "seed": 1, "distill": None, "teachers": []}
+    old |= {"resources": {"cpus": 1.0, "gpus": 0.0}, "attempt": 2}
+    teacher = {"settings": {"kind": "k"}, "weight": 0.5, "state": {"path": "p", "sha256": "ab", "size_bytes": 3}}
+    read = Teacher({"kind": "k"}, Address("p", "ab", 3), 0.5)
+    cases = [
+        ({"id": "m3-9", "purpose": "search", "budget": 9, "bracket": "b"}, Train(), "m3", "search"),
+        (
+            {"id": "student", "purpose": "student", "distill": {"kind": "student"}, "teachers": [teacher]},
+            Distil({"kind": "student"}, (read,)),
+            "student",
+            "student",
+        ),
+        ({"id": "c1", "purpose": "client", "client": "c1"}, TrainClient("c1"), "c1", "client"),
+        ({"id": "global", "purpose": "global"}, Fill(), "global", "global"),
+        (
+            {"id": "dense", "purpose": "dense", "distill": {"kind": "dense"}, "teachers": [teacher]},
+            DistilBlind({"kind": "dense"}, (read,)),
+            "dense",
+            "baseline",
+        ),
+    ]
+    for values, work, member, purpose in cases:
+        task = task_from_json({**old, **values})
+        assert (task.work, task.member, task.purpose, task.attempt) == (work, member, purpose, 2)
 
 
 def test_files_are_their_addresses():
@@ -117,8 +155,8 @@ def make_report(task_id, attempt=1, nll=0.5):
 
 def test_the_ledger_answers_the_same_after_a_restart(store):
     ledger = Ledger(store)
-    ledger.ask([Task(name, "search", {"family": "a"}, 1) for name in ("m0", "m1")])
-    ledger.ask([Task(name, "search", {"family": "b"}, 1) for name in ("m2", "m3")])
+    ledger.ask([Task(name, "search", {"family": "a"}, 1, work=Train()) for name in ("m0", "m1")])
+    ledger.ask([Task(name, "search", {"family": "b"}, 1, work=Train()) for name in ("m2", "m3")])
     ledger.tell([make_report("m1"), Failure("m0", 1, "crashed", "killed", 1.0, "n", final=False)])
     ledger.tell([make_report("m0", 2)])
     assert ledger.tell([make_report("m0", 1)]) == []  # a late double
@@ -166,7 +204,7 @@ def test_a_checkpoint_is_kept_replaced_and_cleared(store, tmp_path):
 
 
 def ask_and_tell(ledger, names, nll=0.5):
-    ledger.ask([Task(name, "search", {"family": "a", "name": name}, 1) for name in names])
+    ledger.ask([Task(name, "search", {"family": "a", "name": name}, 1, work=Train()) for name in names])
     ledger.tell([make_report(name, nll=nll) for name in names])
 
 
@@ -180,7 +218,7 @@ def test_a_history_stays_what_it_was(store):
     ask_and_tell(ledger, ["m0", "m1"])
     before = history_of(ledger)
     ask_and_tell(ledger, ["m2", "m3"], nll=0.25)
-    ledger.ask([Task("m4", "search", {"family": "a", "name": "m4"}, 1)])
+    ledger.ask([Task("m4", "search", {"family": "a", "name": "m4"}, 1, work=Train())])
     after = history_of(ledger)
     assert [e.task.id for e in before.finished] == ["m0", "m1"]
     assert (len(before.finished), before.finished[-1].task.id, len(before.finished[1:])) == (2, "m1", 1)
@@ -199,7 +237,7 @@ def test_a_history_stays_what_it_was(store):
 def test_what_is_about_to_be_pending_is_known(store):
     ledger = Ledger(store)
     ask_and_tell(ledger, ["m0"])
-    more = Task("m1", "search", {"family": "b"}, 1)
+    more = Task("m1", "search", {"family": "b"}, 1, work=Train())
     history = ledger.history("search", "nll", np.zeros(0, dtype=int), lambda _: np.zeros((0, 0)), [more])
     assert history.pending == (more,)
     assert settings_key(more.settings) in history.known()

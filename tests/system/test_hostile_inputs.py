@@ -26,9 +26,10 @@ from distens import registry
 from distens.cli import main as cli
 from distens.config.config import load_config, parse, parse_yaml
 from distens.config.sections import DataSection
-from distens.data.clients import Partition
 from distens.data.load import load
 from distens.errors import BundleError, ConfigError, DataError, DistensError, StorageError
+from distens.lifecycle.work.train import Train
+from distens.partition.protocol import Partition
 from distens.records import State, Task
 from distens.roles.ensemble.plan import check
 from distens.runtime import _execute
@@ -110,7 +111,24 @@ FIRST_ENTRY = "journal/00000000.json"
         (FIRST_ENTRY, lambda v: [{"run": "os.system"}], ["00000000.json is damaged", "only"]),
         (FIRST_ENTRY, lambda v: v[0]["task"].update(code="x"), ["00000000.json is damaged", "code"]),
         (FIRST_ENTRY, lambda v: v[0]["task"].update(resources=1), ["00000000.json is damaged"]),
-        (FIRST_ENTRY, lambda v: v[0]["task"].update(teachers=[{}]), ["00000000.json is damaged", "settings"]),
+        (FIRST_ENTRY, lambda v: v[0]["task"].update(teachers=[{}]), ["00000000.json is damaged", "teachers"]),
+        (
+            FIRST_ENTRY,
+            lambda v: v[0]["task"].update(work={"kind": "os.system"}),
+            ["00000000.json is damaged", "no role"],
+        ),
+        (
+            FIRST_ENTRY,
+            lambda v: v[0]["task"].update(work={"kind": "os:system"}),
+            ["00000000.json is damaged", "config names"],
+        ),
+        (FIRST_ENTRY, lambda v: v[0]["task"].update(work={"kind": "trian"}), ["unknown", "'trian'"]),
+        (
+            FIRST_ENTRY,
+            lambda v: v[0]["task"].update(work={"kind": "distil"}),
+            ["00000000.json is damaged", "distiller"],
+        ),
+        (FIRST_ENTRY, lambda v: v[0]["task"].update(work=[3]), ["00000000.json is damaged"]),
     ],
 )
 def test_a_run_that_says_what_no_run_says(run, name, edit, words):
@@ -497,7 +515,9 @@ def test_no_command_takes_or_repeats_them(words, address):
 @pytest.mark.parametrize("address", [address for address in ADDRESSES if not {" ", "'"} & set(address)])
 def test_no_failure_repeats_them(address):
     """Whatever a library says when it fails is journalled, printed and sent to MLflow."""
-    failure = _execute._failed(Task("m0", "search", {}, 0), OSError(f"cannot reach '{address}': refused"), 1.0)
+    failure = _execute._failed(
+        Task("m0", "search", {}, 0, work=Train()), OSError(f"cannot reach '{address}': refused"), 1.0
+    )
     assert "refused" in failure.message
     assert SECRET not in failure.message
     refused(DataError, lambda: load(DataSection(source=address, target="y"), 0), "credentials")

@@ -20,8 +20,9 @@ from distens.data.load import load
 from distens.errors import StorageError
 from distens.records import State
 from distens.storage import filesystem
+from distens.storage.checkpoint import Checkpoint
 from distens.storage.journal import Journal
-from distens.storage.store import Checkpoint, Store
+from distens.storage.store import Store
 
 KEY, SECRET = KEYS.values()
 

@@ -22,6 +22,7 @@ from distens.credentials import redact
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import ConfigError
+from distens.lifecycle.work.train import Train
 from distens.records import Address, Failure, Finished, Report, State, Task
 from distens.serve import bundle, predictor
 from distens.storage.store import Store
@@ -31,12 +32,12 @@ from distens.tracking._registration import Version, compare
 from distens.tracking._sender import Sender
 from distens.tracking.mlflow_runs import MlflowRuns
 from distens.tracking.protocol import Final
-from distens.training.work import Work
+from distens.training.context import Context
 
 
 def task(name, attempt=1):
     settings = {"family": "net", "kind": "classifier", "model": {"kind": "mlp", "hidden": [8]}}
-    return Task(name, "search", settings, seed=7, attempt=attempt)
+    return Task(name, "search", settings, seed=7, attempt=attempt, work=Train())
 
 
 def finished(name, attempt=1, nll=0.5):
@@ -425,7 +426,7 @@ def small_bundle(folder, n_neighbors=5):
     preprocessing = Preprocessing.fit(rows, np.arange(40), DataSection(source="x"))
     settings = {"kind": "estimator", "estimator": "k_nearest_neighbours", "options": {"n_neighbors": n_neighbors}}
     member = registry.build_member(settings)
-    member.fit(Examples(preprocessing.transform(rows), labels_N, 2), Work(seed=0))
+    member.fit(Examples(preprocessing.transform(rows), labels_N, 2), Context(seed=0))
     store, path = Store(str(folder)), folder / "final/ensemble"
     if not path.exists():  # a run that is resumed has the bundle that it had
         bundle.write(

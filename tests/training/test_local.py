@@ -9,10 +9,10 @@ from torch import nn
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
+from distens.merge.protocol import Correction
 from distens.models.lenet import Lenet
 from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
-from distens.records import Correction
 from distens.training import local
 from distens.training.local import Local, Shard
 from distens.training.loop import Recipe, order

@@ -17,15 +17,16 @@ from distens.models.lenet import Lenet
 from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
 from distens.objectives.cross_entropy import CrossEntropy
-from distens.storage.store import Checkpoint, Store
+from distens.storage.checkpoint import Checkpoint
+from distens.storage.store import Store
 from distens.training import loop, packed
+from distens.training.context import Context
 from distens.training.cost import activations, multiplications
 from distens.training.dropout import Masks, adopt
 from distens.training.loop import Recipe
 from distens.training.network import initialise
 from distens.training.packed import Learner
 from distens.training.stacked import Stack, Unstackable, kinds
-from distens.training.work import Work
 
 CLOSE = {"atol": 2e-5, "rtol": 2e-4}
 
@@ -54,18 +55,18 @@ def outcomes(learners, data):
     return dict(packed.fit(learners, data))
 
 
-def alone(model, data, how, work, rows_N=None, smoothing=0.0):
+def alone(model, data, how, context, rows_N=None, smoothing=0.0):
     """The reference: torch's own modules, autograd and optimizer."""
-    network = initialise(lambda: model.build(data.inputs.shape[1:], data.classes), work.seed)
+    network = initialise(lambda: model.build(data.inputs.shape[1:], data.classes), context.seed)
     if rows_N is not None:
         data = dataclasses.replace(data, inputs=data.inputs[rows_N], targets=data.targets[rows_N])
-    metrics = loop.fit(network, data, work, how, CrossEntropy(smoothing).loss)
+    metrics = loop.fit(network, data, context, how, CrossEntropy(smoothing).loss)
     return network, metrics
 
 
 def learner(model, data, how, seed, rows_N=None, smoothing=0.0, checkpoint=None):
     network = initialise(lambda: model.build(data.inputs.shape[1:], data.classes), seed)
-    return Learner(network, how, Work(seed, checkpoint or Checkpoint()), rows_N, smoothing)
+    return Learner(network, how, Context(seed, checkpoint or Checkpoint()), rows_N, smoothing)
 
 
 def same(one, other, **tolerance):
@@ -80,8 +81,8 @@ def test_one_step_by_hand():
     log 2."""
     data = Examples(np.array([[2.0, -1.0]], dtype=np.float32), np.array([0]), 2)
     learners = [
-        Learner(zeros(), recipe(), Work(0)),
-        Learner(zeros(), recipe(learning_rate=0.5), Work(1), label_smoothing=0.2),
+        Learner(zeros(), recipe(), Context(0)),
+        Learner(zeros(), recipe(learning_rate=0.5), Context(1), label_smoothing=0.2),
     ]
     found = outcomes(learners, data)
     for each, row, bias in ((learners[0], (0.1, -0.05), 0.05), (learners[1], (0.4, -0.2), 0.2)):
@@ -113,7 +114,7 @@ def test_a_pack_of_unlike_members_equals_each_alone(optimizer, soft):
         rows_N = np.random.default_rng(seed).integers(150, size=150) if "bootstrap" in how else None
         smoothing = how.get("smoothing", 0.0)
         pack.append(learner(model, data, steps, seed, rows_N, smoothing))
-        expected.append(alone(model, data, steps, Work(seed), rows_N, smoothing))
+        expected.append(alone(model, data, steps, Context(seed), rows_N, smoothing))
     found = outcomes(pack, data)
     assert sorted(found) == [0, 1, 2, 3]
     for place, (network, metrics) in enumerate(expected):
@@ -164,7 +165,7 @@ def test_every_architecture_takes_the_same_steps_stacked(model, made_of):
     assert kinds(pack[0].network) == made_of
     found = outcomes(pack, data)
     for seed, each in enumerate(pack):
-        network, metrics = alone(model, data, how, Work(seed))
+        network, metrics = alone(model, data, how, Context(seed))
         same(each.network, network, atol=1e-4, rtol=1e-3)
         assert found[seed]["train_loss"] == pytest.approx(metrics["train_loss"], rel=1e-3)
 
@@ -176,7 +177,7 @@ def test_a_diverging_member_is_named_and_touches_nobody():
     found = outcomes(pack, data)
     assert isinstance(found[1], Diverged) and "learning rate 1e+30" in str(found[1])
     for place in (0, 2):
-        network, _ = alone(Mlp(hidden=(8,)), data, good, Work(place))
+        network, _ = alone(Mlp(hidden=(8,)), data, good, Context(place))
         same(pack[place].network, network)
 
 
@@ -193,7 +194,7 @@ def test_chunks_cover_every_member(monkeypatch):
     pack = [learner(Mlp(hidden=(8,)), data, recipe(), i) for i in range(2 * packed.LEAST + 1)]
     found = outcomes(pack, data)
     assert sorted(found) == list(range(9)) and [found[i]["pack"] for i in range(9)] == [3] * 9
-    network, _ = alone(Mlp(hidden=(8,)), data, recipe(), Work(8))
+    network, _ = alone(Mlp(hidden=(8,)), data, recipe(), Context(8))
     same(pack[8].network, network)
 
 
@@ -224,9 +225,9 @@ def test_a_member_resumes_in_another_pack_or_alone(tmp_path, optimizer):
     again = [learner(model, data, how, 2), learner(model, data, how, 0, checkpoint=kept("a"))]
     found = outcomes(again, data)
     assert found[1]["pack"] == 1  # members at different epochs take turns
-    same(again[1].network, alone(model, data, how, Work(0))[0])
-    same(again[0].network, alone(model, data, how, Work(2))[0])
-    same(alone(model, data, how, Work(1, kept("b")))[0], alone(model, data, how, Work(1))[0])
+    same(again[1].network, alone(model, data, how, Context(0))[0])
+    same(again[0].network, alone(model, data, how, Context(2))[0])
+    same(alone(model, data, how, Context(1, kept("b")))[0], alone(model, data, how, Context(1))[0])
 
 
 def test_masks_keep_the_right_share_and_are_the_layers_own():
@@ -331,8 +332,8 @@ def test_packed_members_equal_the_same_members_alone(kind):
     data = examples(shape=(6,))
     cls = registry.find("members", kind, "")
     together, apart = members_of(kind), members_of(kind)
-    found = dict(cls.fit_pack(together, data, [Work(4), Work(5)]))
-    expected = [member.fit(data, Work(seed)) for member, seed in zip(apart, (4, 5), strict=True)]
+    found = dict(cls.fit_pack(together, data, [Context(4), Context(5)]))
+    expected = [member.fit(data, Context(seed)) for member, seed in zip(apart, (4, 5), strict=True)]
     stacked_MNC = cls.stack(together)(data.inputs)
     for place, (member, lone) in enumerate(zip(together, apart, strict=True)):
         np.testing.assert_allclose(member.predict(data.inputs), lone.predict(data.inputs), atol=1e-5)
@@ -373,8 +374,8 @@ def test_a_network_that_cannot_be_stacked_is_found_out_and_trained_alone():
     member = Classifier(model=DecidesModel(), epochs=2)
     for gpu in (False, True):
         assert member.pack_advice((6,), 4, gpu)[0] >= 1
-    network, _ = alone(DecidesModel(), data, member._recipe(), Work(0))
-    assert "pack" not in member.fit(data, Work(0))
+    network, _ = alone(DecidesModel(), data, member._recipe(), Context(0))
+    assert "pack" not in member.fit(data, Context(0))
     same(member._network, network, atol=0, rtol=0)
     with pytest.raises(Unstackable, match="item"):
         outcomes([learner(DecidesModel(), data, recipe(), seed) for seed in range(2)], data)
@@ -398,7 +399,7 @@ class Chancy(Decides):
 
 def test_chance_of_a_networks_own_is_no_packs():
     """In a pack it would not follow from the member's seed; as it is refused, members are trained one by one."""
-    learners = [Learner(Chancy(), recipe(), Work(seed)) for seed in range(2)]
+    learners = [Learner(Chancy(), recipe(), Context(seed)) for seed in range(2)]
     with pytest.raises(RuntimeError, match="random"):
         outcomes(learners, examples(shape=(6,)))
 
@@ -458,7 +459,7 @@ def test_nothing_is_stacked_to_ask_for_advice(monkeypatch):
     member = Classifier(epochs=1)
     assert [member.pack_advice((6,), 4, gpu)[0] > 1 for gpu in (False, True)] == [True, True]
     assert built == []
-    assert member.fit(examples(shape=(6,)), Work(0))["pack"] == 1
+    assert member.fit(examples(shape=(6,)), Context(0))["pack"] == 1
     assert built == [1]
 
 
@@ -475,10 +476,10 @@ def test_an_objective_of_ones_own_is_trained_one_by_one():
     data = examples(shape=(6,))
     members = [Classifier(objective=objective, epochs=1) for objective in (Other(), Other())]
     assert members[0].pack_advice((6,), 4, gpu=False)[0] == 1
-    found = dict(Classifier.fit_pack(members, data, [Work(0), Work(1)]))
+    found = dict(Classifier.fit_pack(members, data, [Context(0), Context(1)]))
     lone = Classifier(objective=Own(), epochs=1)
     assert "pack" not in found[0] and copy.deepcopy(members[1]).predict(data.inputs).shape == (150, 4)
-    assert lone.fit(data, Work(0))["train_loss"] > 1.5 * found[0]["train_loss"]
+    assert lone.fit(data, Context(0))["train_loss"] > 1.5 * found[0]["train_loss"]
 
 
 def test_advice_follows_the_arithmetic():

@@ -12,12 +12,13 @@ from distens.errors import Diverged, Refused
 from distens.members.module import Module
 from distens.models.mlp import Mlp
 from distens.objectives.cross_entropy import CrossEntropy
-from distens.storage.store import Checkpoint, Store
+from distens.storage.checkpoint import Checkpoint
+from distens.storage.store import Store
 from distens.training import lightning
 from distens.training.checkpoint import pack, unpack
+from distens.training.context import Context
 from distens.training.loop import Recipe, fit, order
 from distens.training.network import initialise, to_arrays
-from distens.training.work import Work
 
 LOSS = CrossEntropy().loss
 
@@ -78,7 +79,7 @@ def test_one_step_by_hand():
     (p - y) x = ((-1/2, 0), (1/2, 0)) and of the biases (-1/2, 1/2). A step of 0.2: weights ((0.1, 0), (-0.1, 0))."""
     linear = zeros()
     rows = Examples(np.array([[1.0, 0.0]], dtype=np.float32), np.array([0]), 2)
-    metrics = fit(linear, rows, Work(0), recipe(), LOSS)
+    metrics = fit(linear, rows, Context(0), recipe(), LOSS)
     np.testing.assert_allclose(linear.weight.detach(), [[0.1, 0], [-0.1, 0]], atol=1e-7)
     np.testing.assert_allclose(linear.bias.detach(), [0.1, -0.1], atol=1e-7)
     assert metrics["train_loss"] == pytest.approx(math.log(2))
@@ -91,7 +92,7 @@ def test_cosine_schedule_by_hand():
     rows = Examples(np.array([[1.0, 0.0]], dtype=np.float32), np.array([0]), 2)
     for schedule, expected in (("cosine", -0.3), ("constant", -0.4)):
         linear = zeros()
-        fit(linear, rows, Work(0), recipe(epochs=2, schedule=schedule), lambda logits, _: logits[:, 0].mean())
+        fit(linear, rows, Context(0), recipe(epochs=2, schedule=schedule), lambda logits, _: logits[:, 0].mean())
         assert linear.weight[0, 0].item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -107,13 +108,13 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path, optimizer, 
     store, data = Store(str(tmp_path)), examples(soft=soft)
     how = recipe(optimizer=optimizer, learning_rate=0.01, momentum=0.9, schedule="cosine", epochs=5)
     whole, killed, resumed = network(), network(), network()
-    through = fit(whole, data, Work(7), how, LOSS)
+    through = fit(whole, data, Context(7), how, LOSS)
     with pytest.raises(KeyboardInterrupt):
-        fit(killed, data, Work(7, Killed(store)), how, LOSS)
+        fit(killed, data, Context(7, Killed(store)), how, LOSS)
     checkpoint = Checkpoint(store, "m").load()
     assert checkpoint is not None
     assert checkpoint.meta["epoch"] == 2
-    metrics = fit(resumed, data, Work(7, each_epoch(store)), how, LOSS)
+    metrics = fit(resumed, data, Context(7, each_epoch(store)), how, LOSS)
     assert {**metrics, "seconds": 0} == {**through, "seconds": 0}
     assert metrics["seconds"] > checkpoint.meta["seconds"] > 0
     for name, array in to_arrays(whole).items():
@@ -124,31 +125,31 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path, optimizer, 
 def test_a_checkpoint_of_another_training_is_not_gone_on_from(tmp_path):
     store = Store(str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), examples(), Work(7, Killed(store)), recipe(epochs=5), LOSS)
+        fit(network(), examples(), Context(7, Killed(store)), recipe(epochs=5), LOSS)
     fresh, other = network(), network()
-    fit(fresh, examples(), Work(8), recipe(epochs=5), LOSS)
-    fit(other, examples(), Work(8, Checkpoint(store, "m")), recipe(epochs=5), LOSS)
+    fit(fresh, examples(), Context(8), recipe(epochs=5), LOSS)
+    fit(other, examples(), Context(8, Checkpoint(store, "m")), recipe(epochs=5), LOSS)
     assert all(np.array_equal(a, to_arrays(other)[name]) for name, a in to_arrays(fresh).items())
 
 
 def test_a_short_training_saves_nothing(tmp_path):
     store = Store(str(tmp_path))
-    fit(network(), examples(), Work(7, Checkpoint(store, "m")), recipe(epochs=3), LOSS)
+    fit(network(), examples(), Context(7, Checkpoint(store, "m")), recipe(epochs=3), LOSS)
     assert store.names("members/m") == []
-    fit(network(), examples(), Work(7, each_epoch(store)), recipe(epochs=3), LOSS)
+    fit(network(), examples(), Context(7, each_epoch(store)), recipe(epochs=3), LOSS)
     assert store.names("members/m") == ["checkpoint.safetensors"]
 
 
 def test_training_leaves_global_chance_alone():
     torch.manual_seed(4)
     before = torch.get_rng_state()
-    fit(network(), examples(), Work(7), recipe(epochs=2), LOSS)
+    fit(network(), examples(), Context(7), recipe(epochs=2), LOSS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_loss_that_is_not_finite_is_named():
     with pytest.raises(Diverged, match=r"loss was .* in epoch \d of 20, with optimizer sgd, learning rate 1e\+12"):
-        fit(network(), examples(), Work(0), recipe(learning_rate=1e12, epochs=20), LOSS)
+        fit(network(), examples(), Context(0), recipe(learning_rate=1e12, epochs=20), LOSS)
 
 
 def test_a_tree_of_tensors_survives_storage(tmp_path):
@@ -204,7 +205,7 @@ def test_lightning_does_not_keep_what_is_no_plain_data():
         lightning.fit(
             Holder(zeros(6, 3), LOSS, 0.1),
             examples(),
-            Work(0, Checkpoint(every_seconds=0)),
+            Context(0, Checkpoint(every_seconds=0)),
             lightning.Course(3, 16),
             LOSS,
         )
@@ -218,15 +219,15 @@ def test_two_processes_train_one_network_and_resume(tmp_path):
         Module("user_module:Scheduled", epochs=4, batch_size=50, processes=2, options={"learning_rate": 0.05})
         for _ in range(2)
     )
-    metrics = first.fit(data, Work(1, each_epoch(store)))
+    metrics = first.fit(data, Context(1, each_epoch(store)))
     assert (metrics["steps"], metrics["epochs"]) == (24, 4)
     assert store.names("members/m") == ["checkpoint.safetensors"]
     probs_NC = first.predict(data.inputs)
     assert (probs_NC.argmax(axis=1) == data.targets).mean() > 0.7
-    again.fit(data, Work(1, each_epoch(store)))
+    again.fit(data, Context(1, each_epoch(store)))
     np.testing.assert_array_equal(again.predict(data.inputs), probs_NC)
     with pytest.raises(Refused, match=r"needs 5 CPU, the cluster has 2"):
-        Module("user_module:Scheduled", batch_size=50, processes=5).fit(data, Work(1))
+        Module("user_module:Scheduled", batch_size=50, processes=5).fit(data, Context(1))
 
 
 @pytest.mark.usefixtures("ray_here")

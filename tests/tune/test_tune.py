@@ -24,8 +24,8 @@ import distens
 import distens.tune
 from distens.data.load import load
 from distens.errors import ConfigError, RunError, StorageError
+from distens.lifecycle.work._training import HELD_OUT
 from distens.roles.ensemble.plan import check
-from distens.runtime._execute import HELD_OUT
 from distens.search.bayes import Bayes
 from distens.space.space import Space
 from distens.storage.store import Store
@@ -404,7 +404,7 @@ def test_four_trials_at_once_killed_restored_and_made_an_ensemble_that_is_regist
 
 def user_trains(settings, dataset):
     """As a user's own trainable: a member of any kind, predictions alone, nothing, or an error."""
-    from distens.training.work import Work
+    from distens.training.context import Context
 
     if settings["does"] == "fail":
         raise ValueError("this one is broken")
@@ -415,7 +415,7 @@ def user_trains(settings, dataset):
         distens.tune.report({"score": 0.6}, predictions=probs_NC)
     else:
         member = distens.tune.build(settings["member"])
-        metrics = member.fit(dataset.examples(), Work(seed=5))
+        metrics = member.fit(dataset.examples(), Context(seed=5))
         rows = {split: dataset.inputs[split] for split in ("search", "combine", "test")}
         distens.tune.report(
             {**metrics, "score": 0.9}, member=member, rows=rows, labels=dataset.labels["search"], seed=5

@@ -17,9 +17,12 @@ from distens.data.load import Loaded
 from distens.evaluate import baselines
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.results import BundleContent, Outcome, Row, costs, out_of_fold, test_losses
+from distens.lifecycle.work.distil import Distil
+from distens.lifecycle.work.train import Train
 from distens.records import Failure, Finished, Floats, Integers, Settings, State, Task, Teacher
 from distens.roles.ensemble import shown
 from distens.roles.ensemble.plan import Plan
+from distens.roles.ensemble.purpose import Purpose
 from distens.roles.ensemble.shown import Selection
 from distens.serve.bundle import BundleMember
 from distens.storage.store import Store
@@ -27,6 +30,7 @@ from distens.storage.store import Store
 Complete = Callable[[Sequence[Task]], Iterator[tuple[Task, Finished | Failure]]]
 
 ENSEMBLE, STUDENT = "ensemble", "student"
+TRAIN = Train()
 
 
 def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> Outcome:
@@ -57,7 +61,7 @@ def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete:
 def standing(plan: Plan, ledger: Ledger) -> Sequence[Finished]:
     """Return what there is to select from: one entry for each member, by name. In order of arrival, chance would decide
     among equals, and about the last bit of every mean."""
-    found = plan.schedule.standing(ledger.reports("search", plan.config.metric))
+    found = plan.schedule.standing(ledger.reports(Purpose.SEARCH, plan.config.metric))
     return sorted(found, key=lambda entry: (entry.task.member, entry.task.id))
 
 
@@ -90,9 +94,9 @@ class _Finisher:
         entries = [e for e in self.entries if e.task.settings["kind"] in networks]
         return in_one_go(min(entries, key=lambda e: e.report.metrics[self.config.metric])) if entries else None
 
-    def _task(self, name: str, purpose: str, settings: Settings, **more: Any) -> Task:
+    def _task(self, name: str, purpose: Purpose, settings: Settings, work: Any = TRAIN) -> Task:
         seed = seeding.derive(self.config.seed, "finish", name)
-        return Task(name, purpose, settings, seed, self.plan.runner.usual, **more)
+        return Task(name, purpose, settings, seed, self.plan.runner.usual, work)
 
     def tasks(self) -> list[Task]:
         """Return the student and the baselines: independent of each other, so all may run at once."""
@@ -103,7 +107,7 @@ class _Finisher:
             tasks += self._larger_single_tasks()
         if "seed_ensemble" in self.config.baselines:
             for i in range(1, len(self.selected)):
-                tasks.append(self._task(f"seed_ensemble-{i}", "seed_ensemble", in_one_go(self.best)))
+                tasks.append(self._task(f"seed_ensemble-{i}", Purpose.SEED_ENSEMBLE, in_one_go(self.best)))
         return tasks
 
     def _student_tasks(self) -> list[Task]:
@@ -114,7 +118,7 @@ class _Finisher:
         assert isinstance(self.config.distill, dict)
         teachers = tuple(Teacher(e.task.settings, e.report.files["state"], w) for e, w in self.selected)
         network = self.plan.student or baselines.without_dropout(settings)
-        student = self._task("student", "student", network, distill=self.config.distill, teachers=teachers)
+        student = self._task(STUDENT, Purpose.STUDENT, network, Distil(self.config.distill, teachers))
         # A student sees more rows in an epoch than there are labels. Its rival gets the same epochs or the same
         # steps, whichever does better on the search split, and keeps the dropout that was found for labels.
         growth = registry.build("distill", self.config.distill, "distill").growth
@@ -122,7 +126,7 @@ class _Finisher:
         if growth > 1 and "epochs" in registry.options(registry.find("members", settings["kind"], "distill.network")):
             epochs = registry.build_member(settings, "distill.network").epochs
             variants.append({**settings, "epochs": round(epochs * growth)})
-        return [student, *self._variants("student_on_labels", variants)]
+        return [student, *self._variants(Purpose.STUDENT_ON_LABELS, variants)]
 
     def _larger_single_tasks(self) -> list[Task]:
         if self.network is None:
@@ -131,9 +135,9 @@ class _Finisher:
         wanted = sum(entry.report.parameters for entry, _ in self.selected)
         shape = self.loaded.dataset.inputs["train"].shape[1:]
         variants = baselines.larger_single(self.network, wanted, shape, len(self.loaded.dataset.classes))
-        return self._variants("larger_single", variants)
+        return self._variants(Purpose.LARGER_SINGLE, variants)
 
-    def _variants(self, purpose: str, variants: Sequence[Settings]) -> list[Task]:
+    def _variants(self, purpose: Purpose, variants: Sequence[Settings]) -> list[Task]:
         return [self._task(f"{purpose}-{i}", purpose, settings) for i, settings in enumerate(variants, 1)]
 
     def rows(self) -> tuple[State, dict[str, Row]]:
@@ -142,7 +146,7 @@ class _Finisher:
         rows: dict[str, Row] = {}
         state, rows["ensemble"] = self._ensemble()
         rows["best_single"] = self._single(self.best)
-        for purpose in ("student", "student_on_labels", "larger_single"):
+        for purpose in (Purpose.STUDENT, Purpose.STUDENT_ON_LABELS, Purpose.LARGER_SINGLE):
             self._best_variant(purpose, rows)
         if "seed_ensemble" in self.config.baselines:
             rows["seed_ensemble"] = self._seed_ensemble()
@@ -176,21 +180,21 @@ class _Finisher:
     def _single(self, entry: Finished) -> Row:
         return Row(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
 
-    def _entries(self, purpose: str) -> Sequence[Finished]:
+    def _entries(self, purpose: Purpose) -> Sequence[Finished]:
         for entry in self.ledger.failed(purpose):
             self.missing[entry.task.id] = f"{entry.failure.reason}: {entry.failure.message}"
         return self.ledger.finished(purpose)
 
-    def _best_variant(self, purpose: str, rows: dict[str, Row]) -> None:
+    def _best_variant(self, purpose: Purpose, rows: dict[str, Row]) -> None:
         """Add the row of the variant that does best on the *search* split."""
         entries = self._entries(purpose)
         if entries:
-            rows[purpose] = self._single(min(entries, key=lambda e: e.report.metrics[self.config.metric]))
+            rows[purpose.value] = self._single(min(entries, key=lambda e: e.report.metrics[self.config.metric]))
         elif self.ledger.count(purpose):
-            self.missing[purpose] = "every variant failed"
+            self.missing[purpose.value] = "every variant failed"
 
     def _seed_ensemble(self) -> Row:
-        entries = [self.best, *self._entries("seed_ensemble")]
+        entries = [self.best, *self._entries(Purpose.SEED_ENSEMBLE)]
         if len(entries) < len(self.selected):
             self.missing["seed_ensemble"] = f"{len(entries)} of {len(self.selected)} members: the others failed"
         weights_M = np.full(len(entries), 1 / len(entries))

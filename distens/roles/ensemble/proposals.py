@@ -10,9 +10,12 @@ import numpy as np
 from distens import packing, registry, seeding
 from distens.lifecycle._history_views import Keys
 from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.packs import packs
+from distens.lifecycle.work.train import Train
 from distens.packing import Planner
-from distens.records import Finished, Floats, History, Integers, Pack, Resources, Settings, Task, settings_key
+from distens.records import Finished, Floats, History, Integers, Pack, Settings, Task, settings_key
 from distens.roles.ensemble.plan import Plan
+from distens.roles.ensemble.purpose import Purpose
 from distens.schedule.protocol import Promotion, Start, in_parts
 from distens.search.protocol import Blind
 from distens.storage.store import Store
@@ -59,7 +62,7 @@ class Proposals:
         """Yield packs that can be dispatched at once: first what was pending when the driver died, then what schedule
         and search want, none where they wait for what is pending."""
         resources = self.plan.runner.usual  # a run may go on with others
-        pending = [replace(task, resources=resources) for task in self.ledger.pending("search")]
+        pending = [replace(task, resources=resources) for task in self.ledger.pending(Purpose.SEARCH)]
         yield from self.packs(pending)
         seconds = self.plan.config.search.seconds
         while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
@@ -70,7 +73,7 @@ class Proposals:
                 yield [self._next_drawn(decision.start)]
             elif decision.start:
                 yield self._started(decision.start)
-            elif self.ledger.pending("search"):
+            elif self.ledger.pending(Purpose.SEARCH):
                 yield []
             else:
                 return
@@ -81,7 +84,9 @@ class Proposals:
 
     def history(self, also: Sequence[Task] = (), bracket: str = "") -> History:
         """Return what schedule and search may know (see `Ledger.history`)."""
-        return self.ledger.history("search", self.plan.config.metric, self.labels_N, self._predictions, also, bracket)
+        return self.ledger.history(
+            Purpose.SEARCH, self.plan.config.metric, self.labels_N, self._predictions, also, bracket
+        )
 
     def _promoted(self, promotion: Promotion) -> Task:
         task, budget = promotion.entry.task, promotion.budget
@@ -93,7 +98,7 @@ class Proposals:
         for all of them: in each, one as it likes it best, then more that go with it, as many as pay off. Chance depends
         on how many came before in their bracket."""
         search, space, seed = self.plan.search, self.plan.space, self.plan.config.seed
-        number, left = self.ledger.started("search", start.bracket), MANY if start.left is None else start.left
+        number, left = self.ledger.started(Purpose.SEARCH, start.bracket), MANY if start.left is None else start.left
         history = self.history(bracket=start.bracket)
 
         def chance(*more: str) -> np.random.Generator:
@@ -120,7 +125,7 @@ class Proposals:
     def _next_drawn(self, start: Start) -> list[Task]:
         """Return the next member of a blind search, and those soon after it that it can be trained with."""
         drawn = self._drawn.setdefault(start.bracket, _Drawn())
-        end = MANY if start.left is None else start.left + self.ledger.started("search", start.bracket)
+        end = MANY if start.left is None else start.left + self.ledger.started(Purpose.SEARCH, start.bracket)
 
         def dispatched(number: int) -> bool:
             return self.ledger.asked(_named(number, self._draw(drawn, number, start), start)[1])
@@ -128,7 +133,9 @@ class Proposals:
         while dispatched(drawn.first):
             drawn.first += 1
         first = drawn.first
-        size = self._size(self._draw(drawn, first, start), end - first, self.ledger.finished("search"), blind=True)
+        size = self._size(
+            self._draw(drawn, first, start), end - first, self.ledger.finished(Purpose.SEARCH), blind=True
+        )
         numbers = [first]
         for number in range(first + 1, min(end, first + AHEAD * size)):
             if len(numbers) == size:
@@ -151,7 +158,8 @@ class Proposals:
     def _task(self, number: int, settings: Settings, start: Start) -> Task:
         member, name, budget = _named(number, settings, start)
         seed = seeding.derive(self.plan.config.seed, "member", member)
-        return Task(name, "search", settings, seed, self.plan.runner.usual, budget=budget, bracket=start.bracket)
+        usual, bracket = self.plan.runner.usual, start.bracket
+        return Task(name, Purpose.SEARCH, settings, seed, usual, Train(), member, budget=budget, bracket=bracket)
 
     def _size(
         self, settings: Settings, left: int, finished: Sequence[Finished] | None = None, blind: bool = False
@@ -165,25 +173,6 @@ class Proposals:
 
     def _predictions(self, task_id: str) -> Floats:
         return self.store.read_predictions(self.ledger.report(task_id).files["search"])
-
-
-def packs(
-    tasks: Sequence[Task], planner: Planner, size: Callable[[Settings, int], int] | None = None
-) -> Iterator[Pack]:
-    """Yield tasks that are there already in packs: those that can be trained together, and occupy the same,
-    in order of the first.
-
-    Args:
-        size: says how many go together; `planner.size` without.
-    """
-    groups: dict[tuple[str, Resources], list[Task]] = {}
-    for task in tasks:
-        shared = packing.key(task.settings) if task.distill is None else None
-        groups.setdefault((shared or task.id, task.resources), []).append(task)
-    for group in groups.values():
-        most = (size or planner.size)(group[0].settings, len(group))
-        for start in range(0, len(group), most):
-            yield group[start : start + most]
 
 
 def _named(number: int, settings: Settings, start: Start) -> tuple[str, str, int | None]:

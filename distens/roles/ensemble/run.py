@@ -22,6 +22,7 @@ from distens.records import Failure, Finished, Pack, Task
 from distens.roles.ensemble.conclude import conclude
 from distens.roles.ensemble.plan import Plan
 from distens.roles.ensemble.proposals import Proposals
+from distens.roles.ensemble.purpose import Purpose
 from distens.runtime.protocol import Shared
 
 
@@ -55,7 +56,7 @@ class Run:
         """Return how many members of the search are left at least; None where time decides."""
         if self.plan.members is None:
             return None
-        return self.plan.members - self.ledger.count("search") + len(self.ledger.pending("search"))
+        return self.plan.members - self.ledger.count(Purpose.SEARCH) + len(self.ledger.pending(Purpose.SEARCH))
 
     def _search(self) -> None:
         self.progress.replay(self.proposals.history())
@@ -66,8 +67,8 @@ class Run:
                 self.plan.tracker.progress(step, self.progress.values())
             self._show(line(task, outcome, self.config.metric), outcome)
         self._search_began = None
-        failed = self.ledger.failed("search")
-        if not self.ledger.finished("search"):
+        failed = self.ledger.failed(Purpose.SEARCH)
+        if not self.ledger.finished(Purpose.SEARCH):
             reasons = "\n".join(f"  {f.task.id}: {f.failure.reason}: {f.failure.message}" for f in failed[:5])
             raise RunError(f"every member failed ({len(failed)} of {len(failed)}):\n{reasons}")
 
@@ -101,7 +102,7 @@ class Run:
 
     def _complete(self, packs: Iterator[Sequence[Pack]]) -> Iterator[tuple[Task, Finished | Failure]]:
         def asked(task: Task) -> None:
-            if task.purpose == "search":
+            if task.purpose == Purpose.SEARCH:
                 self._show("")
 
         yield from self.session.complete(packs, asked, self._elapsed)

@@ -19,6 +19,7 @@ from distens.lifecycle.progress import LEADERS
 from distens.lifecycle.results import Page, Row
 from distens.records import Finished, Floats
 from distens.roles.ensemble.plan import Plan
+from distens.roles.ensemble.purpose import Purpose
 from distens.serve.cascade import Cascade, learn
 from distens.storage.store import Store
 
@@ -177,7 +178,7 @@ def _ensemble_so_far(plan: Plan, search_MNC: Sequence[Floats], values_M: Floats,
 
 def _failures(ledger: Ledger) -> list[dict[str, Any]]:
     """Return what failed, with the lower rung that its member keeps, if it has one."""
-    kept = {e.task.member: e.task.id for e in ledger.finished("search") if e.task.budget is not None}
+    kept = {e.task.member: e.task.id for e in ledger.finished(Purpose.SEARCH) if e.task.budget is not None}
     failures = ledger.failures()
     for failure in failures:
         member = ledger.task(failure["id"]).member
@@ -189,13 +190,13 @@ def _failures(ledger: Ledger) -> list[dict[str, Any]]:
 def _epochs(ledger: Ledger) -> int:
     """Return how many epochs the search trained, those of rungs that are not used included; families without epochs
     add none."""
-    found = (entry.report.metrics for entry in ledger.all_finished("search"))
+    found = (entry.report.metrics for entry in ledger.all_finished(Purpose.SEARCH))
     return round(sum(one.get("new_epochs", one.get("epochs", 0)) for one in found))
 
 
 def _why_ended(plan: Plan, ledger: Ledger) -> str:
-    started = ledger.count("search")
-    decision = plan.next(ledger.reports("search", plan.config.metric))
+    started = ledger.count(Purpose.SEARCH)
+    decision = plan.next(ledger.reports(Purpose.SEARCH, plan.config.metric))
     if decision.promote or decision.start:
         return f"after {ledger.elapsed:.0f} s (search.seconds), with {started} members started"
     return f"with all {started} members started"

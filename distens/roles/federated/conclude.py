@@ -15,19 +15,21 @@ from typing import Any
 import numpy as np
 
 from distens import probabilities, registry, seeding
-from distens.data.clients import Partition
 from distens.data.load import Loaded
 from distens.distill.protocol import Average, Averages
-from distens.evaluate import figures, partition_figure
+from distens.evaluate import figures
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.results import BundleContent, Outcome, Page, Row, costs, test_losses
 from distens.members.client import told_histogram
-from distens.merge.protocol import Round
-from distens.records import Finished, Floats, Task, Update
-from distens.roles.federated import shown
+from distens.merge.protocol import Round, Update
+from distens.partition.protocol import Partition
+from distens.records import Finished, Floats, Task
+from distens.roles.federated import partition_figure, shown
 from distens.roles.federated.journal import Log
 from distens.roles.federated.plan import FederatedPlan
+from distens.roles.federated.purpose import Purpose
 from distens.roles.federated.weighed import ENSEMBLE, Weighed
+from distens.roles.federated.work.fill import Fill
 from distens.serve.bundle import BundleMember
 from distens.storage.store import Store
 
@@ -38,8 +40,8 @@ MEAN = "mean_client"
 def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
     """Return the task that makes a member of global weights: it is predicted with, and its state is written."""
     seed = seeding.derive(plan.config.seed, "finish", GLOBAL)
-    given = {"start": plan.runner.hold(weights_P)}
-    return Task(GLOBAL, GLOBAL, {**plan.settings(0), "family": GLOBAL}, seed, plan.runner.usual, given=given)
+    given, settings = {"start": plan.runner.hold(weights_P)}, {**plan.settings(0), "family": GLOBAL}
+    return Task(GLOBAL, Purpose.GLOBAL, settings, seed, plan.runner.usual, Fill(), given=given)
 
 
 def merged(
@@ -59,7 +61,7 @@ def merged(
         update = Update(
             task_id=entry.task.id,
             attempt=entry.report.attempt,
-            client=entry.task.client,
+            client=entry.task.work.client,
             weights_P=member.weights(),
             rows=int(found["rows"]),
             steps=int(found["steps"]),
@@ -73,7 +75,7 @@ def merged(
 
 def in_order(ledger: Ledger, names: Sequence[str]) -> list[Finished]:
     """Return the clients that finished in one shot, in the order of all."""
-    found = {entry.task.client: entry for entry in ledger.finished("client")}
+    found = {entry.task.work.client: entry for entry in ledger.finished(Purpose.CLIENT)}
     return [found[name] for name in names if name in found]
 
 
@@ -153,12 +155,13 @@ class _Conclusion:
     def _made(self) -> dict[str, Finished]:
         """Return what the server made, by row; failures are named."""
         found: dict[str, Finished] = {}
-        for purpose in (GLOBAL, STUDENT, *self.plan.baselines):
+        for purpose in (Purpose.GLOBAL, Purpose.STUDENT, Purpose.BASELINE):
             for entry in self.ledger.finished(purpose):
-                found[purpose] = entry
+                found[entry.task.id] = entry
             for failed in self.ledger.failed(purpose):
-                self.missing[purpose] = f"{failed.failure.reason}: {failed.failure.message}"
-        for failed in self.ledger.failed("client"):
+                self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
+        found = {name: found[name] for name in (GLOBAL, STUDENT, *self.plan.baselines) if name in found}
+        for failed in self.ledger.failed(Purpose.CLIENT):
             self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
         return found
 
@@ -219,7 +222,7 @@ class _Conclusion:
         if self.weighed is None:
             return {}
         pairs = zip(self.weighed.entries, self.weighed.weights_M, strict=True)
-        return {entry.task.client: float(weight) for entry, weight in pairs}
+        return {entry.task.work.client: float(weight) for entry, weight in pairs}
 
     # What is left behind ---------------------------------------------------------------------------------------------
 

@@ -20,10 +20,15 @@ import numpy as np
 
 from distens import registry, seeding
 from distens.errors import RunError
-from distens.merge.protocol import Corrects, Merged, Round
-from distens.records import Answer, Failure, Floats, Held, Pack, Refined, Resources, Scored, Task, Update
+from distens.merge.protocol import Corrects, Merged, Round, Update
+from distens.records import Answer, Failure, Floats, Held, Pack, Resources, Task
+from distens.roles.federated.answers import Refined, Scored
 from distens.roles.federated.journal import Log, Reached, RoundsJournal
 from distens.roles.federated.plan import FederatedPlan
+from distens.roles.federated.purpose import Purpose
+from distens.roles.federated.work.client_round import ClientRound
+from distens.roles.federated.work.judge import Judge
+from distens.roles.federated.work.refine import Refine
 from distens.runtime.protocol import Runner
 from distens.storage.store import Store
 
@@ -31,7 +36,6 @@ PACKS = 4
 """Clients that gain nothing from being trained together go to an actor in so many parts, so that all end together."""
 
 NAMED = 5
-EVALUATE, REFINE = "evaluate", "refine"
 
 
 class Rounds:
@@ -71,6 +75,7 @@ class Rounds:
         self._log = Log(0, [])
         self._updates: dict[str, Update] = {}
         self._waiting: set[str] = set()
+        self._sent: dict[str, Task] = {}
 
     def run(self) -> Floats:
         """Do all rounds that are left; return the last weights.
@@ -80,7 +85,7 @@ class Rounds:
             StorageError: a round cannot be written.
         """
         try:
-            for outcomes in self._runner.run(self._packs()):
+            for outcomes in self._runner.run(self._noted(self._packs())):
                 for outcome in outcomes:
                     self._take(outcome)
         finally:
@@ -89,12 +94,19 @@ class Rounds:
 
     # What goes out ---------------------------------------------------------------------------------------------------
 
+    def _noted(self, packs: Iterator[Pack]) -> Iterator[Pack]:
+        """Yield packs, and note which tasks went out until the round after theirs is over."""
+        for pack in packs:
+            self._sent |= {task.id: task for task in pack}
+            yield pack
+
     def _packs(self) -> Iterator[Pack]:
         while self._server.rounds < self._plan.section.rounds:
             start = self._runner.hold(self._server.weights_P)
             began = time.monotonic()
             self._log = Log(self._server.rounds, self._cohort(self._server.rounds))
             self._updates, self._waiting = {}, set(self._log.asked)
+            self._sent = {name: task for name, task in self._sent.items() if task.work.round == self._log.round - 1}
             for pack in self._divided(self._log.asked):
                 left = self._left(began)
                 if left is not None and left <= 0:
@@ -152,12 +164,11 @@ class Rounds:
             given["correction"] = self._runner.hold(merger.correct(client, server.memory, server.weights_P))
         return Task(
             f"r{number:04d}-{client}",
-            "round",
+            Purpose.ROUND,
             self._settings,
             seed,
             self._resources[client],
-            client=client,
-            round=number,
+            ClientRound(client, number),
             given=given,
             limit_seconds=limit_seconds,
         )
@@ -169,12 +180,12 @@ class Rounds:
             given = {"start": start or self._runner.hold(self._server.weights_P)}
             yield [
                 Task(
-                    f"{EVALUATE}-{number:04d}",
-                    EVALUATE,
+                    f"{Purpose.EVALUATE}-{number:04d}",
+                    Purpose.EVALUATE,
                     self._settings,
                     0,
                     self._runner.usual,
-                    round=number,
+                    Judge(number),
                     given=given,
                 )
             ]
@@ -191,16 +202,15 @@ class Rounds:
             "memory": hold(self._server.distiller),
         }
         task = Task(
-            f"{REFINE}-{number:04d}",
-            REFINE,
+            f"{Purpose.REFINE}-{number:04d}",
+            Purpose.REFINE,
             self._settings,
-            seeding.derive(self._plan.config.seed, REFINE),
+            seeding.derive(self._plan.config.seed, "refine"),
             self._runner.usual,
-            distill=registry.resolved(self._plan.distiller),
-            round=number,
+            Refine(registry.resolved(self._plan.distiller), number),
             given=given,
         )
-        self._waiting = {REFINE}
+        self._waiting = {Purpose.REFINE}
         yield [task]
         while self._waiting:
             yield []
@@ -218,11 +228,11 @@ class Rounds:
 
     def _take(self, outcome: Answer) -> None:
         if isinstance(outcome, Scored):
-            self._told(self._journal.judge(int(outcome.task_id.rpartition("-")[2]), dict(outcome.metrics)))
+            self._told(self._journal.judge(outcome.round, dict(outcome.metrics)))
         elif isinstance(outcome, Refined):
             self._server = replace(self._server, weights_P=outcome.weights_P, distiller=outcome.memory)
             self._log.refined = dict(outcome.metrics)
-            self._waiting.discard(REFINE)
+            self._waiting.discard(Purpose.REFINE)
         elif isinstance(outcome, Update):
             self._updates[outcome.client] = outcome
             self._waiting.discard(outcome.client)
@@ -230,17 +240,17 @@ class Rounds:
             self._lost(outcome)
 
     def _lost(self, failure: Failure) -> None:
-        kind, _, client = failure.task_id.partition("-")
+        task = self._sent[failure.task_id]
         why = f"{failure.reason}: {failure.message}"
-        if kind in (EVALUATE, REFINE):
+        if task.purpose != Purpose.ROUND:
             if failure.final:
-                what = "judged" if kind == EVALUATE else "refined (distill)"
-                raise RunError(f"the weights of round {client} could not be {what}: {why}")
+                what = "judged" if task.purpose == Purpose.EVALUATE else "refined (distill)"
+                raise RunError(f"the weights of round {task.work.round:04d} could not be {what}: {why}")
         elif failure.final:
-            self._log.failed[client] = why
-            self._waiting.discard(client)
+            self._log.failed[task.work.client] = why
+            self._waiting.discard(task.work.client)
         else:
-            self._log.retried.append(f"{client}: {why}")
+            self._log.retried.append(f"{task.work.client}: {why}")
 
     def _merge(self) -> list[Update]:
         log, server, merger = self._log, self._server, self._plan.merger

@@ -11,22 +11,25 @@ import numpy as np
 
 from distens import registry, seeding
 from distens.data import load as loading
-from distens.data.clients import FILE, Partition
-from distens.data.federation import Clients, Partitioned, Remote
 from distens.data.load import Loaded
 from distens.errors import DistensError, RunError
+from distens.lifecycle.packs import packs
 from distens.lifecycle.progress import Update, line
 from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Session
 from distens.members.client import told_histogram
 from distens.merge.protocol import NeedsProxy
 from distens.packing import Planner
+from distens.partition.protocol import FILE, Partition
 from distens.records import Failure, Finished, Floats, Task, Teacher
-from distens.roles.ensemble.proposals import packs
 from distens.roles.federated import conclude
+from distens.roles.federated.clients import Clients, Partitioned, Remote
 from distens.roles.federated.journal import Log
 from distens.roles.federated.plan import FederatedPlan, check_drawn
+from distens.roles.federated.purpose import Purpose
 from distens.roles.federated.rounds import Rounds
+from distens.roles.federated.work.distil_blind import DistilBlind
+from distens.roles.federated.work.train_client import TrainClient
 from distens.runtime.protocol import Shared
 
 
@@ -104,11 +107,11 @@ class Federation:
         tasks = [
             Task(
                 name,
-                "client",
+                Purpose.CLIENT,
                 self.plan.settings(i),
                 seeding.derive(seed, "client", name),
                 self.plan.resources(i, name),
-                client=name,
+                TrainClient(name),
                 limit_seconds=limit,
             )
             for i, name in enumerate(names)
@@ -117,7 +120,7 @@ class Federation:
         finished = conclude.in_order(self.ledger, names)
         needed = int(np.ceil(self.plan.section.quorum * len(names)))
         if len(finished) < needed:
-            reasons = "; ".join(f"{f.task.id}: {f.failure.message}" for f in self.ledger.failed("client")[:5])
+            reasons = "; ".join(f"{f.task.id}: {f.failure.message}" for f in self.ledger.failed(Purpose.CLIENT)[:5])
             raise RunError(
                 f"{len(finished)} of {len(names)} clients finished, and the quorum (federated.quorum) is {needed}: "
                 f"{reasons}"
@@ -140,15 +143,16 @@ class Federation:
         for name, spec in {**distillers, **self.plan.baselines}.items():
             settings = {**self.plan.settings(0), "family": "student"}
             own = seeding.derive(seed, "finish", name)
-            tasks.append(Task(name, name, settings, own, resources, distill=spec, teachers=teachers, given=given))
+            purpose = Purpose.STUDENT if name == conclude.STUDENT else Purpose.BASELINE
+            tasks.append(Task(name, purpose, settings, own, resources, DistilBlind(spec, teachers), given=given))
         return tasks
 
     def _complete(self, tasks: Sequence[Task], planner: Planner, total: int) -> None:
         left = [task for task in tasks if not self.ledger.done(task.id)]
 
         def show(text: str, told: Finished | Failure | None = None) -> None:
-            phase, finished = "clients" if total else "finish", len(self.ledger.finished("client"))
-            running, failed = self.ledger.running(), len(self.ledger.failed("client"))
+            phase, finished = "clients" if total else "finish", len(self.ledger.finished(Purpose.CLIENT))
+            running, failed = self.ledger.running(), len(self.ledger.failed(Purpose.CLIENT))
             counted = "clients" if total else ""
             self.watch(Update(phase, text, counted, total, finished, failed, running, outcome=told))
 

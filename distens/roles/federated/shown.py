@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from distens.data.clients import Partition
 from distens.data.load import Loaded
-from distens.evaluate import federated_figures as figures
 from distens.lifecycle.ledger import Ledger
 from distens.members.client import told_histogram
+from distens.partition.protocol import Partition
 from distens.records import Finished, Floats, Integers
+from distens.roles.federated import figures
 from distens.roles.federated.journal import Log
+from distens.roles.federated.purpose import Purpose
 from distens.storage.store import Store
 from distens.tracking.protocol import Participant
 
@@ -88,7 +89,9 @@ def counts(loaded: Loaded, partition: Partition | None, ledger: Ledger) -> dict[
     if partition is not None:
         counts_KC = partition.histograms(dataset.labels["train"], classes)
         return dict(zip(partition.rows, counts_KC.tolist(), strict=True))
-    return {e.task.client: list(told_histogram(e.report.metrics, classes)) for e in ledger.finished("client")}
+    return {
+        e.task.work.client: list(told_histogram(e.report.metrics, classes)) for e in ledger.finished(Purpose.CLIENT)
+    }
 
 
 class Clients:
@@ -218,7 +221,7 @@ def of_rounds(logs: Mapping[int, Log], clients: Clients, metric: str, folder: Pa
 
 
 def grids(names: Sequence[str], found: Mapping[str, Part], rounds: int) -> tuple[Floats, Integers]:
-    """Return shares_KT and outcomes_KT, as `distens.evaluate.federated_figures.shares` takes them."""
+    """Return shares_KT and outcomes_KT, as `distens.roles.federated.figures.shares` takes them."""
     shares_KT = np.full((len(names), rounds), np.nan)
     outcomes_KT = np.full((len(names), rounds), figures.NOT_ASKED)
     for k, name in enumerate(names):

@@ -25,20 +25,20 @@ class Pretend:
     def __post_init__(self):
         self._classes = 0
 
-    def fit(self, examples, work):
-        self._note(f"alone {work.seed}")
-        return self._fit(examples, work, 1)
+    def fit(self, examples, context):
+        self._note(f"alone {context.seed}")
+        return self._fit(examples, context, 1)
 
     @classmethod
-    def fit_pack(cls, members, examples, works):
-        members[0]._note("pack " + " ".join(str(work.seed) for work in works))
-        for place, (member, work) in enumerate(zip(members, works, strict=True)):
+    def fit_pack(cls, members, examples, contexts):
+        members[0]._note("pack " + " ".join(str(context.seed) for context in contexts))
+        for place, (member, context) in enumerate(zip(members, contexts, strict=True)):
             try:
-                yield place, member._fit(examples, work, len(members))
+                yield place, member._fit(examples, context, len(members))
             except Diverged as error:
                 yield place, error
 
-    def _fit(self, examples, work, together):
+    def _fit(self, examples, context, together):
         if self.does == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.does == "raise":
@@ -56,7 +56,7 @@ class Pretend:
         if self.does == "full":
             raise StorageFailed("the disk is full")
         self._classes = examples.classes
-        self._note(f"trained {work.seed}")
+        self._note(f"trained {context.seed}")
         return {"parameters": self.width, "seconds": 0.5}
 
     def _note(self, text):

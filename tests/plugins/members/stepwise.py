@@ -20,8 +20,8 @@ class Stepwise:
     def last_epoch(self):
         return None
 
-    def fit(self, examples, work):
-        self._classes, self._epoch = examples.classes, work.until(self.epochs)
+    def fit(self, examples, context):
+        self._classes, self._epoch = examples.classes, context.until(self.epochs)
         if self._epoch >= self.fails_at:
             raise Diverged(f"the loss was nan in epoch {self.fails_at}")
         return {"parameters": 1, "epochs": self._epoch}

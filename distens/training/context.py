@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from distens.records import Integers
-from distens.storage.store import Checkpoint
+from distens.storage.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class Work:
+class Context:
     """The surroundings of one fit.
 
     Attributes:

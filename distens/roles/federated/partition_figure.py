@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distens.evaluate._canvas import COLOURS, INK, LINE_INCHES, blank, shades, short, step, ticks, write
+from distens.evaluate.canvas import COLOURS, INK, LINE_INCHES, blank, shades, short, step, ticks, write
 from distens.records import Integers
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distens.evaluate._canvas import (
+from distens.evaluate.canvas import (
     COLOURS,
     INK,
     LINE_INCHES,

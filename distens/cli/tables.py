@@ -1,0 +1,75 @@
+"""Results as tables on a terminal, or in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from distens.tune.sweep import SweepResult
+
+NARROW = 8
+"""Characters of a heading's line where the terminal is narrow."""
+
+
+def print_sweep(result: SweepResult) -> None:
+    """Print the runs of a sweep, the best of them marked."""
+    keys = list(result.best.values)
+    lines = [["run", *keys, f"{result.metric} (combine)", ""]]
+    for run in result.runs:
+        cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (run.values[key] for key in keys)]
+        value = f"{run.value:.4f}" if run.value is not None else "failed"
+        lines.append([run.path.rsplit("/", 1)[1], *cells, value, "best" if run is result.best else ""])
+    typer.echo()
+    print_lines(lines)
+    for run in result.runs:
+        if run.why:
+            typer.echo(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
+    typer.echo("The best is chosen on the combine split; what its test split says is in its own table:")
+    typer.echo(f"distens report {result.best.path}")
+    for note in result.notes:
+        typer.echo(note)
+
+
+def print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
+    """Print the honest table, what is missing in it, and the verdict."""
+    from distens.evaluate.report import table_lines
+
+    typer.echo()
+    print_lines(table_lines(rows, {}))
+    for name, why in missing.items():
+        typer.echo(f"{name}: {why}")
+    typer.echo()
+    for sentence in verdict:
+        typer.echo(f"- {sentence}")
+    typer.echo()
+
+
+def print_lines(lines: Sequence[Sequence[str]]) -> None:
+    """Print a table, its headings first."""
+    from textwrap import fill
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def table(narrow: bool) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if narrow else (0, 1), show_edge=not narrow)
+        for i, heading in enumerate(lines[0]):
+            folded = fill(heading, NARROW, break_long_words=False) if narrow else heading
+            made.add_column(folded, justify="left" if i == 0 else "right", no_wrap=True)
+        for line in lines[1:]:
+            made.add_row(*(Text(cell) for cell in line))
+        return made
+
+    # A log has no width: there the table is as wide as it needs to be. A narrow terminal gets folded headings, and may
+    # break lines: half a number would be another.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    narrow = console.measure(table(False), options=console.options.update(max_width=1000)).maximum > console.width
+    if narrow and sys.stdout.isatty():
+        console = Console(width=1000)
+    console.print(table(narrow))

@@ -1,0 +1,124 @@
+"""Tasks as JSON and back, for journals and files: their work is found again by its kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from distens import registry
+from distens.config.addresses import is_address
+from distens.distill.protocol import DataFree
+from distens.errors import did_you_mean
+from distens.lifecycle.work.train import Train
+from distens.records import Record, Resources, Task
+from distens.runtime.protocol import Work
+from distens.storage.encoding import flat
+
+_ABSENT: tuple[tuple[str, Any], ...] = (("budget", None), ("bracket", ""), ("limit_seconds", None))
+"""Left out, as if there were none."""
+
+_ROLES = "distens.roles."
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    """Return a task as a JSON-able mapping; its JSON values are shared, not copied."""
+    values = flat(task)
+    values["purpose"] = str(task.purpose)
+    resources = flat(task.resources)
+    values["resources"] = {name: value for name, value in resources.items() if value or name in ("cpus", "gpus")}
+    del values["given"]  # it ends with the process; who asks for the task again gives it anew
+    if task.member == task.id:
+        del values["member"]
+    for name, absent in _ABSENT:
+        if values[name] == absent:
+            del values[name]
+    del values["work"]
+    if task.work is not None and task.work != Train():
+        values["work"] = {"kind": kind_of(task.work), **_plain(task.work)}
+    return values
+
+
+def task_from_json(values: Mapping[str, Any]) -> Task:
+    """Return the task that `task_to_json` wrote, of this version or an older one."""
+    values = _of_older(values) if "work" not in values else values
+    resources = {**values["resources"]}
+    if "custom" in resources:
+        resources["custom"] = tuple((name, amount) for name, amount in resources["custom"])
+    work = dict(values["work"])
+    cls = find(work.pop("kind"))
+    return Task(**{**values, "resources": Resources(**resources), "work": _adapter(cls).validate_python(work)})
+
+
+def kind_of(work: Any) -> str:
+    """Return the name by which a journal has a work: its file's, with its role's before it if it is a role's own."""
+    module, name = type(work).__module__, registry.kind_of(work)
+    if module.startswith(_ROLES):
+        return f"{module.removeprefix(_ROLES).split('.')[0]}.{name}"
+    return name
+
+
+def find(kind: str) -> type:
+    """Return the class of a work. No module is imported but distens' own.
+
+    Raises:
+        ValueError: there is none of that kind.
+    """
+    if is_address(kind):  # of a role from outside, whose module the config's role has imported by now
+        module, _, name = kind.partition(":")
+        cls = vars(sys.modules.get(module, object)).get(name)
+        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and registry.able(cls, Work)):
+            raise ValueError(f"work: {kind!r} is none of a module that the config names")
+        return cls
+    role, dot, name = kind.partition(".")
+    if dot and role not in registry.names("roles"):
+        raise ValueError(f"work: {kind!r} is of no role that is here")
+    family, name = (f"roles.{role}.work", name) if dot else ("lifecycle.work", kind)
+    if name not in registry.names(family):
+        raise ValueError(f"work: unknown kind {kind!r}. {did_you_mean(name, registry.names(family))}")
+    return registry.find(family, name, "work")
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return {name: _plain(inner) for name, inner in flat(value).items()}
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def _of_older(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task as it is written today, of one that an older version wrote: whose rows it learns from, and who is
+    distilled, were the task's own then, and the member was read off the id."""
+    now = {"work": {"kind": "train"}, **values}
+    client, distiller, teachers = now.pop("client", ""), now.pop("distill", None), now.pop("teachers", ())
+    now.pop("round", None)
+    if teachers and distiller is None:
+        raise ValueError("teachers of a task that distils nobody")
+    if "budget" in now:
+        now["member"] = now["id"].removesuffix(f"-{now['budget']}")
+    if distiller is not None and _is_blind(distiller["kind"]):
+        now["work"] = {"kind": "federated.distil_blind", "distiller": distiller, "teachers": teachers}
+        if now["purpose"] != "student":  # one of the baselines, of which each was a purpose of its own
+            now["purpose"] = "baseline"
+    elif distiller is not None:
+        now["work"] = {"kind": "distil", "distiller": distiller, "teachers": teachers}
+    elif client:
+        now["work"] = {"kind": "federated.train_client", "client": client}
+    elif now["purpose"] == "global":
+        now["work"] = {"kind": "federated.fill"}
+    return now
+
+
+def _is_blind(kind: str) -> bool:
+    ours = kind in registry.names("distill")  # older versions had no others
+    return ours and registry.able(registry.find("distill", kind, "distill"), DataFree)

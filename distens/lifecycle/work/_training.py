@@ -1,0 +1,164 @@
+"""What works have in common that train members: their surroundings, packs, and what a trained member leaves behind."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from distens import packing, probabilities, registry
+from distens.data.dataset import Dataset, Examples
+from distens.errors import Diverged
+from distens.members.protocol import Member, Packable
+from distens.records import Failure, Files, Floats, Outcome, Report, State, Task, Teacher
+from distens.runtime.protocol import Shared, WorkContext
+from distens.storage.checkpoint import Checkpoint
+from distens.storage.encoding import to_json
+from distens.training.context import Context
+
+HELD_OUT = ("search", "combine", "test")
+
+ONE_CALL_BYTES = 4 << 20
+
+Own = Callable[[Task, Context], tuple[Examples, Context]]
+"""A task and its surroundings -> what it learns from, and its surroundings, which say which of those rows are its."""
+
+
+def group(task: Task) -> Hashable:
+    """Return what tasks share whose members can be trained as one program; the id of one that cannot."""
+    shared = packing.key(task.settings)
+    return task.id if shared is None else (shared, task.resources)
+
+
+def train(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterator[Outcome]:
+    """Yield the outcomes of tasks of one group: alone as one member, together as one program."""
+    if len(tasks) == 1:
+        yield context.guarded(tasks[0], lambda: _train(tasks[0], context, own))
+    else:
+        yield from _train_pack(tasks, context, own)
+
+
+def _train(task: Task, context: WorkContext, own: Own) -> Report:
+    surrounded = surroundings(task, context)
+    member: Member = registry.build_member(task.settings, task.id)
+    examples, surrounded = own(task, surrounded)
+    return delivered(task, member, lambda: member.fit(examples, surrounded), context, surrounded.checkpoint)
+
+
+def _train_pack(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterator[Outcome]:
+    members: list[Packable] = [registry.build_member(task.settings, task.id) for task in tasks]
+    pairs = [own(task, surroundings(task, context)) for task in tasks]
+    examples, contexts = pairs[0][0], [surrounded for _, surrounded in pairs]
+    started = time.perf_counter()
+    for place, found in type(members[0]).fit_pack(members, examples, contexts):
+        task, member, checkpoint = tasks[place], members[place], contexts[place].checkpoint
+        if isinstance(found, Diverged):
+            seconds = time.perf_counter() - started
+            yield Failure(task.id, task.attempt, "diverged", str(found), seconds, platform.node())
+        else:
+            metrics = {"seconds": (time.perf_counter() - started) / len(tasks), **found}
+            yield context.guarded(
+                task, lambda t=task, m=member, f=metrics, c=checkpoint: deliver(t, m, f, context.shared, c)
+            )
+
+
+def surroundings(task: Task, context: WorkContext) -> Context:
+    """Return what a member of a task is given besides examples."""
+    checkpoint = Checkpoint(context.shared.store, task.member)  # the rungs of a member share it: each resumes from it
+    return Context(task.seed, checkpoint, context.device(task), context.threads, task.resources.gpus, task.budget)
+
+
+def teachers(found: Sequence[Teacher], where: str, context: WorkContext) -> list[Any]:
+    """Return trained members."""
+    members = []
+    for teacher in found:
+        trained = registry.build_member(teacher.settings, where)
+        trained.load(context.shared.store.read_state(teacher.state.path, teacher.state))
+        members.append(trained)
+    return members
+
+
+def delivered(
+    task: Task,
+    member: Member,
+    fit: Callable[[], Mapping[str, float]],
+    context: WorkContext,
+    checkpoint: Checkpoint,
+) -> Report:
+    """Train a member alone, and return the report of what it leaves behind."""
+    started = time.perf_counter()
+    metrics = dict(fit())
+    metrics.setdefault("seconds", time.perf_counter() - started)
+    return deliver(task, member, metrics, context.shared, checkpoint)
+
+
+def deliver(
+    task: Task,
+    member: Member,
+    found: Mapping[str, float],
+    shared: Shared,
+    checkpoint: Checkpoint,
+    made: State | None = None,
+) -> Report:
+    """Write a trained member's predictions and state, and last its report, which says that all else is there.
+
+    Args:
+        made: what came of its training besides.
+    """
+    dataset, store = shared.dataset, shared.store
+    metrics = _finite(found)
+    probs, predict_ms_per_1000 = _predict(member, dataset)
+    folder = f"members/{task.id}/{task.attempt}"
+    files = {s: store.write_predictions(f"{folder}/{s}.arrow", p, durable=False) for s, p in probs.items()}
+    files["state"] = store.write_state(f"{folder}/state.safetensors", member.state(), durable=False)
+    if made is not None:
+        files["made"] = store.write_state(f"{folder}/made.safetensors", made, durable=False)
+    seconds = metrics.pop("seconds")
+    report = Report(
+        task_id=task.id,
+        attempt=task.attempt,
+        metrics={**metrics, **_judged(probs, dataset)},
+        seconds=seconds,
+        parameters=int(metrics["parameters"]),
+        predict_ms_per_1000=predict_ms_per_1000,
+        node=platform.node(),
+        files=Files(files),
+    )
+    store.write(f"{folder}/report.json", json.dumps(to_json(report), allow_nan=False).encode(), durable=False)
+    if task.budget is None:
+        checkpoint.clear()
+    return report
+
+
+def _judged(probs: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
+    """Return what predictions are worth on the *search* split; nothing where a federation's server has no such rows."""
+    return probabilities.metrics(probs["search"], dataset.labels["search"]) if "search" in probs else {}
+
+
+def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float]:
+    """Return split -> probs_NC of the splits that have rows, and milliseconds per 1,000 rows."""
+    inputs = {split: dataset.inputs[split] for split in HELD_OUT if len(dataset.inputs[split])}
+    member.predict(next(iter(inputs.values()))[:1])  # warms up
+    started = time.perf_counter()
+    if sum(some.nbytes for some in inputs.values()) <= ONE_CALL_BYTES:  # few rows take less time than three calls
+        ends = np.cumsum([len(some) for some in inputs.values()])
+        parts = np.split(member.predict(np.concatenate(list(inputs.values()))), ends[:-1])
+        probs = dict(zip(inputs, parts, strict=True))
+    else:
+        probs = {split: member.predict(some) for split, some in inputs.items()}
+    seconds = time.perf_counter() - started
+    for split, probs_NC in probs.items():
+        if not np.isfinite(probs_NC).all():
+            raise Diverged(f"predictions on the {split} split are not finite")
+    return probs, 1e6 * seconds / sum(map(len, inputs.values()))
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    for name, value in metrics.items():
+        if not np.isfinite(value):
+            raise Diverged(f"{name} is {value}")
+    return {name: float(value) for name, value in metrics.items()}

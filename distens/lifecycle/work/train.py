@@ -1,0 +1,34 @@
+"""Train members on the *train* split's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from distens.lifecycle.work._training import group, train
+from distens.records import Outcome, Task
+from distens.runtime.protocol import WorkContext
+
+
+@dataclass(frozen=True)
+class Train:
+    """A member learns from all rows, as far as its settings and its budget say; members of one architecture together
+    (see `distens.runtime.protocol.Work`)."""
+
+    packable: ClassVar[bool] = True
+    divisible: ClassVar[bool] = True
+    limit_option: ClassVar[str] = ""
+
+    def group(self, task: Task, context: WorkContext) -> Hashable:
+        """Return what members share that can be trained as one program."""
+        return group(task)
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return ()
+
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
+        """Yield the outcomes of the tasks."""
+        examples = context.shared.dataset.examples()
+        yield from train(tasks, context, lambda task, own: (examples, own))

@@ -1,0 +1,46 @@
+"""What works of a federation have in common: its clients, its network, and what its server knows."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from distens import registry
+from distens.distill.protocol import Server
+from distens.members.client import Client
+from distens.records import Integers, Task, settings_key
+from distens.roles.federated.clients import Clients
+from distens.runtime.protocol import Shared, WorkContext
+
+_PATTERNS: dict[tuple[str, tuple[int, ...], int], Client] = {}
+
+
+def clients_of(context: WorkContext) -> Clients:
+    """Return who has which rows, or where."""
+    assert context.shared.role_data is not None, "a client has rows"
+    return cast(Clients, context.shared.role_data)
+
+
+def pattern(task: Task, shared: Shared) -> Client:
+    """Return an untrained client of a task's settings."""
+    member = registry.build_member(task.settings, task.id)
+    dataset = shared.dataset
+    member.begin(dataset.inputs["search"].shape[1:], len(dataset.classes), 0)
+    return member
+
+
+def kept_pattern(task: Task, shared: Shared) -> Client:
+    """Return the client that `pattern` returned to this process before: each use writes over what it learned, and to
+    make one takes longer than to fill it."""
+    dataset = shared.dataset
+    key = (settings_key(task.settings), dataset.inputs["test"].shape[1:], len(dataset.classes))
+    if key not in _PATTERNS:
+        _PATTERNS.clear()
+        _PATTERNS[key] = pattern(task, shared)
+    return _PATTERNS[key]
+
+
+def knowledge(shared: Shared, counts_MC: Integers) -> Server:
+    """Return what the server knows (see `Server`)."""
+    dataset = shared.dataset
+    labelled = dataset.examples("search") if len(dataset.labels["search"]) else None
+    return Server(dataset.inputs["test"].shape[1:], len(dataset.classes), *dataset.bounds, labelled, counts_MC)

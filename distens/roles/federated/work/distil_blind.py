@@ -1,0 +1,63 @@
+"""Train a student to do what clients do together, without a row of theirs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from distens import registry
+from distens.lifecycle.work._training import deliver, surroundings, teachers
+from distens.records import Outcome, Report, State, Task, Teacher
+from distens.roles.federated.work._server import knowledge
+from distens.runtime.protocol import WorkContext
+
+
+@dataclass(frozen=True)
+class DistilBlind:
+    """Given `counts`, the teachers' rows of each class, a student learns from them (see
+    `distens.runtime.protocol.Work`).
+
+    Attributes:
+        distiller: kind and options, one of `distens/distill` that needs none of the clients' rows.
+        teachers: the clients, with their first weights.
+    """
+
+    distiller: Mapping[str, Any]
+    teachers: tuple[Teacher, ...]
+
+    packable: ClassVar[bool] = False
+    divisible: ClassVar[bool] = True
+    limit_option: ClassVar[str] = ""
+
+    def group(self, task: Task, context: WorkContext) -> Hashable:
+        """Return the task's id: it goes alone."""
+        return task.id
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return [("distill", self.distiller), *(("members", teacher.settings) for teacher in self.teachers)]
+
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
+        """Yield the student's report."""
+        for task in tasks:
+            yield context.guarded(task, lambda task=task: self._train(task, context))
+
+    def _train(self, task: Task, context: WorkContext) -> Report:
+        own, student = surroundings(task, context), registry.build_member(task.settings, task.id)
+        started = time.perf_counter()
+        server = knowledge(context.shared, context.given(task, "counts"))
+        student.begin(server.input_shape, server.classes, own.seed)
+        distiller = registry.build("distill", self.distiller, "distill")
+        weights_M = np.array([teacher.weight for teacher in self.teachers])
+        found = distiller.distill(teachers(self.teachers, task.id, context), weights_M, student, server, own)
+        arrays = {f"curves/{name}": np.array(values, dtype=np.float64) for name, values in found.curves.items()}
+        if found.weights_M is not None:
+            arrays["weights_M"] = np.asarray(found.weights_M, dtype=np.float64)
+        if found.images is not None:
+            arrays["images"] = found.images
+        metrics = {"seconds": time.perf_counter() - started, **found.metrics}
+        return deliver(task, student, metrics, context.shared, own.checkpoint, State(arrays))

@@ -1,0 +1,42 @@
+"""Make a member of weights that the server has."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from distens.lifecycle.work._training import deliver, surroundings
+from distens.records import Outcome, Report, Task
+from distens.roles.federated.work._server import pattern
+from distens.runtime.protocol import WorkContext
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Given `start`, weights_P, a member with them predicts and leaves its state (see
+    `distens.runtime.protocol.Work`)."""
+
+    packable: ClassVar[bool] = False
+    divisible: ClassVar[bool] = True
+    limit_option: ClassVar[str] = ""
+
+    def group(self, task: Task, context: WorkContext) -> Hashable:
+        """Return the task's id: it goes alone."""
+        return task.id
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return ()
+
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
+        """Yield the member's report."""
+        for task in tasks:
+            yield context.guarded(task, lambda task=task: _fill(task, context))
+
+
+def _fill(task: Task, context: WorkContext) -> Report:
+    checkpoint, member = surroundings(task, context).checkpoint, pattern(task, context.shared)
+    weights_P = context.given(task, "start")
+    member.become(weights_P)
+    return deliver(task, member, {"seconds": 0.0, "parameters": len(weights_P)}, context.shared, checkpoint)

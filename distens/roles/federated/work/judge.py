@@ -1,0 +1,45 @@
+"""Measure weights on the server's own *search* rows."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from distens import probabilities
+from distens.records import Answer, Task
+from distens.roles.federated.answers import Scored
+from distens.roles.federated.work._server import kept_pattern
+from distens.runtime.protocol import WorkContext
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Given `start`, weights_P, it answers `Scored` (see `distens.runtime.protocol.Work`).
+
+    Attributes:
+        round: whose weights they are, from 0.
+    """
+
+    round: int
+
+    packable: ClassVar[bool] = False
+    divisible: ClassVar[bool] = True
+    limit_option: ClassVar[str] = ""
+
+    def group(self, task: Task, context: WorkContext) -> Hashable:
+        """Return the task's id: it goes alone."""
+        return task.id
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return ()
+
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
+        """Yield what the weights are worth."""
+        for task in tasks:
+            member, dataset = kept_pattern(task, context.shared), context.shared.dataset
+            member.become(context.given(task, "start"))
+            probs_NC = member.predict(dataset.inputs["search"])
+            metrics = probabilities.metrics(probs_NC, dataset.labels["search"])
+            yield Scored(task.id, task.attempt, metrics, self.round)

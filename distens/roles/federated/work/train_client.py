@@ -1,0 +1,50 @@
+"""Train clients once, on rows of their own; what they learned is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from distens.data.dataset import Examples
+from distens.lifecycle.work._training import group, train
+from distens.records import Outcome, Task
+from distens.roles.federated.clients import Partitioned
+from distens.roles.federated.work._server import clients_of
+from distens.runtime.protocol import WorkContext
+from distens.training.context import Context
+
+
+@dataclass(frozen=True)
+class TrainClient:
+    """A client's only training, in one shot (see `distens.runtime.protocol.Work`).
+
+    Attributes:
+        client: whose rows it learns from.
+    """
+
+    client: str
+
+    packable: ClassVar[bool] = True
+    divisible: ClassVar[bool] = True
+    limit_option: ClassVar[str] = "federated.deadline_seconds"
+
+    def group(self, task: Task, context: WorkContext) -> Hashable:
+        """Return what clients share that can be trained as one program; those with data of their own are not: their
+        rows do not meet."""
+        return group(task) if isinstance(clients_of(context), Partitioned) else task.id
+
+    def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Return family and spec of every plug-in that it names."""
+        return ()
+
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
+        """Yield the outcomes of the tasks."""
+        clients, dataset = clients_of(context), context.shared.dataset
+
+        def own(task: Task, surroundings: Context) -> tuple[Examples, Context]:
+            if isinstance(clients, Partitioned):
+                return dataset.examples(), replace(surroundings, rows_N=clients.rows[task.work.client])
+            return clients.examples(task.work.client, dataset), surroundings
+
+        yield from train(tasks, context, own)
