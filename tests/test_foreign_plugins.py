@@ -269,7 +269,7 @@ class Turns:
 @dataclass
 class Prior:
     smoothing: float = 1.0
-    def fit(self, examples, work):
+    def fit(self, examples, context):
         counts_C = np.bincount(examples.targets, minlength=examples.classes) + self.smoothing
         self._probs_C = (counts_C / counts_C.sum()).astype(np.float32)
         return {"parameters": examples.classes, "seconds": 0.001}

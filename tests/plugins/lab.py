@@ -96,7 +96,7 @@ class Prior:
 
     smoothing: Annotated[float, Gt(0)] = 1.0
 
-    def fit(self, examples, work):
+    def fit(self, examples, context):
         counts_C = np.bincount(examples.targets, minlength=examples.classes) + self.smoothing
         self._probs_C = (counts_C / counts_C.sum()).astype(np.float32)
         return {"parameters": examples.classes, "seconds": 0.001}
@@ -143,9 +143,9 @@ class Teach:
 
     growth: ClassVar[int] = 1
 
-    def distill(self, teachers, weights_M, student, examples, work):
+    def distill(self, teachers, weights_M, student, examples, context):
         soft_NC = sum(w * t.predict(examples.inputs) for w, t in zip(weights_M, teachers, strict=True))
-        return student.fit(Examples(examples.inputs, soft_NC.astype(np.float32), examples.classes), work)
+        return student.fit(Examples(examples.inputs, soft_NC.astype(np.float32), examples.classes), context)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Echo:
     data_free: ClassVar[Literal[True]] = True
     needs_proxy: ClassVar[bool] = False
 
-    def distill(self, teachers, weights_M, student, server, work):
+    def distill(self, teachers, weights_M, student, server, context):
         first = teachers[0].torch_module()
         student.torch_module().load_state_dict(first.state_dict())
         return Distilled({"parameters": sum(p.numel() for p in first.parameters()), "seconds": 0.001})
