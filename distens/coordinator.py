@@ -73,7 +73,7 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, go_
     plan = checked(config)
     store = open_storage(plan.config)
     if store.exists("run.json"):
-        if not overwrite and store.names("journal"):  # else it failed before anything was trained
+        if not overwrite and _begun(store):  # else it failed before anything was trained
             if go_on:
                 return carry_out(plan, store, watch or silent, store.read_json("run.json"))
             done = store.exists("results.json")
@@ -84,6 +84,11 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, go_
             )
         store.delete()
     return carry_out(plan, store, watch or silent, None)
+
+
+def _begun(store: Store) -> bool:
+    """Return True if anything was journalled in a run's folder, whatever its role calls its journals."""
+    return any(store.names(folder) for folder in store.names() if "." not in folder)
 
 
 def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ()) -> Result:
