@@ -70,10 +70,11 @@ def find(kind: str) -> type:
     """
     if is_address(kind):  # of a role from outside, whose module the config's role has imported by now
         module, _, name = kind.partition(":")
-        cls = vars(sys.modules.get(module, object)).get(name)
-        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and registry.able(cls, Work)):
+        found: Any = vars(sys.modules.get(module, object)).get(name)
+        known = isinstance(found, type) and dataclasses.is_dataclass(found) and registry.has_names(found, Work)
+        if not known:
             raise ValueError(f"work: {kind!r} is none of a module that the config names")
-        return cls
+        return found
     role, dot, name = kind.partition(".")
     if dot and role not in registry.names("roles"):
         raise ValueError(f"work: {kind!r} is of no role that is here")
