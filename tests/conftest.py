@@ -22,8 +22,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a Ray is noted here, and the runs of 
 def ray_here():
     import ray
 
-    tests = os.path.dirname(__file__)
-    env = {"PYTHONPATH": os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH", "")]))}
+    tests = Path(__file__).parent
+    rooms = sorted(path for path in tests.iterdir() if path.is_dir())  # what is in a test's own module goes to actors
+    found = [*map(str, [tests, *rooms]), os.environ.get("PYTHONPATH", "")]
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, found))}
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env})
     yield ray
     ray.shutdown()
