@@ -23,6 +23,7 @@ import distens
 from distens import registry
 from distens.config.config import DataSection, parse
 from distens.data.load import load
+from distens.lifecycle.work.train import Train
 from distens.records import Task
 from distens.runtime.protocol import Shared
 from distens.storage.store import Store
@@ -55,7 +56,7 @@ def test_prepared_or_not_the_predictions_are_the_same_and_nothing_stays(tmp_path
         runner.start(Shared(store, dataset))
         if ray.is_initialized():
             actors = len(runner._spare.prepared)
-        tasks = iter([[Task("m0", "search", quick, 1)]])
+        tasks = iter([[Task("m0", "search", quick, 1, work=Train())]])
         (report,) = [o for outcomes in runner.run(tasks) for o in outcomes]
         if ray.is_initialized():
             actors = actors, len(runner._spare.prepared), len(runner._spare.idle)
