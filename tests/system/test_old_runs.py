@@ -34,8 +34,8 @@ BUNDLES = [*((name, "ensemble") for name in ("table", "rungs", "module", "one_sh
 BUNDLES += [("one_shot", "global"), ("one_shot", "student"), ("rounds", "global"), ("placed", "global")]
 
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?")
-LOOSE = {"rtol": 0.02, "atol": 0.02}
-"""How far a training may come out elsewhere: of one row's accuracy, and of a rounding that many steps made larger."""
+ROUNDED = {"rtol": 1e-4, "atol": 1e-4}
+"""How far numbers may be apart that a machine with other vector units computed: they were found to be 1e-7 apart."""
 
 
 @pytest.fixture
@@ -146,14 +146,14 @@ def test_a_config_is_still_that_of_its_run(name, old):
 
 
 @pytest.mark.parametrize(("name", "bundle"), BUNDLES)
-def test_a_bundle_alone(name, bundle, old, tmp_path):
+def test_a_bundle_alone(name, bundle, old, tmp_path, monkeypatch):
     """Without its run, by Python."""
     run = old(name)
     alone = shutil.move(run / "final" / bundle, tmp_path / "alone")
     shutil.rmtree(run)
     said = SAID[name]["predict"]
     if name == "module":
-        sys.modules.pop("old_user_net", None)  # what is imported already needs no leave
+        monkeypatch.delitem(sys.modules, "old_user_net", raising=False)  # one that is imported anyway may be used
         with pytest.raises(distens.BundleError, match="imports"):
             distens.load(str(alone))
         lines, predictor = said["--imports"], distens.load(str(alone), imports=True)
@@ -205,7 +205,7 @@ def test_a_partition_serves_another_run(old, tmp_path):
 def test_an_interrupted_run_goes_on(name, old):
     """What had finished is not done again, and the run ends as it did under the code that began it."""
     said, run = SAID[name], old(name)
-    kept = stamps(*(run / "journal").glob("*"), *(run / "rounds").glob("*"))
+    kept = stamps(*(run / "journal").glob("*.json"), *(run / "rounds").glob("*.json"))
     for member in said["finished"]:
         kept |= stamps(*(run / "members" / member).glob("*/*"))
     done_before = set(old_runs.members(run))
@@ -224,8 +224,8 @@ def test_an_interrupted_run_goes_on(name, old):
         assert old_runs.bits(run) == said["bits"]
         tolerance = {}
     else:
-        check_results(old_runs.results(run), said["results"], **LOOSE)
-        tolerance = LOOSE
+        check_results(old_runs.results(run), said["results"], **ROUNDED)
+        tolerance = ROUNDED
     distens_("predict", run, *Path().glob("rows.*"), "--out", "predicted.csv")
     check_predictions(Path("predicted.csv").read_text().splitlines(), said["predict"][""], **tolerance)
 
@@ -271,7 +271,7 @@ def test_a_finished_run_is_delivered_anew_and_nothing_else(name, old):
         check_results(old_runs.results(run), said["results"])
         assert old_runs.bits(run) == bits
     else:
-        check_results(old_runs.results(run), said["results"], rtol=1e-4, atol=1e-4)
+        check_results(old_runs.results(run), said["results"], **ROUNDED)
     anew = json.loads((run / "results.json").read_text())
     row = "ensemble" if "ensemble" in results else "global"
     assert anew[row]["train_seconds"] == results[row]["train_seconds"]  # those of then
@@ -287,7 +287,7 @@ def test_a_finished_run_is_trained_deeper(old):
         check_results(old_runs.results(run), said["results"])
         assert old_runs.bits(run) == said["bits"]
     else:
-        check_results(old_runs.results(run), said["results"], **LOOSE)
+        check_results(old_runs.results(run), said["results"], **ROUNDED)
 
 
 def test_a_sweep_that_was_done(old, ray_here):
