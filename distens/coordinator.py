@@ -97,8 +97,8 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     Args:
         path: the run's folder.
         watch: is told of every outcome.
-        overrides: `key.key=value`, for `runtime`, `tracking` and `federated.resources`, and to raise `schedule.maximum`
-            (of a finished run too); anything else would be another run.
+        overrides: `key.key=value`, for `runtime` and `tracking`, and to raise `schedule.maximum` (of a finished run
+            too); anything else would be another run.
 
     Raises:
         ConfigError: the config was changed, in the folder or by `overrides`.

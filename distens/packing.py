@@ -75,7 +75,7 @@ class Planner:
         pack: what the user asked for.
         slots: returns how many packs can run at a time.
         dispatch_seconds: what handing over one pack costs.
-        gpu: whether members are trained on one.
+        on_gpu: returns whether a member of given settings is trained on one.
         input_shape, classes: of the data.
         reasons: what was decided: family -> a sentence.
     """
@@ -83,7 +83,7 @@ class Planner:
     pack: PackSize
     slots: Callable[[], int]
     dispatch_seconds: float
-    gpu: bool
+    on_gpu: Callable[[Settings], bool]
     input_shape: tuple[int, ...]
     classes: int
     reasons: dict[str, str] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Planner:
         if shared not in self._advice:
             try:
                 member = registry.build_member(settings)
-                self._advice[shared] = member.pack_advice(self.input_shape, self.classes, self.gpu)
+                self._advice[shared] = member.pack_advice(self.input_shape, self.classes, self.on_gpu(settings))
             except Exception as error:  # whatever a member's own code does: it is named where it is trained
                 self._advice[shared] = (1, str(error))
         return self._advice[shared]

@@ -115,12 +115,20 @@ class Resources(Record):
     Attributes:
         memory_gib: 0: nobody counts it.
         custom: name -> amount, of what a cluster's nodes have besides; in order of names.
+        processes: how many train it together, each with an equal part of all this, which may be on a node of its own.
     """
 
     cpus: float = 1.0
     gpus: float = 0.0
     memory_gib: float = 0.0
     custom: tuple[tuple[str, float], ...] = ()
+    processes: int = 1
+
+    def part(self) -> Resources:
+        """Return what each of the member's processes occupies."""
+        count = self.processes
+        custom = tuple((name, amount / count) for name, amount in self.custom)
+        return Resources(self.cpus / count, self.gpus / count, self.memory_gib / count, custom)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from distens.config import addresses, raw_values
 from distens.errors import ConfigError, did_you_mean, shown
@@ -262,8 +262,16 @@ def resolved(plugin: Any) -> dict[str, Any]:
         family = plugin_family(type(plugin), name)
         if family is not None and value is not None:
             value = resolved(value)
-        values[name] = list(value) if isinstance(value, tuple) else value
+        values[name] = _plain(value)
     return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,14 @@ def ray_here():
     rooms = sorted(path for path in tests.iterdir() if path.is_dir())  # what is in a test's own module goes to actors
     found = [*map(str, [tests, *rooms]), os.environ.get("PYTHONPATH", "")]
     env = {"PYTHONPATH": os.pathsep.join(filter(None, found))}
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env})
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": env},
+    )
     yield ray
     ray.shutdown()
 

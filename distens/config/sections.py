@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from distens.errors import did_you_mean
+
 Spec = dict[str, Any] | str
 """A plug-in: its name, or `{kind: name, option: value, …}`; the name is its file's, or `package.module:Class`."""
 
@@ -118,7 +120,7 @@ def _gpus(count: float) -> float:
 
 
 class Occupied(Section):
-    """What one client occupies while it trains; what is left out is the runtime's.
+    """What members of one name occupy while they train; what is left out is as for all others.
 
     Attributes:
         cpus: also a fraction.
@@ -131,6 +133,14 @@ class Occupied(Section):
     gpus: Annotated[float, AfterValidator(_gpus)] | None = Field(None, ge=0)
     memory_gib: float | None = Field(None, ge=0)
     custom: dict[str, Annotated[float, Field(gt=0)]] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_its_keys(cls, values: Any) -> Any:
+        for key in values if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"unknown key {key!r}. {did_you_mean(str(key), cls.model_fields)}")
+        return values
 
     @model_validator(mode="after")
     def _says_something(self) -> Occupied:

@@ -9,6 +9,14 @@ from distens.packing import Planner
 from distens.records import Pack, Resources, Settings, Task
 
 
+def of_one_size(tasks: Sequence[Task]) -> list[Pack]:
+    """Return tasks that would go together in packs of those that occupy the same, in order of the first."""
+    groups: dict[Resources, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.resources, []).append(task)
+    return list(groups.values())
+
+
 def packs(
     tasks: Sequence[Task], planner: Planner, size: Callable[[Settings, int], int] | None = None
 ) -> Iterator[Pack]:

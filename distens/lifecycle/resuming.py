@@ -30,8 +30,8 @@ def goes_deeper(config: Config, then: Mapping[str, Any], path: str) -> bool:
         return True
     raise ConfigError(
         f"{path}: the config was changed since the run started ({', '.join(changed)}). A run is resumed as it was; "
-        "start another with the new values. Only storage, runtime, tracking and federated.resources may differ; and "
-        "schedule.maximum may rise, with search.members"
+        "start another with the new values. Only storage, runtime and tracking may differ; and schedule.maximum may "
+        "rise, with search.members"
     )
 
 

@@ -26,11 +26,12 @@ from distens.data.load import Loaded
 from distens.errors import RunError
 from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
+from distens.lifecycle.occupying import occupied
 from distens.lifecycle.progress import Update, Watch
 from distens.lifecycle.results import Outcome, Result
 from distens.lifecycle.work.evaluate import Evaluate, Evaluated
 from distens.packing import Planner
-from distens.records import Failure, Finished, Floats, Pack, Report, Resources, Task, Teacher
+from distens.records import Failure, Finished, Floats, Pack, Report, Resources, Settings, Task, Teacher
 from distens.runtime.protocol import Runner, Shared
 from distens.storage.store import Store
 from distens.tracking.protocol import Final, RunInfo, Tracker
@@ -127,14 +128,17 @@ class Session:
     def planner(self, loaded: Loaded) -> Planner:
         """Return who says how many tasks go together."""
         runner, dataset = self.runner, loaded.dataset
-        shape, gpu = dataset.inputs["train"].shape[1:], runner.usual.gpus > 0
-        return Planner(runner.pack, runner.slots, runner.dispatch_seconds, gpu, shape, len(dataset.classes))
+        shape, classes = dataset.inputs["train"].shape[1:], len(dataset.classes)
+        return Planner(runner.pack, runner.slots, runner.dispatch_seconds, self._on_gpu, shape, classes)
+
+    def _on_gpu(self, settings: Settings) -> bool:
+        return occupied(self.runner, settings).gpus > 0
 
     def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
         """Start runner and tracker; the tracker is told what is done already.
 
         Args:
-            also: what tasks will ask for besides the runner's own (see `Runner.start`).
+            also: what tasks will ask for that is not as usual (see `Runner.start`, `distens.lifecycle.occupying`).
         """
         self._started = True
         self.runner.start(shared, also)

@@ -29,8 +29,10 @@ def task_to_json(task: Task) -> dict[str, Any]:
     """Return a task as a JSON-able mapping; its JSON values are shared, not copied."""
     values = flat(task)
     values["purpose"] = str(task.purpose)
-    resources = flat(task.resources)
-    values["resources"] = {name: value for name, value in resources.items() if value or name in ("cpus", "gpus")}
+    resources, usual = flat(task.resources), flat(Resources())
+    values["resources"] = {
+        name: value for name, value in resources.items() if value != usual[name] or name in ("cpus", "gpus")
+    }
     del values["given"]  # it ends with the process; who asks for the task again gives it anew
     if task.member == task.id:
         del values["member"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from distens.data.dataset import Examples
 from distens.errors import Refused, did_you_mean
 from distens.members._rows import Rows, chosen
 from distens.objectives.cross_entropy import CrossEntropy
-from distens.records import Floats, State
+from distens.records import Floats, Resources, Settings, State
 from distens.registry import Imported
 from distens.training import network
 from distens.training.context import Context
@@ -42,8 +42,9 @@ class Module:
         batch_size: rows per step, of all processes together.
         learning_rate: of AdamW, for a plain nn.Module alone; 1e-3 if not given.
         rows: `all`, or a `bootstrap` by the member's seed.
-        processes: how many train the network together (see `distens.training.group`).
-        gpus_per_process: 0 or 1; for several processes alone: one process uses what the runtime gives its member.
+        processes: how many train the network together (see `distens.training.group`); what the runtime gives a member
+            is divided among them.
+        gpus_per_process: 0 or 1; for several processes alone: a GPU for each, whatever the runtime gives a member.
     """
 
     path: Annotated[str, Imported()]
@@ -72,6 +73,19 @@ class Module:
         self._network: nn.Module | None = None
         self._input_shape: tuple[int, ...] = ()
         self._classes = 0
+
+    @classmethod
+    def occupied(cls, settings: Settings, given: Resources) -> Resources:
+        """Return what a member occupies: its processes' CPUs, one each at least, and GPUs, none or whole ones each."""
+        processes = int(settings.get("processes", 1))
+        if processes == 1:
+            return given
+        gpus = float(processes) if settings.get("gpus_per_process") else given.gpus
+        if gpus % processes:
+            raise ValueError(
+                f"gpus: {gpus:g} cannot be divided among {processes} processes, of which each needs a whole one"
+            )
+        return replace(given, cpus=max(given.cpus, float(processes)), gpus=gpus, processes=processes)
 
     def last_epoch(self) -> int | None:
         """Return the epoch beyond which training cannot go on: a LightningModule may ask its trainer which is the last;

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged
-from distens.records import Floats, State
+from distens.records import Floats, Resources, Settings, State
 from distens.training.context import Context
 
 if TYPE_CHECKING:
@@ -171,14 +171,35 @@ class UsesNoGpu(Member, Protocol):
 
     The plan refuses GPUs per member if all families are of such kinds:
 
-        if runner.resources.gpus and all(registry.able(cls, UsesNoGpu) for cls in classes):
+        if runner.usual.gpus and all(registry.able(cls, UsesNoGpu) for cls in classes):
             raise ConfigError(...)
+
+    Where other families use them, its members occupy none.
 
     Attributes:
         uses_gpu: False.
     """
 
     uses_gpu: ClassVar[Literal[False]]
+
+
+class Grouped(Member, Protocol):
+    """A kind whose members may be trained by several processes together.
+
+    The runner reserves room for all of them at once (see `distens.training.group`):
+
+        resources = cls.occupied(settings, resources)
+        actor = places.actor(resources)                      # sits in a reservation of resources.processes parts
+    """
+
+    @classmethod
+    def occupied(cls, settings: Settings, given: Resources) -> Resources:
+        """Return what a member of these settings occupies, of what the config gives it.
+
+        Raises:
+            ValueError: that cannot be divided among its processes; the message begins with what of it.
+        """
+        ...
 
 
 class HasNetwork(Member, Protocol):

@@ -62,7 +62,7 @@ class Here:
 
     def device(self, task: Task) -> str:
         """Return where a task's numbers are to lie."""
-        return _device(task.resources.gpus)
+        return "cpu" if task.resources.processes > 1 else _device(task.resources.gpus)  # a group's look for themselves
 
     def guarded(self, task: Task, carry_out: Callable[[], Report]) -> Outcome:
         """Return the report that a call makes, or why there is none."""

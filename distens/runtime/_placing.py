@@ -7,11 +7,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distens.errors import RunError
 from distens.records import Answer, Held, Pack, Resources
@@ -56,16 +58,20 @@ class Placed:
     Attributes:
         handle: Ray's.
         size: what it occupies, once there is room for it.
+        reservation: of all that a member of several processes needs; the actor itself occupies nothing more.
         node_id: where it is, once it is up.
     """
 
     handle: Any
     size: Resources
+    reservation: PlacementGroup | None = None
     node_id: str = ""
 
     def end(self) -> None:
-        """End the actor, whatever it does."""
+        """End the actor, whatever it does, and whatever else is in its reservation."""
         ray.kill(self.handle)
+        if self.reservation is not None:
+            remove_placement_group(self.reservation)
 
 
 @dataclass
@@ -82,7 +88,8 @@ class Places:
     placement: Literal["pack", "spread"]
     wait_seconds: float
     concurrency: int | None
-    _seen: tuple[float, int, _sizes.Node] = field(default=(-math.inf, 0, {}), init=False)
+    _others: Sequence[Resources] = field(default=(), init=False)
+    _seen: tuple[float, int, int, _sizes.Node] = field(default=(-math.inf, 0, 0, {}), init=False)
 
     def check(self, also: Mapping[str, Resources]) -> None:
         """See that actors of every size fit on some node; wait for such nodes as long as they may take to come.
@@ -90,6 +97,7 @@ class Places:
         Raises:
             RunError: there is none for one of them.
         """
+        self._others, self._seen = list(dict.fromkeys(also.values())), (-math.inf, 0, 0, {})
         deadline, asked = time.monotonic() + self.wait_seconds, list[Placed]()
         try:
             while (error := self._missing(also)) is not None:
@@ -97,7 +105,7 @@ class Places:
                     raise RunError(f"{error}, after {self.wait_seconds:g} s") if asked else error
                 if not asked:
                     log.warning("%s; waiting up to %g s for one", error, self.wait_seconds)
-                    asked = [self.actor(needs) for needs in dict.fromkeys([self.usual, *also.values()])]
+                    asked = [self.actor(needs) for needs in dict.fromkeys([self.usual, *self._others])]
                 time.sleep(POLL_SECONDS)
         finally:
             for actor in asked:  # they only waited: a cluster scales for what waits
@@ -121,21 +129,28 @@ class Places:
         """Return how many actors of the usual size the cluster, as it is now, has room for; or is to make room for."""
         return self._look()[1]
 
+    def most(self) -> int:
+        """Return how many actors of the smallest size there is room for in the cluster, as it is now."""
+        return self._look()[2]
+
     @property
     def room(self) -> _sizes.Node:
         """Return what nodes have together, as far as it is for us."""
-        return self._look()[2]
+        return self._look()[3]
 
-    def _look(self) -> tuple[float, int, _sizes.Node]:
+    def _look(self) -> tuple[float, int, int, _sizes.Node]:
         now = time.monotonic()
         if now - self._seen[0] > ROOM_SECONDS:  # nodes come and go, but asking costs a call to the head
             nodes = self._nodes()
-            slots, room = max(1, sum(_sizes.count(node, self.usual) for node in nodes)), _sizes.total(nodes)
+            slots, room = max(1, _sizes.count_all(nodes, self.usual)), _sizes.total(nodes)
+            most = max([slots, *(_sizes.count_all(nodes, needs) for needs in self._others)])
             if self.concurrency is not None and (self.wait_seconds or self.concurrency < slots):
                 if slots < self.concurrency:
                     room = {kind: amount * self.concurrency for kind, amount in _sizes.amounts(self.usual).items()}
                 slots = self.concurrency
-            self._seen = (now, slots, room)
+            if self.concurrency is not None:
+                most = min(max(most, slots), self.concurrency)
+            self._seen = (now, slots, most, room)
         return self._seen
 
     def lives(self, node_id: str) -> bool:
@@ -149,15 +164,28 @@ class Places:
     def actor(self, needs: Resources) -> Placed:
         """Return a new actor, which may wait for room."""
         remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
-        options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_restarts": 0}
-        options |= {"memory": int(needs.memory_gib * _sizes.GIB) or None, "resources": dict(needs.custom)}
-        if self.labels:
-            options["label_selector"] = dict(self.labels)
-        if self.placement == "spread":
-            options["scheduling_strategy"] = "SPREAD"
-        elif _beside():
-            options["scheduling_strategy"] = "DEFAULT"
-        return Placed(remote.options(**options).remote(max(1, int(needs.cpus)), list(sys.path)), needs)
+        options: dict[str, Any] = {"max_restarts": 0}
+        reservation = self._reservation(needs) if needs.processes > 1 else None
+        if reservation is not None:
+            there = PlacementGroupSchedulingStrategy(reservation, placement_group_bundle_index=0)
+            options |= {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": there}
+        else:
+            options |= {"num_cpus": needs.cpus, "num_gpus": needs.gpus}
+            options |= {"memory": int(needs.memory_gib * _sizes.GIB) or None, "resources": dict(needs.custom)}
+            if self.labels:
+                options["label_selector"] = dict(self.labels)
+            if self.placement == "spread":
+                options["scheduling_strategy"] = "SPREAD"
+            elif _beside():
+                options["scheduling_strategy"] = "DEFAULT"
+        threads = max(1, int(needs.part().cpus))
+        return Placed(remote.options(**options).remote(threads, list(sys.path)), needs, reservation)
+
+    def _reservation(self, needs: Resources) -> PlacementGroup:
+        """Return room for all processes of a member at once, which may have to be waited for."""
+        parts = [_sizes.amounts(needs.part())] * needs.processes
+        labels: Any = [dict(self.labels)] * needs.processes if self.labels else None  # Ray's default is no list, either
+        return placement_group(parts, self.placement.upper(), bundle_label_selector=labels)
 
 
 def _beside() -> bool:

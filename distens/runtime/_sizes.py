@@ -22,8 +22,13 @@ def amounts(needs: Resources) -> dict[str, float]:
 
 
 def count(room: Node, needs: Resources) -> int:
-    """Return how many actors of a size there is room for."""
+    """Return how many actors of a size, of one process each, there is room for on one node."""
     return int(min(room.get(kind, 0.0) / amount for kind, amount in amounts(needs).items()) + EPSILON)
+
+
+def count_all(nodes: Iterable[Node], needs: Resources) -> int:
+    """Return how many actors of a size nodes have room for; the processes of one may be on several."""
+    return sum(count(node, needs.part()) for node in nodes) // needs.processes
 
 
 def total(nodes: Iterable[Node]) -> Node:
@@ -103,16 +108,26 @@ def check(nodes: Sequence[Node], usual: Resources, also: Mapping[str, Resources]
         RunError: one does not.
     """
     for where, needs in {"runtime": usual, **also}.items():
-        asked = amounts(needs)
+        asked = amounts(needs.part())
         for kind, amount in asked.items():
             largest = max((node.get(kind, 0.0) for node in nodes), default=0.0)
             if amount > largest * (1 + EPSILON):
                 option = f"{where}.{_words(kind)[0]}{'_per_member' * (where == 'runtime')}"
                 more = f"no node has more than {largest / _words(kind)[2]:g}"
-                raise RunError(f"{option}: {_said(kind, amount)} for one member, but {more}")
-        if not any(count(node, needs) for node in nodes):
-            all_of = " and ".join(_said(kind, amount) for kind, amount in asked.items())
-            raise RunError(f"{where}: no node has {'both ' * (len(asked) == 2)}{all_of}, for one member")
+                raise RunError(f"{option}: {_said(kind, amount)} for {_one(needs)}, but {more}")
+        all_of = " and ".join(_said(kind, amount) for kind, amount in asked.items())
+        found = sum(count(node, needs.part()) for node in nodes)
+        if not found:
+            raise RunError(f"{where}: no node has {'both ' * (len(asked) == 2)}{all_of}, for {_one(needs)}")
+        if found < needs.processes:
+            raise RunError(
+                f"{where}: a member of {needs.processes} processes needs {all_of} for each, and the cluster has room "
+                f"for {found} of them"
+            )
+
+
+def _one(needs: Resources) -> str:
+    return "one member" if needs.processes == 1 else f"each of a member's {needs.processes} processes"
 
 
 def _words(kind: str) -> tuple[str, str, int]:

@@ -37,6 +37,11 @@ class Inline:
         """Return what one member occupies."""
         return Resources(cpus=self.threads)
 
+    @property
+    def own(self) -> Mapping[str, Resources]:
+        """Return nothing: one after the other, each has this process."""
+        return {}
+
     def prepare(self, packs: int | None) -> None:
         """Do nothing: there is nothing to wait for."""
 

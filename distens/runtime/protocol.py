@@ -125,6 +125,11 @@ class Runner(Protocol):
         """What one member, or one pack, occupies, unless its tasks say otherwise."""
         ...
 
+    @property
+    def own(self) -> Mapping[str, Resources]:
+        """Name -> what members of that name occupy instead, as the config says; nothing if all are alike."""
+        ...
+
     def prepare(self, packs: int | None) -> None:
         """Begin to get ready for so many packs, or for all that fit, and return at once; what fails, `start` raises.
 

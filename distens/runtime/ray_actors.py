@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import ray
@@ -28,6 +28,7 @@ from annotated_types import Ge, Gt
 from ray.exceptions import RayError
 
 from distens import packing
+from distens.config.sections import Name, Occupied
 from distens.errors import RunError, StorageFailed
 from distens.records import Answer, Held, Pack, Resources
 from distens.runtime import _connection, _placing, _sizes
@@ -53,16 +54,19 @@ START_FAILURES = 5
 class RayActors:
     """Attributes:
     address: a Ray cluster (`auto`, `host:port`, `ray://…`); without one, the cluster found by Ray, or a local Ray.
-    cpus_per_member, gpus_per_member: what one member, or one pack, occupies; GPUs may be shared (`0.25`). A federation
-        may say otherwise of single clients (`federated.resources`).
+    cpus_per_member, gpus_per_member: what one member, or one pack, occupies; GPUs may be shared (`0.25`). A kind to
+        which GPUs are of no use occupies none. Threads are as many as whole CPUs, and weights are the same bits only
+        with as many threads. A member of several processes divides all this among them; each has one CPU at least.
     memory_gib_per_member: keeps as much memory of a node for it: Ray counts, and does not enforce.
     custom_per_member: name -> amount, of what nodes were given besides (`ray start --resources`).
+    resources: family, or a federation's client -> what it occupies instead: `{boosting: {cpus: 4}, law: {gpus: 2}}`.
+        Members that occupy different things are not trained together.
     node_labels: only nodes with all these labels (`ray start --labels`).
     placement: `pack` fills one node after the other, `spread` puts members on as many as there are.
     wait_seconds: how long to wait at the start for nodes that are large enough, and that autoscaling may bring. With
         `concurrency`, so many packs are asked for at once, also beyond what the nodes that there are have room for: a
         cluster scales for what waits.
-    concurrency: packs at once; without it, as many of that size as the cluster's resources hold.
+    concurrency: packs at once; without it, as many as the cluster's resources hold.
     pack: how many members are trained together; `1` gives each an actor of its own.
     retries: how often a member is tried again whose process died, ran out of memory (after a pause) or raised.
     timeout_seconds: a member that trains longer is ended and named; a pack has so much time for each of its members.
@@ -76,6 +80,7 @@ class RayActors:
     gpus_per_member: Annotated[float, Ge(0)] = 0.0
     memory_gib_per_member: Annotated[float, Ge(0)] = 0.0
     custom_per_member: Mapping[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
+    resources: Mapping[Name, Occupied] = field(default_factory=dict)
     node_labels: Mapping[str, str] = field(default_factory=dict)
     placement: Literal["pack", "spread"] = "pack"
     wait_seconds: Annotated[float, Ge(0)] = 0.0
@@ -109,6 +114,11 @@ class RayActors:
         """Return what one member, or one pack, occupies."""
         custom = tuple(sorted(self.custom_per_member.items()))
         return Resources(self.cpus_per_member, self.gpus_per_member, self.memory_gib_per_member, custom)
+
+    @property
+    def own(self) -> Mapping[str, Resources]:
+        """Return name -> what members of that name occupy instead."""
+        return {name: _filled(occupied, self.usual) for name, occupied in self.resources.items()}
 
     def prepare(self, packs: int | None) -> None:
         """Connect to Ray, and start actors for so many packs at most, where there is room; go on meanwhile."""
@@ -151,7 +161,7 @@ class RayActors:
     def slots(self) -> int:
         """Return how many actors of the usual size the cluster, as it is now, has room for.
 
-        So many packs run at once at most, also of other sizes: fewer where they are larger, no more where smaller.
+        Of other sizes fewer run at once where they are larger, and more where they are smaller.
         """
         return self._places.slots()
 
@@ -177,9 +187,9 @@ class RayActors:
         again = self._retries = Retries(self.retries)
         while True:
             again.wake()
-            while len(self._busy) < (slots := self.slots()) and self._may_begin():
+            while len(self._busy) < self._places.most() and self._may_begin():
                 held = [slot.needs for slot in self._busy]
-                pack = _sizes.next_that_fits(packs, again.waiting, held, self._places.room, slots)
+                pack = _sizes.next_that_fits(packs, again.waiting, held, self._places.room, self.slots())
                 if pack is None:  # there is no more, or none before the next outcome
                     break
                 self._dispatch(pack)
@@ -309,3 +319,10 @@ class RayActors:
             self._preparing.end()
         self._busy, self._spare, self._preparing = [], Spare(), None
         self._shared_ref, self._store, self._head = None, None, None
+
+
+def _filled(occupied: Occupied, usual: Resources) -> Resources:
+    given = occupied.model_dump(exclude_none=True)
+    if "custom" in given:
+        given["custom"] = tuple(sorted(given["custom"].items()))
+    return replace(usual, **given)

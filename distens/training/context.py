@@ -18,6 +18,7 @@ class Context:
         device: `cpu` or `cuda`.
         threads: CPU threads that the member may use.
         gpus: GPUs that the member was given; may be a fraction.
+        processes: as many have room together, in the reservation that this process is in; 1: nothing is reserved.
         budget: the epoch to train up to, from the checkpoint if it is not beyond, where another one is left for whoever
             goes on; None: all that the settings say. Only a kind that can stop anywhere is given one (see
             `distens.schedule.protocol.in_parts`).
@@ -29,6 +30,7 @@ class Context:
     device: str = "cpu"
     threads: int = 1
     gpus: float = 0.0
+    processes: int = 1
     budget: int | None = None
     rows_N: Integers | None = None
 

@@ -1,28 +1,33 @@
-"""One network trained by several processes, each with a GPU of its own if it asks for one, through Ray Train.
+"""One network trained by several processes, each with a GPU of its own if it asks for one.
 
-    this process ── TorchTrainer ──► rank 0 ─┐ each: the same network, its share of every batch,
-                                     rank 1 ─┤ gradients averaged (DistributedDataParallel);
-                                     …       ┘ rank 0 saves checkpoints and returns the weights
+    this process ──► process 0 ─┐ each: the same network, its share of every batch, gradients averaged
+                     process 1 ─┤ (DistributedDataParallel); process 0 saves checkpoints and returns the weights
+                     …          ┘
 
-The group is apart from the actor that asks for it: the cluster needs its CPUs and GPUs beside those that actors hold.
-A failure ends the group; the member's next attempt goes on from the checkpoint.
+They are actors in one reservation (a placement group of Ray's, a bundle each), so that a group never holds a part of
+what it needs while another holds the rest. The runner makes it, and this process sits in it and occupies nothing
+besides; a process in none makes one for the time of the training. A failure ends the group; the member's next attempt
+goes on from the checkpoint.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
-import tempfile
-import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import nn
 
 from distens.data.dataset import Examples
-from distens.errors import Diverged, Refused
+from distens.errors import Refused
 from distens.training.context import Context
 from distens.training.network import initialise, to_arrays
 
@@ -42,7 +47,7 @@ def fit(
 
     Args:
         build: makes the untrained network; an importable function, or a partial of one.
-        gpus: whether each process gets a GPU.
+        gpus: whether each process gets a GPU, if nothing is reserved; else the reservation says so.
         course: fields of `distens.training.lightning.Course`.
         loss: of a plain network.
 
@@ -50,43 +55,54 @@ def fit(
         Metrics as `distens.training.lightning.fit` gives them, and the network's arrays.
 
     Raises:
-        Diverged, Refused: what a process raised; or the cluster is too small for the group.
+        Diverged, Refused: raised by a process; or the cluster is too small for the group.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.torch import TorchTrainer
-
-    each = {"CPU": float(context.threads), **({"GPU": 1.0} if gpus else {})}
-    _check_room({name: amount * processes for name, amount in each.items()})
+    gpus = context.gpus > 0 if context.processes > 1 else gpus
     told = {
         "build": build,
-        "examples": ray.put(examples),
-        "context": replace(context, device="cuda" if gpus else "cpu", gpus=float(gpus)),
+        "examples": ray.put(examples) if ray.is_initialized() else None,
+        "context": replace(context, device="cuda" if gpus else "cpu", gpus=float(gpus), processes=1),
         "course": dict(course),
         "loss": loss,
-        "search_path": list(sys.path),
+        "processes": processes,
     }
-    with tempfile.TemporaryDirectory(prefix="distens-group-") as folder:
-        trainer = TorchTrainer(
-            _process,
-            train_loop_config=told,
-            scaling_config=ScalingConfig(num_workers=processes, use_gpu=gpus, resources_per_worker=each),
-            run_config=RunConfig(  # a name of its own: groups of one name share temporary folders
-                name=f"distens-{uuid.uuid4().hex}", storage_path=folder, failure_config=FailureConfig(max_failures=0)
-            ),
-        )
+    with _reserved(context, processes, gpus) as reservation:
+        actors = [_actor(reservation, place) for place in range(processes)]
         try:
-            result = trainer.fit()
-        except WorkerGroupError as error:
-            for failure in error.worker_failures.values():
-                cause = getattr(failure, "_base_exc", failure)
-                if isinstance(cause, Diverged | Refused):
-                    raise cause from error
-            raise
-    return result.return_value  # pyright: ignore[reportReturnType]
+            told["meeting"] = ray.get(actors[0].meeting.remote())
+            calls = [actor.train.remote(told, rank) for rank, actor in enumerate(actors)]
+            left = list(calls)
+            while left:  # the first that fails ends all: the others would wait for it
+                done, left = ray.wait(left)
+                ray.get(done)
+            return ray.get(calls[0])
+        except RayTaskError as error:
+            raise getattr(error, "cause", error) from None
+        finally:
+            for actor in actors:
+                ray.kill(actor)
 
 
-def _check_room(wanted: Mapping[str, float], wait_seconds: float = WAIT_SECONDS) -> None:
-    """Refuse a group that no waiting would let start; wait for one that others leave no room for now."""
+@contextmanager
+def _reserved(context: Context, processes: int, gpus: bool) -> Iterator[PlacementGroup]:
+    """Give the reservation that this process is in, or make one meanwhile."""
+    if context.processes > 1:
+        given = ray.util.get_current_placement_group()
+        assert given is not None, "the runner put this process into one"
+        yield given
+        return
+    each = {"CPU": float(context.threads), **({"GPU": 1.0} if gpus else {})}
+    _check_room({name: amount * processes for name, amount in each.items()})
+    made = placement_group([each] * processes)
+    try:
+        _await(made, each, processes)
+        yield made
+    finally:
+        remove_placement_group(made)
+
+
+def _check_room(wanted: Mapping[str, float]) -> None:
+    """Refuse a group that no waiting would let start."""
     if not ray.is_initialized():
         raise Refused("processes: several need a Ray cluster, and this process is connected to none")
     context = ray.get_runtime_context()
@@ -98,33 +114,56 @@ def _check_room(wanted: Mapping[str, float], wait_seconds: float = WAIT_SECONDS)
                 f"processes: the group needs {amount:g} {name}, the cluster has {room:g} beside what this member's own "
                 "actor holds"
             )
-    deadline = time.monotonic() + wait_seconds
-    while any(amount > ray.available_resources().get(name, 0.0) for name, amount in wanted.items()):
-        if time.monotonic() > deadline:  # actors of other members keep what they hold until the run ends
-            needed = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
-            raise Refused(
-                f"processes: the group needs {needed}, and other members held too much for {wait_seconds:g} s; "
-                "a lower runtime.concurrency leaves it room"
-            )
-        time.sleep(1.0)
 
 
-def _process(told: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]] | None:
-    """What each process of the group does; rank 0's result is the group's."""
-    sys.path += [folder for folder in told["search_path"] if folder not in sys.path]  # the user's own modules
-    import torch
-    from ray.train import get_context
-    from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, prepare_trainer
+def _await(made: PlacementGroup, each: Mapping[str, float], processes: int, wait_seconds: float = WAIT_SECONDS) -> None:
+    """Wait for room that others hold now, and that they may hold until their run ends."""
+    if not made.wait(wait_seconds):
+        needed = ", ".join(f"{amount * processes:g} {name}" for name, amount in each.items())
+        raise Refused(
+            f"processes: the group needs {needed}, and others held too much for {wait_seconds:g} s; a lower "
+            "runtime.concurrency leaves it room"
+        )
 
-    from distens.training import lightning
 
-    context: Context = told["context"]
-    torch.set_num_threads(context.threads)
-    rank = get_context().get_world_rank()
-    network = initialise(told["build"], context.seed)
-    group = lightning.Group(
-        rank, get_context().get_world_size(), RayDDPStrategy(), RayLightningEnvironment(), prepare_trainer
-    )
-    examples: Any = ray.get(told["examples"])
-    metrics = lightning.fit(network, examples, context, lightning.Course(**told["course"]), told["loss"], group)
-    return (metrics, to_arrays(network)) if rank == 0 else None
+def _actor(reservation: PlacementGroup, place: int) -> Any:
+    """Return a process in one part of a reservation."""
+    part = dict(reservation.bundle_specs[place])
+    options = {"num_cpus": part.pop("CPU", 0), "num_gpus": part.pop("GPU", 0), "memory": part.pop("memory", None)}
+    there = PlacementGroupSchedulingStrategy(reservation, placement_group_bundle_index=place)
+    remote: Any = ray.remote(_Process)  # Ray's types do not tell functions from classes
+    return remote.options(**options, resources=part, scheduling_strategy=there, max_restarts=0).remote(list(sys.path))
+
+
+class _Process:
+    """One process of a group."""
+
+    def __init__(self, search_path: list[str]) -> None:
+        sys.path += [folder for folder in search_path if folder not in sys.path]  # the user's own modules
+
+    def meeting(self) -> tuple[str, int]:
+        """Return where the processes may find each other: this one's host, and a port that is free."""
+        with socket.socket() as found:
+            found.bind(("", 0))
+            return ray.util.get_node_ip_address(), found.getsockname()[1]
+
+    def train(self, told: dict[str, Any], rank: int) -> tuple[dict[str, float], dict[str, Any]] | None:
+        """Train this process's share; the result of rank 0 is the group's."""
+        import torch
+        from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning.pytorch.strategies import DDPStrategy
+
+        from distens.training import lightning
+
+        context, processes, (host, port) = told["context"], told["processes"], told["meeting"]
+        if context.device == "cuda" and not torch.cuda.is_available():
+            raise Refused("processes: a GPU each was reserved, but torch sees none")
+        # Each is the only one of its node, as far as Lightning knows: it has one device and sees no other.
+        place = {"MASTER_ADDR": host, "MASTER_PORT": port, "WORLD_SIZE": processes, "RANK": rank, "GROUP_RANK": rank}
+        os.environ |= {name: str(value) for name, value in {**place, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items()}
+        torch.set_num_threads(context.threads)
+        network = initialise(told["build"], context.seed)
+        group = lightning.Group(rank, processes, DDPStrategy(), TorchElasticEnvironment())
+        examples: Any = ray.get(told["examples"])
+        metrics = lightning.fit(network, examples, context, lightning.Course(**told["course"]), told["loss"], group)
+        return (metrics, to_arrays(network)) if rank == 0 else None

@@ -53,13 +53,13 @@ class Course:
 
 @dataclass(frozen=True)
 class Group:
-    """One process's place among several: its rank, their number, and what makes Lightning use them."""
+    """One process's place among several, of one device each: its rank, their number, and what makes Lightning use
+    them."""
 
     rank: int
     processes: int
     strategy: Any
     environment: Any
-    prepare: Callable[[Trainer], Trainer]
 
 
 def fit(
@@ -95,7 +95,8 @@ def fit(
         trainer = Trainer(
             max_epochs=max(course.epochs, until),
             accelerator="gpu" if cuda else "cpu",
-            devices="auto" if group else 1,
+            devices=1,
+            num_nodes=processes,
             strategy=group.strategy if group else "auto",
             plugins=[_StateIO(watch, state, identity), *([group.environment] if group else [])],
             callbacks=[watch],
@@ -105,8 +106,6 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        if group:
-            trainer = group.prepare(trainer)
         loader = DataLoader(
             TensorDataset(*to_tensors(examples)), sampler=order, batch_size=None, generator=torch.Generator()
         )

@@ -32,7 +32,8 @@ ALONE = {"kind": "ray_actors", "pack": 1}
 def config(folder, resources=None, *, rounds=2, runtime=ALONE, client=None, **section):
     federated = {"clients": 4, "rounds": rounds, **section}
     if resources is not None:
-        federated["resources"] = resources
+        runtime = {"kind": runtime} if isinstance(runtime, str) else runtime
+        runtime = {**runtime, "resources": resources}
     return parse(
         {
             "name": "fed",
@@ -86,17 +87,17 @@ def test_a_clients_actor_has_its_resources_and_the_others_have_the_runtimes(tmp_
 def test_packs_are_of_clients_that_occupy_the_same():
     sizes = [Resources(2.0 if i in (1, 4) else 1.0) for i in range(5)]
     tasks = [Task(f"c{i}", "client", {"family": "a", **CLIENT}, i, size, work=Train()) for i, size in enumerate(sizes)]
-    planner = Planner(2, lambda: 1, 0.0, False, (8, 8), 10)
+    planner = Planner(2, lambda: 1, 0.0, lambda settings: False, (8, 8), 10)
     assert [[task.id for task in pack] for pack in packs(tasks, planner)] == [["c0", "c2"], ["c3"], ["c1", "c4"]]
 
 
 def test_more_than_any_node_has_is_refused_by_name_before_training(tmp_path, ray_here):
     for own, words in (({"cpus": 3}, r"c3\.cpus: 3 CPUs"), ({"gpus": 8}, r"c3\.gpus: 8 GPUs")):
-        with pytest.raises(RunError, match=rf"federated\.resources\.{words}.*no node has more than"):
+        with pytest.raises(RunError, match=rf"runtime\.resources\.{words}.*no node has more than"):
             distens.run(config(tmp_path, {"c0": {"cpus": 2}, "c3": own}))
     (path,) = tmp_path.iterdir()
     assert (path / "run.json").exists() and not (path / "rounds").exists() and not (path / "members").exists()
-    done = distens.resume(str(path), overrides=["federated.resources.c3.gpus=0", "federated.resources.c0.cpus=1"])
+    done = distens.resume(str(path), overrides=["runtime.resources.c3.gpus=0", "runtime.resources.c0.cpus=1"])
     assert done.path == str(path)
 
 
@@ -105,15 +106,15 @@ def test_more_than_any_node_has_is_refused_by_name_before_training(tmp_path, ray
     [
         (
             {"resources": {"c1": {"cpus": 2}}, "runtime": "inline"},
-            "federated.resources: has no effect with runtime",
+            "runtime.resources: unknown option of 'inline'",
         ),
-        ({"resources": {"c1": {"gpus": 1.5}}}, "federated.resources.c1.gpus: a fraction or a whole number of GPUs"),
-        ({"resources": {"c1": {"cpus": 0}}}, "federated.resources.c1.cpus"),
-        ({"resources": {"c1": {}}}, "federated.resources.c1: none of cpus, gpus, memory_gib, custom"),
-        ({"resources": {"c1": {"cpu": 2}}}, "federated.resources.c1.cpu: unknown key. Did you mean 'cpus'?"),
+        ({"resources": {"c1": {"gpus": 1.5}}}, "runtime.resources.c1.gpus: a fraction or a whole number of GPUs"),
+        ({"resources": {"c1": {"cpus": 0}}}, "runtime.resources.c1.cpus"),
+        ({"resources": {"c1": {}}}, "runtime.resources.c1: none of cpus, gpus, memory_gib, custom"),
+        ({"resources": {"c1": {"cpu": 2}}}, "runtime.resources.c1: unknown key 'cpu'. Did you mean 'cpus'?"),
         (
             {"resources": {"c1": {"cpus": 2}}, "clients": None, "sources": {"a": "a.npz", "b": "b.npz"}},
-            "no client is named 'c1'. Clients: a, b. Families: small",
+            "'c1' is none of clients or families. Clients: a, b. Families: small",
         ),
     ],
 )
@@ -124,7 +125,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(section, words, tmp_pa
 
 
 def test_a_client_that_the_partition_does_not_make_is_refused_before_training(tmp_path, ray_here):
-    with pytest.raises(RunError, match=r"no client is named 'c9'. Clients: c0, c1, c2, c3. Families: small"):
+    with pytest.raises(RunError, match=r"'c9' is none of clients or families. Clients: c0, .*, c3. Families: small"):
         distens.run(config(tmp_path, {"c9": {"cpus": 2}}))
     (path,) = tmp_path.iterdir()
     assert (path / "run.json").exists() and not (path / "rounds").exists()
@@ -197,9 +198,9 @@ def test_actors_with_gpus_end_for_want_of_gpus_alone():
 
 def test_cpus_and_gpus_must_be_on_one_node():
     nodes = [{"CPU": 8.0}, {"CPU": 2.0, "GPU": 4.0}]
-    _sizes.check(nodes, Resources(8.0), {"federated.resources.a": Resources(2.0, 4.0)})
-    with pytest.raises(RunError, match=r"federated.resources.a: no node has both 4 CPUs and 1 GPUs"):
-        _sizes.check(nodes, Resources(1.0), {"federated.resources.a": Resources(4.0, 1.0)})
+    _sizes.check(nodes, Resources(8.0), {"runtime.resources.a": Resources(2.0, 4.0)})
+    with pytest.raises(RunError, match=r"runtime.resources.a: no node has both 4 CPUs and 1 GPUs"):
+        _sizes.check(nodes, Resources(1.0), {"runtime.resources.a": Resources(4.0, 1.0)})
 
 
 def test_members_that_were_pending_go_on_with_what_the_runtime_says_now(tmp_path):

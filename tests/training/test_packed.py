@@ -385,7 +385,7 @@ def test_a_network_that_cannot_be_stacked_is_found_out_and_trained_alone():
 
 def test_a_member_that_cannot_even_be_built_is_not_the_planners_to_name():
     """LeNet needs images; a member that is refused is refused where it is trained, and the run goes on."""
-    planner = packing.Planner("auto", lambda: 1, 0.0, gpu=False, input_shape=(4,), classes=3)
+    planner = packing.Planner("auto", lambda: 1, 0.0, on_gpu=lambda settings: False, input_shape=(4,), classes=3)
     assert planner.size({"kind": "classifier", "model": {"kind": "lenet"}}, left=5) == 1
     assert planner.size({"kind": "classifier", "model": {"kind": "mlp"}}, left=5) == 5
 

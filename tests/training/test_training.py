@@ -233,8 +233,9 @@ def test_two_processes_train_one_network_and_resume(tmp_path):
 @pytest.mark.usefixtures("ray_here")
 def test_a_group_for_which_others_leave_no_room_is_refused_in_the_end():
     import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
 
-    from distens.training.group import _check_room
+    from distens.training.group import _await
 
     @ray.remote(num_cpus=1)
     class Holder:
@@ -243,8 +244,10 @@ def test_a_group_for_which_others_leave_no_room_is_refused_in_the_end():
 
     holder = Holder.remote()
     ray.get(holder.ready.remote())
+    reservation = placement_group([{"CPU": 1.0}] * 2)
     try:
-        with pytest.raises(Refused, match=r"needs 2 CPU, and other members held too much for 1 s; .*concurrency"):
-            _check_room({"CPU": 2.0}, wait_seconds=1)
+        with pytest.raises(Refused, match=r"needs 2 CPU, and others held too much for 1 s; .*concurrency"):
+            _await(reservation, {"CPU": 1.0}, 2, wait_seconds=1)
     finally:
+        remove_placement_group(reservation)
         ray.kill(holder)

@@ -69,7 +69,10 @@ def _train_pack(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterat
 def surroundings(task: Task, context: WorkContext) -> Context:
     """Return what a member of a task is given besides examples."""
     checkpoint = Checkpoint(context.shared.store, task.member)  # the rungs of a member share it: each resumes from it
-    return Context(task.seed, checkpoint, context.device(task), context.threads, task.resources.gpus, task.budget)
+    needs = task.resources
+    return Context(
+        task.seed, checkpoint, context.device(task), context.threads, needs.gpus, needs.processes, task.budget
+    )
 
 
 def teachers(found: Sequence[Teacher], where: str, context: WorkContext) -> list[Any]:

@@ -96,7 +96,7 @@ class _Finisher:
 
     def _task(self, name: str, purpose: Purpose, settings: Settings, work: Any = TRAIN) -> Task:
         seed = seeding.derive(self.config.seed, "finish", name)
-        return Task(name, purpose, settings, seed, self.plan.runner.usual, work)
+        return Task(name, purpose, settings, seed, self.plan.occupied(settings), work)
 
     def tasks(self) -> list[Task]:
         """Return the student and the baselines: independent of each other, so all may run at once."""

@@ -13,8 +13,9 @@ from distens.config.sections import MEMBERS
 from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, did_you_mean
 from distens.evaluate import baselines
+from distens.lifecycle.occupying import occupied, sizes, unknown_name
 from distens.members.protocol import HasDefaultRanges, UsesNoGpu
-from distens.records import History
+from distens.records import History, Resources, Settings
 from distens.runtime.protocol import Runner
 from distens.schedule.protocol import Decision, Length, Schedule, in_parts
 from distens.search.protocol import Search
@@ -42,6 +43,15 @@ class Plan:
     tracker: Tracker
     student: dict[str, Any] | None
     """The student's network, as settings; None for that of the best member that is one, without its dropout."""
+
+    @property
+    def also(self) -> Mapping[str, Resources]:
+        """Return key of the config -> what members occupy by it that is not as usual."""
+        return sizes(self.runner, self.space.corners())
+
+    def occupied(self, settings: Settings) -> Resources:
+        """Return what a member of these settings occupies."""
+        return occupied(self.runner, settings)
 
     def next(self, history: History) -> Decision:
         """Return what the schedule wants done, with no more members than there are to be started."""
@@ -74,7 +84,7 @@ def check(config: Config) -> Plan:
     networks = [name for name, template in members.items() if baselines.is_network(template)]
     _check_baselines(config, networks)
     built = {part: registry.build(part, getattr(config, part), part) for part in ("select", "combine", "runtime")}
-    _check_gpus(members, built["runtime"])
+    _check_resources(members, space, built["runtime"])
     schedule, members_given, total = _schedule(config, lengths)
     tracker = registry.build("tracking", config.tracking, "tracking")
     distill, student = _distill(config, networks)
@@ -151,7 +161,10 @@ def _schedule(config: Config, lengths: Mapping[str, Length]) -> tuple[Schedule, 
         raise ConfigError(f"schedule: {error}") from error
 
 
-def _check_gpus(members: dict[str, dict[str, Any]], runner: Runner) -> None:
+def _check_resources(members: dict[str, dict[str, Any]], space: Space, runner: Runner) -> None:
+    if why := unknown_name(runner, {"families": list(members)}):
+        raise ConfigError(why)
+    sizes(runner, space.corners())
     classes = [registry.find("members", template["kind"], f"members.{name}") for name, template in members.items()]
     if runner.usual.gpus and all(registry.able(cls, UsesNoGpu) for cls in classes):
         raise ConfigError(

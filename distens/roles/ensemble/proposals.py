@@ -10,7 +10,7 @@ import numpy as np
 from distens import packing, registry, seeding
 from distens.lifecycle._history_views import Keys
 from distens.lifecycle.ledger import Ledger
-from distens.lifecycle.packs import packs
+from distens.lifecycle.packs import of_one_size, packs
 from distens.lifecycle.work.train import Train
 from distens.packing import Planner
 from distens.records import Finished, Floats, History, Integers, Pack, Settings, Task, settings_key
@@ -61,8 +61,8 @@ class Proposals:
     def search(self) -> Iterator[Sequence[Pack]]:
         """Yield packs that can be dispatched at once: first what was pending when the driver died, then what schedule
         and search want, none where they wait for what is pending."""
-        resources = self.plan.runner.usual  # a run may go on with others
-        pending = [replace(task, resources=resources) for task in self.ledger.pending(Purpose.SEARCH)]
+        occupied = self.plan.occupied  # a run may go on with other resources
+        pending = [replace(task, resources=occupied(task.settings)) for task in self.ledger.pending(Purpose.SEARCH)]
         yield from self.packs(pending)
         seconds = self.plan.config.search.seconds
         while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
@@ -90,10 +90,10 @@ class Proposals:
 
     def _promoted(self, promotion: Promotion) -> Task:
         task, budget = promotion.entry.task, promotion.budget
-        resources = self.plan.runner.usual
+        resources = self.plan.occupied(task.settings)
         return replace(task, id=f"{task.member}-{budget}", budget=budget, attempt=1, resources=resources)
 
-    def _started(self, start: Start) -> list[list[Task]]:
+    def _started(self, start: Start) -> list[Pack]:
         """Return packs of new members for all slots that are free now, so that the search looks at what is known once
         for all of them: in each, one as it likes it best, then more that go with it, as many as pay off. Chance depends
         on how many came before in their bracket."""
@@ -106,19 +106,19 @@ class Proposals:
 
         firsts = search.propose(history, space, min(self.plan.runner.free(), left), chance())
         asked = [self._task(number, settings, start) for settings in firsts]  # whatever their numbers will be
-        started: list[list[Task]] = []
+        started: list[Pack] = []
+        added: list[Task] = []
         for first in firsts:
             if not left:
                 break
             pack = [self._task(number, first, start)]
             if (count := self._size(first, left, history.finished)) > 1:
-                known = self.history(
-                    also=[*asked, *(task for pack in started for task in pack[1:])], bracket=start.bracket
-                )
+                known = self.history(also=[*asked, *added], bracket=start.bracket)
                 like = space.narrowed(first, packing.free(first)) if packing.key(first) is not None else space
                 more = search.propose(known, like, count - 1, chance("pack"))
                 pack += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
-            started.append(pack)
+                added += pack[1:]
+            started += of_one_size(pack)
             number, left = number + len(pack), left - len(pack)
         return started
 
@@ -136,11 +136,13 @@ class Proposals:
         size = self._size(
             self._draw(drawn, first, start), end - first, self.ledger.finished(Purpose.SEARCH), blind=True
         )
-        numbers = [first]
+        needs, numbers = self.plan.occupied(drawn.settings[first]), [first]
         for number in range(first + 1, min(end, first + AHEAD * size)):
             if len(numbers) == size:
                 break
-            if not dispatched(number) and drawn.packs[number] == drawn.packs[first]:
+            if dispatched(number) or drawn.packs[number] != drawn.packs[first]:
+                continue
+            if self.plan.occupied(drawn.settings[number]) == needs:
                 numbers.append(number)
         return [self._task(number, drawn.settings[number], start) for number in numbers]
 
@@ -158,8 +160,8 @@ class Proposals:
     def _task(self, number: int, settings: Settings, start: Start) -> Task:
         member, name, budget = _named(number, settings, start)
         seed = seeding.derive(self.plan.config.seed, "member", member)
-        usual, bracket = self.plan.runner.usual, start.bracket
-        return Task(name, Purpose.SEARCH, settings, seed, usual, Train(), member, budget=budget, bracket=bracket)
+        needs, bracket = self.plan.occupied(settings), start.bracket
+        return Task(name, Purpose.SEARCH, settings, seed, needs, Train(), member, budget=budget, bracket=bracket)
 
     def _size(
         self, settings: Settings, left: int, finished: Sequence[Finished] | None = None, blind: bool = False

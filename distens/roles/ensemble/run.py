@@ -48,7 +48,7 @@ class Run:
         labels_N, say = loaded.dataset.labels["search"], lambda text: self.watch(Update("search", text))
         planner = self.session.planner(loaded)
         self.proposals = Proposals(self.plan, self.store, self.ledger, planner, labels_N, say)
-        self.session.start(Shared(self.store, loaded.dataset.for_members()))
+        self.session.start(Shared(self.store, loaded.dataset.for_members()), self.plan.also)
         self._search()
         return conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
 

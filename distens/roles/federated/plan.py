@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from distens import registry, seeding
 from distens.config.addresses import is_address
 from distens.config.config import Config, section_of
-from distens.config.sections import Occupied
 from distens.distill.protocol import DataFree, Refines
 from distens.errors import ConfigError, RunError, did_you_mean
+from distens.lifecycle.occupying import occupied, unknown_name
 from distens.members.protocol import ClientKind
 from distens.merge.protocol import AssumesPlainSteps, Merger, NeedsProxy
 from distens.partition.protocol import Partitioner
@@ -27,9 +27,6 @@ RESERVED = ("global", ENSEMBLE, *KNOWN, "student", "mean_client", "client")
 """Rows of the table, and purposes, that are there anyway."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-
-NAMED = 32
-"""A message names so many clients."""
 
 MEMBER = "client"
 """The kind of a federation's members."""
@@ -69,27 +66,20 @@ class FederatedPlan:
 
     def resources(self, place: int, client: str) -> Resources:
         """Return what the client at a place among all occupies: its own, or its family's, or the runtime's."""
-        own = self.section.resources
-        return self._filled(own.get(client) or own.get(self.settings(place)["family"]))
+        return occupied(self.runner, self.settings(place), client)
 
     @property
     def also(self) -> dict[str, Resources]:
         """Return what clients occupy by the config: key -> resources."""
-        return {f"federated.resources.{name}": self._filled(own) for name, own in self.section.resources.items()}
-
-    def _filled(self, own: Occupied | None) -> Resources:
-        given = {} if own is None else own.model_dump(exclude_none=True)
-        if "custom" in given:
-            given["custom"] = tuple(sorted(given["custom"].items()))
-        return replace(self.runner.usual, **given)
+        return {f"runtime.resources.{name}": own for name, own in self.runner.own.items()}
 
     def check_names(self, clients: Sequence[str]) -> None:
-        """See that `federated.resources` names clients that there are, or families.
+        """See that `runtime.resources` names clients that there are, or families.
 
         Raises:
             RunError: it does not.
         """
-        if why := _unknown(self.section, self.config, clients):
+        if why := unknown_name(self.runner, {"clients": clients, "families": list(self.config.members)}):
             raise RunError(why)
 
     def network(self, input_shape: tuple[int, ...], classes: int) -> Any:
@@ -113,7 +103,9 @@ def check(config: Config) -> FederatedPlan:
     distiller, baselines = _distillers(config, section)
     _check_use(config, section)
     runner = registry.build("runtime", config.runtime, "runtime")
-    _check_resources(config, section, runner)
+    names = {"clients": list(section.sources), "families": list(config.members)}
+    if section.sources and (why := unknown_name(runner, names)):
+        raise ConfigError(why)
     tracker = registry.build("tracking", config.tracking, "tracking")
     values = section.model_dump(mode="json")
     if partitioner is not None:
@@ -249,24 +241,6 @@ def _check_use(config: Config, section: FederatedSection) -> None:
         raise ConfigError(
             "metric: has no effect without rows of the server's own (data.splits.search and data.splits.combine are 0)"
         )
-
-
-def _check_resources(config: Config, section: FederatedSection, runner: Runner) -> None:
-    if section.resources and not runner.sized:
-        kind = registry.kind_of(runner)
-        raise ConfigError(f"federated.resources: has no effect with runtime {kind!r}; leave it out, or use ray_actors")
-    if section.sources and (why := _unknown(section, config, list(section.sources))):
-        raise ConfigError(why)
-
-
-def _unknown(section: FederatedSection, config: Config, clients: Sequence[str]) -> str:
-    known = {*clients, *config.members}
-    for name in section.resources:
-        if name not in known:
-            there = ", ".join(clients[:NAMED]) + (f", … ({len(clients)} in all)" if len(clients) > NAMED else "")
-            families = ", ".join(config.members)
-            return f"federated.resources: no client is named {name!r}. Clients: {there}. Families: {families}"
-    return ""
 
 
 def check_drawn(section: FederatedSection, clients: int | None) -> None:

@@ -13,6 +13,7 @@ from distens import registry, seeding
 from distens.data import load as loading
 from distens.data.load import Loaded
 from distens.errors import DistensError, RunError
+from distens.lifecycle.occupying import occupied
 from distens.lifecycle.packs import packs
 from distens.lifecycle.progress import Update, line
 from distens.lifecycle.results import Outcome
@@ -130,7 +131,7 @@ class Federation:
 
     def _made(self, finished: Sequence[Finished], planner: Planner, shape: tuple[int, ...], clients: int) -> list[Task]:
         """Return what the server makes of the clients: their merge, and the students; independent of each other."""
-        resources, seed = self.plan.runner.usual, self.config.seed
+        seed = self.config.seed
         tasks = []
         if self.plan.merger is not None:
             weights_P = conclude.merged(self.plan, self.store, finished, shape, planner.classes, clients)
@@ -142,6 +143,7 @@ class Federation:
         given = {"counts": self.plan.runner.hold(np.array(counts_MC, dtype=np.int64))}
         for name, spec in {**distillers, **self.plan.baselines}.items():
             settings = {**self.plan.settings(0), "family": "student"}
+            resources = occupied(self.plan.runner, settings)
             own = seeding.derive(seed, "finish", name)
             purpose = Purpose.STUDENT if name == conclude.STUDENT else Purpose.BASELINE
             tasks.append(Task(name, purpose, settings, own, resources, DistilBlind(spec, teachers), given=given))

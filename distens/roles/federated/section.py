@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from distens.config.sections import Name, Occupied, Section, Spec
+from distens.config.sections import Name, Section, Spec
 
 
 class FederatedSection(Section):
@@ -19,9 +19,6 @@ class FederatedSection(Section):
         quorum: the share of them whose updates must come, or the run stops.
         deadline_seconds: of a round; clients that are later are left out and named.
         most_norm: an update that goes further than so many times the round's median is refused.
-        resources: client, or a family for all its clients -> what it occupies, where that is not what the runtime says:
-            `{c3: {cpus: 2, gpus: 1}}`. Clients that occupy different things are not trained together. Threads
-            are as many as whole CPUs, and weights are the same bits only with as many threads.
     """
 
     clients: int | None = Field(None, ge=1, le=100_000)
@@ -32,4 +29,3 @@ class FederatedSection(Section):
     quorum: float = Field(0.5, gt=0, le=1)
     deadline_seconds: float | None = Field(None, gt=0)
     most_norm: float = Field(30.0, gt=1)
-    resources: dict[Name, Occupied] = Field(default_factory=dict)

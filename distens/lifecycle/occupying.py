@@ -1,0 +1,79 @@
+"""What a task occupies: as its name or its family says, as its kind needs, or as usual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from distens import registry
+from distens.errors import ConfigError
+from distens.members.protocol import Grouped, UsesNoGpu
+from distens.records import Resources, Settings
+from distens.runtime.protocol import Runner
+
+NAMED = 32
+"""A message names so many."""
+
+
+def occupied(runner: Runner, settings: Settings, name: str = "") -> Resources:
+    """Return what a member of these settings occupies.
+
+    Args:
+        name: of this one alone (a client's), before its family.
+
+    Raises:
+        ConfigError: its kind cannot do with what the config gives it.
+    """
+    if not runner.sized:
+        return runner.usual
+    family = str(settings.get("family", settings["kind"]))
+    own = next((key for key in (name, family) if key in runner.own), None)
+    resources = runner.usual if own is None else runner.own[own]
+    where = "runtime" if own is None else f"runtime.resources.{own}"
+    cls = registry.find("members", settings["kind"], f"members.{family}")
+    if registry.able(cls, UsesNoGpu):
+        if own is not None and resources.gpus and resources.gpus != runner.usual.gpus:
+            raise ConfigError(
+                f"{where}.gpus: {resources.gpus:g} have no effect: no member of kind {settings['kind']!r} uses one"
+            )
+        resources = replace(resources, gpus=0.0)
+    if registry.able(cls, Grouped):
+        try:
+            resources = cls.occupied(settings, resources)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    return resources
+
+
+def sizes(runner: Runner, members: Iterable[Settings]) -> Mapping[str, Resources]:
+    """Return key of the config -> what members occupy by it that is not as usual.
+
+    Raises:
+        ConfigError: a kind cannot do with what the config gives it.
+    """
+    found: dict[str, Resources] = {}
+    for settings in members:
+        family, resources = str(settings["family"]), occupied(runner, settings)
+        if resources != runner.usual:
+            where = f"runtime.resources.{family}" if family in runner.own else f"members.{family}"
+            found[where] = max(found.get(where, resources), resources, key=lambda size: size.processes)
+    return found
+
+
+def unknown_name(runner: Runner, names: Mapping[str, Sequence[str]]) -> str:
+    """Return why a name in `runtime.resources` means nobody; empty if all mean somebody.
+
+    Args:
+        names: what there is, in words (`families`, `clients`) -> the names.
+    """
+    known = {name for some in names.values() for name in some}
+    for name in runner.own:
+        if name not in known:
+            there = [f"{words.capitalize()}: {_listed(some)}" for words, some in names.items() if some]
+            return f"runtime.resources: {name!r} is none of {' or '.join(names)}. {'. '.join(there)}"
+    return ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
