@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -79,6 +79,12 @@ class Files(Mapping[str, Address]):
         return len(self._names)
 
 
+def compact(files: Mapping[str, Address]) -> Mapping[str, Address]:
+    """Return `Files`, if they are in one folder; what an earlier attempt left, and the last one used, is in another."""
+    folders = {address.path.rpartition("/")[0] for address in files.values()}
+    return Files(files) if len(folders) <= 1 else dict(files)
+
+
 Names = tuple[tuple[str, str], ...]
 _NAMES: dict[Names, Names] = {}
 
@@ -133,11 +139,16 @@ class Resources(Record):
 
 @dataclass(frozen=True, slots=True)
 class Teacher(Record):
-    """One selected member as a distiller sees it."""
+    """One selected model as a distiller sees it.
+
+    Attributes:
+        name: of its task, or `<task>/<part>`; older journals have none.
+    """
 
     settings: Settings
     state: Address
     weight: float
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +189,30 @@ class Task(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Part(Record):
+    """One of several models that a training left.
+
+    Attributes:
+        name: within its task; everywhere else it is `<task>/<part>`.
+        metrics: measured of this part alone, and what its training adds.
+        parameters, predict_ms_per_1000: see `Report`.
+        files: `state`; and predictions, if it can be selected by itself.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    parameters: int
+    predict_ms_per_1000: float
+    files: Mapping[str, Address]
+
+
+@dataclass(frozen=True, slots=True)
 class Report(Record):
-    """A task that finished.
+    """A task that finished: one model, or several parts.
+
+    Parts are *averaged* (folds of one member: one prediction, the mean of theirs) or *selectable* (snapshots, members
+    of a joint group: each is a model by itself). Metrics, cost and predictions of the report are the average's; or, so
+    that search has one number and one prediction of a task, those of the selectable part with the lowest `nll`.
 
     Attributes:
         metrics: measured on the *search* split: `nll` and `error` (lower is better); and what the member adds.
@@ -187,7 +220,10 @@ class Report(Record):
         parameters: numbers that the member learned or stores.
         predict_ms_per_1000: milliseconds to predict 1,000 rows, loading excluded.
         node: the host that trained it.
-        files: `state`, and predictions (probs_NC) on the splits `search`, `combine` and `test`.
+        files: `state`, and predictions (probs_NC) on the splits `search`, `combine` and `test`; an average has no
+            state.
+        parts: in the order in which they were left; none of a training that leaves one model.
+        averaged: whether the parts make one prediction together.
     """
 
     task_id: str
@@ -198,6 +234,19 @@ class Report(Record):
     predict_ms_per_1000: float
     node: str
     files: Mapping[str, Address]
+    parts: tuple[Part, ...] = ()
+    averaged: bool = False
+
+    def states(self) -> dict[str, Address]:
+        """Return the states whose predictions are averaged to the report's, by name: one, but for averaged parts."""
+        if self.averaged:
+            return {f"{self.task_id}/{part.name}": part.files["state"] for part in self.parts}
+        return {self.task_id: self.files["state"]}
+
+    def addresses(self) -> Iterator[Address]:
+        """Yield the address of every file that it names."""
+        for files in (self.files, *(part.files for part in self.parts)):
+            yield from files.values()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +288,24 @@ class Finished(Record):
 
     task: Task
     report: Report
+
+    def models(self) -> Sequence[Finished]:
+        """Return what can be selected of it, each as if it were a task of its own: itself, or its selectable parts."""
+        task, report = self.task, self.report
+        if report.averaged or not report.parts:
+            return [self]
+        found = []
+        for part in report.parts:
+            name = f"{task.id}/{part.name}"
+            costs = {"parameters": part.parameters, "predict_ms_per_1000": part.predict_ms_per_1000}
+            alone = replace(report, task_id=name, metrics=part.metrics, files=part.files, parts=(), **costs)
+            found.append(Finished(replace(task, id=name), alone))
+        return found
+
+    def teachers(self, weight: float) -> list[Teacher]:
+        """Return it as a distiller sees it, who mixes probabilities: states that are averaged share its weight."""
+        states = self.report.states()
+        return [Teacher(self.task.settings, state, weight / len(states), name) for name, state in states.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +380,11 @@ class History:
             return self.keys
         done = (entry.task for entries in (self.finished, self.failed) for entry in entries)
         return frozenset(settings_key(task.settings) for tasks in (done, self.pending) for task in tasks)
+
+
+def task_of(name: str) -> str:
+    """Return the id of the task that left a model: the name itself, or what stands before a part's."""
+    return name.partition("/")[0]
 
 
 _encode = json.JSONEncoder(sort_keys=True).encode  # made once: `json.dumps` would make one at every call

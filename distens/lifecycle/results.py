@@ -18,7 +18,7 @@ import numpy as np
 from distens import probabilities
 from distens.combine.protocol import Combiner
 from distens.evaluate import metrics
-from distens.records import Finished, Floats, Integers, State
+from distens.records import Finished, Floats, Integers, State, task_of
 from distens.serve.bundle import BundleMember
 from distens.serve.cascade import Cascade
 from distens.tracking.protocol import Participant
@@ -163,11 +163,12 @@ class Result:
 
 
 def costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
-    """Return parameters, training seconds, and milliseconds per 1,000 rows, of members together."""
+    """Return parameters, training seconds, and milliseconds per 1,000 rows, of members together; parts that one
+    training left share its seconds."""
     reports = [entry.report for entry in entries]
     return (
         sum(report.parameters for report in reports),
-        sum(report.seconds for report in reports),
+        sum({task_of(report.task_id): report.seconds for report in reports}.values()),
         sum(report.predict_ms_per_1000 for report in reports),
     )
 

@@ -251,7 +251,7 @@ class Session:
         """Members' files are not waited for (see `distens.storage.store`): after a power loss the last may be gone."""
         if self.store.local:
             done = self.ledger.all_finished()
-            gone = [e for e in done if not all(map(self.store.holds, e.report.files.values()))]
+            gone = [e for e in done if not all(map(self.store.holds, e.report.addresses()))]
             if gone:
                 self.ledger.lose(gone)
 

@@ -148,6 +148,24 @@ class TrainsInRungs(Member, Protocol):
         ...
 
 
+class LeavesParts(Member, Protocol):
+    """A kind whose training leaves several models, each a state of this kind.
+
+    Its `fit` leaves one after the other; those that an earlier attempt left are there already:
+
+        for name in ("early", "late"):
+            if name not in context.parts:
+                ...
+                context.parts.leave(name, self.state(), {"epochs": 3})
+
+    Attributes:
+        parts: `averaged`: they make one prediction together, the mean of theirs; `selectable`: each is a model by
+            itself, `<task>/<part>`, which may be selected without the others.
+    """
+
+    parts: ClassVar[Literal["averaged", "selectable"]]
+
+
 class HasDefaultRanges(Member, Protocol):
     """A kind that fills in the search ranges which its users would otherwise write out.
 

@@ -88,7 +88,7 @@ def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
                         report = report_from_json(store.read_json(name))
                 except StorageError:  # it is not there, or damaged
                     continue
-                if all(map(store.holds, report.files.values())):
+                if all(map(store.holds, report.addresses())):
                     yield report
                     break
 

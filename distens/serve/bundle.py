@@ -2,6 +2,8 @@
 
     members/<id>.safetensors   combine.safetensors   then bundle.json, the completion marker
 
+A member's id is its task's, or `<task>/<part>`; one whose parts are averaged has a file for each of them.
+
 `bundle.json` holds everything else, and every file's size and SHA-256. The same run gives the same bytes.
 """
 
@@ -18,11 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from distens import __version__, registry
 from distens.errors import BundleError, ConfigError, StorageError, damage, shown
-from distens.records import Address, Settings, State
+from distens.records import Address, Finished, Settings, State
 from distens.serve.cascade import Cascade
 from distens.storage.store import Store
 
-FORMAT = 1
+FORMAT = 2
+"""The first format has no parts; what has none is written in it, and older versions read it."""
+
 MARKER = "bundle.json"
 COMBINER = "combine.safetensors"
 
@@ -34,7 +38,8 @@ MOST_BYTES = 64 * 2**20
 
 MOST_FINDINGS = 3
 
-_ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_ID = f"{_NAME}(?:/{_NAME})?"
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,31 @@ class BundleMember:
     """One selected member.
 
     Attributes:
+        id: of its task, or `<task>/<part>`.
         weight: positive; the selection's.
-        state: its file, in the run's folder (to write a bundle) or in the bundle (read from one).
+        state: its file, in the run's folder (to write a bundle) or in the bundle (read from one); None if it has parts.
+        parts: name -> the files of those whose predictions are averaged to the member's.
     """
 
     id: str
     settings: Settings
     weight: float
-    state: Address
+    state: Address | None
+    parts: Mapping[str, Address] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, entry: Finished, weight: float) -> BundleMember:
+        """Return a finished task, or a selectable part of one, as a member."""
+        task, report = entry.task, entry.report
+        if report.averaged:
+            return cls(task.id, task.settings, weight, None, {part.name: part.files["state"] for part in report.parts})
+        return cls(task.id, task.settings, weight, report.files["state"])
+
+    def states(self) -> Mapping[str, Address]:
+        """Return the files of its models by name: one, or those that are averaged."""
+        if self.state is not None:
+            return {self.id: self.state}
+        return {f"{self.id}/{part}": address for part, address in self.parts.items()}
 
 
 @dataclass(frozen=True)
@@ -103,21 +125,23 @@ def write(
         StorageError: a member's state is damaged or missing, or the folder cannot be written.
     """
     assert members and len(classes) > 1 and all(m.weight > 0 for m in members), "nothing that could predict"
-    assert all(re.fullmatch(_ID, m.id) for m in members) and len({m.id for m in members}) == len(members)
+    states = {name: address for member in members for name, address in member.states().items()}
+    assert all(re.fullmatch(_ID, name) for name in [*states, *(m.id for m in members)]), list(states)
+    assert len(states) == sum(len(m.states()) for m in members) and len({m.id for m in members}) == len(members)
     files: dict[str, Address] = {}
-    for member in members:
-        file = _member_file(member.id)
-        files[file] = store.write(f"{folder}/{file}", store.read(member.state.path, member.state))
+    for model, address in states.items():
+        file = _member_file(model)
+        files[file] = store.write(f"{folder}/{file}", store.read(address.path, address))
     files[COMBINER] = store.write_state(f"{folder}/{COMBINER}", combine_state)
     store.write_json(
         f"{folder}/{MARKER}",
         {
-            "format": FORMAT,
+            "format": FORMAT if any("/" in model for model in states) else 1,
             "distens": __version__,
             "name": name,
             "classes": [str(label) for label in classes],
             "preprocessing": dict(preprocessing),
-            "members": [{"id": m.id, "weight": float(m.weight), "settings": dict(m.settings)} for m in members],
+            "members": [_member_to_json(member) for member in members],
             "combine": combine if isinstance(combine, str) else dict(combine),
             "temperature": float(temperature),
             "metrics": dict(metrics),
@@ -191,6 +215,17 @@ class _Member(_Strict):
     id: Annotated[str, Field(pattern=f"^{_ID}$")]
     weight: Annotated[float, Gt(0)]
     settings: dict[str, Any]
+    parts: tuple[Annotated[str, Field(pattern=f"^{_NAME}$")], ...] = ()
+
+    def states(self) -> list[str]:
+        """Return the names of its models."""
+        return [f"{self.id}/{part}" for part in self.parts] or [self.id]
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> _Member:
+        if self.parts and "/" in self.id:
+            raise ValueError(f"parts: {shown(self.id)} is a part itself, and has none")
+        return self
 
 
 class _Marker(_Strict):
@@ -215,7 +250,12 @@ class _Marker(_Strict):
         for what, names in (("classes", self.classes), ("members", ids)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{what}: a name twice among {shown(names)}")
-        expected = {*map(_member_file, ids), COMBINER}
+        states = [name for member in self.members for name in member.states()]
+        if len(set(states)) < len(states):
+            raise ValueError(f"members: a part twice among {shown(states)}")
+        if self.format == 1 and any("/" in name for name in states):
+            raise ValueError("members: a bundle of format 1 has no parts")
+        expected = {*map(_member_file, states), COMBINER}
         for name in expected - self.files.keys():
             raise ValueError(f"files: {name!r} is not among them")
         for name in self.files.keys() - expected:
@@ -258,7 +298,7 @@ def _read(store: Store) -> Bundle:
         name=marker.name,
         classes=marker.classes,
         preprocessing=marker.preprocessing,
-        members=tuple(BundleMember(m.id, m.settings, m.weight, files[_member_file(m.id)]) for m in marker.members),
+        members=tuple(_member_from_json(member, files) for member in marker.members),
         combine=marker.combine,
         combine_state=files[COMBINER],
         temperature=marker.temperature,
@@ -276,8 +316,20 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _member_file(member_id: str) -> str:
-    return f"members/{member_id}.safetensors"
+def _member_file(name: str) -> str:
+    return f"members/{name}.safetensors"
+
+
+def _member_to_json(member: BundleMember) -> dict[str, Any]:
+    values = {"id": member.id, "weight": float(member.weight), "settings": dict(member.settings)}
+    return {**values, "parts": list(member.parts)} if member.parts else values
+
+
+def _member_from_json(member: _Member, files: Mapping[str, Address]) -> BundleMember:
+    if not member.parts:
+        return BundleMember(member.id, member.settings, member.weight, files[_member_file(member.id)])
+    parts = {part: files[_member_file(f"{member.id}/{part}")] for part in member.parts}
+    return BundleMember(member.id, member.settings, member.weight, None, parts)
 
 
 def _refuse_links(store: Store, name: str) -> None:

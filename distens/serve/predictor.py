@@ -19,7 +19,7 @@ from distens import packing, registry
 from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, ConfigError, DataError, DistensError, shown
 from distens.probabilities import apply_temperature
-from distens.records import Floats, Integers, State
+from distens.records import Address, Floats, Integers, State
 from distens.serve import bundle
 from distens.serve.bundle import Bundle, BundleMember
 from distens.serve.cascade import check_budget, reachable, walk
@@ -168,7 +168,8 @@ class Predictor:
         return apply_temperature(probs_NC, self.bundle.temperature)
 
     def _batches(self, inputs: Floats) -> Iterator[Floats]:
-        bytes_per_row = 4 * len(self.members) * len(self.classes)
+        models = sum(len(member.states()) for member in self.bundle.members)
+        bytes_per_row = 4 * models * len(self.classes)
         step = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // bytes_per_row))
         for start in range(0, len(inputs), step):
             yield inputs[start : start + step]
@@ -181,13 +182,16 @@ class Predictor:
         """Return these members as one, loaded and stacked the first time; what is never asked is never loaded."""
         if places not in self._panels:
             entries = [self.bundle.members[place] for place in places]
-            members = [self._loaded(entry) for entry in entries]
-            self._panels[places] = _together(members, [packing.asking_key(entry.settings) for entry in entries])
+            found = [(entry, name, address) for entry in entries for name, address in entry.states().items()]
+            models = [self._loaded(entry, name, address) for entry, name, address in found]
+            panel = _together(models, [packing.asking_key(entry.settings) for entry, _, _ in found])
+            counts = [len(entry.states()) for entry in entries]
+            self._panels[places] = panel if len(models) == len(entries) else _averaged(panel, counts)
         return self._panels[places]
 
-    def _loaded(self, entry: BundleMember) -> Any:
-        with self._blamed(f"member {entry.id} cannot be loaded"):
-            state = self.bundle.store.read_state(entry.state.path, entry.state)
+    def _loaded(self, entry: BundleMember, name: str, address: Address) -> Any:
+        with self._blamed(f"member {name} cannot be loaded"):
+            state = self.bundle.store.read_state(address.path, address)
             made = {"classes": len(self.classes), "input_shape": list(self.preprocessing.output_shape)}
             for name in made.keys() & state.meta.keys():  # before anything is made so large
                 if state.meta[name] != made[name]:
@@ -214,6 +218,16 @@ def _together(members: Sequence[Any], keys: Sequence[str | None]) -> Panel:
         return np.stack([probs[place] for place in range(len(members))])
 
     return panel
+
+
+def _averaged(panel: Panel, counts: Sequence[int]) -> Panel:
+    """Return a panel of members, each of whose predictions is the mean of so many models', one after the other."""
+    ends = np.cumsum(counts)[:-1]
+
+    def averaged(inputs: Floats) -> Floats:
+        return np.stack([own.mean(axis=0) for own in np.split(panel(inputs), ends)])
+
+    return averaged
 
 
 def _stacked(members: Sequence[Any]) -> Panel:

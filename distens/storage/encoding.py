@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distens.records import Address, Failure, Files, Record, Report
+from distens.records import Address, Failure, Part, Record, Report, compact
 
 
 def to_json(record: Report | Failure) -> dict[str, Any]:
     """Return a record as a JSON-able mapping; its JSON values are shared, not copied."""
     values = flat(record)
     if isinstance(record, Report):
-        values["files"] = {name: flat(address) for name, address in record.files.items()}
+        values["files"] = _flat_files(record.files)
+        if record.parts:
+            values["parts"] = [{**flat(part), "files": _flat_files(part.files)} for part in record.parts]
+        else:
+            del values["parts"], values["averaged"]
     return values
+
+
+def _flat_files(files: Mapping[str, Address]) -> dict[str, Any]:
+    return {name: flat(address) for name, address in files.items()}
 
 
 def flat(record: Record) -> dict[str, Any]:
@@ -23,7 +31,12 @@ def flat(record: Record) -> dict[str, Any]:
 
 def report_from_json(values: Mapping[str, Any]) -> Report:
     """Return the report that `to_json` wrote."""
-    return Report(**{**values, "files": Files({name: Address(**a) for name, a in values["files"].items()})})
+    parts = tuple(Part(**{**part, "files": _files(part["files"])}) for part in values.get("parts", ()))
+    return Report(**{**values, "files": _files(values["files"]), "parts": parts})
+
+
+def _files(values: Mapping[str, Any]) -> Mapping[str, Address]:
+    return compact({name: Address(**address) for name, address in values.items()})
 
 
 def failure_from_json(values: Mapping[str, Any]) -> Failure:

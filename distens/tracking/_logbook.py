@@ -25,6 +25,7 @@ STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 CONTRIBUTED = ("weight", "diversity")
+"""Of a part, with its name behind it: `weight.early`."""
 
 MOST_CONTRIBUTIONS = 1000
 """With more members than this, only those that were selected get these numbers on their own runs: every one is a call
@@ -125,7 +126,7 @@ class Logbook:
 
     def _keep(self, child: Run) -> None:
         # Of thousands of children only what is asked of them again.
-        contributed = {key: child.metrics[key] for key in CONTRIBUTED if key in child.metrics}
+        contributed = {key: value for key, value in child.metrics.items() if key.partition(".")[0] in CONTRIBUTED}
         kept = Run(child.id, child.status, child.start_ms, {}, metrics=contributed)
         self.children[child.tags.get("distens.record", child.id)] = kept
         # A failed attempt never hides the member that came of a later one; the newest outcome is the last kept.
@@ -193,11 +194,12 @@ class Logbook:
         if fresh:
             self.server.log(self.parent.id, at_ms, metrics=fresh, step=step)
 
-    def contribution(self, task_id: str, metrics: Mapping[str, float]) -> None:
-        """Log a member's weight and diversity on its own run."""
+    def contribution(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Log the weight and diversity of a member, or of a part of one, on the member's own run."""
+        task_id, _, part = name.partition("/")
         child = self.members.get(task_id)
         if child is not None:
-            self._log_new(child, _records.numbers(metrics))
+            self._log_new(child, _records.numbers({f"{key}.{part}" if part else key: v for key, v in metrics.items()}))
 
     def results(self, final: Final) -> None:
         """Log the table: numbers as metrics (`ensemble.accuracy`), all of it as a file, who won as the description."""

@@ -83,7 +83,8 @@ def measures(outcome: Finished | Failure) -> dict[str, float]:
         "parameters": report.parameters,
         "predict_ms_per_1000": report.predict_ms_per_1000,
     }
-    return numbers({**report.metrics, **costs})
+    parts = {f"{part.name}.{key}": value for part in report.parts for key, value in part.metrics.items()}
+    return numbers({**report.metrics, **costs, **parts})
 
 
 def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from distens.records import Floats
+from distens.records import Floats, task_of
 from distens.tracking._logbook import Logbook, run_key
 from distens.tracking.protocol import Final, model_name
 
@@ -128,7 +128,8 @@ def compare(score: float, fingerprint: str, champion: Version | None) -> tuple[b
     return False, f"NLL {score:.4g}, {rival} stays with {best:.4g}"
 
 
-def _run_id(book: Logbook, task_id: str) -> str:
+def _run_id(book: Logbook, name: str) -> str:
+    task_id = task_of(name)
     return book.members[task_id].id if task_id in book.members else ""
 
 

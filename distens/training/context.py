@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from distens.records import Integers
+from distens.seeding import derive
 from distens.storage.checkpoint import Checkpoint
+from distens.storage.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Context:
             goes on; None: all that the settings say. Only a kind that can stop anywhere is given one (see
             `distens.schedule.protocol.in_parts`).
         rows_N: which of the examples a federation's client has; None: all.
+        parts: where a training that leaves several models leaves them (see `distens.members.protocol.LeavesParts`).
     """
 
     seed: int
@@ -33,6 +36,13 @@ class Context:
     processes: int = 1
     budget: int | None = None
     rows_N: Integers | None = None
+    parts: Parts = field(default_factory=Parts)
+
+    def of_part(self, name: str) -> Context:
+        """Return the surroundings of one part's own training: its chance and its checkpoint are its own."""
+        return replace(
+            self, seed=derive(self.seed, "part", name), checkpoint=self.parts.checkpoint(name, self.checkpoint)
+        )
 
     def until(self, epochs: int) -> int:
         """Return the epoch at which training ends, of as many as the settings say."""

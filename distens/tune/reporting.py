@@ -36,9 +36,9 @@ from distens.roles.ensemble.purpose import Purpose
 from distens.runtime._execute import execute
 from distens.runtime.protocol import Shared
 from distens.seeding import derive
-from distens.storage.checkpoint import Checkpoint
 from distens.storage.encoding import to_json
 from distens.storage.store import Store
+from distens.training.context import Context
 from distens.tune import domains
 
 FOLDER_KEY = "distens"
@@ -143,7 +143,7 @@ def _write_member(
     found.setdefault("seconds", 0.0)
     dataset = Dataset(rows, {"search": labels_N}, (), "")
     write_task(store, task)
-    return deliver(task, member, found, Shared(store, dataset), Checkpoint())
+    return deliver(task, member, found, Shared(store, dataset), Context(seed))
 
 
 def _write_predictions(store: Store, name: str, probs_NC: Floats) -> Report:

@@ -23,7 +23,7 @@ from distens.lifecycle.session import silent
 from distens.lifecycle.tasks import task_from_json
 from distens.lifecycle.work._training import HELD_OUT
 from distens.lifecycle.work.train import Train
-from distens.records import Failure, Files, Reason, Report, Task
+from distens.records import Failure, Reason, Report, Task
 from distens.roles.ensemble.plan import check
 from distens.roles.ensemble.purpose import Purpose
 from distens.storage.encoding import report_from_json
@@ -178,12 +178,11 @@ def _fill(store: Store, trained: Sequence[_Trained], without: Mapping[str, tuple
     """Copy what members left, and journal all of it as tasks that came back."""
     ledger = Ledger(store)
     for one in trained:
-        files = {}
-        for name, address in one.report.files.items():
-            files[name] = store.write(address.path, one.store.read(address.path, address), durable=False)
+        for address in one.report.addresses():
+            store.write(address.path, one.store.read(address.path, address), durable=False)
         task = replace(one.task, attempt=one.report.attempt)
         ledger.ask([task])
-        ledger.tell([replace(one.report, task_id=task.id, files=Files(files))])
+        ledger.tell([replace(one.report, task_id=task.id)])
     for name, (config, why) in without.items():
         settings = (config or {}).get("member")
         if not (isinstance(settings, Mapping) and "family" in settings):

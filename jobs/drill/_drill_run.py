@@ -203,7 +203,7 @@ class Run:
         results = store.read_json("results.json")
         members = bundle.read(f"{self.url}/final/ensemble").members
         weights = {name: results["weights"][name] for name in sorted(results["weights"])}
-        return {member.id: member.state.sha256 for member in members}, weights, results["ensemble"]["nll"]
+        return {n: a.sha256 for member in members for n, a in member.states().items()}, weights, results["ensemble"]["nll"]
 
 
 def disagrees(address: str, url: str) -> str:

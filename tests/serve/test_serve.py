@@ -203,8 +203,8 @@ def test_a_missing_file(folder):
 
 
 def test_a_newer_format(folder):
-    rewrite(folder, lambda values: values.update(format=2, distens="7.0.0"))
-    refused(folder, "format 2", "7.0.0", "up to 1")
+    rewrite(folder, lambda values: values.update(format=3, distens="7.0.0"))
+    refused(folder, "format 3", "7.0.0", "up to 2")
 
 
 @pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/passwd", "members/../../x.safetensors"])

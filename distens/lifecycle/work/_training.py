@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import numpy as np
 from distens import packing, probabilities, registry
 from distens.data.dataset import Dataset, Examples
 from distens.errors import Diverged
-from distens.members.protocol import Member, Packable
-from distens.records import Failure, Files, Floats, Outcome, Report, State, Task, Teacher
+from distens.members.protocol import LeavesParts, Member, Packable
+from distens.records import Address, Failure, Floats, Outcome, Part, Report, State, Task, Teacher, compact
 from distens.runtime.protocol import Shared, WorkContext
 from distens.storage.checkpoint import Checkpoint
 from distens.storage.encoding import to_json
+from distens.storage.parts import Parts
 from distens.training.context import Context
 
 HELD_OUT = ("search", "combine", "test")
@@ -46,7 +48,7 @@ def _train(task: Task, context: WorkContext, own: Own) -> Report:
     surrounded = surroundings(task, context)
     member: Member = registry.build_member(task.settings, task.id)
     examples, surrounded = own(task, surrounded)
-    return delivered(task, member, lambda: member.fit(examples, surrounded), context, surrounded.checkpoint)
+    return delivered(task, member, lambda: member.fit(examples, surrounded), context, surrounded)
 
 
 def _train_pack(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterator[Outcome]:
@@ -55,14 +57,14 @@ def _train_pack(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterat
     examples, contexts = pairs[0][0], [surrounded for _, surrounded in pairs]
     started = time.perf_counter()
     for place, found in type(members[0]).fit_pack(members, examples, contexts):
-        task, member, checkpoint = tasks[place], members[place], contexts[place].checkpoint
+        task, member, own_context = tasks[place], members[place], contexts[place]
         if isinstance(found, Diverged):
             seconds = time.perf_counter() - started
             yield Failure(task.id, task.attempt, "diverged", str(found), seconds, platform.node())
         else:
             metrics = {"seconds": (time.perf_counter() - started) / len(tasks), **found}
             yield context.guarded(
-                task, lambda t=task, m=member, f=metrics, c=checkpoint: deliver(t, m, f, context.shared, c)
+                task, lambda t=task, m=member, f=metrics, c=own_context: deliver(t, m, f, context.shared, c)
             )
 
 
@@ -71,7 +73,14 @@ def surroundings(task: Task, context: WorkContext) -> Context:
     checkpoint = Checkpoint(context.shared.store, task.member)  # the rungs of a member share it: each resumes from it
     needs = task.resources
     return Context(
-        task.seed, checkpoint, context.device(task), context.threads, needs.gpus, needs.processes, task.budget
+        seed=task.seed,
+        checkpoint=checkpoint,
+        device=context.device(task),
+        threads=context.threads,
+        gpus=needs.gpus,
+        processes=needs.processes,
+        budget=task.budget,
+        parts=Parts(context.shared.store, task.id, task.attempt),
     )
 
 
@@ -79,7 +88,7 @@ def teachers(found: Sequence[Teacher], where: str, context: WorkContext) -> list
     """Return trained members."""
     members = []
     for teacher in found:
-        trained = registry.build_member(teacher.settings, where)
+        trained = registry.build_member(teacher.settings, f"{where}: its teacher {teacher.name or teacher.state.path}")
         trained.load(context.shared.store.read_state(teacher.state.path, teacher.state))
         members.append(trained)
     return members
@@ -90,13 +99,13 @@ def delivered(
     member: Member,
     fit: Callable[[], Mapping[str, float]],
     context: WorkContext,
-    checkpoint: Checkpoint,
+    surrounded: Context,
 ) -> Report:
     """Train a member alone, and return the report of what it leaves behind."""
     started = time.perf_counter()
     metrics = dict(fit())
     metrics.setdefault("seconds", time.perf_counter() - started)
-    return deliver(task, member, metrics, context.shared, checkpoint)
+    return deliver(task, member, metrics, context.shared, surrounded)
 
 
 def deliver(
@@ -104,37 +113,100 @@ def deliver(
     member: Member,
     found: Mapping[str, float],
     shared: Shared,
-    checkpoint: Checkpoint,
+    surrounded: Context,
     made: State | None = None,
 ) -> Report:
-    """Write a trained member's predictions and state, and last its report, which says that all else is there.
+    """Write a trained member's predictions and state, or its parts', and last its report, which says that all else is
+    there.
 
     Args:
         made: what came of its training besides.
     """
-    dataset, store = shared.dataset, shared.store
+    store, folder = shared.store, f"members/{task.id}/{task.attempt}"
     metrics = _finite(found)
-    probs, predict_ms_per_1000 = _predict(member, dataset)
-    folder = f"members/{task.id}/{task.attempt}"
-    files = {s: store.write_predictions(f"{folder}/{s}.arrow", p, durable=False) for s, p in probs.items()}
-    files["state"] = store.write_state(f"{folder}/state.safetensors", member.state(), durable=False)
+    seconds = metrics.pop("seconds")
+    parts, averaged = _parts(task, member, surrounded.parts, shared)
+    whole = _together(parts, averaged, metrics, folder, shared) if parts else _left(member, metrics, folder, shared)
+    files = dict(whole.files)
     if made is not None:
         files["made"] = store.write_state(f"{folder}/made.safetensors", made, durable=False)
-    seconds = metrics.pop("seconds")
     report = Report(
         task_id=task.id,
         attempt=task.attempt,
-        metrics={**metrics, **_judged(probs, dataset)},
+        metrics=whole.metrics,
         seconds=seconds,
-        parameters=int(metrics["parameters"]),
-        predict_ms_per_1000=predict_ms_per_1000,
+        parameters=whole.parameters,
+        predict_ms_per_1000=whole.predict_ms_per_1000,
         node=platform.node(),
-        files=Files(files),
+        files=compact(files),
+        parts=tuple(part for part, _ in parts),
+        averaged=averaged,
     )
     store.write(f"{folder}/report.json", json.dumps(to_json(report), allow_nan=False).encode(), durable=False)
     if task.budget is None:
-        checkpoint.clear()
+        surrounded.checkpoint.clear()
+        surrounded.parts.clear()
     return report
+
+
+Measured = tuple[Part, dict[str, Floats]]
+"""A model that was left, and split -> its probs_NC."""
+
+
+def _left(member: Member, found: Mapping[str, float], folder: str, shared: Shared) -> Part:
+    """Write what a training leaves that leaves one model."""
+    probs, predict_ms_per_1000 = _predict(member, shared.dataset)
+    files = _write(probs, folder, shared)
+    files["state"] = shared.store.write_state(f"{folder}/state.safetensors", member.state(), durable=False)
+    metrics = {**found, **_judged(probs, shared.dataset)}
+    return Part("", metrics, int(found["parameters"]), predict_ms_per_1000, files)
+
+
+def _parts(task: Task, member: Member, found: Parts, shared: Shared) -> tuple[list[Measured], bool]:
+    """Return a training's parts, and whether they are averaged; predictions are written of those that are not.
+
+    Raises:
+        TypeError: there are some, and their kind does not say what they are for.
+    """
+    if not len(found):
+        return [], False
+    if not registry.able(member, LeavesParts):
+        raise TypeError(f"its kind leaves parts ({', '.join(found)}) and does not say by `parts` what becomes of them")
+    averaged, parts = member.parts == "averaged", list[Measured]()
+    for name in found:
+        state, left = found.state(name), found[name]
+        model: Member = registry.build_member(task.settings, f"{task.id}/{name}")
+        model.load(state)
+        probs, predict_ms_per_1000 = _predict(model, shared.dataset)
+        files = {} if averaged else _write(probs, f"members/{task.id}/{task.attempt}/{name}", shared)
+        assert left.state is not None, "it is in the store"
+        files["state"] = left.state
+        metrics = {**_finite(left.metrics), **_judged(probs, shared.dataset)}
+        parameters = int(metrics.get("parameters", sum(array.size for array in state.arrays.values())))
+        parts.append((Part(name, metrics, parameters, predict_ms_per_1000, files), probs))
+    return parts, averaged
+
+
+def _together(
+    parts: Sequence[Measured], averaged: bool, found: Mapping[str, float], folder: str, shared: Shared
+) -> Part:
+    """Return what stands for all parts: the mean of their predictions, or the best of them."""
+    if not averaged:
+        best, _ = min(parts, key=lambda pair: pair[0].metrics.get("nll", 0.0))
+        return replace(best, metrics={**found, **best.metrics})
+    probs = {split: np.mean([own[split] for _, own in parts], axis=0) for split in parts[0][1]}
+    return Part(
+        "",
+        {**found, **_judged(probs, shared.dataset)},
+        sum(part.parameters for part, _ in parts),
+        sum(part.predict_ms_per_1000 for part, _ in parts),
+        _write(probs, folder, shared),
+    )
+
+
+def _write(probs: Mapping[str, Floats], folder: str, shared: Shared) -> dict[str, Address]:
+    write = shared.store.write_predictions
+    return {split: write(f"{folder}/{split}.arrow", probs_NC, durable=False) for split, probs_NC in probs.items()}
 
 
 def _judged(probs: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:

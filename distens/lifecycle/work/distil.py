@@ -53,5 +53,5 @@ class Distil:
             student,
             lambda: distiller.distill(trained, weights_M, student, context.shared.dataset.examples(), own),
             context,
-            own.checkpoint,
+            own,
         )

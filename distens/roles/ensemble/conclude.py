@@ -19,7 +19,7 @@ from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.results import BundleContent, Outcome, Row, costs, out_of_fold, test_losses
 from distens.lifecycle.work.distil import Distil
 from distens.lifecycle.work.train import Train
-from distens.records import Failure, Finished, Floats, Integers, Settings, State, Task, Teacher
+from distens.records import Failure, Finished, Floats, Integers, Settings, State, Task
 from distens.roles.ensemble import shown
 from distens.roles.ensemble.plan import Plan
 from distens.roles.ensemble.purpose import Purpose
@@ -59,10 +59,11 @@ def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete:
 
 
 def standing(plan: Plan, ledger: Ledger) -> Sequence[Finished]:
-    """Return what there is to select from: one entry for each member, by name. In order of arrival, chance would decide
-    among equals, and about the last bit of every mean."""
+    """Return what there is to select from: one entry for each member, or for each selectable part of one, by name. In
+    order of arrival, chance would decide among equals, and about the last bit of every mean."""
     found = plan.schedule.standing(ledger.reports(Purpose.SEARCH, plan.config.metric))
-    return sorted(found, key=lambda entry: (entry.task.member, entry.task.id))
+    models = (model for entry in found for model in entry.models())
+    return sorted(models, key=lambda entry: (entry.task.member, entry.task.id))
 
 
 def in_one_go(entry: Finished) -> Settings:
@@ -116,7 +117,7 @@ class _Finisher:
             self.missing |= dict.fromkeys(("student", "student_on_labels"), "no member that is a network finished")
             return []
         assert isinstance(self.config.distill, dict)
-        teachers = tuple(Teacher(e.task.settings, e.report.files["state"], w) for e, w in self.selected)
+        teachers = tuple(teacher for entry, weight in self.selected for teacher in entry.teachers(weight))
         network = self.plan.student or baselines.without_dropout(settings)
         student = self._task(STUDENT, Purpose.STUDENT, network, Distil(self.config.distill, teachers))
         # A student sees more rows in an epoch than there are labels. Its rival gets the same epochs or the same
@@ -154,12 +155,12 @@ class _Finisher:
 
     def bundles(self, state: State, rows: Mapping[str, Row]) -> dict[str, BundleContent]:
         """Return what the ensemble, and the student if there is one, are deployed as."""
-        members = [BundleMember(e.task.id, e.task.settings, w, e.report.files["state"]) for e, w in self.selected]
+        members = [BundleMember.of(entry, weight) for entry, weight in self.selected]
         cascade = shown.cascade(self.plan, self.store, self.loaded, self.selection, rows[ENSEMBLE])
         found = {ENSEMBLE: BundleContent(members, self.config.combine, state, cascade)}
         if STUDENT in rows:
-            task, made = self.ledger.task(STUDENT), self.ledger.report(STUDENT)
-            found[STUDENT] = BundleContent.single(BundleMember(STUDENT, task.settings, 1.0, made.files["state"]))
+            student = Finished(self.ledger.task(STUDENT), self.ledger.report(STUDENT))
+            found[STUDENT] = BundleContent.single(BundleMember.of(student, 1.0))
         return found
 
     def _read(self, entry: Finished, split: str) -> Floats:

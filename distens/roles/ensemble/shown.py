@@ -16,7 +16,7 @@ from distens.evaluate import figures
 from distens.lifecycle.delivery import MAX_FAILURES_SHOWN
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import LEADERS
-from distens.lifecycle.results import Page, Row
+from distens.lifecycle.results import Page, Row, costs
 from distens.records import Finished, Floats
 from distens.roles.ensemble.plan import Plan
 from distens.roles.ensemble.purpose import Purpose
@@ -98,7 +98,7 @@ def numbers(plan: Plan, ledger: Ledger, selection: Selection, pairs: Mapping[str
         "selection": dict(pairs),
         "members": {e.task.id: e.report.metrics[metric] for e in entries},
         "failures": _failures(ledger),
-        "search_seconds": sum(entry.report.seconds for entry in entries),
+        "search_seconds": costs(entries)[1],
         "search_epochs": _epochs(ledger),
         "search_ended": _why_ended(plan, ledger),
     }

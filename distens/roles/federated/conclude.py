@@ -263,11 +263,11 @@ class _Conclusion:
             for name, by in self.weighed.ensembles().items():
                 if name in (ENSEMBLE, chosen):
                     entries = [self.weighed.entries[place] for place in by.places]
-                    members = [_bundled(e, w) for e, w in zip(entries, by.weights_K.tolist(), strict=True)]
+                    members = [BundleMember.of(e, w) for e, w in zip(entries, by.weights_K.tolist(), strict=True)]
                     found[name] = BundleContent(members, registry.kind_of(by.combiner), by.state)
         for name, entry in made.items():
             if name in (GLOBAL, STUDENT, chosen):
-                found[name] = BundleContent.single(_bundled(entry, 1.0))
+                found[name] = BundleContent.single(BundleMember.of(entry, 1.0))
         return found
 
     def _numbers(self) -> dict[str, Any]:
@@ -276,7 +276,3 @@ class _Conclusion:
             "rounds": [vars(log) for log in self.logs.values()],
             "failures": self.clients.failures,
         }
-
-
-def _bundled(entry: Finished, weight: float) -> BundleMember:
-    return BundleMember(entry.task.id, entry.task.settings, weight, entry.report.files["state"])

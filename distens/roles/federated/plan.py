@@ -13,7 +13,7 @@ from distens.config.config import Config, section_of
 from distens.distill.protocol import DataFree, Refines
 from distens.errors import ConfigError, RunError, did_you_mean
 from distens.lifecycle.occupying import occupied, unknown_name
-from distens.members.protocol import ClientKind
+from distens.members.protocol import ClientKind, LeavesParts
 from distens.merge.protocol import AssumesPlainSteps, Merger, NeedsProxy
 from distens.partition.protocol import Partitioner
 from distens.records import Resources, Settings
@@ -140,6 +140,8 @@ def _families(config: Config) -> tuple[Settings, ...]:
         cls = registry.find("members", kind, f"members.{name}")
         if not registry.able(cls, ClientKind):
             raise ConfigError(f"members.{name}.kind: a federation's members are of kind {MEMBER!r}, found {kind!r}")
+        if registry.able(cls, LeavesParts):
+            raise ConfigError(f"members.{name}.kind: a client leaves one model, and {kind!r} leaves several parts")
         settings = list(Space({name: template}).corners())
         if len(settings) > 1:
             raise ConfigError(f"members.{name}: a federation searches nothing; give every value, not a range")

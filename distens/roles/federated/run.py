@@ -22,7 +22,7 @@ from distens.members.client import told_histogram
 from distens.merge.protocol import NeedsProxy
 from distens.packing import Planner
 from distens.partition.protocol import FILE, Partition
-from distens.records import Failure, Finished, Floats, Task, Teacher
+from distens.records import Failure, Finished, Floats, Task
 from distens.roles.federated import conclude
 from distens.roles.federated.clients import Clients, Partitioned, Remote
 from distens.roles.federated.journal import Log
@@ -138,7 +138,7 @@ class Federation:
             tasks.append(conclude.whole(self.plan, weights_P))
         distillers = {} if self.plan.distiller is None else {"student": registry.resolved(self.plan.distiller)}
         uniform = 1 / len(finished)
-        teachers = tuple(Teacher(e.task.settings, e.report.files["state"], uniform) for e in finished)
+        teachers = tuple(teacher for entry in finished for teacher in entry.teachers(uniform))
         counts_MC = [told_histogram(e.report.metrics, planner.classes) for e in finished]
         given = {"counts": self.plan.runner.hold(np.array(counts_MC, dtype=np.int64))}
         for name, spec in {**distillers, **self.plan.baselines}.items():

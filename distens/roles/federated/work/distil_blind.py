@@ -60,4 +60,4 @@ class DistilBlind:
         if found.images is not None:
             arrays["images"] = found.images
         metrics = {"seconds": time.perf_counter() - started, **found.metrics}
-        return deliver(task, student, metrics, context.shared, own.checkpoint, State(arrays))
+        return deliver(task, student, metrics, context.shared, own, State(arrays))

@@ -36,7 +36,7 @@ class Fill:
 
 
 def _fill(task: Task, context: WorkContext) -> Report:
-    checkpoint, member = surroundings(task, context).checkpoint, pattern(task, context.shared)
+    own, member = surroundings(task, context), pattern(task, context.shared)
     weights_P = context.given(task, "start")
     member.become(weights_P)
-    return deliver(task, member, {"seconds": 0.0, "parameters": len(weights_P)}, context.shared, checkpoint)
+    return deliver(task, member, {"seconds": 0.0, "parameters": len(weights_P)}, context.shared, own)

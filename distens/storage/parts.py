@@ -1,0 +1,114 @@
+"""Where a task leaves its parts: the models of a training that leaves several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from distens.errors import StorageError
+from distens.records import Address, State
+from distens.storage.checkpoint import Checkpoint
+from distens.storage.store import Store
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Left:
+    """A part that is there.
+
+    Attributes:
+        number: how many were left before it.
+        state: its file; None where nothing is stored.
+        metrics: what its training said of it.
+    """
+
+    number: int
+    state: Address | None
+    metrics: Mapping[str, float]
+
+
+class Parts:
+    """The models that one task leaves, each whole once it is left: a further attempt finds it, and trains the others.
+
+        for name in ("early", "late"):
+            if name not in parts:
+                ...                                     # train it
+                parts.leave(name, member.state(), {"epochs": 3})
+
+    Without a store they are kept in memory: for tests and for what is not stored.
+    """
+
+    def __init__(self, store: Store | None = None, task_id: str = "", attempt: int = 1) -> None:
+        self._store, self._task, self._attempt = store, task_id, attempt
+        self._left: dict[str, Left] = {}
+        self._states: dict[str, State] = {}
+        if store is not None and attempt > 1:
+            self._left = dict(sorted(self._found(store), key=lambda pair: pair[1].number))
+
+    def _found(self, store: Store) -> Iterator[tuple[str, Left]]:
+        """Yield what earlier attempts left."""
+        folder = f"members/{self._task}"
+        for attempt in filter(str.isdigit, store.names(folder)):
+            for name in store.names(f"{folder}/{attempt}"):
+                if _NAME.fullmatch(name) and store.exists(f"{folder}/{attempt}/{name}/part.json"):
+                    try:
+                        left = _left(store.read_json(f"{folder}/{attempt}/{name}/part.json"))
+                    except (StorageError, KeyError, TypeError, ValueError):  # damaged: it is trained again
+                        continue
+                    if left.state is not None and store.holds(left.state):
+                        yield name, left
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._left)
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def __getitem__(self, name: str) -> Left:
+        return self._left[name]
+
+    def leave(self, name: str, state: State, metrics: Mapping[str, float] = {}) -> None:
+        """Keep a model; it is there once this returns.
+
+        Args:
+            name: letters, digits, _ and -, beginning with a letter.
+            metrics: what its training says of it.
+        """
+        if not _NAME.fullmatch(name) or name in self._left:
+            raise ValueError(f"a part's name is letters, digits, _ and -, and its own; found {name!r}")
+        number, address = len(self._left), None
+        if self._store is None:
+            self._states[name] = state
+        else:
+            folder = f"members/{self._task}/{self._attempt}/{name}"
+            address = self._store.write_state(f"{folder}/state.safetensors", state, durable=False)
+            content = {"number": number, "state": asdict(address), "metrics": dict(metrics)}
+            self._store.write_json(f"{folder}/part.json", content)
+        self._left[name] = Left(number, address, dict(metrics))
+
+    def state(self, name: str) -> State:
+        """Return the state of a part that is there."""
+        if self._store is None:
+            return self._states[name]
+        address = self._left[name].state
+        assert address is not None, "what is stored has an address"
+        return self._store.read_state(address.path, address)
+
+    def checkpoint(self, name: str, like: Checkpoint) -> Checkpoint:
+        """Return where a part that is still being trained keeps its own last checkpoint."""
+        return Checkpoint(self._store, f"{self._task}/{name}", like.every_seconds)
+
+    def clear(self) -> None:
+        """Forget the parts' checkpoints, once the task's report is written."""
+        for name in self._left:
+            Checkpoint(self._store, f"{self._task}/{name}").clear()
+
+
+def _left(values: Mapping[str, Any]) -> Left:
+    return Left(int(values["number"]), Address(**values["state"]), dict(values["metrics"]))
