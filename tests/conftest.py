@@ -26,14 +26,10 @@ def ray_here():
     rooms = sorted(path for path in tests.iterdir() if path.is_dir())  # what is in a test's own module goes to actors
     found = [*map(str, [tests, *rooms]), os.environ.get("PYTHONPATH", "")]
     env = {"PYTHONPATH": os.pathsep.join(filter(None, found))}
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": env},
-    )
+    # GPUs are a number only: it is enough to place by. A machine that stands still for a minute ends no driver.
+    machine = {"num_cpus": 2, "num_gpus": 4, "include_dashboard": False, "runtime_env": {"env_vars": env}}
+    patient = {"health_check_failure_threshold": 100, "gcs_rpc_server_reconnect_timeout_s": 600}
+    ray.init(address="local", **machine, log_to_driver=False, _system_config=patient)
     yield ray
     ray.shutdown()
 

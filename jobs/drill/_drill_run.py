@@ -203,7 +203,8 @@ class Run:
         results = store.read_json("results.json")
         members = bundle.read(f"{self.url}/final/ensemble").members
         weights = {name: results["weights"][name] for name in sorted(results["weights"])}
-        return {n: a.sha256 for member in members for n, a in member.states().items()}, weights, results["ensemble"]["nll"]
+        states = {name: state.sha256 for member in members for name, state in member.states().items()}
+        return states, weights, results["ensemble"]["nll"]
 
 
 def disagrees(address: str, url: str) -> str:
