@@ -185,7 +185,7 @@ def test_the_note_of_a_dead_cluster_is_not_followed(tmp_path, monkeypatch):
 
 
 def test_more_than_any_node_has_is_refused_before_work(dataset, tmp_path, ray_here):
-    for option, words in (({"gpus_per_member": 2}, "gpus_per_member: 2 GPUs"), ({"cpus_per_member": 64}, "64 CPUs")):
+    for option, words in (({"gpus_per_member": 9}, "gpus_per_member: 9 GPUs"), ({"cpus_per_member": 64}, "64 CPUs")):
         runner = registry.build("runtime", {"kind": "ray_actors", **option}, "runtime")
         with pytest.raises(RunError, match=f"{words}.*no node has more than"):
             runner.start(Shared(Store(str(tmp_path)), dataset))

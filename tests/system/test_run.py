@@ -227,8 +227,8 @@ def test_resuming_with_a_changed_config_or_data_is_refused(tmp_path):
 
 def test_what_failed_before_any_work_can_be_started_again_with_other_resources(tmp_path, ray_here):
     small = {"search": {"kind": "random", "members": 2}, "baselines": [], "distill": None}
-    with pytest.raises(RunError, match="gpus_per_member: 3 GPUs"):
-        distens.run(config(tmp_path, runtime={"kind": "ray_actors", "gpus_per_member": 3}, **small))
+    with pytest.raises(RunError, match="gpus_per_member: 9 GPUs"):
+        distens.run(config(tmp_path, runtime={"kind": "ray_actors", "gpus_per_member": 9}, **small))
     result = distens.run(config(tmp_path, **small))
     Path(result.path, "results.json").unlink()
     again = distens.resume(result.path, overrides=["runtime.threads=1", "tracking=memory"])
