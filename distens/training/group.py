@@ -150,10 +150,6 @@ class _Process:
     def train(self, told: dict[str, Any], rank: int) -> tuple[dict[str, float], dict[str, Any]] | None:
         """Train this process's share; the result of rank 0 is the group's."""
         import torch
-        from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-        from lightning.pytorch.strategies import DDPStrategy
-
-        from distens.training import lightning
 
         context, processes, (host, port) = told["context"], told["processes"], told["meeting"]
         if context.device == "cuda" and not torch.cuda.is_available():
@@ -163,6 +159,12 @@ class _Process:
         os.environ |= {name: str(value) for name, value in {**place, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items()}
         torch.set_num_threads(context.threads)
         network = initialise(told["build"], context.seed)
+
+        from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning.pytorch.strategies import DDPStrategy
+
+        from distens.training import lightning
+
         group = lightning.Group(rank, processes, DDPStrategy(), TorchElasticEnvironment())
         examples: Any = ray.get(told["examples"])
         metrics = lightning.fit(network, examples, context, lightning.Course(**told["course"]), told["loss"], group)

@@ -16,23 +16,29 @@ from distens.runtime import _sizes
 from distens.runtime._sizes import GIB
 
 MODULE = """
-import pathlib, ray, torch
-class Small(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = torch.nn.Linear(4, 3)
-        here = ray.is_initialized() and ray.get_runtime_context()
-        if here and here.get_actor_id() and here.get_assigned_resources().get("CPU"):  # no run of a sweep
-            node = next(n for n in ray.nodes() if n["NodeID"] == here.get_node_id())
-            text = "special" if "special" in node["Resources"] else node["Labels"].get("kind", here.get_node_id())
-            pathlib.Path(__file__).with_name("seen").joinpath(here.get_actor_id()).write_text(text)
-    def forward(self, x):
-        return self.net(x.flatten(1))
+import dataclasses, pathlib, numpy, ray
+from distens.records import State
+@dataclasses.dataclass
+class Small:
+    def fit(self, examples, context):
+        here = ray.get_runtime_context()
+        assert here.get_actor_id() and here.get_assigned_resources().get("CPU")  # no run of a sweep
+        node = next(n for n in ray.nodes() if n["NodeID"] == here.get_node_id())
+        text = "special" if "special" in node["Resources"] else node["Labels"].get("kind", here.get_node_id())
+        pathlib.Path(__file__).with_name("seen").joinpath(here.get_actor_id()).write_text(text)
+        self.shares_C = numpy.bincount(examples.targets, minlength=examples.classes) / len(examples.targets)
+        return {"parameters": examples.classes}
+    def predict(self, inputs):
+        return numpy.tile(numpy.float32(self.shares_C), (len(inputs), 1))
+    def state(self):
+        return State({"shares_C": self.shares_C})
+    def load(self, state):
+        self.shares_C = state.arrays["shares_C"]
 """
 CONFIG = """
 name: iris
 data: {source: sklearn:iris}
-members: {mine: {kind: module, path: "nets:Small", epochs: 2}}
+members: {mine: {kind: "nets:Small"}}
 search: {kind: random, members: 2}
 tracking: off
 """
