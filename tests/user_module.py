@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-
-from distens.errors import StorageFailed
 
 
 class Plain(nn.Module):
@@ -63,20 +60,6 @@ class Wrong(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.layer(inputs.flatten(1))
-
-
-class Unstored(Plain):
-    """A network that ends the first run that trains it, as storage that is full would; `first` marks that."""
-
-    def __init__(self, input_shape: tuple[int, ...], classes: int, first: str) -> None:
-        super().__init__(input_shape, classes)
-        self.first = Path(first)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self.training and not self.first.exists():
-            self.first.touch()
-            raise StorageFailed("the disk is full")
-        return super().forward(inputs)
 
 
 class NoNetwork:

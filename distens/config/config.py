@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from distens.config import older, raw_values
+from distens.config import raw_values
 from distens.config.sections import DataSection, Name, SearchSection, Section, Spec, SweepSection
 from distens.errors import ConfigError, did_you_mean, shown
 
@@ -66,7 +66,7 @@ class Config(Section):
     distill: Spec | None = None
     baselines: tuple[Spec, ...] = ()
     merge: Spec | None = None
-    runtime: Spec = older.DEFAULT_RUNTIME
+    runtime: Spec = "ray_actors"
     tracking: Spec = "mlflow_runs"
     sweep: SweepSection | None = None
 
@@ -76,7 +76,6 @@ class Config(Section):
         if isinstance(given, Config):
             return validate(given)
         raw_values.check(given)
-        given = older.current(given)
         made = validate(given)
         found = list(raw_values.misread(given, made))
         if found:
@@ -112,6 +111,8 @@ class Config(Section):
             del values["search"]["seconds"]
         if values["merge"] is None:
             del values["merge"]
+        if self.role in values:
+            values[self.role].pop("resources", None)  # which older versions had there; it is `runtime.resources` now
         return values
 
     def hash(self) -> str:

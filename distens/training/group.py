@@ -160,12 +160,9 @@ class _Process:
         torch.set_num_threads(context.threads)
         network = initialise(told["build"], context.seed)
 
-        from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-        from lightning.pytorch.strategies import DDPStrategy
-
         from distens.training import lightning
 
-        group = lightning.Group(rank, processes, DDPStrategy(), TorchElasticEnvironment())
+        group = lightning.Group(rank, processes)
         examples: Any = ray.get(told["examples"])
         metrics = lightning.fit(network, examples, context, lightning.Course(**told["course"]), told["loss"], group)
         return (metrics, to_arrays(network)) if rank == 0 else None

@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
@@ -53,13 +55,11 @@ class Course:
 
 @dataclass(frozen=True)
 class Group:
-    """One process's place among several, of one device each: its rank, their number, and what makes Lightning use
-    them."""
+    """One process's place among several, of one device each: its rank, and their number. Where they meet, the
+    environment says (MASTER_ADDR and its like)."""
 
     rank: int
     processes: int
-    strategy: Any
-    environment: Any
 
 
 def fit(
@@ -97,8 +97,8 @@ def fit(
             accelerator="gpu" if cuda else "cpu",
             devices=1,
             num_nodes=processes,
-            strategy=group.strategy if group else "auto",
-            plugins=[_StateIO(watch, state, identity), *([group.environment] if group else [])],
+            strategy=DDPStrategy() if group else "auto",
+            plugins=[_StateIO(watch, state, identity), *([TorchElasticEnvironment()] if group else [])],
             callbacks=[watch],
             use_distributed_sampler=False,
             logger=False,

@@ -188,14 +188,14 @@ def federation(folder, runtime="ray_actors", **section):
 def test_what_a_federations_section_said_is_read_as_the_runtimes(tmp_path):
     own = {"c1": {"cpus": 2, "gpus": 1}, "client": {"custom": {"disk": 2}}}
     now = federation(tmp_path, {"kind": "ray_actors", "resources": own})
-    for older in (federation(tmp_path, resources=own), federation(tmp_path, {"kind": "ray_actors"}, resources=own)):
-        assert older.runtime == now.runtime and older.hash() == now.hash()
     plan = check_federated(now)
+    for older in (federation(tmp_path, resources=own), federation(tmp_path, {"kind": "ray_actors"}, resources=own)):
+        assert check_federated(older).config == plan.config and older.hash() == now.hash()
     assert plan.resources(1, "c1") == Resources(2.0, 1.0)
     assert plan.resources(2, "c2") == Resources(custom=(("disk", 2.0),))
     assert parse(plan.config.model_dump(mode="json")) == plan.config, "and is read again as it was resolved"
     with pytest.raises(ConfigError, match=r"federated.resources: is read as runtime.resources, which is given too"):
-        federation(tmp_path, {"kind": "ray_actors", "resources": own}, resources=own)
+        check_federated(federation(tmp_path, {"kind": "ray_actors", "resources": own}, resources=own))
     assert federation(tmp_path, "inline", resources={}).hash() == federation(tmp_path, "inline").hash()
 
 

@@ -600,10 +600,10 @@ def test_a_run_of_a_sweep_whose_storage_fails_goes_on(tmp_path, ray_here):
     """Each run has members of its own, of which the very first ends its run."""
     from distens.tune.sweep import sweep
 
-    first, over = tmp_path / "first", {"select.size": {"choices": [1, 5]}}
-    net = {"kind": "module", "path": "user_module:Unstored", "epochs": 1, "options": {"first": str(first)}}
-    found = sweep(swept(tmp_path, over, concurrency=1).model_copy(update={"tracking": "off", "members": {"net": net}}))
-    assert first.exists()
+    over = {"select.size": {"choices": [1, 5]}}
+    toy = {"kind": "plugins.members.pretend:Pretend", "notes": str(tmp_path / "notes"), "does": "full once"}
+    found = sweep(swept(tmp_path, over, concurrency=1).model_copy(update={"tracking": "off", "members": {"toy": toy}}))
+    assert (tmp_path / "go").exists()
     assert sorted(run.values["select.size"] for run in found.runs) == [1, 5]
     assert not [run.why for run in found.runs if run.value is None]
     assert not list(tmp_path.glob("runs/*/*/failure.txt"))

@@ -97,6 +97,7 @@ def check(config: Config) -> FederatedPlan:
         ConfigError: anything that would fail, or have no effect, later.
     """
     section = section_of(config, FederatedSection, "who the clients are")
+    config = _of_today(config, section)
     families = _families(config)
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)
@@ -131,6 +132,16 @@ def check(config: Config) -> FederatedPlan:
         runner,
         tracker,
     )
+
+
+def _of_today(config: Config, section: FederatedSection) -> Config:
+    """Return the config with what an older one says of clients' resources where the runtime's are."""
+    if not section.resources:
+        return config
+    runtime = {"kind": config.runtime} if isinstance(config.runtime, str) else config.runtime
+    if runtime.get("resources"):
+        raise ConfigError("federated.resources: is read as runtime.resources, which is given too; leave one out")
+    return config.model_copy(update={"runtime": {**runtime, "resources": section.resources}})
 
 
 def _families(config: Config) -> tuple[Settings, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from distens.config.sections import Name, Section, Spec
@@ -19,6 +21,7 @@ class FederatedSection(Section):
         quorum: the share of them whose updates must come, or the run stops.
         deadline_seconds: of a round; clients that are later are left out and named.
         most_norm: an update that goes further than so many times the round's median is refused.
+        resources: as older configs have it: read as `runtime.resources`.
     """
 
     clients: int | None = Field(None, ge=1, le=100_000)
@@ -29,3 +32,4 @@ class FederatedSection(Section):
     quorum: float = Field(0.5, gt=0, le=1)
     deadline_seconds: float | None = Field(None, gt=0)
     most_norm: float = Field(30.0, gt=1)
+    resources: dict[Name, dict[str, Any]] = Field(default_factory=dict, exclude=True)

@@ -53,6 +53,9 @@ class Pretend:
             raise Diverged("the loss was nan")
         while self.does in ("wait", "full") and not Path(self.notes).with_name("go").exists():
             time.sleep(0.02)
+        if self.does == "full once" and not (go := Path(self.notes).with_name("go")).exists():
+            go.touch()
+            raise StorageFailed("the disk is full")
         if self.does == "full":
             raise StorageFailed("the disk is full")
         self._classes = examples.classes
