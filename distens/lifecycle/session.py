@@ -30,6 +30,7 @@ from distens.lifecycle.occupying import occupied
 from distens.lifecycle.progress import Update, Watch
 from distens.lifecycle.results import Outcome, Result
 from distens.lifecycle.work.evaluate import Evaluate, Evaluated
+from distens.members.protocol import UsesNoGpu
 from distens.packing import Planner
 from distens.records import Failure, Finished, Floats, Pack, Report, Resources, Settings, Task, Teacher
 from distens.runtime.protocol import Runner, Shared
@@ -110,7 +111,13 @@ class Session:
         if self.store.exists("results.json"):
             tasks = 0  # a run that has them trains nothing
         pack = self.runner.pack
-        self.runner.prepare(tasks if tasks is None or pack == "auto" else math.ceil(tasks / pack))
+        packs = tasks if tasks is None or pack == "auto" else math.ceil(tasks / pack)
+        self.runner.prepare(packs, ["torch"] if self._trains_networks() else [])
+
+    def _trains_networks(self) -> bool:
+        """Return False if no family does: then nothing waits for torch, which takes seconds, in every process."""
+        kinds = [registry.split_spec(spec, "members")[0] for spec in self.config.members.values()]
+        return not all(registry.able(registry.find("members", kind, "members"), UsesNoGpu) for kind in kinds)
 
     def open(self) -> Data:
         """Read the data, and begin the run's folder or see that it is still that run's.

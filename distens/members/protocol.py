@@ -185,7 +185,7 @@ class HasDefaultRanges(Member, Protocol):
 
 
 class UsesNoGpu(Member, Protocol):
-    """A kind to which a GPU is of no use.
+    """A kind to which a GPU is of no use, and torch neither.
 
     The plan refuses GPUs per member if all families are of such kinds:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
@@ -30,12 +31,11 @@ POLL_SECONDS = 0.5
 class _Actor:
     """Trains one pack at a time; keeps libraries loaded and data mapped in between."""
 
-    def __init__(self, threads: int, search_path: list[str]) -> None:
+    def __init__(self, threads: int, search_path: list[str], modules: tuple[str, ...]) -> None:
         sys.path += [folder for folder in search_path if folder not in sys.path]  # a user's own module, beside a config
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch or LightGBM is loaded
-        import torch
-
-        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch or LightGBM is loaded, now or when it is needed
+        for module in modules:
+            importlib.import_module(module)
         self._threads = threads
 
     def begin(self, shared: Shared) -> str:
@@ -81,6 +81,7 @@ class Places:
     Attributes:
         usual: the size of most of them.
         labels, placement, wait_seconds, concurrency: see `distens.runtime.ray_actors.RayActors`.
+        modules: what actors import as soon as they are up.
     """
 
     usual: Resources
@@ -88,6 +89,7 @@ class Places:
     placement: Literal["pack", "spread"]
     wait_seconds: float
     concurrency: int | None
+    modules: tuple[str, ...] = field(default=(), init=False)
     _others: Sequence[Resources] = field(default=(), init=False)
     _seen: tuple[float, int, int, _sizes.Node] = field(default=(-math.inf, 0, 0, {}), init=False)
 
@@ -179,7 +181,7 @@ class Places:
             elif _beside():
                 options["scheduling_strategy"] = "DEFAULT"
         threads = max(1, int(needs.part().cpus))
-        return Placed(remote.options(**options).remote(threads, list(sys.path)), needs, reservation)
+        return Placed(remote.options(**options).remote(threads, list(sys.path), self.modules), needs, reservation)
 
     def _reservation(self, needs: Resources) -> PlacementGroup:
         """Return room for all processes of a member at once, which may have to be waited for."""

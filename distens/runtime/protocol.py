@@ -104,7 +104,7 @@ class Runner(Protocol):
 
     A run's session holds it from before the data are read until its end:
 
-        runner.prepare(packs)
+        runner.prepare(packs, modules)
         runner.start(shared)
         for answers in runner.run(packs):
             ...
@@ -130,10 +130,13 @@ class Runner(Protocol):
         """Name -> what members of that name occupy instead, as the config says; nothing if all are alike."""
         ...
 
-    def prepare(self, packs: int | None) -> None:
+    def prepare(self, packs: int | None, modules: Sequence[str] = ()) -> None:
         """Begin to get ready for so many packs, or for all that fit, and return at once; what fails, `start` raises.
 
         Not needed: what `start` does takes less time after it. The caller reads the data meanwhile.
+
+        Args:
+            modules: large ones that members will need; processes that are to train them import them at once.
         """
         ...
 

@@ -120,8 +120,9 @@ class RayActors:
         """Return name -> what members of that name occupy instead."""
         return {name: _filled(occupied, self.usual) for name, occupied in self.resources.items()}
 
-    def prepare(self, packs: int | None) -> None:
+    def prepare(self, packs: int | None, modules: Sequence[str] = ()) -> None:
         """Connect to Ray, and start actors for so many packs at most, where there is room; go on meanwhile."""
+        self._places.modules = tuple(modules)
         if ray.is_initialized():
             self._prepare(packs)  # in this thread: whatever else it does with Ray, as in a trial of Tune, holds for it
         else:

@@ -16,16 +16,22 @@ from distens.runtime import _sizes
 from distens.runtime._sizes import GIB
 
 MODULE = """
-import dataclasses, pathlib, numpy, ray
+import dataclasses, pathlib, time, typing, numpy, ray
 from distens.records import State
 @dataclasses.dataclass
 class Small:
+    uses_gpu: typing.ClassVar[typing.Literal[False]] = False
+    together: int = 1
     def fit(self, examples, context):
         here = ray.get_runtime_context()
         assert here.get_actor_id() and here.get_assigned_resources().get("CPU")  # no run of a sweep
         node = next(n for n in ray.nodes() if n["NodeID"] == here.get_node_id())
         text = "special" if "special" in node["Resources"] else node["Labels"].get("kind", here.get_node_id())
         pathlib.Path(__file__).with_name("seen").joinpath(here.get_actor_id()).write_text(text)
+        deadline = time.monotonic() + 100
+        while len(list(pathlib.Path(__file__).with_name("seen").iterdir())) < self.together:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         self.shares_C = numpy.bincount(examples.targets, minlength=examples.classes) / len(examples.targets)
         return {"parameters": examples.classes}
     def predict(self, inputs):
@@ -61,8 +67,8 @@ def project(tmp_path):
     return tmp_path
 
 
-def started(cluster, project, runtime, command="run", config="iris.yaml"):
-    command = [sys.executable, "-m", "distens.cli", command, config, "--set", f"runtime={runtime}"]
+def started(cluster, project, runtime, command="run", config="iris.yaml", more=()):
+    command = [sys.executable, "-m", "distens.cli", command, config, "--set", f"runtime={runtime}", *more]
     return subprocess.Popen(
         command, cwd=project, env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -126,7 +132,8 @@ def test_nodes_that_autoscaling_brings_are_waited_for_and_used(project):
     """None has a CPU at first; two members at once need two nodes of one CPU."""
     with Cluster(cpus=0, jobs=False, scaling=2) as scaled:
         runtime = "{kind: ray_actors, pack: 1, wait_seconds: 200, concurrency: 2}"
-        code, text = ended(started(scaled, project, runtime))
+        more = ["--set", "members.mine.together=2"]
+        code, text = ended(started(scaled, project, runtime, more=more))
     assert code == 0 and "no node has more than 0; waiting up to 200 s" in text and "[2/2]" in text, text
     assert len({path.read_text() for path in (project / "seen").iterdir()}) == 2
 
