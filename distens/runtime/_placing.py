@@ -24,6 +24,9 @@ from distens.runtime.protocol import Shared
 
 log = logging.getLogger("distens")
 
+LARGE = ("torch",)
+"""What takes seconds to import. It is not to be a member's own time, so actors do it first, unless nobody needs it."""
+
 ROOM_SECONDS = 5.0
 POLL_SECONDS = 0.5
 
@@ -89,7 +92,7 @@ class Places:
     placement: Literal["pack", "spread"]
     wait_seconds: float
     concurrency: int | None
-    modules: tuple[str, ...] = field(default=(), init=False)
+    modules: tuple[str, ...] = field(default=LARGE, init=False)
     _others: Sequence[Resources] = field(default=(), init=False)
     _seen: tuple[float, int, int, _sizes.Node] = field(default=(-math.inf, 0, 0, {}), init=False)
 

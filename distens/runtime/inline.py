@@ -42,7 +42,7 @@ class Inline:
         """Return nothing: one after the other, each has this process."""
         return {}
 
-    def prepare(self, packs: int | None, modules: Sequence[str] = ()) -> None:
+    def prepare(self, packs: int | None, modules: Sequence[str] = ("torch",)) -> None:
         """Do nothing: there is nothing to wait for."""
 
     def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:

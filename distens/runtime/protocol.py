@@ -130,7 +130,7 @@ class Runner(Protocol):
         """Name -> what members of that name occupy instead, as the config says; nothing if all are alike."""
         ...
 
-    def prepare(self, packs: int | None, modules: Sequence[str] = ()) -> None:
+    def prepare(self, packs: int | None, modules: Sequence[str] = ("torch",)) -> None:
         """Begin to get ready for so many packs, or for all that fit, and return at once; what fails, `start` raises.
 
         Not needed: what `start` does takes less time after it. The caller reads the data meanwhile.

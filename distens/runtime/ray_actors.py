@@ -120,7 +120,7 @@ class RayActors:
         """Return name -> what members of that name occupy instead."""
         return {name: _filled(occupied, self.usual) for name, occupied in self.resources.items()}
 
-    def prepare(self, packs: int | None, modules: Sequence[str] = ()) -> None:
+    def prepare(self, packs: int | None, modules: Sequence[str] = _placing.LARGE) -> None:
         """Connect to Ray, and start actors for so many packs at most, where there is room; go on meanwhile."""
         self._places.modules = tuple(modules)
         if ray.is_initialized():

@@ -147,6 +147,7 @@ def carried_out(sizes, folder):
     folder.mkdir(exist_ok=True)
     toy = {"family": "a", "kind": "plugins.members.pretend:Pretend", "notes": str(folder / "notes")}
     tasks = [Task(f"m{i}", "search", toy, i, Resources(cpus), work=Train()) for i, cpus in enumerate(sizes)]
+    runner.prepare(0, [])
     runner.start(Shared(Store(str(folder)), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
     try:
         found = [outcome for outcomes in runner.run(iter([task] for task in tasks)) for outcome in outcomes]

@@ -54,6 +54,7 @@ def trained(notes):
 
 def outcomes_of(spec, packs, dataset, folder):
     runner = registry.build("runtime", spec, "runtime")
+    runner.prepare(0, [])
     runner.start(Shared(Store(str(folder)), dataset))
     try:
         return list(runner.run(iter(packs)))

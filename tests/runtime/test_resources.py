@@ -71,6 +71,7 @@ class Noted:
 
 def noted(tasks, folder, given, also=None):
     """Carry tasks out, and return what each noted, in order; and the sizes of the actors that were left."""
+    given.prepare(0, [])
     given.start(
         Shared(Store(str(folder)), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()), also or {}
     )

@@ -129,7 +129,7 @@ def _details(
     failures: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
     epochs = _epochs(ledger)
-    seconds = sum(entry.report.seconds for entry in selection.entries)
+    seconds = costs(selection.entries)[1]
     given_up = sum(failure["final"] for failure in failures)
     members = f"{len(selection.entries)} finished, {given_up} given up, {len(selection.selected)} selected"
     return {
