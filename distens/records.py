@@ -342,22 +342,24 @@ class History:
 
     Attributes:
         metric: the key of `Report.metrics` that search minimises.
-        labels_N: the labels of the *search* split.
+        targets_N: of the *search* split.
         predictions: task id -> probs_NC on the *search* split (read on demand, memory-mapped, read-only).
         keys: what `known` returns; None to gather it from the entries.
         rungs: (bracket, epochs) -> what was sent there and what came back; empty without a schedule.
         started: bracket -> how many members, those that no rung takes included.
+        target: what targets and predictions are (see `distens.targets.protocol.Target`); None: classes.
     """
 
     finished: Sequence[Finished] = ()
     failed: Sequence[Failed] = ()
     pending: Sequence[Task] = ()
     metric: str = "nll"
-    labels_N: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    targets_N: NDArray[Any] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     predictions: Callable[[str], Floats] = _no_predictions
     keys: Set[str] | None = None
     rungs: Mapping[tuple[str, int], Rung] = field(default_factory=dict)
     started: Mapping[str, int] = field(default_factory=dict)
+    target: Any = None
 
     def values(self) -> Floats:
         """Return the metric of every finished member, in order of arrival; read-only."""

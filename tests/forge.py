@@ -20,6 +20,7 @@ from distens.data.preprocessing import Preprocessing
 from distens.members import _families
 from distens.serve import bundle
 from distens.storage.store import Store
+from distens.targets.classes import Classes
 from distens.training.context import Context
 
 FIRST = "members/m0.safetensors"
@@ -52,7 +53,7 @@ def make(folder, *settings):
         store,
         "bundle",
         name="iris",
-        classes=tuple(map(str, found.target_names)),
+        target=Classes(tuple(map(str, found.target_names))),
         preprocessing=preprocessing.to_json(),
         members=members,
         combine="average",

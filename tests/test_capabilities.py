@@ -17,7 +17,7 @@ import pytest
 import distens
 from distens import packing, registry
 from distens.distill.protocol import Averages, DataFree, Distiller, Refines
-from distens.members.protocol import ClientKind, Packable, Stackable, TrainsInRungs, UsesNoGpu
+from distens.members.protocol import ClientKind, LearnsNumbers, Packable, Stackable, TrainsInRungs, UsesNoGpu
 from distens.merge.protocol import AssumesPlainSteps, Corrects, Merger, NeedsProxy
 from distens.objectives.protocol import SmoothsLabels
 from distens.schedule.protocol import in_parts
@@ -257,11 +257,12 @@ def test_names_come_from_the_protocol_with_its_bases():
         ("distill", DataFree, {"coboost", "dense", "feddf", "fedftg", "noise"}),
         ("distill", Refines, {"fedftg"}),
         ("distill", Averages, {"coboost", "dense", "feddf", "noise"}),
-        ("members", Packable, {"classifier", "client"}),
-        ("members", Stackable, {"classifier", "client"}),
-        ("members", TrainsInRungs, {"classifier", "module"}),
+        ("members", Packable, {"classifier", "client", "regressor"}),
+        ("members", Stackable, {"classifier", "client", "regressor"}),
+        ("members", TrainsInRungs, {"classifier", "module", "regressor"}),
         ("members", ClientKind, {"client"}),
-        ("members", UsesNoGpu, {"estimator"}),
+        ("members", UsesNoGpu, {"estimator", "estimator_regressor"}),
+        ("members", LearnsNumbers, {"estimator_regressor", "regressor"}),
         ("objectives", SmoothsLabels, {"cross_entropy"}),
     ],
 )

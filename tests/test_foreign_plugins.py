@@ -57,6 +57,7 @@ OWN = {
 
 def own(folder, **changes):
     runtime = {"kind": f"{LAB}Here", "note": str(folder / "note"), "pack": 1}
+    changes.setdefault("data", {"source": "sklearn:iris", "task": f"{LAB}Grades"})
     tracking = {"kind": f"{LAB}Diary", "file": str(folder / "diary")}
     return small_run.config(folder / "runs", **{**OWN, "runtime": runtime, "tracking": tracking, **changes})
 

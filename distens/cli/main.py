@@ -202,8 +202,9 @@ def predict(
         typer.echo(f"members asked for a row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
     import pandas as pd
 
-    frame = pd.DataFrame(probs_NC, columns=list(predictor.classes))
-    frame.insert(0, "prediction", [predictor.classes[i] for i in probs_NC.argmax(axis=1)])
+    frame = pd.DataFrame({"prediction": predictor.target.decisions(probs_NC)})
+    if len(predictor.classes) > 1:
+        frame = pd.concat([frame, pd.DataFrame(probs_NC, columns=list(predictor.classes))], axis=1)
     if out is None:
         typer.echo(frame.to_csv(index=False), nl=False)
     else:

@@ -1,4 +1,4 @@
-"""The weighted mean of the members' probabilities."""
+"""The weighted mean of the members' predictions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from distens.probabilities import mix
-from distens.records import Floats, Integers, State
+from distens.records import Floats, State
+from distens.targets.classes import Classes
+from distens.targets.protocol import Target, Targets
 
 
 @dataclass(frozen=True)
@@ -16,13 +18,25 @@ class Average:
     selection found. Nothing is fitted, so nothing can be over-fitted.
     """
 
-    def fit(self, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> State:
+    def fit(
+        self,
+        predictions_MNK: Floats,
+        targets_N: Targets,
+        weights_M: Floats,
+        target: Target | None = None,
+        inputs_N: Floats | None = None,
+    ) -> State:
         """Keep the selection's weights, scaled to sum to one."""
         weights = np.asarray(weights_M, dtype=np.float64)
         return State({"weights": weights / weights.sum()})
 
-    def combine(self, probs_MNC: Floats, state: State) -> Floats:
-        """Return probs_NC (float64); rows sum to one."""
-        mixed_NC = mix(probs_MNC, state.arrays["weights"])
+    def combine(
+        self, predictions_MNK: Floats, state: State, target: Target | None = None, inputs_N: Floats | None = None
+    ) -> Floats:
+        """Return predictions_NK (float64); those of classes sum to one."""
+        weights_M = state.arrays["weights"]
+        if target is not None and not isinstance(target, Classes):
+            return target.mean(predictions_MNK, weights_M)
+        mixed_NC = mix(predictions_MNK, weights_M)
         # Members speak float32, whose rows sum to one only to 1e-7.
         return mixed_NC / mixed_NC.sum(axis=1, keepdims=True)

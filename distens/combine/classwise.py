@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from distens.counts import class_shares
-from distens.records import Floats, Integers, State
+from distens.records import Floats, State
+from distens.targets.protocol import Target, Targets
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,31 @@ class Classwise:
     what it gives to the truth on all rows.
     """
 
-    def fit(self, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> State:
+    needs: ClassVar[Literal["classes"]] = "classes"
+
+    def fit(
+        self,
+        predictions_MNK: Floats,
+        targets_N: Targets,
+        weights_M: Floats,
+        target: Target | None = None,
+        inputs_N: Floats | None = None,
+    ) -> State:
         """Keep `weights` (M, C); every class's sum to one."""
-        labels_N = np.asarray(labels_N)
-        rows_C = np.bincount(labels_N, minlength=np.shape(probs_MNC)[2])
+        targets_N = np.asarray(targets_N)
+        rows_C = np.bincount(targets_N, minlength=np.shape(predictions_MNK)[2])
         known = []
-        for probs_NC, weight in zip(probs_MNC, weights_M, strict=True):
-            right_N = np.asarray(probs_NC, dtype=np.float64)[np.arange(len(labels_N)), labels_N]
-            right_C = np.bincount(labels_N, weights=right_N, minlength=len(rows_C))
+        for probs_NC, weight in zip(predictions_MNK, weights_M, strict=True):
+            right_N = np.asarray(probs_NC, dtype=np.float64)[np.arange(len(targets_N)), targets_N]
+            right_C = np.bincount(targets_N, weights=right_N, minlength=len(rows_C))
             known.append(weight * (right_C + right_N.mean()) / (rows_C + 1))
         return State({"weights": class_shares(np.array(known))})
 
-    def combine(self, probs_MNC: Floats, state: State) -> Floats:
+    def combine(
+        self, predictions_MNK: Floats, state: State, target: Target | None = None, inputs_N: Floats | None = None
+    ) -> Floats:
         """Return probs_NC (float64); rows sum to one."""
-        total_NC = np.zeros(np.shape(probs_MNC)[1:], dtype=np.float64)
-        for probs_NC, weights_C in zip(probs_MNC, state.arrays["weights"], strict=True):
+        total_NC = np.zeros(np.shape(predictions_MNK)[1:], dtype=np.float64)
+        for probs_NC, weights_C in zip(predictions_MNK, state.arrays["weights"], strict=True):
             total_NC += weights_C * np.asarray(probs_NC, dtype=np.float64)
         return total_NC / np.maximum(total_NC.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from distens.probabilities import softmax
-from distens.records import Floats, Integers, State
+from distens.records import Floats, State
+from distens.targets.protocol import Target, Targets
 
 TINY = float(np.finfo(np.float32).tiny)
 """Members speak float32: what they say is less is kept at this."""
@@ -20,15 +22,26 @@ class Geometric:
     weighs its teachers. Nothing is fitted, so nothing can be over-fitted.
     """
 
-    def fit(self, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> State:
+    needs: ClassVar[Literal["classes"]] = "classes"
+
+    def fit(
+        self,
+        predictions_MNK: Floats,
+        targets_N: Targets,
+        weights_M: Floats,
+        target: Target | None = None,
+        inputs_N: Floats | None = None,
+    ) -> State:
         """Keep the weights, scaled to sum to one."""
         weights = np.asarray(weights_M, dtype=np.float64)
         return State({"weights": weights / weights.sum()})
 
-    def combine(self, probs_MNC: Floats, state: State) -> Floats:
+    def combine(
+        self, predictions_MNK: Floats, state: State, target: Target | None = None, inputs_N: Floats | None = None
+    ) -> Floats:
         """Return probs_NC (float64); rows sum to one."""
-        total_NC = np.zeros(np.shape(probs_MNC)[1:], dtype=np.float64)
-        for probs_NC, weight in zip(probs_MNC, state.arrays["weights"], strict=True):
+        total_NC = np.zeros(np.shape(predictions_MNK)[1:], dtype=np.float64)
+        for probs_NC, weight in zip(predictions_MNK, state.arrays["weights"], strict=True):
             if weight:
                 total_NC += float(weight) * np.log(np.maximum(np.asarray(probs_NC, dtype=np.float64), TINY))
         return softmax(total_NC)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
-from distens.records import Floats, Integers, State
+from distens.records import Floats, State
+from distens.targets.protocol import Target, Targets
 
 
 class Combiner(Protocol):
@@ -21,18 +22,44 @@ class Combiner(Protocol):
         [[0.8, 0.2]]
     """
 
-    def fit(self, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> State:
+    def fit(
+        self,
+        predictions_MNK: Floats,
+        targets_N: Targets,
+        weights_M: Floats,
+        target: Target | None = None,
+        inputs_N: Floats | None = None,
+    ) -> State:
         """Learn how to combine the selected members.
 
         Args:
-            probs_MNC, labels_N: of the *combine* split, which selected nothing.
+            predictions_MNK, targets_N: of the *combine* split, which selected nothing.
             weights_M: the selection's weights, positive, sum 1.
+            target: what predictions are; None: classes.
+            inputs_N: the rows as members see them, for a combiner that looks at them; None, so far.
         """
         ...
 
-    def combine(self, probs_MNC: Floats, state: State) -> Floats:
-        """Return probs_NC (float64). The order of members, changed alike everywhere, changes nothing."""
+    def combine(
+        self, predictions_MNK: Floats, state: State, target: Target | None = None, inputs_N: Floats | None = None
+    ) -> Floats:
+        """Return predictions_NK (float64). The order of members, changed alike everywhere, changes nothing."""
         ...
+
+
+class NeedsClasses(Combiner, Protocol):
+    """A combiner of class probabilities alone.
+
+    The plan refuses it where the target is another:
+
+        if registry.able(combiner, NeedsClasses) and not issubclass(target, Classes):
+            raise ConfigError(...)
+
+    Attributes:
+        needs: `classes`.
+    """
+
+    needs: ClassVar[Literal["classes"]]
 
 
 PLUGINS = (Combiner,)

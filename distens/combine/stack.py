@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Gt, Le
@@ -13,6 +13,7 @@ from distens.combine import _pools
 from distens.combine._pools import Pool
 from distens.probabilities import FLOOR, mix, softmax
 from distens.records import Floats, Integers, State
+from distens.targets.protocol import Target, Targets
 
 _STRENGTHS = (100.0, 10.0, 1.0)
 """What cross-validation chooses from, simplest (nearest to the selection's own weights) first."""
@@ -62,45 +63,56 @@ class Stack:
     form: Literal["auto", "constant", "per_class", "linear"] = "auto"
     l2: Annotated[float, Gt(0), Le(1e9)] | None = None
 
-    def fit(self, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> State:
+    needs: ClassVar[Literal["classes"]] = "classes"
+
+    def fit(
+        self,
+        predictions_MNK: Floats,
+        targets_N: Targets,
+        weights_M: Floats,
+        target: Target | None = None,
+        inputs_N: Floats | None = None,
+    ) -> State:
         """Learn `weights` (M, or M C, or M C C) and `bias` (C); the form and the l2 used are in the description."""
-        pull_M, labels_N = np.asarray(weights_M, dtype=np.float64), np.asarray(labels_N)
+        pull_M, targets_N = np.asarray(weights_M, dtype=np.float64), np.asarray(targets_N)
         # In an order of their own, members give the same sums, bit for bit, in whatever order they came.
-        order_M = np.array(_order(probs_MNC, pull_M))
-        probs = [np.asarray(probs_MNC[m]) for m in order_M]
+        order_M = np.array(_order(predictions_MNK, pull_M))
+        probs = [np.asarray(predictions_MNK[m]) for m in order_M]
         logs_MNC, pull_M = np.stack([_pools.logs(p) for p in probs]), pull_M[order_M]
-        form, l2 = self._choose(probs, logs_MNC, labels_N, pull_M)
+        form, l2 = self._choose(probs, logs_MNC, targets_N, pull_M)
         classes = logs_MNC.shape[2]
         if form == _AVERAGE:
             pool = Pool(pull_M / pull_M.sum(), np.zeros(classes))
         else:
-            pool = _pools.fit(logs_MNC, labels_N, _pools.start(form, pull_M, classes), l2)
+            pool = _pools.fit(logs_MNC, targets_N, _pools.start(form, pull_M, classes), l2)
         back_M = np.argsort(order_M)
         arrays = {"weights": pool.weights[back_M], "bias": pool.bias_C, "order": order_M}
         return State(arrays, {"form": form, **({} if form == _AVERAGE else {"l2": l2})})
 
-    def combine(self, probs_MNC: Floats, state: State) -> Floats:
+    def combine(
+        self, predictions_MNK: Floats, state: State, target: Target | None = None, inputs_N: Floats | None = None
+    ) -> Floats:
         """Return probs_NC (float64); rows sum to one."""
         weights = state.arrays["weights"]
         # States from before there were forms are of one weight per member, and know no order.
         order_M = state.arrays.get("order", np.arange(len(weights)))
         if state.meta.get("form", "constant") == _AVERAGE:
-            return _mean([probs_MNC[m] for m in order_M], weights[order_M])
-        logits_NC = np.zeros(np.shape(probs_MNC[0]), dtype=np.float64) + state.arrays["bias"]
+            return _mean([predictions_MNK[m] for m in order_M], weights[order_M])
+        logits_NC = np.zeros(np.shape(predictions_MNK[0]), dtype=np.float64) + state.arrays["bias"]
         for m in order_M:
             if weights[m].any():
-                logs_NC = _pools.logs(probs_MNC[m])
+                logs_NC = _pools.logs(predictions_MNK[m])
                 logits_NC += logs_NC @ weights[m] if weights.ndim == 3 else logs_NC * weights[m]
         return softmax(logits_NC)
 
-    def _choose(self, probs: list[Floats], logs_MNC: Floats, labels_N: Integers, pull_M: Floats) -> Option:
+    def _choose(self, probs: list[Floats], logs_MNC: Floats, targets_N: Integers, pull_M: Floats) -> Option:
         usual = ("constant" if self.form == "auto" else self.form, _USUAL if self.l2 is None else self.l2)
-        rows, strengths = len(labels_N), _STRENGTHS if self.l2 is None else (self.l2,)
+        rows, strengths = len(targets_N), _STRENGTHS if self.l2 is None else (self.l2,)
         if rows < 2 * _FOLDS or (self.form != "auto" and self.l2 is not None):
             return usual
-        losses = {(_AVERAGE, np.inf): _losses(_mean(probs, pull_M), labels_N)} if self.form == "auto" else {}
+        losses = {(_AVERAGE, np.inf): _losses(_mean(probs, pull_M), targets_N)} if self.form == "auto" else {}
         for form in _pools.FORMS if self.form == "auto" else (self.form,):
-            losses |= _path(logs_MNC, labels_N, pull_M, form, strengths)
+            losses |= _path(logs_MNC, targets_N, pull_M, form, strengths)
         best_N = min(losses.values(), key=np.mean)
         for option in [usual, *losses] if usual in losses else losses:
             behind_N = losses[option] - best_N
@@ -110,31 +122,31 @@ class Stack:
 
 
 def _path(
-    logs_MNC: Floats, labels_N: Integers, pull_M: Floats, form: str, strengths: tuple[float, ...]
+    logs_MNC: Floats, targets_N: Integers, pull_M: Floats, form: str, strengths: tuple[float, ...]
 ) -> dict[Option, Floats]:
     """Return the loss of every row by the pool that did not see it, for each strength, until the mean has risen.
 
     Each fit starts from the one before.
     """
     pull, losses = _pools.start(form, pull_M, logs_MNC.shape[2]), {}
-    fold_N, pools = np.empty(len(labels_N), dtype=np.int64), [pull] * _FOLDS
-    fold_N[np.argsort(labels_N, kind="stable")] = np.arange(len(labels_N)) % _FOLDS  # classes spread over all folds
+    fold_N, pools = np.empty(len(targets_N), dtype=np.int64), [pull] * _FOLDS
+    fold_N[np.argsort(targets_N, kind="stable")] = np.arange(len(targets_N)) % _FOLDS  # classes spread over all folds
     least = np.inf
     for l2 in strengths:
         held_out_NC = np.empty(logs_MNC.shape[1:])
         for fold in range(_FOLDS):
             seen, left = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
-            pools[fold] = _pools.fit(logs_MNC[:, seen], labels_N[seen], pull, l2, pools[fold], _ROUGHLY)
+            pools[fold] = _pools.fit(logs_MNC[:, seen], targets_N[seen], pull, l2, pools[fold], _ROUGHLY)
             held_out_NC[left] = softmax(pools[fold].logits(logs_MNC[:, left]))
-        losses[form, l2] = _losses(held_out_NC, labels_N)
+        losses[form, l2] = _losses(held_out_NC, targets_N)
         if losses[form, l2].mean() > least:
             break
         least = losses[form, l2].mean()
     return losses
 
 
-def _losses(probs_NC: Floats, labels_N: Integers) -> Floats:
-    return -np.log(np.maximum(probs_NC[np.arange(len(labels_N)), labels_N], FLOOR))
+def _losses(probs_NC: Floats, targets_N: Integers) -> Floats:
+    return -np.log(np.maximum(probs_NC[np.arange(len(targets_N)), targets_N], FLOOR))
 
 
 def _mean(probs: list[Floats], weights_M: Floats) -> Floats:
@@ -143,8 +155,8 @@ def _mean(probs: list[Floats], weights_M: Floats) -> Floats:
     return mixed_NC / mixed_NC.sum(axis=1, keepdims=True)
 
 
-def _order(probs_MNC: Floats, weights_M: Floats) -> list[int]:
+def _order(predictions_MNK: Floats, weights_M: Floats) -> list[int]:
     def key(m: int) -> tuple[float, bytes]:
-        return weights_M[m], hashlib.sha256(np.ascontiguousarray(probs_MNC[m]).tobytes()).digest()
+        return weights_M[m], hashlib.sha256(np.ascontiguousarray(predictions_MNK[m]).tobytes()).digest()
 
     return sorted(range(len(weights_M)), key=key)

@@ -38,7 +38,8 @@ class Config(Section):
     Attributes:
         name: names the run's folder, the MLflow experiment and the registered models.
         seed: the root of all chance.
-        metric: what search and selection minimise on the *search* split: `nll` or `error`.
+        metric: what search and selection minimise on the *search* split: of classes `nll` or `error`, of
+            numbers `rmse` (where it is left out) or `mae`.
         storage: a folder, or any pyarrow address (`s3://…`), under which runs are kept.
         members: family name -> a member whose values are fixed or domains (see `distens.space.space`).
         schedule, select, combine, distill, runtime, tracking: plug-ins of those families; `distill: null` makes no
@@ -54,7 +55,7 @@ class Config(Section):
     name: Name
     seed: int = Field(0, ge=0)
     role: str = "ensemble"
-    metric: Literal["nll", "error"] = "nll"
+    metric: str = "nll"
     storage: str = "runs"
     data: DataSection
     members: dict[Name, dict[str, Any]] = Field(min_length=1)
@@ -111,6 +112,8 @@ class Config(Section):
             del values["search"]["seconds"]
         if values["merge"] is None:
             del values["merge"]
+        if values["data"]["task"] is None:
+            del values["data"]["task"]
         if self.role in values:
             values[self.role].pop("resources", None)  # which older versions had there; it is `runtime.resources` now
         return values

@@ -46,6 +46,8 @@ class DataSection(Section):
     Attributes:
         source: `sklearn:NAME`, a `.csv`, `.parquet` or `.npz` file, or a folder of idx files; any pyarrow address.
         target: the column to predict; for tables only.
+        task: what is predicted: `classification` or `regression` (or the kind of another of `distens/targets`). Without
+            it, classes; of `sklearn:diabetes`, a number.
         numeric: columns that must be numbers; the others are judged by what they hold.
         categorical: columns to treat as categories although they hold numbers.
         drop: columns to leave out.
@@ -55,6 +57,7 @@ class DataSection(Section):
 
     source: str
     target: str | None = None
+    task: str | None = None
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()

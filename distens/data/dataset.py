@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from distens.records import Floats, Integers
+from distens.targets.classes import Classes
+from distens.targets.protocol import Target, Targets
 
 SPLITS = ("train", "search", "combine", "test")
 
@@ -32,23 +34,35 @@ class Dataset:
 
     Attributes:
         inputs: split -> inputs as in `Examples`.
-        labels: split -> labels_N (int64).
-        classes: the classes' names, in the order of probabilities' columns.
-        fingerprint: a hash of rows, labels and splits; equal only for equal data.
+        targets: split -> targets_N, as the target has them.
+        target: what they are, and what a prediction is.
+        fingerprint: a hash of rows, targets and splits; equal only for equal data.
     """
 
     inputs: Mapping[str, Floats]
-    labels: Mapping[str, Integers]
-    classes: tuple[str, ...]
+    targets: Mapping[str, Targets]
+    target: Target
     fingerprint: str
 
+    @property
+    def labels(self) -> Mapping[str, Integers]:
+        """Return the targets, for whoever works with classes alone: split -> labels_N (int64)."""
+        assert isinstance(self.target, Classes), "the plan refuses parts that need classes where there are none"
+        return self.targets
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the classes' names, for whoever works with classes alone, in the order of probabilities' columns."""
+        assert isinstance(self.target, Classes), "the plan refuses parts that need classes where there are none"
+        return self.target.names
+
     def for_members(self) -> Dataset:
-        """Return the same without the labels that no member may see: *combine* and *test*."""
-        return replace(self, labels={split: self.labels[split] for split in ("train", "search")})
+        """Return the same without the targets that no member may see: *combine* and *test*."""
+        return replace(self, targets={split: self.targets[split] for split in ("train", "search")})
 
     def examples(self, split: str = "train") -> Examples:
         """Return a split to learn from."""
-        return Examples(self.inputs[split], self.labels[split], len(self.classes))
+        return Examples(self.inputs[split], self.targets[split], len(self.target.column_names))
 
     @cached_property
     def bounds(self) -> tuple[Floats, Floats]:

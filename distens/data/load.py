@@ -16,6 +16,7 @@ from distens.data.preprocessing import Preprocessing
 from distens.errors import DataError, did_you_mean
 from distens.records import Floats, Integers, State
 from distens.storage.store import Store
+from distens.targets.protocol import Targets
 
 EXAMPLE_ROWS = 5
 
@@ -44,9 +45,9 @@ class Loaded:
 
     @property
     def summary(self) -> str:
-        """Return how many rows each split has, and how many classes there are, in words."""
-        counts = ", ".join(f"{name} {len(rows)}" for name, rows in self.dataset.labels.items())
-        return f"rows: {counts}; {len(self.dataset.classes)} classes"
+        """Return how many rows each split has, and what the target is, in words."""
+        counts = ", ".join(f"{name} {len(rows)}" for name, rows in self.dataset.targets.items())
+        return f"rows: {counts}; {self.dataset.target.summary}"
 
     def keep(self, store: Store) -> None:
         """Write which rows are in which split, and how rows are encoded, into a run's folder."""
@@ -62,22 +63,23 @@ def load(section: DataSection, seed: int) -> Loaded:
     """
     raw = source.read(section)
     given = raw.test_rows is not None
-    split_rows = splits.divide(raw.labels_N, raw.classes, section.splits, seed, section.rows, given)
+    strata_N, names = raw.target.strata(raw.targets_N), raw.target.column_names
+    split_rows = splits.divide(strata_N, names, section.splits, seed, section.rows, given)
     preprocessing = Preprocessing.fit(raw.rows, split_rows["train"], section)
     rows = {split: _take(raw.rows, numbers) for split, numbers in split_rows.items()}
-    labels = {split: raw.labels_N[numbers] for split, numbers in split_rows.items()}
+    targets = {split: raw.targets_N[numbers] for split, numbers in split_rows.items()}
     if given:
-        assert raw.test_labels_N is not None
-        split_rows["test"] = np.arange(len(raw.test_labels_N))
-        rows["test"], labels["test"] = raw.test_rows, raw.test_labels_N
+        assert raw.test_targets_N is not None
+        split_rows["test"] = np.arange(len(raw.test_targets_N))
+        rows["test"], targets["test"] = raw.test_rows, raw.test_targets_N
     shape = preprocessing.output_shape
     inputs = {
-        split: preprocessing.transform(rows[split]) if len(labels[split]) else np.zeros((0, *shape), dtype=np.float32)
+        split: preprocessing.transform(rows[split]) if len(targets[split]) else np.zeros((0, *shape), dtype=np.float32)
         for split in SPLITS
     }
-    for array in (*inputs.values(), *labels.values(), *split_rows.values()):
+    for array in (*inputs.values(), *targets.values(), *split_rows.values()):
         array.flags.writeable = False  # as Ray would return them, so that both runners meet the same arrays
-    dataset = Dataset(inputs, labels, raw.classes, fingerprint(inputs, labels, raw.classes))
+    dataset = Dataset(inputs, targets, raw.target, fingerprint(inputs, targets, raw.target.column_names))
     return Loaded(dataset, preprocessing, _take(rows["test"], np.arange(EXAMPLE_ROWS)), split_rows)
 
 
@@ -95,11 +97,11 @@ def column(section: DataSection, name: str) -> Any:
     return rows[name].to_numpy()
 
 
-def fingerprint(inputs: Mapping[str, Floats], labels: Mapping[str, Integers], classes: tuple[str, ...]) -> str:
-    """Return the SHA-256, in hexadecimal, of all splits and the classes' names."""
-    digest = hashlib.sha256(repr(classes).encode())
+def fingerprint(inputs: Mapping[str, Floats], targets: Mapping[str, Targets], columns: tuple[str, ...]) -> str:
+    """Return the SHA-256, in hexadecimal, of all splits and the names of predictions' columns."""
+    digest = hashlib.sha256(repr(columns).encode())
     for split in SPLITS:
-        for array in (inputs[split], labels[split]):
+        for array in (inputs[split], targets[split]):
             digest.update(f"{split} {array.dtype.str} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

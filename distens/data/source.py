@@ -13,17 +13,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distens import registry
+from distens.config.addresses import is_address
 from distens.config.sections import DataSection
-from distens.data import files, levels
+from distens.data import files
 from distens.data.preprocessing import Preprocessing
 from distens.data.tables import Table
-from distens.errors import DataError, did_you_mean
-from distens.records import Integers
+from distens.errors import ConfigError, DataError, did_you_mean
+from distens.targets._levels import shortened
+from distens.targets.classes import Classes
+from distens.targets.protocol import Target, Targets
 
 Rows = Any
 """A pandas DataFrame (a table), or an array: (N, features), (N, height, width) or (N, height, width, channels)."""
 
-SKLEARN = ("breast_cancer", "digits", "iris", "wine")
+SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
+NUMBERS = ("sklearn:diabetes",)
+"""Sources whose target is a number, if nobody says otherwise."""
+
+TASKS = {"classification": "classes", "regression": "values"}
+"""Task -> the kind of its target."""
+
+
+def target_of(section: DataSection) -> type[Target]:
+    """Return what kind of target a config's `data` section asks for.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    task = section.task or ("regression" if section.source in NUMBERS else "classification")
+    if task not in TASKS and not is_address(task) and task not in registry.names("targets"):
+        raise ConfigError(
+            f"data.task: unknown task {task!r}. {did_you_mean(task, [*TASKS, *registry.names('targets')])}"
+        )
+    return registry.find("targets", TASKS.get(task, task), "data.task")
 
 
 @dataclass(frozen=True)
@@ -32,16 +55,16 @@ class Raw:
 
     Attributes:
         rows: all rows that are not of a given test part, without target and dropped columns.
-        labels_N: int64, the place of each row's class in `classes`.
-        classes: in natural order, or as the source declares them; a declared class may have no row.
-        test_rows, test_labels_N: the source's own test part; None if it has none.
+        targets_N: of each row, as the target has them.
+        target: what they are.
+        test_rows, test_targets_N: the source's own test part; None if it has none.
     """
 
     rows: Rows
-    labels_N: Integers
-    classes: tuple[str, ...]
+    targets_N: Targets
+    target: Target
     test_rows: Rows | None = None
-    test_labels_N: Integers | None = None
+    test_targets_N: Targets | None = None
 
 
 def read(section: DataSection, least_classes: int = 2) -> Raw:
@@ -55,11 +78,13 @@ def read(section: DataSection, least_classes: int = 2) -> Raw:
             that have no effect on this kind of source.
     """
     raw = _read(section)
-    present = np.unique(raw.labels_N if raw.test_labels_N is None else np.append(raw.labels_N, raw.test_labels_N))
-    if len(present) < least_classes:
-        where = section.source + (f", column {section.target!r}" if section.target is not None else "")
-        only = raw.classes[int(present[0])]
-        raise DataError(f"{where}: the target has a single class, {only!r}; at least two are needed")
+    if isinstance(raw.target, Classes):
+        labels_N, more_N = raw.targets_N, raw.test_targets_N
+        present = np.unique(labels_N if more_N is None else np.append(labels_N, more_N))
+        if len(present) < least_classes:
+            where = section.source + (f", column {section.target!r}" if section.target is not None else "")
+            only = raw.target.names[int(present[0])]
+            raise DataError(f"{where}: the target has a single class, {only!r}; at least two are needed")
     return raw
 
 
@@ -95,8 +120,9 @@ def _read_sklearn(section: DataSection) -> Raw:
         raise DataError(f"data.target has no effect on {section.source}, whose target is known")
     bunch: Any = getattr(datasets, f"load_{name}")(as_frame=True)
     _check_columns(section, list(bunch.data.columns))
-    labels_N, classes = _labels(bunch.target_names[bunch.target.to_numpy()], section.source)
-    return Raw(_without(bunch.data, section.drop), labels_N, classes)
+    column = bunch.target if name == "diabetes" else bunch.target_names[bunch.target.to_numpy()]
+    target, targets_N = target_of(section).encode(column, section.source)
+    return Raw(_without(bunch.data, section.drop), targets_N, target)
 
 
 def _from_table(section: DataSection, table: Any) -> Raw:
@@ -110,8 +136,22 @@ def _from_table(section: DataSection, table: Any) -> Raw:
     _check_columns(section, columns)
     if not len(table):
         raise DataError(f"{section.source}: the table has no rows")
-    labels_N, classes = _labels(table[section.target], f"{section.source}, column {section.target!r}")
-    return Raw(_without(table, [section.target, *section.drop]), labels_N, classes)
+    where, column = f"{section.source}, column {section.target!r}", table[section.target]
+    if section.task is None and _looks_like_numbers(column):
+        raise DataError(
+            f"{where}: the target has {column.nunique():,} different numbers; say what is to be predicted: "
+            "`data.task: regression`, or `data.task: classification`"
+        )
+    target, targets_N = target_of(section).encode(column, where)
+    return Raw(_without(table, [section.target, *section.drop]), targets_N, target)
+
+
+def _looks_like_numbers(column: Any) -> bool:
+    """Return whether a column holds fractions, too many different ones to be classes."""
+    if column.dtype.kind != "f":
+        return False
+    numbers = column.dropna()
+    return bool((numbers % 1 != 0).any()) and numbers.nunique() > max(20, len(numbers) // 20)
 
 
 def _check_columns(section: DataSection, columns: list[str]) -> None:
@@ -144,7 +184,7 @@ def _idx_arrays(folder: files.Location) -> dict[str, NDArray[Any]]:
             arrays |= {f"x_{suffix}": files.read_idx(images), f"y_{suffix}": files.read_idx(labels)}
         elif part == "train" or images or labels:
             lacking = f"{part}-labels-idx1-ubyte" if images else f"{part}-images-idx3-ubyte"
-            found = levels.shortened(folder.names())
+            found = shortened(folder.names())
             raise DataError(f"{folder.address}: no file {lacking}[.gz] in this folder. Found: {found}")
     return arrays
 
@@ -152,10 +192,10 @@ def _idx_arrays(folder: files.Location) -> dict[str, NDArray[Any]]:
 def _npz_arrays(archive: Mapping[str, NDArray[Any]], where: str) -> dict[str, NDArray[Any]]:
     arrays = {name.lower(): array for name, array in archive.items()}
     if not ({"x_train", "y_train"} <= set(arrays) or {"x", "y"} <= set(arrays)):
-        found = levels.shortened(sorted(archive))
+        found = shortened(sorted(archive))
         raise DataError(f"{where}: expected arrays x_train and y_train (x_test, y_test), or x and y. Found: {found}")
     if ("x_test" in arrays) != ("y_test" in arrays):
-        raise DataError(f"{where}: only one of x_test and y_test is there. Found: {levels.shortened(sorted(archive))}")
+        raise DataError(f"{where}: only one of x_test and y_test is there. Found: {shortened(sorted(archive))}")
     return arrays
 
 
@@ -167,13 +207,13 @@ def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> Ra
     rows, targets = _checked(arrays["x" + suffix], arrays["y" + suffix], f"{where}, x{suffix}")
     names = arrays.get("classes")
     if "x_test" not in arrays:
-        labels_N, classes = _labels(targets, where, names)
-        return Raw(rows, labels_N, classes)
+        target, targets_N = target_of(section).encode(targets, where, names)
+        return Raw(rows, targets_N, target)
     test_rows, test_targets = _checked(arrays["x_test"], arrays["y_test"], f"{where}, x_test")
     if test_rows.shape[1:] != rows.shape[1:]:
         raise DataError(f"{where}: training rows have shape {rows.shape[1:]}, test rows {test_rows.shape[1:]}")
-    labels_N, classes = _labels(np.concatenate([targets, test_targets]), where, names)
-    return Raw(rows, labels_N[: len(rows)], classes, test_rows, labels_N[len(rows) :])
+    target, targets_N = target_of(section).encode(np.concatenate([targets, test_targets]), where, names)
+    return Raw(rows, targets_N[: len(rows)], target, test_rows, targets_N[len(rows) :])
 
 
 def _checked(rows: NDArray[Any], targets: NDArray[Any], where: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -192,24 +232,6 @@ def _checked(rows: NDArray[Any], targets: NDArray[Any], where: str) -> tuple[NDA
     if targets.ndim != 1 or len(targets) != len(rows):
         raise DataError(f"{where}: {len(rows)} rows need {len(rows)} labels, found labels of shape {targets.shape}")
     return rows.astype(np.uint8) if rows.dtype.kind == "b" else rows, targets
-
-
-def _labels(targets: Any, where: str, names: NDArray[Any] | None = None) -> tuple[Integers, tuple[str, ...]]:
-    """Return labels_N and the classes' names; integer targets may point into declared names."""
-    labels_N, classes = levels.encode(targets, where)
-    missing = np.flatnonzero(labels_N < 0)
-    if len(missing):
-        first = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
-        raise DataError(f"{where}: the target is missing in {len(missing)} rows, from 0: {first}. Leave these rows out")
-    if names is None:
-        return labels_N, classes
-    declared = tuple(levels.name(value) for value in np.ravel(names))
-    places = {str(i): i for i in range(len(declared))}
-    strange = [name for name in classes if name not in places]
-    if strange or len(set(declared)) < len(declared):
-        found = f"the label {strange[0]!r}" if strange else "a name twice"
-        raise DataError(f"{where}: `classes` names {len(declared)} classes for labels from 0, but there is {found}")
-    return np.array([places[name] for name in classes], dtype=np.int64)[labels_N], declared
 
 
 def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
@@ -236,7 +258,7 @@ def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
     if form == "idx":
         images = files.find_idx(location, "t10k", "images") if location.is_folder else location
         if images is None:
-            found = levels.shortened(location.names())
+            found = shortened(location.names())
             raise DataError(f"{path}: no file t10k-images-idx3-ubyte[.gz] in this folder. Found: {found}")
         return files.read_idx(images)
     raise DataError(f"{path}: this model predicts arrays. Allowed: .npz, an idx file, a folder of idx files")
@@ -253,5 +275,5 @@ def _only_array(archive: Mapping[str, Any], path: str) -> Any:
         if name in arrays:
             return arrays[name]
     if len(arrays) != 1:
-        raise DataError(f"{path}: expected an array x_test or x, or a single one. Found: {levels.shortened(archive)}")
+        raise DataError(f"{path}: expected an array x_test or x, or a single one. Found: {shortened(archive)}")
     return next(iter(arrays.values()))

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distens.config.sections import DataSection
-from distens.data import levels
 from distens.data.scaling import LARGEST, Scaling
 from distens.errors import DataError, shown
 from distens.records import Floats, Integers
+from distens.targets import _levels as levels
 
 MOST_LEVELS = 64
 """At most this many levels of a column get an indicator of their own, the most frequent in *train* …"""

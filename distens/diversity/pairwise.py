@@ -87,6 +87,16 @@ def error_correlation(probs_MNC: Floats | Sequence[Floats], labels_N: Integers) 
     return _symmetric(np.clip(covariance_MM / np.outer(scale_M, scale_M), -1.0, 1.0), diagonal=1.0)
 
 
+def residual_correlation(residuals_MNK: Sequence[Floats]) -> Floats:
+    """Return Pearson's correlation of two members' residuals: in [-1, 1], 1 on the diagonal. Where a member's do not
+    vary nothing correlates with them, and 0 stands for that."""
+    flat_MX = np.stack([np.asarray(one, dtype=np.float64).ravel() for one in residuals_MNK])
+    flat_MX -= flat_MX.mean(axis=1, keepdims=True)
+    length_M = np.sqrt((flat_MX**2).sum(axis=1))
+    length_M[length_M == 0] = np.inf
+    return _symmetric(np.clip(flat_MX @ flat_MX.T / np.outer(length_M, length_M), -1.0, 1.0), diagonal=1.0)
+
+
 def mean_over_pairs(matrix_MM: Floats) -> float:
     """Return the mean off the diagonal; 0 for a single member, which has no pairs."""
     members = len(matrix_MM)

@@ -24,7 +24,7 @@ LINE_INCHES = 0.13
 """Height of a line of text; where rows are lower, only every second, fifth, … is named."""
 _LONGEST = 18
 
-METRIC_NAMES = {"nll": "negative log-likelihood (nats)", "error": "error (share of rows)"}
+METRIC_NAMES = {"nll": "negative log-likelihood (nats)", "error": "error (share of rows)", "rmse": "RMSE", "mae": "MAE"}
 
 
 def blank(size: tuple[float, float]) -> Figure:

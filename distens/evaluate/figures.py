@@ -19,8 +19,8 @@ from distens.evaluate.canvas import (
     ticks,
     write,
 )
-from distens.evaluate.metrics import BINS, mass_bins
 from distens.records import Floats, Integers
+from distens.targets._class_measures import BINS, mass_bins
 
 _LABELLED_BARS = 30
 """More bars than this have no room for names."""
@@ -48,6 +48,24 @@ def reliability(curves: Mapping[str, Floats], labels_N: Integers, path: Path) ->
     legend_outside(upper)
     lower.set_yscale("symlog", linthresh=1)
     lower.set(ylabel=f"rows (of {len(labels_N):,})", xlabel="confidence (highest class probability)", ylim=(0, None))
+    write(figure, path)
+
+
+def predictions(curves: Mapping[str, Floats], targets_N: Floats, path: Path) -> None:
+    """Draw what is predicted against what is true, a mark for each row.
+
+    Args:
+        curves: name -> predictions_N1, in the order of the legend.
+        targets_N: of the same rows.
+    """
+    figure, (axes,) = panels(size=(6.0, 5.4))
+    for number, (name, predictions_NK) in enumerate(curves.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.scatter(targets_N, predictions_NK[:, 0], s=14, marker=marker, color=colour, alpha=0.6, label=name)
+    ends = [float(targets_N.min()), float(targets_N.max())]
+    axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="right")
+    axes.set(xlabel="target", ylabel="prediction")
+    legend_outside(axes)
     write(figure, path)
 
 

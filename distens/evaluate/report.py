@@ -10,20 +10,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-COLUMNS: Mapping[str, str] = {
-    "accuracy": "accuracy",
-    "nll": "NLL (nats)",
-    "brier": "Brier",
-    "ece": "ECE",
-    "aurc": "AURC",
-    "parameters": "parameters",
-    "train_seconds": "training (s)",
-    "predict_ms_per_1000": "ms per 1,000 rows",
-}
-"""The honest table's columns, by key, with their headings."""
+from distens import registry
+from distens.targets.protocol import Target
 
-_HIGHER_IS_BETTER = ("accuracy",)
+_COSTS = {"parameters": "parameters", "train_seconds": "training (s)", "predict_ms_per_1000": "ms per 1,000 rows"}
 _ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The honest table's columns.
+
+    Attributes:
+        headings: key of a row -> heading, in order.
+        higher: the keys of which more is better.
+    """
+
+    headings: Mapping[str, str]
+    higher: tuple[str, ...]
+
+
+def columns(target: Target | type[Target]) -> Columns:
+    """Return the table's columns: what a target measures, and what a row costs."""
+    return Columns({**target.headings, **_COSTS}, target.higher_is_better)
+
+
+def columns_of(rows: Mapping[str, Mapping[str, float]]) -> Columns:
+    """Return the columns of a table that was stored without them, by what its rows hold."""
+    targets = [registry.find("targets", kind, "targets") for kind in registry.names("targets")]
+    fit = [one for one in targets if any(key in row for row in rows.values() for key in one.headings)]
+    return columns(fit[0] if fit else targets[0])
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class ReportData:
 
     Attributes:
         run_name: names the page.
-        rows: the honest table: row name -> key of `COLUMNS` -> value; other keys are not shown.
+        rows: the honest table: row name -> key -> value; keys that are not among the columns are not shown.
         missing: row name -> why it is not in the table.
         verdict: plain sentences, the most important first.
         members: the selected ones, each with `id`, `weight` and whatever is known of it; values that are mappings
@@ -42,6 +58,7 @@ class ReportData:
         figures: caption -> PNG file.
         config_yaml: the resolved config.
         details: what else to say, e.g. versions, data, where the run is stored.
+        columns: of the table; None: those that its rows have.
     """
 
     run_name: str
@@ -54,26 +71,29 @@ class ReportData:
     figures: Mapping[str, Path] = field(default_factory=dict)
     config_yaml: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
+    columns: Columns | None = None
 
 
 def table_lines(rows: Mapping[str, Mapping[str, float]], missing: Mapping[str, str]) -> list[list[str]]:
     """Return the honest table as text: the headings, then one line per row. Where rows are missing, they come last and
     a last column, `note`, says why."""
+    headings = columns_of(rows).headings
     note = [""] * bool(missing)
-    lines = [["", *COLUMNS.values(), *["note"] * bool(missing)]]
-    lines += [[name, *(_number(key, values.get(key)) for key in COLUMNS), *note] for name, values in rows.items()]
-    lines += [[name, *[_ABSENT] * len(COLUMNS), why] for name, why in missing.items()]
+    lines = [["", *headings.values(), *["note"] * bool(missing)]]
+    lines += [[name, *(_number(key, values.get(key)) for key in headings), *note] for name, values in rows.items()]
+    lines += [[name, *[_ABSENT] * len(headings), why] for name, why in missing.items()]
     return lines
 
 
-def best(rows: Mapping[str, Mapping[str, float]]) -> set[tuple[str, str]]:
+def best(rows: Mapping[str, Mapping[str, float]], columns: Columns | None = None) -> set[tuple[str, str]]:
     """Return (row name, column key) of every cell that is the best of its column, as it is printed; a table of one row
     has none."""
     found: set[tuple[str, str]] = set()
-    for key in COLUMNS if len(rows) > 1 else ():
+    columns = columns or columns_of(rows)
+    for key in columns.headings if len(rows) > 1 else ():
         values = {name: row[key] for name, row in rows.items() if _is_number(row.get(key))}
         if values:
-            top = (max if key in _HIGHER_IS_BETTER else min)(values.values())
+            top = (max if key in columns.higher else min)(values.values())
             found |= {(name, key) for name, value in values.items() if _number(key, value) == _number(key, top)}
     return found
 
@@ -89,12 +109,13 @@ def write(path: Path, data: ReportData) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    top = best(data.rows)
+    columns = data.columns or columns_of(data.rows)
+    top = best(data.rows, columns)
     page = environment.get_template("_report.html.j2").render(
         data=data,
-        headings=list(COLUMNS.values()),
+        headings=list(columns.headings.values()),
         rows=[
-            (name, [(_number(key, values.get(key)), (name, key) in top) for key in COLUMNS])
+            (name, [(_number(key, values.get(key)), (name, key) in top) for key in columns.headings])
             for name, values in data.rows.items()
         ],
         members=_columns(data.members),

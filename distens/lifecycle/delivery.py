@@ -9,23 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from distens import probabilities
 from distens.config.config import Config, to_yaml
 from distens.data.load import Loaded
 from distens.errors import BundleError
-from distens.evaluate import metrics, report
+from distens.evaluate import comparison, report
 from distens.lifecycle.results import Outcome, Result
 from distens.records import Floats
 from distens.serve import bundle, predictor
 from distens.storage.filesystem import temporary
 from distens.storage.store import Store
+from distens.targets.protocol import Target
 from distens.tracking.protocol import Final, Tracker, model_name
 
 MAX_FAILURES_SHOWN = 200
 """The page lists so many failures; `results.json` has all."""
 
 TOLERANCE = 1e-6
-"""A bundle, read back, predicts what the run's stored test predictions say, to this."""
+"""A bundle, read back, predicts what the run's stored test predictions say, to this; numbers above 1, to this part of
+them."""
 
 
 def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outcome: Outcome) -> tuple[Result, Final]:
@@ -43,7 +44,7 @@ def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outc
     where = f"report: {store.url}/report.html"
     result = Result(store.url, table, outcome.missing, verdict, weights, (*outcome.notes, where))
     pictures = dict(outcome.page.draw(home / "figures"))
-    _write_page(config, store, home, outcome, result, pictures)
+    _write_page(config, store, home, loaded.dataset.target, outcome, result, pictures)
     folders = _write_bundles(config, store, loaded, outcome, table)
     final = Final(
         rows=table,
@@ -55,6 +56,7 @@ def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outc
         scores=_scores(loaded, outcome),
         example=loaded.example_rows,
         verdict=verdict,
+        score_name=_score_name(loaded.dataset.target),
         expected={name: _read_back(store, f, loaded, outcome.rows[name].test_NC) for name, f in folders.items()},
     )
     for participant in outcome.participants:
@@ -65,15 +67,21 @@ def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outc
 
 def _table(loaded: Loaded, outcome: Outcome) -> tuple[dict[str, Mapping[str, float]], list[str]]:
     """Return the table, measured on the *test* split, and the verdict's sentences."""
-    labels_N = loaded.dataset.labels["test"]
-    table: dict[str, Mapping[str, float]] = {name: row.measured(labels_N) for name, row in outcome.rows.items()}
+    target, targets_N = loaded.dataset.target, loaded.dataset.targets["test"]
+    table: dict[str, Mapping[str, float]] = {n: row.measured(target, targets_N) for n, row in outcome.rows.items()}
     table |= outcome.means
-    compared = metrics.verdict(table, outcome.losses, outcome.units)
+    compared = comparison.verdict(table, outcome.losses, target.phrases, outcome.units)
     return table, [*outcome.foreword, *compared, *outcome.afterword]
 
 
 def _write_page(
-    config: Config, store: Store, home: Path, outcome: Outcome, result: Result, pictures: Mapping[str, Path]
+    config: Config,
+    store: Store,
+    home: Path,
+    target: Target,
+    outcome: Outcome,
+    result: Result,
+    pictures: Mapping[str, Path],
 ) -> None:
     """Write the page, whose pictures are there already; to a remote store it goes with them.
 
@@ -83,6 +91,7 @@ def _write_page(
     data = report.ReportData(
         run_name=_name(result),
         rows=result.rows,
+        columns=report.columns(target),
         missing=result.missing,
         verdict=result.verdict,
         members=outcome.page.members,
@@ -109,7 +118,7 @@ def _write_bundles(
             store,
             folder,
             name=model_name(config.name, name),
-            classes=loaded.dataset.classes,
+            target=loaded.dataset.target,
             preprocessing=loaded.preprocessing.to_json(),
             members=content.members,
             combine=content.combine,
@@ -123,27 +132,33 @@ def _write_bundles(
 
 
 def _scores(loaded: Loaded, outcome: Outcome) -> dict[str, float]:
-    """Return bundle -> negative log-likelihood on the *combine* split; nothing where there are no such rows."""
-    labels_N = loaded.dataset.labels["combine"]
-    if not len(labels_N):
+    """Return bundle -> the usual metric on the *combine* split; nothing where there are no such rows."""
+    target, targets_N = loaded.dataset.target, loaded.dataset.targets["combine"]
+    if not len(targets_N):
         return {}
-    return {
-        name: probabilities.negative_log_likelihood(outcome.rows[name].combine_NC, labels_N) for name in outcome.bundles
-    }
+    usual = target.minimised[0]
+    return {name: target.metrics(outcome.rows[name].combine_NC, targets_N)[usual] for name in outcome.bundles}
+
+
+def _score_name(target: Target) -> str:
+    """Return what the usual metric is called."""
+    usual = target.minimised[0]
+    return next((phrase.name for phrase in target.phrases if phrase.column == usual), usual)
 
 
 def _read_back(store: Store, folder: str, loaded: Loaded, test_NC: Floats) -> Floats:
     """Read a bundle back, as its user will, and compare: what cannot predict is not delivered."""
     found_NC = predictor.load(f"{store.url}/{folder}").predict_proba(loaded.example_rows)
-    worst = float(np.abs(found_NC - test_NC[: len(found_NC)]).max())
+    expected_NK = test_NC[: len(found_NC)]
+    worst = float((np.abs(found_NC - expected_NK) / np.maximum(1.0, np.abs(expected_NK))).max())
     if not worst <= TOLERANCE:
         raise BundleError(f"{store.url}/{folder}: read back, it predicts otherwise than the run did (by {worst:.2g})")
     return found_NC
 
 
 def _results(loaded: Loaded, outcome: Outcome, result: Result) -> dict[str, Any]:
-    labels_N = loaded.dataset.labels["combine"]
-    judged = outcome.rows.items() if len(labels_N) else ()
+    target, targets_N = loaded.dataset.target, loaded.dataset.targets["combine"]
+    judged = outcome.rows.items() if len(targets_N) else ()
     return {
         "run": _name(result),
         **result.rows,
@@ -152,7 +167,7 @@ def _results(loaded: Loaded, outcome: Outcome, result: Result) -> dict[str, Any]
         "weights": dict(result.weights),
         "chosen": outcome.chosen,
         **({"diversity": dict(outcome.diversity)} if outcome.diversity else {}),
-        "combine": {name: metrics.row(row.combine_NC, labels_N) for name, row in judged},
+        "combine": {name: target.table(row.combine_NC, targets_N) for name, row in judged},
         **outcome.numbers,
     }
 

@@ -17,7 +17,6 @@ from distens.records import (
     Finished,
     Floats,
     History,
-    Integers,
     Outcome,
     Report,
     Rung,
@@ -27,6 +26,7 @@ from distens.records import (
 from distens.storage.encoding import failure_from_json, report_from_json, to_json
 from distens.storage.journal import Journal
 from distens.storage.store import Store
+from distens.targets.protocol import Target, Targets
 
 
 class Ledger:
@@ -206,10 +206,11 @@ class Ledger:
         self,
         purpose: str,
         metric: str,
-        labels_N: Integers,
+        targets_N: Targets,
         predictions: Callable[[str], Floats],
         also: Sequence[Task] = (),
         bracket: str = "",
+        target: Target | None = None,
     ) -> History:
         """Return what search may know, as of now; `also` are pending too. Costs nothing for what is done.
 
@@ -223,7 +224,8 @@ class Ledger:
             failed=self.failed(purpose),
             pending=(*pending, *also),
             metric=metric,
-            labels_N=labels_N,
+            targets_N=targets_N,
+            target=target,
             predictions=predictions,
             keys=Keys(kept.keys[bracket], frozenset(settings_key(task.settings) for task in also)),
             rungs={key: Rung(Prefix(rung.asked), Prefix(rung.done)) for key, rung in kept.rungs.items()},

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 
-from distens import probabilities
 from distens.records import Failure, Finished, History, Task
-from distens.select.protocol import Selector
+from distens.select.protocol import Selector, judged
+from distens.targets.classes import unless_classes
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ class Progress:
         for *_, member, name in sorted(self._leaders, reverse=True):
             names.setdefault(member, name)
         probs_MNC = [history.predictions(name) for name in names.values()]
-        weights_M = self.selector.select(probs_MNC, history.labels_N, self.metric)
-        mixed_NC = probabilities.mix(probs_MNC, weights_M)
-        self.ensemble = probabilities.metrics(mixed_NC, history.labels_N)[self.metric]
+        target, _ = judged(probs_MNC, self.metric, history.target, None)
+        weights_M = self.selector.select(probs_MNC, history.targets_N, self.metric, **unless_classes(history.target))
+        self.ensemble = target.metrics(target.mean(probs_MNC, weights_M), history.targets_N)[self.metric]
         took = time.monotonic() - started
         self._spent, self._longest = self._spent + took, max(self._longest, took)
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from distens import probabilities
 from distens.combine.protocol import Combiner
-from distens.evaluate import metrics
 from distens.records import Finished, Floats, Integers, State, task_of
 from distens.serve.bundle import BundleMember
 from distens.serve.cascade import Cascade
+from distens.targets.classes import unless_classes
+from distens.targets.protocol import Target, Targets
 from distens.tracking.protocol import Participant
 
 FOLDS = 5
@@ -51,10 +52,10 @@ class Row:
             temperature=temperature,
         )
 
-    def measured(self, labels_N: Integers) -> dict[str, float]:
-        """Return the line as numbers, measured on the labels of the *test* split."""
+    def measured(self, target: Target, targets_N: Targets) -> dict[str, float]:
+        """Return the line as numbers, measured on the *test* split."""
         return {
-            **metrics.row(self.test_NC, labels_N),
+            **target.table(self.test_NC, targets_N),
             "parameters": self.parameters,
             "train_seconds": self.train_seconds,
             "predict_ms_per_1000": self.predict_ms_per_1000,
@@ -173,21 +174,23 @@ def costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
     )
 
 
-def test_losses(rows: Mapping[str, Row], labels_N: Integers) -> dict[str, dict[str, Floats]]:
+def test_losses(rows: Mapping[str, Row], target: Target, targets_N: Targets) -> dict[str, dict[str, Floats]]:
     """Return row -> measure -> one loss for each row of the *test* split."""
-    return {name: metrics.unit_losses(row.test_NC, labels_N) for name, row in rows.items()}
+    return {name: target.losses(row.test_NC, targets_N) for name, row in rows.items()}
 
 
-def out_of_fold(combiner: Combiner, probs_MNC: Floats, labels_N: Integers, weights_M: Floats) -> Floats:
+def out_of_fold(
+    combiner: Combiner, predictions_MNK: Floats, targets_N: Targets, weights_M: Floats, target: Target
+) -> Floats:
     """Return the combiner's predictions of rows that it was not fitted on, fold by fold.
 
     A combiner that learns is too sure of the rows it learned from, and a temperature fitted there would sharpen what
     should be softened. For one that learns nothing this is `combine` of all rows.
     """
-    fold_N = np.arange(len(labels_N)) % FOLDS
-    out_NC = np.empty(np.shape(probs_MNC)[1:])
+    fold_N = np.arange(len(targets_N)) % FOLDS
+    out_NK = np.empty(np.shape(predictions_MNK)[1:])
     for fold in range(FOLDS):
         held = fold_N == fold
-        state = combiner.fit(probs_MNC[:, ~held], labels_N[~held], weights_M)
-        out_NC[held] = combiner.combine(probs_MNC[:, held], state)
-    return out_NC
+        state = combiner.fit(predictions_MNK[:, ~held], targets_N[~held], weights_M, **unless_classes(target))
+        out_NK[held] = combiner.combine(predictions_MNK[:, held], state, **unless_classes(target))
+    return out_NK

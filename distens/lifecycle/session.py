@@ -135,7 +135,7 @@ class Session:
     def planner(self, loaded: Loaded) -> Planner:
         """Return who says how many tasks go together."""
         runner, dataset = self.runner, loaded.dataset
-        shape, classes = dataset.inputs["train"].shape[1:], len(dataset.classes)
+        shape, classes = dataset.inputs["train"].shape[1:], len(dataset.target.column_names)
         return Planner(runner.pack, runner.slots, runner.dispatch_seconds, self._on_gpu, shape, classes)
 
     def _on_gpu(self, settings: Settings) -> bool:

@@ -24,8 +24,11 @@ _NUMBERS_IN_NODE = frozenset((0, 2, 4, 6, 8, 10))
 """`decision_type` without its lowest bit, which says that categories are compared."""
 
 
-def check_text(text: str) -> None:
-    """Refuse a text that is not a classifier's model as LightGBM writes it, with trees that can be walked.
+def check_text(text: str, numbers: bool) -> None:
+    """Refuse a text that is not a model as LightGBM writes it, with trees that can be walked.
+
+    Args:
+        numbers: it is to be a regressor's model; or else a classifier's.
 
     Raises:
         ValueError: with the reason.
@@ -36,10 +39,13 @@ def check_text(text: str) -> None:
         raise ValueError("LightGBM's text: no model, or other characters than a model has")
     head = _read(text[:begin], _HEAD)
     outputs, features = int(head["num_class"]), int(head["max_feature_idx"]) + 1
-    objective = f"multiclass num_class:{outputs}" if outputs > 1 else "binary sigmoid:1"
+    if numbers:
+        objective = "regression"
+    else:
+        objective = f"multiclass num_class:{outputs}" if outputs > 1 else "binary sigmoid:1"
     sizes_T = [int(size) for size in head["tree_sizes"].split()]
     if not (
-        outputs >= 1
+        (outputs == 1 if numbers else outputs >= 1)
         and int(head["num_tree_per_iteration"]) == outputs
         and head["objective"] == objective
         and len(sizes_T) % outputs == 0

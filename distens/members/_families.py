@@ -1,4 +1,4 @@
-"""The families of `estimator`: which class, what is fixed, what is searched by default.
+"""The families of `estimator` and `estimator_regressor`: which class, what is fixed, what is searched by default.
 
 The default ranges are about those of auto-sklearn (Feurer et al. 2015) and VolcanoML (Li et al. 2021), narrowed so that
 a member on 5,000 rows of 30 numbers trains within seconds on one thread.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from distens.errors import Refused, did_you_mean
 from distens.records import Floats, Integers
+from distens.training.context import Context
 
 OURS = frozenset({"random_state", "n_jobs", "num_threads", "seed", "verbose", "verbosity", "warm_start", "probability"})
 """Arguments that a member decides itself: from its seed, its share of the machine, and because it is silent."""
@@ -27,6 +31,7 @@ TRUSTED = (
     "collections.OrderedDict",
     "lightgbm.basic.Booster",
     "lightgbm.sklearn.LGBMClassifier",
+    "lightgbm.sklearn.LGBMRegressor",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -47,9 +52,10 @@ def _of(*choices: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """One family.
+    """One family, of classifiers or of regressors.
 
     Attributes:
+        name: what it is called in a config; a method has one name, whatever it learns.
         path: `module:Class`.
         ranges: the default search space of its options.
         count: how many numbers a fitted one stores to predict; see the functions below.
@@ -57,9 +63,11 @@ class Family:
         fixed: what no option may change.
         seeded, threaded: whether the class takes `random_state` and `n_jobs`.
         calibrated: its decisions have no probabilities; Platt scaling gives them some.
+        scaled: its options are in units of the targets; it learns them with zero mean and unit variance.
         extra: options that are not arguments of the class.
     """
 
+    name: str
     path: str
     ranges: Mapping[str, Any]
     count: Callable[[Any], int]
@@ -68,12 +76,20 @@ class Family:
     seeded: bool = True
     threaded: bool = False
     calibrated: bool = False
+    scaled: bool = False
     extra: tuple[str, ...] = ()
 
     def load(self) -> type:
         """Return the class."""
         module, name = self.path.split(":")
         return getattr(importlib.import_module(module), name)
+
+    @property
+    def numbers(self) -> bool:
+        """Return True if it learns numbers, False if labels."""
+        from sklearn.base import RegressorMixin
+
+        return issubclass(self.load(), RegressorMixin)
 
     def refusals(self) -> tuple[type[Exception], ...]:
         """Return the library's own errors for what it cannot do; scikit-learn has none beside ValueError."""
@@ -132,16 +148,27 @@ _FOREST = {
     "min_samples_leaf": _range(1, 20),
     "bootstrap": _of(True, False),
 }
+_FOREST_OF_NUMBERS = {  # its only other criteria are absolute errors, which take minutes, and those of counts
+    "max_features": _range(0.1, 1.0),
+    **{key: _FOREST[key] for key in ("min_samples_split", "min_samples_leaf", "bootstrap")},
+}
 
-FAMILIES: Mapping[str, Family] = {
-    "ada_boost": Family(
+
+def _by_name(*families: Family) -> Mapping[str, Family]:
+    return {family.name: family for family in families}
+
+
+CLASSIFIERS = _by_name(
+    Family(
+        "ada_boost",
         "sklearn.ensemble:AdaBoostClassifier",
         {"n_estimators": _range(20, 100), "learning_rate": _range(0.01, 2.0, log=True), "max_depth": _range(1, 6)},
         _nodes,
         extra=("max_depth",),  # of its trees; the class takes a tree as its argument `estimator`
     ),
-    "extra_trees": Family("sklearn.ensemble:ExtraTreesClassifier", _FOREST, _nodes, threaded=True),
-    "histogram_boosting": Family(
+    Family("extra_trees", "sklearn.ensemble:ExtraTreesClassifier", _FOREST, _nodes, threaded=True),
+    Family(
+        "histogram_boosting",
         "sklearn.ensemble:HistGradientBoostingClassifier",
         {
             "max_iter": _range(30, 200, log=True),
@@ -154,7 +181,8 @@ FAMILIES: Mapping[str, Family] = {
         _histogram_nodes,
         defaults={"early_stopping": False},
     ),
-    "k_nearest_neighbours": Family(
+    Family(
+        "k_nearest_neighbours",
         "sklearn.neighbors:KNeighborsClassifier",
         {"n_neighbors": _range(1, 50, log=True), "weights": _of("uniform", "distance"), "p": _of(1, 2)},
         _stored_rows,
@@ -162,7 +190,8 @@ FAMILIES: Mapping[str, Family] = {
         seeded=False,
         threaded=True,
     ),
-    "lda": Family(
+    Family(
+        "lda",
         "sklearn.discriminant_analysis:LinearDiscriminantAnalysis",
         _of(
             {"solver": "svd", "tol": _range(1e-5, 1e-1, log=True)},
@@ -172,7 +201,8 @@ FAMILIES: Mapping[str, Family] = {
         _linear,
         seeded=False,
     ),
-    "lightgbm": Family(
+    Family(
+        "lightgbm",
         "lightgbm:LGBMClassifier",
         {
             "n_estimators": _range(30, 200, log=True),
@@ -189,19 +219,22 @@ FAMILIES: Mapping[str, Family] = {
         threaded=True,
         extra=("max_bin", "extra_trees", "path_smooth"),
     ),
-    "linear_svm": Family(
+    Family(
+        "linear_svm",
         "sklearn.svm:LinearSVC",
         {"C": _range(0.01, 10.0, log=True), "class_weight": _of(None, "balanced")},
         _linear,
         calibrated=True,
     ),
-    "logistic_regression": Family(
+    Family(
+        "logistic_regression",
         "sklearn.linear_model:LogisticRegression",
         {"C": _range(1e-3, 1e3, log=True), "class_weight": _of(None, "balanced")},
         _linear,
         defaults={"max_iter": 1000},
     ),
-    "mlp": Family(
+    Family(
+        "mlp",
         "sklearn.neural_network:MLPClassifier",
         {
             "hidden_layer_sizes": _of([32], [128], [64, 64], [128, 128]),
@@ -212,14 +245,16 @@ FAMILIES: Mapping[str, Family] = {
         _weights,
         defaults={"max_iter": 50},
     ),
-    "qda": Family(
+    Family(
+        "qda",
         "sklearn.discriminant_analysis:QuadraticDiscriminantAnalysis",
         {"reg_param": _range(0.0, 1.0)},
         _quadratic,
         seeded=False,
     ),
-    "random_forest": Family("sklearn.ensemble:RandomForestClassifier", _FOREST, _nodes, threaded=True),
-    "svm": Family(
+    Family("random_forest", "sklearn.ensemble:RandomForestClassifier", _FOREST, _nodes, threaded=True),
+    Family(
+        "svm",
         "sklearn.svm:SVC",
         _of(
             {"kernel": "rbf", "C": _range(0.03, 100.0, log=True), "gamma": _range(1e-4, 1.0, log=True)},
@@ -234,19 +269,68 @@ FAMILIES: Mapping[str, Family] = {
         defaults={"max_iter": 20_000},  # a hopeless C or gamma would take minutes
         calibrated=True,
     ),
-}
+)
+"""Name -> family of `estimator`."""
+
+REGRESSORS = _by_name(
+    replace(CLASSIFIERS["extra_trees"], path="sklearn.ensemble:ExtraTreesRegressor", ranges=_FOREST_OF_NUMBERS),
+    replace(CLASSIFIERS["k_nearest_neighbours"], path="sklearn.neighbors:KNeighborsRegressor"),
+    replace(CLASSIFIERS["lightgbm"], path="lightgbm:LGBMRegressor"),
+    replace(CLASSIFIERS["random_forest"], path="sklearn.ensemble:RandomForestRegressor", ranges=_FOREST_OF_NUMBERS),
+    Family("ridge", "sklearn.linear_model:Ridge", {"alpha": _range(1e-4, 1e4, log=True)}, _linear),
+    Family(
+        "svm",
+        "sklearn.svm:SVR",
+        _of(
+            {
+                "kernel": "rbf",
+                "C": _range(0.03, 100.0, log=True),
+                "gamma": _range(1e-4, 1.0, log=True),
+                "epsilon": _range(1e-3, 1.0, log=True),
+            },
+            {
+                "kernel": "poly",
+                "C": _range(0.03, 100.0, log=True),
+                "degree": _range(2, 4),
+                "coef0": _range(0.0, 1.0),
+                "epsilon": _range(1e-3, 1.0, log=True),
+            },
+        ),
+        _support,
+        defaults={"max_iter": 20_000},  # as of the classifier
+        seeded=False,
+        scaled=True,
+    ),
+)
+"""Name -> family of `estimator_regressor`."""
 
 
-def make(name: str, options: Mapping[str, Any], seed: int = 0, threads: int = 1) -> Any:
+def find(families: Mapping[str, Family], name: str) -> Family:
+    """Return the family of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in families:
+        raise ValueError(f"estimator: unknown {name!r}. {did_you_mean(name, families)}")
+    return families[name]
+
+
+def default_ranges(families: Mapping[str, Family], template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the template with its family's ranges as `options`, where it has none."""
+    family = families.get(str(template.get("estimator")))
+    if family is None or "options" in template:
+        return dict(template)
+    return {**template, "options": deepcopy(family.ranges)}
+
+
+def make(family: Family, options: Mapping[str, Any], seed: int = 0, threads: int = 1) -> Any:
     """Return an unfitted estimator.
 
     Raises:
-        ValueError: an unknown family or option, an option that is not the user's, or a value out of range as far as
-            the library says so before fitting.
+        ValueError: an unknown option, an option that is not the user's, or a value out of range as far as the library
+            says so before fitting.
     """
-    if name not in FAMILIES:
-        raise ValueError(f"estimator: unknown {name!r}. {did_you_mean(name, FAMILIES)}")
-    family = FAMILIES[name]
     cls = family.load()
     arguments = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD}
     allowed = (arguments | set(family.extra)) - OURS - set(family.fixed) - {"estimator"}
@@ -254,13 +338,13 @@ def make(name: str, options: Mapping[str, Any], seed: int = 0, threads: int = 1)
         if key in OURS or key in family.fixed:
             raise ValueError(f"options.{key}: is not yours to set: the member decides it")
         if key not in allowed:
-            raise ValueError(f"options.{key}: unknown option of {name!r}. {did_you_mean(key, allowed)}")
+            raise ValueError(f"options.{key}: unknown option of {family.name!r}. {did_you_mean(key, allowed)}")
     values = {**family.defaults, **options, **family.fixed}
     if family.seeded:
         values["random_state"] = seed
     if family.threaded:
         values["n_jobs"] = threads
-    if name == "ada_boost":
+    if family.name == "ada_boost":
         values["estimator"] = _tree(values.pop("max_depth", 1))
     estimator = cls(**values)
     for checked in (estimator, getattr(estimator, "estimator", None)):
@@ -273,6 +357,52 @@ def _tree(max_depth: int | None) -> Any:
     from sklearn.tree import DecisionTreeClassifier
 
     return DecisionTreeClassifier(max_depth=max_depth)
+
+
+@contextmanager
+def refusing(family: Family, options: Mapping[str, Any], inputs: Floats) -> Iterator[None]:
+    """Turn the library's refusals of some rows into ours, and keep its warnings to itself.
+
+    Raises:
+        Refused: the library cannot fit these options to these rows.
+    """
+    rows = f"on {inputs.shape[0]} rows of {inputs.shape[1]} numbers"
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    except (ValueError, *family.refusals()) as error:
+        raise Refused(f"estimator {family.name} {dict(options)} {rows}: {error}") from error
+    except Refused as error:
+        raise Refused(f"estimator {family.name} {rows}: {error}") from error
+
+
+def fit(
+    family: Family,
+    options: Mapping[str, Any],
+    inputs: Floats,
+    targets_N: Integers | Floats,
+    rows_N: Integers,
+    context: Context,
+) -> Any:
+    """Return a fitted estimator, which predicts on one thread.
+
+    Args:
+        rows_N: which row of the data each row is.
+
+    Raises:
+        Refused: too few rows to calibrate. Also what the library raises, see `refusing`.
+    """
+    estimator = make(family, options, context.seed, context.threads)
+    if family.calibrated:
+        estimator = calibrated(estimator, inputs, np.asarray(targets_N, dtype=np.int64), rows_N, context.seed)
+    elif family.scaled:
+        estimator = scaled(estimator).fit(inputs, targets_N)
+    else:
+        estimator.fit(inputs, targets_N)
+    if family.threaded:  # several threads would add up a forest's trees in any order
+        estimator.set_params(n_jobs=1)
+    return estimator
 
 
 def calibrated(estimator: Any, inputs: Floats, labels_N: Integers, rows_N: Integers, seed: int) -> Any:
@@ -300,19 +430,37 @@ def calibrated(estimator: Any, inputs: Floats, labels_N: Integers, rows_N: Integ
     return fitted.set_params(cv=None)  # the folds need not be stored
 
 
-def stored_class(name: str) -> type:
+def scaled(estimator: Any) -> Any:
+    """Return an unfitted regressor that learns targets of zero mean and unit variance, and predicts in their units."""
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.preprocessing import StandardScaler
+
+    return TransformedTargetRegressor(estimator, transformer=StandardScaler(), check_inverse=False)
+
+
+def stored_class(family: Family) -> type:
     """Return the class of a fitted estimator of this family."""
-    if not FAMILIES[name].calibrated:
-        return FAMILIES[name].load()
-    from sklearn.calibration import CalibratedClassifierCV
+    if family.calibrated:
+        from sklearn.calibration import CalibratedClassifierCV
 
-    return CalibratedClassifierCV
+        return CalibratedClassifierCV
+    if family.scaled:
+        from sklearn.compose import TransformedTargetRegressor
+
+        return TransformedTargetRegressor
+    return family.load()
 
 
-def count(name: str, estimator: Any) -> int:
+def count(family: Family, estimator: Any) -> int:
     """Return how many numbers (or tree nodes) a fitted estimator stores in order to predict."""
-    family = FAMILIES[name]
-    if not family.calibrated:
-        return int(family.count(estimator))
-    fitted = estimator.calibrated_classifiers_[0]
-    return int(family.count(fitted.estimator)) + 2 * len(fitted.calibrators)
+    if family.calibrated:
+        fitted = estimator.calibrated_classifiers_[0]
+        return int(family.count(fitted.estimator)) + 2 * len(fitted.calibrators)
+    if family.scaled:
+        return int(family.count(estimator.regressor_)) + 2
+    return int(family.count(estimator))
+
+
+def flat(inputs: Floats) -> Floats:
+    """Return (N, features): images as rows of numbers."""
+    return np.asarray(inputs, dtype=np.float32).reshape(len(inputs), -1)

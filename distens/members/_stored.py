@@ -13,16 +13,18 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
-from distens.errors import shown
+from distens.errors import AMISS, StorageError, shown
 from distens.members import _families
 from distens.members._boosted import check_text
-from distens.records import Integers
+from distens.members._families import Family
+from distens.records import Integers, State
 
 LOADERS: Mapping[str, str] = {
     "DefaultDictNode": "collections.defaultdict",
@@ -44,24 +46,38 @@ SMALL_BYTES, MOST_TIMES = 64 * 2**20, 100
 """What may be unpacked: so many times the packed bytes. Real ones grow tenfold."""
 
 
-def dump(fitted: Any) -> bytes:
-    """Return an estimator as a skops file: a zip of JSON and arrays."""
+def dump(fitted: Any, meta: Mapping[str, int]) -> State:
+    """Return an estimator as the bytes of a skops file (a zip of JSON and arrays), compressed."""
     import skops.io
 
-    return skops.io.dumps(fitted, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+    content = skops.io.dumps(fitted, compression=zipfile.ZIP_DEFLATED, compresslevel=1)
+    return State({"skops": np.frombuffer(content, dtype=np.uint8)}, meta)
 
 
-def load(content: bytes, name: str, options: Mapping[str, Any], classes: int) -> Any:
-    """Return the estimator of a family that `dump` was given.
+def load(state: State, family: Family, options: Mapping[str, Any], outputs: str) -> tuple[Any, int]:
+    """Return the estimator of a family that `dump` was given, and how many numbers it predicts for a row.
 
     Args:
-        name, options: the member's settings.
-        classes: C.
+        options: the member's settings.
+        outputs: what that number is called in the state.
 
     Raises:
-        UntrustedTypesFoundException: it holds a type that this version does not trust.
-        ValueError: it is damaged, not of these settings, or hostile. Also what a library raises of damaged parts.
+        StorageError: the file is damaged, not of these settings, or holds what this version does not trust; none of it
+            was run.
     """
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    where = f"estimator {family.name}: the stored state is"
+    try:
+        content, count = state.arrays["skops"].tobytes(), int(state.meta[outputs])
+        return _read(content, family, options, count), count
+    except UntrustedTypesFoundException as error:
+        raise StorageError(f"{where} not trusted: {error}") from error
+    except (*AMISS, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise StorageError(f"{where} damaged, or hostile: {error}") from error
+
+
+def _read(content: bytes, family: Family, options: Mapping[str, Any], outputs: int) -> Any:
     import skops.io
 
     most = max(SMALL_BYTES, MOST_TIMES * len(content))
@@ -72,18 +88,37 @@ def load(content: bytes, name: str, options: Mapping[str, Any], classes: int) ->
     _check_size(sum(sizes[node["file"]] for node in nodes if "file" in node), most)
     _check_numbers(nodes)
     for node in nodes:
-        _check_node(node)
+        _check_node(node, family)
     fitted = skops.io.loads(content, trusted=list(_families.TRUSTED))
-    _check_type(fitted, _families.stored_class(name))
-    _check_classes(fitted.classes_, classes)
-    made = _families.make(name, options)
-    if not _families.FAMILIES[name].calibrated:
-        _check_estimator(fitted, made, name)
-        return fitted
-    for part in fitted.calibrated_classifiers_:
-        _check_type(part.estimator, type(made))
-        _check_estimator(part.estimator, made, name)
+    _check_type(fitted, _families.stored_class(family))
+    if not family.numbers:
+        _check_classes(fitted.classes_, outputs)
+    elif outputs != 1:
+        raise ValueError(f"it has {outputs} outputs, not 1")
+    made = _families.make(family, options)
+    for part in _parts(fitted, family):
+        _check_type(part, type(made))
+        _check_estimator(part, made, family)
     return fitted
+
+
+def _parts(fitted: Any, family: Family) -> list[Any]:
+    """Return the family's own estimators in what was stored."""
+    if family.calibrated:
+        return [part.estimator for part in fitted.calibrated_classifiers_]
+    if not family.scaled:
+        return [fitted]
+    from sklearn.preprocessing import StandardScaler
+
+    _check_type(fitted.regressor, family.load())
+    for scaler in (fitted.transformer, fitted.transformer_):
+        _check_type(scaler, StandardScaler)
+        _check_parameters(scaler, StandardScaler())
+    for key in ("mean_", "scale_"):
+        _check_shape(fitted.transformer_, key, (1,))
+    if fitted._training_dim != 1:
+        raise ValueError(f"its targets have {shown(fitted._training_dim)} axes, not 1")
+    return [fitted.regressor_]
 
 
 def _check_size(found: int, most: int) -> None:
@@ -119,7 +154,7 @@ def _bare(value: Any) -> Any:
     return list(map(_bare, value)) if isinstance(value, list) else value
 
 
-def _check_node(node: Mapping[str, Any]) -> None:
+def _check_node(node: Mapping[str, Any], family: Family) -> None:
     loader, kind = node["__loader__"], f"{node['__module__']}.{node['__class__']}"
     if loader not in LOADERS or not fnmatchcase(kind, LOADERS[loader]):
         raise ValueError(f"a part of the kind {shown(loader)} is not allowed: {kind}")
@@ -129,7 +164,7 @@ def _check_node(node: Mapping[str, Any]) -> None:
         found = (node["content"]["__loader__"], text.get("__loader__"))
         if found != ("DictNode", "JsonNode") or "handle" in told:
             raise ValueError("LightGBM's text is not where it should be")
-        check_text(json.loads(text["content"]))
+        check_text(json.loads(text["content"]), family.numbers)
     if loader == "TreeNode":
         arguments = node["__reduce__"]["args"]
         outputs = arguments["content"][2]
@@ -149,15 +184,30 @@ def _check_classes(found: Any, classes: int) -> None:
         raise ValueError(f"its classes are {shown(labels_C.tolist())}, not some of {classes} in order")
 
 
-def _check_estimator(fitted: Any, made: Any, name: str) -> None:
+def _check_shape(fitted: Any, key: str, shape: tuple[int, ...]) -> None:
+    if getattr(fitted, key).shape != shape:
+        raise ValueError(f"its {key} is of shape {getattr(fitted, key).shape}, not {shape}")
+
+
+def _check_estimator(fitted: Any, made: Any, family: Family) -> None:
     """Compare an estimator with one that is made from the settings, and look at its numbers."""
+    _check_parameters(fitted, made)
+    if family.path in CHECKS:
+        CHECKS[family.path](fitted, int(fitted.n_features_in_))
+
+
+def _check_parameters(fitted: Any, made: Any) -> None:
     wanted = made.get_params(deep=False)
     found = [(key, getattr(fitted, key, value)) for key, value in wanted.items()]
     for key, value in [*found, *getattr(fitted, "_other_params", {}).items()]:  # LightGBM's, which come first with it
         if key != "random_state" and repr(value) != repr(wanted.get(key)):
             raise ValueError(f"its {key} is {shown(value)}, by the settings {shown(wanted.get(key))}")
-    if name in CHECKS:
-        CHECKS[name](fitted, int(fitted.n_features_in_))
+
+
+def _learns_numbers(fitted: Any) -> bool:
+    from sklearn.base import RegressorMixin
+
+    return isinstance(fitted, RegressorMixin)
 
 
 def _check_nodes(inner_N: Any, left_N: Integers, right_N: Integers, feature_N: Integers, features: int) -> None:
@@ -171,11 +221,15 @@ def _check_nodes(inner_N: Any, left_N: Integers, right_N: Integers, feature_N: I
 
 
 def _check_forest(fitted: Any, features: int) -> None:
-    from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor
     from sklearn.tree._tree import Tree
 
+    numbers = _learns_numbers(fitted)
+    if numbers and fitted.n_outputs_ != 1:
+        raise ValueError(f"it has {shown(fitted.n_outputs_)} outputs, not 1")
+    kinds = (DecisionTreeRegressor, ExtraTreeRegressor) if numbers else (DecisionTreeClassifier, ExtraTreeClassifier)
     for part in fitted.estimators_:
-        if type(part) not in (DecisionTreeClassifier, ExtraTreeClassifier) or type(part.tree_) is not Tree:
+        if type(part) not in kinds or type(part.tree_) is not Tree:
             raise ValueError(f"a {type(part).__name__} among its trees")
         tree = part.tree_
         _check_nodes(tree.children_left != -1, tree.children_left, tree.children_right, tree.feature, features)
@@ -201,8 +255,23 @@ def _check_neighbours(fitted: Any, features: int) -> None:
         raise ValueError("its rows and their labels do not go together")
 
 
+def _check_targets(fitted: Any, features: int) -> None:
+    targets_N = fitted._y
+    if targets_N.ndim != 1 or targets_N.dtype.kind != "f" or fitted._fit_X.shape != (len(targets_N), features):
+        raise ValueError("its rows and their targets do not go together")
+
+
+def _check_linear(fitted: Any, features: int) -> None:
+    _check_shape(fitted, "coef_", (features,))
+    if np.ndim(fitted.intercept_) != 0:
+        raise ValueError("it has several intercepts")
+
+
 def _check_support(fitted: Any, features: int) -> None:
-    classes, vectors = len(fitted.classes_), len(fitted.support_vectors_)
+    if "_impl" in vars(fitted) or fitted.kernel == "precomputed":  # libsvm would take the numbers for other ones
+        raise ValueError("it is another sort of support vector machine than it says")
+    numbers = _learns_numbers(fitted)
+    classes, vectors = 2 if numbers else len(fitted.classes_), len(fitted.support_vectors_)  # 2: as libsvm counts
     pairs = classes * (classes - 1) // 2
     wanted = {
         "support_": (vectors,),
@@ -212,10 +281,10 @@ def _check_support(fitted: Any, features: int) -> None:
         "_intercept_": (pairs,),
     }
     for key, shape in wanted.items():
-        if getattr(fitted, key).shape != shape:
-            raise ValueError(f"its {key} is of shape {getattr(fitted, key).shape}, not {shape}")
+        _check_shape(fitted, key, shape)
     counts = fitted._n_support
-    if (counts < 0).any() or counts.sum() != vectors or not {fitted._probA.size, fitted._probB.size} <= {0, pairs}:
+    added = numbers or ((counts >= 0).all() and counts.sum() == vectors)  # a regressor's are not used
+    if not added or not {fitted._probA.size, fitted._probB.size} <= {0, pairs}:
         raise ValueError("its support vectors do not add up")
 
 
@@ -224,18 +293,26 @@ def _check_lightgbm(fitted: Any, features: int) -> None:
 
     booster = fitted._Booster
     _check_type(booster, Booster)
-    outputs = len(fitted.classes_) if len(fitted.classes_) > 2 else 1
+    classes = 1 if _learns_numbers(fitted) else len(fitted.classes_)
+    outputs = classes if classes > 2 else 1
     if (booster.num_feature(), booster.num_model_per_iteration()) != (features, outputs):
         raise ValueError("its trees are of other features or classes than it says")
 
 
 CHECKS: Mapping[str, Callable[[Any, int], None]] = {
-    "ada_boost": _check_forest,
-    "extra_trees": _check_forest,
-    "random_forest": _check_forest,
-    "histogram_boosting": _check_histogram,
-    "k_nearest_neighbours": _check_neighbours,
-    "lightgbm": _check_lightgbm,
-    "svm": _check_support,
+    "lightgbm:LGBMClassifier": _check_lightgbm,
+    "lightgbm:LGBMRegressor": _check_lightgbm,
+    "sklearn.ensemble:AdaBoostClassifier": _check_forest,
+    "sklearn.ensemble:ExtraTreesClassifier": _check_forest,
+    "sklearn.ensemble:ExtraTreesRegressor": _check_forest,
+    "sklearn.ensemble:HistGradientBoostingClassifier": _check_histogram,
+    "sklearn.ensemble:RandomForestClassifier": _check_forest,
+    "sklearn.ensemble:RandomForestRegressor": _check_forest,
+    "sklearn.linear_model:Ridge": _check_linear,
+    "sklearn.neighbors:KNeighborsClassifier": _check_neighbours,
+    "sklearn.neighbors:KNeighborsRegressor": _check_targets,
+    "sklearn.svm:SVC": _check_support,
+    "sklearn.svm:SVR": _check_support,
 }
-"""Family -> what its compiled code indexes with; the others compute with numpy, which looks itself."""
+"""Class -> what its compiled code indexes with, and how many numbers a regressor predicts for a row; the others compute
+with numpy, which looks itself."""

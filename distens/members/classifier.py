@@ -14,6 +14,7 @@ from distens.members._rows import Rows, choose, chosen
 from distens.models.mlp import Mlp
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.objectives.protocol import SmoothsLabels
+from distens.objectives.squared_error import SquaredError
 from distens.records import Floats, State
 from distens.registry import Plugin, able
 from distens.training import loop, network
@@ -71,6 +72,8 @@ class Classifier:
             raise ValueError(
                 f"momentum: {self.momentum} has no effect with optimizer {self.optimizer!r}, only with 'sgd'"
             )
+        if isinstance(self.objective, SquaredError) and type(self) is Classifier:
+            raise ValueError("objective: squared_error is for numbers, a `regressor`'s; leave it out")
         self._network: nn.Module | None = None
         self._input_shape: tuple[int, ...] = ()
         self._classes = 0

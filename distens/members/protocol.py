@@ -201,6 +201,20 @@ class UsesNoGpu(Member, Protocol):
     uses_gpu: ClassVar[Literal[False]]
 
 
+class LearnsNumbers(Member, Protocol):
+    """A kind whose targets are numbers, and whose predictions are predictions_NK in their units; others learn classes.
+
+    The plan refuses families that cannot learn the run's target:
+
+        learns = registry.able(cls, LearnsNumbers)
+
+    Attributes:
+        learns_numbers: True.
+    """
+
+    learns_numbers: ClassVar[Literal[True]]
+
+
 class Grouped(Member, Protocol):
     """A kind whose members may be trained by several processes together.
 

@@ -9,11 +9,11 @@ from typing import Annotated
 import numpy as np
 from annotated_types import MinLen
 
-from distens.data import levels
 from distens.errors import DataError
 from distens.partition._rows import WHERE, of_owners, uncounted
 from distens.partition.protocol import Column as Columns
 from distens.records import Integers
+from distens.targets import _levels as levels
 
 _LONGEST = 64
 

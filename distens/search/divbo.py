@@ -18,6 +18,7 @@ from distens.registry import Plugin
 from distens.search._pairs import PairSurrogate
 from distens.search._rounds import Budget, evenly, greedy_pool, propose, representative
 from distens.space.space import Space
+from distens.targets.classes import unless_classes
 
 _MEMBERS = 500
 """Pairs and the pool are of this many members at most."""
@@ -107,9 +108,11 @@ class _DiversityRanks:
         places = representative(values_M, _MEMBERS, np.random.default_rng(seed))
         probs_MNC = [history.predictions(finished[place].task.id) for place in places]
         finished_MD = finished_MD[places]
-        pool = np.flatnonzero(search.pool.select(probs_MNC, history.labels_N, history.metric))
+        pool = np.flatnonzero(
+            search.pool.select(probs_MNC, history.targets_N, history.metric, **unless_classes(history.target))
+        )
         # The sampling error of so many rows, about 0.01, is well below the surrogate's own.
-        rows = evenly(len(history.labels_N))
+        rows = evenly(len(history.targets_N))
         div_MM = diversity([probs_NC[rows] for probs_NC in probs_MNC])
         surrogate = PairSurrogate(finished_MD, div_MM, pool, search.models, search.max_pairs, seed)
         self._diversity = surrogate.towards(proposals_PD)

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
-from distens.probabilities import FLOOR
 from distens.records import Floats, History, Integers, Settings
 from distens.registry import Plugin
 from distens.search._rounds import Budget, evenly, greedy_pool, propose
+from distens.select.protocol import judged
 from distens.space.space import Space
+from distens.targets.classes import unless_classes
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Gain:
     """Propose the settings with the largest expected improvement of the ensemble that would be selected now.
 
     Let E(n) be the probability that the ensemble gives the label of row n, and p(n) that of a member. Mixed in with
-    weight a, the member changes the ensemble's negative log-likelihood by
+    weight a, the member changes the ensemble's negative log-likelihood (of numbers: its squared error, likewise) by
 
         loss((1 - a) E + a p) - loss(E) = -mean over n of log(1 + a (p(n) / E(n) - 1))
 
@@ -36,7 +37,8 @@ class Gain:
     than 1,000 members, pending ones and failed ones are treated as by `Bayes`.
 
     Attributes:
-        pool: the selector that makes the ensemble; by `nll` whatever the run's metric is, as errors have no slope.
+        pool: the selector that makes the ensemble; by the target's usual metric (`nll` of classes) whatever the run's
+            is, as errors have no slope.
         weight: a, what the newcomer gets; 0.04 is one pick of 25.
         proposals: how many settings are weighed at each step, drawn uniformly but for `local` of them.
         local: how many walks uphill from the most promising settings already tried.
@@ -64,22 +66,9 @@ class Gain:
         return Budget(self.proposals, self.local, self.initial, self.explore)
 
     def _changes(self, history: History, places: Integers) -> tuple[Floats, float]:
-        rows = evenly(len(history.labels_N))
-        labels_N = history.labels_N[rows]
-        probs_MNC = [history.predictions(history.finished[place].task.id)[rows] for place in places]
-        weights_M = self.pool.select(probs_MNC, labels_N, "nll")
-        examples = np.arange(len(labels_N))
-        label_probs_MN = np.stack([probs_NC[examples, labels_N] for probs_NC in probs_MNC])
-        return changes(label_probs_MN, weights_M, self.weight), 0.0
-
-
-def changes(label_probs_MN: Floats, weights_M: Floats, weight: float) -> Floats:
-    """Return what mixing in each member does to a mixture's loss, over the weight it gets: below zero, it helps.
-
-    Args:
-        label_probs_MN: the probabilities that members give the labels.
-        weights_M: the mixture's.
-        weight: what the member mixed in gets.
-    """
-    ratio_MN = label_probs_MN / np.maximum(weights_M @ label_probs_MN, FLOOR)
-    return -np.log1p(weight * (ratio_MN - 1.0)).mean(axis=1) / weight
+        rows = evenly(len(history.targets_N))
+        targets_N = history.targets_N[rows]
+        predictions_MNK = [history.predictions(history.finished[place].task.id)[rows] for place in places]
+        target, metric = judged(predictions_MNK, "", history.target, None)
+        weights_M = self.pool.select(predictions_MNK, targets_N, metric, **unless_classes(history.target))
+        return target.change(predictions_MNK, targets_N, weights_M, self.weight), 0.0

@@ -10,7 +10,8 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import Floats, Integers
-from distens.select._losses import Losses, Measure
+from distens.select.protocol import judged
+from distens.targets.protocol import Pool, Target, Targets
 
 _EQUAL = 1e-12
 
@@ -40,27 +41,35 @@ class Greedy:
     bags: Annotated[int, Ge(1)] = 20
     seed: Annotated[int, Ge(0)] = 0
 
-    def select(self, probs_MNC: Floats | Sequence[Floats], labels_N: Integers, metric: str = "nll") -> Floats:
+    def select(
+        self,
+        predictions_MNK: Floats | Sequence[Floats],
+        targets_N: Targets,
+        metric: str = "",
+        target: Target | None = None,
+        importance_N: Floats | None = None,
+    ) -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
-        measure = Measure(probs_MNC, labels_N, metric)
+        target, metric = judged(predictions_MNK, metric, target, importance_N)
+        pools = target.pools(predictions_MNK, targets_N, metric)
         rng = np.random.default_rng(self.seed)
-        order_M, rows = rng.permutation(len(probs_MNC)), len(labels_N)
+        order_M, rows = rng.permutation(len(predictions_MNK)), len(targets_N)
         if self.bags == 1:
-            return self._select(measure.on(), order_M)
-        weights_M = np.zeros(len(probs_MNC))
+            return self._select(pools.on(), order_M)
+        weights_M = np.zeros(len(predictions_MNK))
         for _ in range(self.bags):
             counts_N = np.bincount(rng.integers(rows, size=rows), minlength=rows)
-            weights_M += self._select(measure.on(counts_N), order_M)
+            weights_M += self._select(pools.on(counts_N), order_M)
         return weights_M / self.bags
 
-    def _select(self, losses: Losses, order_M: Integers) -> Floats:
+    def _select(self, pool: Pool, order_M: Integers) -> Floats:
         counts_M = np.zeros(len(order_M))
         best, best_counts_M = np.inf, counts_M
         for _ in range(self.size):
-            losses_M = losses.with_each()
+            losses_M = pool.with_each()
             equal = np.flatnonzero(losses_M <= losses_M.min() + _EQUAL)
             chosen = int(equal[np.lexsort((order_M[equal], counts_M[equal] == 0))[0]])
-            losses.add(chosen)
+            pool.add(chosen)
             counts_M[chosen] += 1
             if losses_M[chosen] < best - _EQUAL or not self.cut:
                 best, best_counts_M = losses_M[chosen], counts_M.copy()

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from distens.records import Floats, Integers
+import numpy as np
+
+from distens.records import Floats
+from distens.targets.classes import Classes
+from distens.targets.protocol import Target, Targets
 
 
 class Selector(Protocol):
@@ -21,14 +25,39 @@ class Selector(Protocol):
         [0.0, 1.0]
     """
 
-    def select(self, probs_MNC: Floats | Sequence[Floats], labels_N: Integers, metric: str = "nll") -> Floats:
+    def select(
+        self,
+        predictions_MNK: Floats | Sequence[Floats],
+        targets_N: Targets,
+        metric: str = "",
+        target: Target | None = None,
+        importance_N: Floats | None = None,
+    ) -> Floats:
         """Return weights_M, non-negative, sum 1; a member with weight 0 is left out.
 
         Args:
-            probs_MNC: predictions on the *search* split; a sequence of (memory-mapped) probs_NC will do.
-            metric: `nll` or `error`, what to minimise.
+            predictions_MNK: on the *search* split; a sequence of (memory-mapped) predictions_NK will do.
+            metric: one of the target's `minimised`; empty: the first of them.
+            target: what predictions are; None: classes.
+            importance_N: how much each row counts; None, so far: alike.
         """
         ...
+
+
+def judged(
+    predictions_MNK: Floats | Sequence[Floats], metric: str, target: Target | None, importance_N: Floats | None
+) -> tuple[Target, str]:
+    """Return the target and the metric that a selector is called with, where it is left to say which.
+
+    Raises:
+        ValueError: there is nothing to select from.
+    """
+    assert importance_N is None, "rows count alike, so far"
+    if not len(predictions_MNK):
+        raise ValueError("there are no members to select from")
+    if target is None:
+        target = Classes(tuple(map(str, range(np.shape(predictions_MNK[0])[1]))))
+    return target, metric or target.minimised[0]
 
 
 PLUGINS = (Selector,)

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Le
 
-from distens.probabilities import FLOOR
 from distens.records import Floats, Integers
-from distens.select._losses import Measure
 from distens.select._simplex import minimise
+from distens.select.protocol import judged
+from distens.targets.protocol import Target, Targets
 
 _OMEGAS = (0.5, 0.4, 0.3)
 _SIZES = (1, 3, 5, 10, 25, 50)
@@ -30,19 +30,20 @@ _NUMBERS = 4_194_304
 class Quadratic:
     """Choose members that are good, and whose errors do not move together, all at once.
 
-    With residuals E_m = onehot(label) - p_m and G_ij = mean over rows of E_i . E_j (the diagonal is a member's Brier
-    score, the rest how errors move together), a relaxed choice z of `size` members solves
+    With residuals E_m (of classes onehot(label) - p_m, of numbers y - p_m) and G_ij = mean over rows of E_i . E_j (the
+    diagonal is a member's quadratic loss: of classes the Brier score; the rest how errors move together), a relaxed
+    choice z of `size` members solves
 
         minimise z'Qz,  0 <= z <= 1,  sum z = size,  Q = omega offdiag(G) + (1 - omega) diag(G) + 1e-5 I
 
     which is convex for omega <= 1/2. Left out before: members with G_ii above the third quartile by more than two
-    interquartile ranges, and those worse than the uniform guess. From PSEO (post-hoc stacking ensemble optimisation;
-    mindware's code), which keeps the `size` largest z with equal weights: `weights: equal`.
+    interquartile ranges, and those worse than a prediction that knows nothing of a row. From PSEO (post-hoc stacking
+    ensemble optimisation; mindware's code), which keeps the `size` largest z with equal weights: `weights: equal`.
 
-    We differ. At omega = 1/2 the objective is half the Brier score of the mean with weights z / size: stacking by least
-    squares (Breiman 1996, "Stacked Regressions") with no weight above 1 / size. So z / size is itself the best choice
-    of weights, and both numbers shrink them towards each other. When the metric is the share of errors, a loss as
-    smooth as this is less taken in by luck on a thousand rows than the metric itself. What is tuned is not tuned on
+    We differ. At omega = 1/2 the objective is half the quadratic loss of the mean with weights z / size: stacking by
+    least squares (Breiman 1996, "Stacked Regressions") with no weight above 1 / size. So z / size is itself the best
+    choice of weights, and both numbers shrink them towards each other. When the metric is the share of errors, a loss
+    as smooth as this is less taken in by luck on a thousand rows than the metric itself. What is tuned is not tuned on
     the rows that judge the result: they are cut into 5 folds, weights found without a fold are scored on it, and the
     pair with the least mean loss (the metric) is taken; of equals the larger omega, then the smaller size.
 
@@ -61,13 +62,21 @@ class Quadratic:
     size: Annotated[int, Ge(1)] | None = None
     weights: Literal["relaxed", "equal"] = "relaxed"
 
-    def select(self, probs_MNC: Floats | Sequence[Floats], labels_N: Integers, metric: str = "nll") -> Floats:
+    def select(
+        self,
+        predictions_MNK: Floats | Sequence[Floats],
+        targets_N: Targets,
+        metric: str = "",
+        target: Target | None = None,
+        importance_N: Floats | None = None,
+    ) -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
-        alone_M = Measure(probs_MNC, labels_N, metric).on().with_each()
+        target, metric = judged(predictions_MNK, metric, target, importance_N)
+        alone_M = target.pools(predictions_MNK, targets_N, metric).on().with_each()
         # In an order of their own, members give the same sums, bit for bit, in whatever order they came.
-        likely_M = Measure(probs_MNC, labels_N, "nll").on().with_each()
+        likely_M = target.pools(predictions_MNK, targets_N, target.minimised[0]).on().with_each()
         order_M = np.lexsort((likely_M, alone_M))
-        rows = _Rows([probs_MNC[m] for m in order_M], np.asarray(labels_N), metric)
+        rows = _Rows([predictions_MNK[m] for m in order_M], np.asarray(targets_N), metric, target)
         omegas = _OMEGAS if self.omega is None else (self.omega,)
         sizes = _SIZES if self.size is None else (self.size,)
         pairs = [(o, s) for o in omegas for s in sizes if s <= len(order_M)] or [(o, len(order_M)) for o in omegas]
@@ -81,57 +90,57 @@ class Quadratic:
 class _Rows:
     """Members' residuals on the rows of each fold, as sums of E_i . E_j; made of blocks in float32, kept in float64."""
 
-    def __init__(self, probs: Sequence[Floats], labels_N: Integers, metric: str) -> None:
-        self._probs, self._labels_N, self._metric = probs, labels_N, metric
-        self._fold_N = np.empty(len(labels_N), dtype=np.int64)
-        by_class = np.argsort(labels_N, kind="stable")  # every class spread over all folds
-        self._fold_N[by_class] = np.arange(len(labels_N)) % _FOLDS
-        self._grams_KMM = np.zeros((_FOLDS, len(probs), len(probs)))
-        step = max(1, _NUMBERS // (len(probs) * np.shape(probs[0])[1]))
+    def __init__(self, predictions: Sequence[Floats], targets_N: Targets, metric: str, target: Target) -> None:
+        self._predictions, self._targets_N, self._metric, self._target = predictions, targets_N, metric, target
+        self._fold_N = np.empty(len(targets_N), dtype=np.int64)
+        by_stratum = np.argsort(target.strata(targets_N), kind="stable")  # every class spread over all folds
+        self._fold_N[by_stratum] = np.arange(len(targets_N)) % _FOLDS
+        self._grams_KMM = np.zeros((_FOLDS, len(predictions), len(predictions)))
+        step = max(1, _NUMBERS // (len(predictions) * np.shape(predictions[0])[1]))
         for fold, gram_MM in enumerate(self._grams_KMM):
             rows_R = np.flatnonzero(self._fold_N == fold)
             for start in range(0, len(rows_R), step):
                 rows_B = rows_R[start : start + step]
-                residuals_MBC = np.stack([np.asarray(p)[rows_B] for p in probs]).astype(np.float32, copy=False)
-                residuals_MBC[:, np.arange(len(rows_B)), labels_N[rows_B]] -= 1
-                flat = residuals_MBC.reshape(len(probs), -1)
+                of = [target.residuals(np.asarray(one)[rows_B], targets_N[rows_B]) for one in predictions]
+                flat = np.stack(of).reshape(len(predictions), -1)
                 gram_MM += flat @ flat.T
         self._gram_MM = self._grams_KMM.sum(axis=0)
 
     def weights(self, pairs: Sequence[tuple[float, int]], equal: bool, without: int | None = None) -> Floats:
         """Return weights_MJ, those of each pair (omega, size), from all rows but those of one fold."""
-        gram_MM, rows = self._gram_MM, len(self._labels_N)
+        gram_MM, rows = self._gram_MM, len(self._targets_N)
         if without is not None:
             gram_MM, rows = gram_MM - self._grams_KMM[without], rows - int((self._fold_N == without).sum())
         tolerance = _TOLERANCE if without is None else _ROUGHLY
-        return _weights(gram_MM / rows, np.shape(self._probs[0])[1], pairs, equal, tolerance)
+        unit = self._target.unit(self._targets_N)
+        trivial = self._target.trivial(self._targets_N) / unit
+        return _weights(gram_MM / (rows * unit), trivial, pairs, equal, tolerance)
 
     def best(self, pairs: Sequence[tuple[float, int]], equal: bool) -> tuple[float, int]:
         """Return the pair with the least loss on rows that had no part in its weights; the first of equals."""
         losses_J = np.zeros(len(pairs))
         for fold in range(_FOLDS):
             held_R = np.flatnonzero(self._fold_N == fold)
-            if 0 < len(held_R) < len(self._labels_N):
+            if 0 < len(held_R) < len(self._targets_N):
                 weights_MJ = self.weights(pairs, equal, without=fold)
                 losses_J += self._losses(weights_MJ, held_R)
         return pairs[int(np.argmin(losses_J))]
 
     def _losses(self, weights_MJ: Floats, rows_R: Integers) -> Floats:
-        labels_R, used = self._labels_N[rows_R], np.flatnonzero(weights_MJ.any(axis=1))
-        mixed_JRC = np.zeros((weights_MJ.shape[1], len(rows_R), np.shape(self._probs[0])[1]))
+        used = np.flatnonzero(weights_MJ.any(axis=1))
+        mixed_JRK = np.zeros((weights_MJ.shape[1], len(rows_R), np.shape(self._predictions[0])[1]))
         for m in used.tolist():
-            mixed_JRC += weights_MJ[m][:, None, None] * np.asarray(self._probs[m])[rows_R]
-        if self._metric == "error":
-            return (mixed_JRC.argmax(axis=2) != labels_R).sum(axis=1).astype(float)
-        return -np.log(np.maximum(mixed_JRC[:, np.arange(len(rows_R)), labels_R], FLOOR)).sum(axis=1)
+            mixed_JRK += weights_MJ[m][:, None, None] * np.asarray(self._predictions[m])[rows_R]
+        summed = self._target.summed
+        return np.array([summed(mixed_RK, self._targets_N[rows_R], self._metric) for mixed_RK in mixed_JRK])
 
 
 def _weights(
-    gram_MM: Floats, classes: int, pairs: Sequence[tuple[float, int]], equal: bool, tolerance: float
+    gram_MM: Floats, trivial: float, pairs: Sequence[tuple[float, int]], equal: bool, tolerance: float
 ) -> Floats:
     alone_M = np.diag(gram_MM)
     low, high = np.quantile(alone_M, [0.25, 0.75])
-    kept = np.flatnonzero((alone_M <= high + 2 * (high - low)) & (alone_M <= 1 - 1 / classes))
+    kept = np.flatnonzero((alone_M <= high + 2 * (high - low)) & (alone_M <= trivial))
     if not len(kept):
         kept = np.array([np.argmin(alone_M)])
     gram_SS, alone_S1 = gram_MM[np.ix_(kept, kept)], alone_M[kept][:, None]

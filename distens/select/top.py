@@ -9,8 +9,9 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from distens.records import Floats, Integers
-from distens.select._losses import Measure
+from distens.records import Floats
+from distens.select.protocol import judged
+from distens.targets.protocol import Target, Targets
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,17 @@ class Top:
 
     size: Annotated[int, Ge(1)] = 10
 
-    def select(self, probs_MNC: Floats | Sequence[Floats], labels_N: Integers, metric: str = "nll") -> Floats:
+    def select(
+        self,
+        predictions_MNK: Floats | Sequence[Floats],
+        targets_N: Targets,
+        metric: str = "",
+        target: Target | None = None,
+        importance_N: Floats | None = None,
+    ) -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
-        losses_M = Measure(probs_MNC, labels_N, metric).on().with_each()
+        target, metric = judged(predictions_MNK, metric, target, importance_N)
+        losses_M = target.pools(predictions_MNK, targets_N, metric).on().with_each()
         kept = np.argsort(losses_M, kind="stable")[: self.size]
         weights_M = np.zeros(len(losses_M))
         weights_M[kept] = 1.0 / len(kept)

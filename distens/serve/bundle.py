@@ -23,6 +23,8 @@ from distens.errors import BundleError, ConfigError, StorageError, damage, shown
 from distens.records import Address, Finished, Settings, State
 from distens.serve.cascade import Cascade
 from distens.storage.store import Store
+from distens.targets.classes import Classes
+from distens.targets.protocol import Target
 
 FORMAT = 2
 """The first format has no parts; what has none is written in it, and older versions read it."""
@@ -80,7 +82,8 @@ class Bundle:
 
     Attributes:
         store: the bundle's folder.
-        classes: names, in the order of probabilities' columns.
+        target_spec: of what it predicts, kind and options; building it may import a user's module.
+        column_names: of predictions; of classes, theirs.
         preprocessing: JSON of `distens.data.preprocessing.Preprocessing`.
         combine: the combiner's kind and options; `combine_state` its file.
         temperature: applied to the combined probabilities.
@@ -92,7 +95,8 @@ class Bundle:
 
     store: Store
     name: str
-    classes: tuple[str, ...]
+    target_spec: Mapping[str, Any]
+    column_names: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     members: tuple[BundleMember, ...]
     combine: Mapping[str, Any] | str
@@ -109,7 +113,7 @@ def write(
     folder: str,
     *,
     name: str,
-    classes: Sequence[str],
+    target: Target,
     preprocessing: Mapping[str, Any],
     members: Sequence[BundleMember],
     combine: Mapping[str, Any] | str,
@@ -124,7 +128,7 @@ def write(
     Raises:
         StorageError: a member's state is damaged or missing, or the folder cannot be written.
     """
-    assert members and len(classes) > 1 and all(m.weight > 0 for m in members), "nothing that could predict"
+    assert members and all(m.weight > 0 for m in members), "nothing that could predict"
     states = {name: address for member in members for name, address in member.states().items()}
     assert all(re.fullmatch(_ID, name) for name in [*states, *(m.id for m in members)]), list(states)
     assert len(states) == sum(len(m.states()) for m in members) and len({m.id for m in members}) == len(members)
@@ -136,10 +140,10 @@ def write(
     store.write_json(
         f"{folder}/{MARKER}",
         {
-            "format": FORMAT if any("/" in model for model in states) else 1,
+            "format": FORMAT if any("/" in model for model in states) or type(target) is not Classes else 1,
             "distens": __version__,
             "name": name,
-            "classes": [str(label) for label in classes],
+            **_target_to_json(target),
             "preprocessing": dict(preprocessing),
             "members": [_member_to_json(member) for member in members],
             "combine": combine if isinstance(combine, str) else dict(combine),
@@ -229,12 +233,14 @@ class _Member(_Strict):
 
 
 class _Marker(_Strict):
-    """`bundle.json`. A key more is another FORMAT, but those of `extra`."""
+    """`bundle.json`. A key more is another FORMAT, but those of `extra`. A target that is no classes is FORMAT 2."""
 
     format: int
     distens: str
     name: str
-    classes: Annotated[tuple[str, ...], MinLen(2)]
+    classes: Annotated[tuple[str, ...], MinLen(2)] | None = None
+    target: dict[str, Any] | None = None
+    columns: tuple[str, ...] = ()
     preprocessing: dict[str, Any]
     members: Annotated[tuple[_Member, ...], MinLen(1)]
     combine: dict[str, Any] | str
@@ -247,7 +253,9 @@ class _Marker(_Strict):
     @model_validator(mode="after")
     def _agrees(self) -> _Marker:
         ids = [member.id for member in self.members]
-        for what, names in (("classes", self.classes), ("members", ids)):
+        if (self.classes is None) == (self.target is None):
+            raise ValueError("classes: missing" if self.target is None else "target: there are classes, too")
+        for what, names in (("classes", self.classes or ()), ("members", ids)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{what}: a name twice among {shown(names)}")
         states = [name for member in self.members for name in member.states()]
@@ -255,6 +263,8 @@ class _Marker(_Strict):
             raise ValueError(f"members: a part twice among {shown(states)}")
         if self.format == 1 and any("/" in name for name in states):
             raise ValueError("members: a bundle of format 1 has no parts")
+        if self.format == 1 and self.target is not None:
+            raise ValueError("target: a bundle of format 1 has classes")
         expected = {*map(_member_file, states), COMBINER}
         for name in expected - self.files.keys():
             raise ValueError(f"files: {name!r} is not among them")
@@ -286,6 +296,8 @@ def _read(store: Store) -> Bundle:
     except ValueError as error:
         raise BundleError(f"{where} is damaged: refused: {error}") from error
     _check_kind("combine", marker.combine, where)
+    if marker.target is not None:
+        _check_kind("targets", marker.target, where)
     for member in marker.members:
         _check_kind("members", member.settings, where)
     files = {name: Address(name, file.sha256, file.size_bytes) for name, file in marker.files.items()}
@@ -296,7 +308,8 @@ def _read(store: Store) -> Bundle:
     return Bundle(
         store=store,
         name=marker.name,
-        classes=marker.classes,
+        target_spec=marker.target or {"kind": "classes", "names": marker.classes},
+        column_names=marker.classes or marker.columns,
         preprocessing=marker.preprocessing,
         members=tuple(_member_from_json(member, files) for member in marker.members),
         combine=marker.combine,
@@ -335,6 +348,13 @@ def _member_from_json(member: _Member, files: Mapping[str, Address]) -> BundleMe
 def _refuse_links(store: Store, name: str) -> None:
     if store.leads_out(name):
         raise BundleError(f"{store.url}: refused: {name} is a link that leads out of the bundle's folder")
+
+
+def _target_to_json(target: Target) -> dict[str, Any]:
+    """Return how a marker names a target: classes by their names alone, as ever."""
+    if type(target) is Classes:
+        return {"classes": list(target.names)}
+    return {"target": registry.resolved(target), "columns": list(target.column_names)}
 
 
 def _check_kind(family: str, spec: Mapping[str, Any] | str, where: str) -> None:

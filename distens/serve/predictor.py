@@ -1,4 +1,4 @@
-"""A bundle that predicts: raw rows in, class probabilities out.
+"""A bundle that predicts: raw rows in; class probabilities, or numbers, out.
 
 rows ─► preprocessing ─► members, those of one architecture as one program ─► combiner ─► temperature ─► probs_NC
                                 └─► with a budget: stage by stage, see `distens.serve.cascade`
@@ -23,6 +23,8 @@ from distens.records import Address, Floats, Integers, State
 from distens.serve import bundle
 from distens.serve.bundle import Bundle, BundleMember
 from distens.serve.cascade import check_budget, reachable, walk
+from distens.targets.classes import Classes, unless_classes
+from distens.targets.protocol import Target
 
 ROWS_AT_ONCE = 8192
 """What members predict before the next rows are taken: bounds memory."""
@@ -62,13 +64,14 @@ class Predictor:
 
     Attributes:
         bundle: what it was made of.
-        classes: names, in the order of probabilities' columns.
+        target: what it predicts.
+        classes: the names of predictions' columns: of classes, theirs.
         members: ids.
     """
 
     def __init__(self, source: Bundle, imports: bool = False) -> None:
         self.bundle = source
-        self.classes = source.classes
+        self.classes = source.column_names
         self.members = tuple(member.id for member in source.members)
         self._panels: dict[tuple[int, ...], Panel] = {}
         try:
@@ -76,6 +79,9 @@ class Predictor:
             if not imports:
                 self._refuse_imports()
             self._combiner = registry.build("combine", source.combine, "combine")
+            self.target: Target = registry.build("targets", source.target_spec, "target")
+            if self.target.column_names != self.classes:
+                raise DataError(f"columns: those of its target are {shown(self.target.column_names)}")
         except (DataError, ConfigError) as error:
             raise BundleError(f"{source.store.url}: {error}") from error
 
@@ -89,12 +95,9 @@ class Predictor:
         """
         return self.ask(rows, mean_members=mean_members, tolerance=tolerance)[0]
 
-    def predict(
-        self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None
-    ) -> NDArray[np.str_]:
-        """Return the name of the most probable class of every row; errors as of `predict_proba`."""
-        probs_NC = self.predict_proba(rows, mean_members=mean_members, tolerance=tolerance)
-        return np.array(self.classes)[np.argmax(probs_NC, axis=1)]
+    def predict(self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None) -> NDArray[Any]:
+        """Return what each row most likely is: the name of a class, or a number; errors as of `predict_proba`."""
+        return self.target.decisions(self.predict_proba(rows, mean_members=mean_members, tolerance=tolerance))
 
     def ask(
         self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None
@@ -122,8 +125,7 @@ class Predictor:
         """Return what `ask` does, in one step, of rows that are preprocessed, through the cascade's window."""
         with self._blamed("its members cannot predict these rows"):
             probs_NC, asked_N = self._answered(inputs, window)
-            if probs_NC.shape != (len(inputs), len(self.classes)) or not np.isfinite(probs_NC).all():
-                raise ValueError(f"no finite probabilities of {len(self.classes)} classes came of them")
+            self.target.check(probs_NC, len(inputs))
         return probs_NC, asked_N
 
     def _answered(self, inputs: Floats, window: float) -> tuple[Floats, Integers]:
@@ -152,7 +154,8 @@ class Predictor:
     def _refuse_imports(self) -> None:
         """Raises BundleError, before anything of a user's is imported, if something would be."""
         named = [("members", member.settings, f"member {member.id}") for member in self.bundle.members]
-        for family, spec, what in (*named, ("combine", self.bundle.combine, "its combiner")):
+        parts = [("combine", self.bundle.combine, "its combiner"), ("targets", self.bundle.target_spec, "its target")]
+        for family, spec, what in (*named, *parts):
             for place, module in registry.unimported(family, spec, what):
                 raise BundleError(
                     f"{self.bundle.store.url}: refused: {place} is of a class in the module {module!r}, and importing "
@@ -162,8 +165,9 @@ class Predictor:
 
     def _finish(self, probs_MNC: Floats) -> Floats:
         with self._blamed("its combiner cannot combine its members"):
-            probs_NC = self._combiner.combine(probs_MNC, self._combine_state)
-            if not (np.isfinite(probs_NC) & (probs_NC >= 0)).all():
+            probs_NC = self._combiner.combine(probs_MNC, self._combine_state, **unless_classes(self.target))
+            least = 0 if isinstance(self.target, Classes) else -np.inf
+            if not (np.isfinite(probs_NC) & (probs_NC >= least)).all():
                 raise ValueError("its weights make no probabilities")
         return apply_temperature(probs_NC, self.bundle.temperature)
 
@@ -192,7 +196,8 @@ class Predictor:
     def _loaded(self, entry: BundleMember, name: str, address: Address) -> Any:
         with self._blamed(f"member {name} cannot be loaded"):
             state = self.bundle.store.read_state(address.path, address)
-            made = {"classes": len(self.classes), "input_shape": list(self.preprocessing.output_shape)}
+            columns = len(self.classes)
+            made = {"classes": columns, "outputs": columns, "input_shape": list(self.preprocessing.output_shape)}
             for name in made.keys() & state.meta.keys():  # before anything is made so large
                 if state.meta[name] != made[name]:
                     raise ValueError(f"its {name} are {shown(state.meta[name])}, the bundle's {made[name]}")

@@ -134,7 +134,7 @@ class Mlflow:
                 # A path, not an object: MLflow stores the code, and nothing is pickled.
                 python_model=str(Path(distens.__file__).parent / "serve" / "pyfunc.py"),
                 artifacts={"bundle": str(bundle)},
-                signature=_signature(rows, json.loads((bundle / "bundle.json").read_text())["classes"]),
+                signature=_signature(rows, _columns(json.loads((bundle / "bundle.json").read_text()))),
                 input_example=rows,
                 pip_requirements=_registration.requirements(),
             )
@@ -177,6 +177,11 @@ def _run(found: Any) -> Run:
 
 def _version(found: Any) -> Version:
     return Version(str(found.version), dict(found.tags))
+
+
+def _columns(marker: Mapping[str, Any]) -> Sequence[str]:
+    """Return the names of predictions' columns that a bundle's marker has: of classes, theirs."""
+    return marker.get("classes") or marker["columns"]
 
 
 def _signature(rows: Any, classes: Sequence[str]) -> Any:

@@ -102,7 +102,7 @@ def register(registry: Registry, book: Logbook, final: Final, bundle: str) -> st
         return f"{where} is registered but gets no alias: {wrong}"
     champion = registry.champion(model)
     if bundle in final.scores:
-        moves, why = compare(final.scores[bundle], book.run.fingerprint, champion)
+        moves, why = compare(final.scores[bundle], book.run.fingerprint, champion, final.score_name)
     else:
         moves, why = False, "there are no rows to judge it by"
     if moves:
@@ -112,10 +112,13 @@ def register(registry: Registry, book: Logbook, final: Final, bundle: str) -> st
     return f"{where} is {verdict}"
 
 
-def compare(score: float, fingerprint: str, champion: Version | None) -> tuple[bool, str]:
+def compare(score: float, fingerprint: str, champion: Version | None, name: str = "NLL") -> tuple[bool, str]:
     """Return whether a new version becomes champion, and why.
 
-    Scores are negative log-likelihoods on the *combine* split: comparable only on the same data, lower is better.
+    Scores are of the *combine* split: comparable only on the same data, lower is better.
+
+    Args:
+        name: of what was measured.
     """
     if champion is None:
         return True, "the first"
@@ -124,8 +127,8 @@ def compare(score: float, fingerprint: str, champion: Version | None) -> tuple[b
         return True, f"{rival} was scored on other data"
     best = float(champion.tags["distens.score"])
     if score < best:
-        return True, f"NLL {score:.4g}, {rival} has {best:.4g}"
-    return False, f"NLL {score:.4g}, {rival} stays with {best:.4g}"
+        return True, f"{name} {score:.4g}, {rival} has {best:.4g}"
+    return False, f"{name} {score:.4g}, {rival} stays with {best:.4g}"
 
 
 def _run_id(book: Logbook, name: str) -> str:
@@ -138,7 +141,9 @@ def _difference(probs_NC: Floats, expected_NC: Any) -> str:
         return ""
     if np.shape(probs_NC) != np.shape(expected_NC):
         return f"it predicts an array of {np.shape(probs_NC)} where the run had {np.shape(expected_NC)}"
-    off = float(np.max(np.abs(np.asarray(probs_NC) - np.asarray(expected_NC)), initial=0.0))
+    expected = np.asarray(expected_NC)
+    apart = np.abs(np.asarray(probs_NC) - expected) / np.maximum(1.0, np.abs(expected))
+    off = float(np.max(apart, initial=0.0))
     return "" if off <= TOLERANCE else f"its probabilities are off by {off:.2g}"
 
 

@@ -38,11 +38,12 @@ class Final:
         figures: local PNG files.
         report: the local HTML page.
         bundles: row of the table -> local bundle folder, for rows that may be deployed.
-        scores: bundle -> negative log-likelihood on the *combine* split, to compare with a champion's; none where there
+        scores: bundle -> the usual metric on the *combine* split, to compare with a champion's; none where there
             are no such rows.
         example: a few raw rows that the bundles predict (a pandas DataFrame or an array), and no labels.
         expected: bundle -> probs_NC that it gives for `example`.
         verdict: who won, in sentences.
+        score_name: what `scores` are.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
@@ -55,6 +56,7 @@ class Final:
     example: Any
     expected: Mapping[str, Any] = field(default_factory=dict)
     verdict: Sequence[str] = ()
+    score_name: str = "NLL"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from distens.records import Floats
 from distens.seeding import derive
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 PREDICT_ROWS = 1024
 """Rows per step of prediction; fixed, because the step decides the last bits."""
@@ -173,6 +173,17 @@ def predict(network: nn.Module, inputs: Floats, classes: int) -> Floats:
     """
     import torch
 
+    return _predicted(network, inputs, classes, lambda logits_NC: torch.softmax(logits_NC, dim=1))
+
+
+def outputs(network: nn.Module, inputs: Floats, count: int) -> Floats:
+    """Return outputs_NK (float32) as they are, K = `count`, computed where the network lies; errors as of `predict`."""
+    return _predicted(network, inputs, count, lambda outputs_NK: outputs_NK)
+
+
+def _predicted(network: nn.Module, inputs: Floats, classes: int, link: Callable[[Tensor], Tensor]) -> Floats:
+    import torch
+
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     if network.training:
         network.eval()
@@ -186,7 +197,7 @@ def predict(network: nn.Module, inputs: Floats, classes: int) -> Floats:
                     f"{type(network).__name__}: forward must return logits of shape ({len(rows)} rows, {classes} "
                     f"classes), found {tuple(logits_NC.shape)}"
                 )
-            out_NC[first : first + len(rows)] = torch.softmax(logits_NC.float(), dim=1).cpu().numpy()
+            out_NC[first : first + len(rows)] = link(logits_NC.float()).cpu().numpy()
     if not np.isfinite(out_NC).all():
         raise Diverged("the network's predictions are not finite")
     return out_NC

@@ -88,7 +88,7 @@ class Book:
             failed=[entry for entry in done if isinstance(entry, Failed)],
             pending=list(self.pending.values()),
             metric=metric,
-            labels_N=labels_N,
+            targets_N=labels_N,
             predictions=predictions,
             keys=self._keys,
         )

@@ -38,6 +38,7 @@ from distens.runtime.protocol import Shared
 from distens.seeding import derive
 from distens.storage.encoding import to_json
 from distens.storage.store import Store
+from distens.targets.classes import Classes
 from distens.training.context import Context
 from distens.tune import domains
 
@@ -141,7 +142,7 @@ def _write_member(
     task = Task(name, Purpose.SEARCH, settings, seed, _resources(), Train(), attempt=_next(store, name))
     found = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float | np.number)}
     found.setdefault("seconds", 0.0)
-    dataset = Dataset(rows, {"search": labels_N}, (), "")
+    dataset = Dataset(rows, {"search": labels_N}, Classes(()), "")
     write_task(store, task)
     return deliver(task, member, found, Shared(store, dataset), Context(seed))
 

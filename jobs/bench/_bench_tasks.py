@@ -14,6 +14,7 @@ from distens import registry, seeding
 from distens.data import files
 from distens.data.dataset import Dataset, Examples
 from distens.records import Floats, Integers
+from distens.targets.classes import Classes
 
 BATCH_SIZE = 64
 WEIGHT_DECAY = 1e-4
@@ -60,7 +61,7 @@ class Problem:
         )
         inputs = {"train": self.inputs} | {split: self.held_inputs[rows] for split, rows in parts.items()}
         labels = {"train": self.labels_N} | {split: self.held_labels_N[rows] for split, rows in parts.items()}
-        return Dataset(inputs, labels, tuple(map(str, range(self.classes))), self.name)
+        return Dataset(inputs, labels, Classes(tuple(map(str, range(self.classes)))), self.name)
 
 
 @dataclass(frozen=True)

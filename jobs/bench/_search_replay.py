@@ -187,7 +187,7 @@ class _Past:
             failed=tuple(Failed(self._task(k), self._failure(k)) for k in self.failed),
             pending=tuple(map(self._task, self.pending)),
             metric=self._metric,
-            labels_N=self._table.labels_search_N,
+            targets_N=self._table.labels_search_N,
             predictions=lambda task_id: self._table.search_probs(int(task_id[1:])),
         )
 

@@ -200,8 +200,8 @@ def _test_labels(folder: Path) -> np.ndarray[Any, Any]:
     from distens.data import source
 
     raw = source.read(load_config(folder / "config.yaml").data)
-    assert raw.test_labels_N is not None
-    return raw.test_labels_N
+    assert raw.test_targets_N is not None
+    return raw.test_targets_N
 
 
 def rounds_job(data: str, out: Path, method: str, seed: int, rounds: int) -> dict[str, Any]:

@@ -40,12 +40,12 @@ from distens import registry
 from distens.config.sections import DataSection, Splits
 from distens.data import source
 from distens.data.load import Loaded, load
-from distens.evaluate import metrics
 from distens.probabilities import apply_temperature, fit_temperature, mix
 from distens.records import Address, Floats, State
 from distens.seeding import derive, generator
 from distens.serve import bundle, cascade, predictor
 from distens.storage.store import Store
+from distens.targets.classes import Classes
 from distens.training.context import Context
 
 BUDGETS: dict[str, dict[str, float]] = {
@@ -113,7 +113,7 @@ def _write_bundle(
         store,
         "bundle",
         name="bench",
-        classes=loaded.dataset.classes,
+        target=loaded.dataset.target,
         preprocessing=loaded.preprocessing.to_json(),
         members=[
             bundle.BundleMember(f"m{i:02d}", settings[i], 1 / len(made), address) for i, (_, address) in enumerate(made)
@@ -195,7 +195,7 @@ def measure(bench: Bench, batches: list[int], repetitions: int) -> dict[str, dic
     asks, found = contenders(bench), {}
     for name, ask in asks.items():
         probs_NC, share = ask(inputs)
-        row = metrics.row(probs_NC, labels_N)
+        row = Classes(()).table(probs_NC, labels_N)
         found[name] = {"accuracy": row["accuracy"], "nll": row["nll"], "ece": row["ece"], "share": share}
     found[PREPROCESSING] = {}
     for row in found.values():

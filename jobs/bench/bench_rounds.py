@@ -256,8 +256,8 @@ def read(path: Path, case: Case, images: Path | None) -> Source:
     from distens.data import source
 
     raw = source.read(DataSection.model_validate({"source": str(images)}))
-    chosen = np.random.default_rng(0).permutation(len(raw.labels_N))[: case.rows + TEST_ROWS]
-    np.savez(path, x=raw.rows[chosen], y=raw.labels_N[chosen])
+    chosen = np.random.default_rng(0).permutation(len(raw.targets_N))[: case.rows + TEST_ROWS]
+    np.savez(path, x=raw.rows[chosen], y=raw.targets_N[chosen])
     return path, TEST_ROWS / len(chosen)
 
 

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from distens.config.sections import DataSection, Splits
-from distens.data import levels, source
+from distens.data import source
 from distens.data.dataset import SPLITS
 from distens.data.load import load
 from distens.data.preprocessing import Preprocessing
 from distens.data.splits import apportion, divide
 from distens.errors import DataError
+from distens.targets import _levels as levels
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 GIVEN = Splits(train=0.6, search=0.2, combine=0.2, test="given")
@@ -66,11 +67,11 @@ def refused(section, *texts, seed=0):
 def test_bundled_sets():
     digits = source.read(DataSection(source="sklearn:digits"))
     assert digits.rows.shape == (1797, 8, 8)
-    assert digits.classes == tuple("0123456789")
+    assert digits.target.column_names == tuple("0123456789")
     cancer = source.read(DataSection(source="sklearn:breast_cancer", drop=("mean radius",)))
     assert cancer.rows.shape == (569, 29)
-    assert cancer.classes == ("benign", "malignant")  # scikit-learn has malignant first
-    assert np.bincount(cancer.labels_N).tolist() == [357, 212]
+    assert cancer.target.column_names == ("benign", "malignant")  # scikit-learn has malignant first
+    assert np.bincount(cancer.targets_N).tolist() == [357, 212]
     assert load(DataSection(source="sklearn:wine"), 0).preprocessing.output_shape == (13,)
 
 
@@ -82,7 +83,7 @@ def test_tables_of_either_format_give_the_same_inputs(tmp_path, name):
     section = DataSection(source=path.as_uri(), target="target")
     raw = source.read(section)
     assert list(raw.rows.columns) == ["age", "income", "job", "member"]
-    assert raw.classes == ("no", "yes")
+    assert raw.target.column_names == ("no", "yes")
     inputs = Preprocessing.fit(raw.rows, np.arange(100), section).transform(raw.rows)
     rows = table.drop(columns="target")
     np.testing.assert_array_equal(inputs, Preprocessing.fit(rows, np.arange(100), section).transform(rows))
@@ -107,8 +108,8 @@ def test_arrays_with_and_without_their_own_test_part(tmp_path):
     np.savez(path, X=x, y=y[:, None])
     raw = source.read(DataSection(source=str(path)))
     assert raw.test_rows is None
-    assert raw.classes == ("False", "True")
-    np.testing.assert_array_equal(raw.labels_N, y)
+    assert raw.target.column_names == ("False", "True")
+    np.testing.assert_array_equal(raw.targets_N, y)
     np.savez(path, x_train=x, y_train=y.astype(int), x_test=x[:7], y_test=y[:7].astype(int), classes=["odd", "even"])
     loaded = load(DataSection(source=str(path), splits=GIVEN), 0)
     assert loaded.dataset.classes == ("odd", "even")
@@ -266,7 +267,7 @@ def test_loaded_data_are_whole_and_repeatable(tmp_path):
     raw = source.read(section)
     for split in SPLITS:
         rows = one.split_rows[split]
-        np.testing.assert_array_equal(one.dataset.labels[split], raw.labels_N[rows])
+        np.testing.assert_array_equal(one.dataset.labels[split], raw.targets_N[rows])
         np.testing.assert_array_equal(one.dataset.inputs[split], one.preprocessing.transform(raw.rows.iloc[rows]))
         assert np.isfinite(one.dataset.inputs[split]).all()
         assert not one.dataset.inputs[split].flags.writeable

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from distens.evaluate import figures, metrics, report
+from distens.evaluate import comparison, figures, report
 from distens.evaluate.canvas import COLOURS
 from distens.probabilities import softmax
+from distens.targets import _class_measures
+from distens.targets.classes import Classes
 
 # Four rows: confident and right, confident and wrong, and two less confident that are right.
 PROBS_NC = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
 LABELS_N = np.array([0, 1, 0, 1])
+
+CLASSES = Classes(("a", "b", "c", "d"))
 
 
 def _guesses(rows=300, classes=4, skill=2.0, seed=0, labels_N=None):
@@ -36,7 +40,7 @@ def test_row_by_hand():
     confidences lie in four different bins of width 1/15 too.
     AURC: errors among the most confident 1, 2, 3, 4 rows: 0, 1/2, 1/3, 1/4; their mean is 13/48 = 0.270833.
     """
-    assert metrics.row(PROBS_NC, LABELS_N) == pytest.approx(
+    assert CLASSES.table(PROBS_NC, LABELS_N) == pytest.approx(
         {"accuracy": 0.75, "nll": 0.645575, "brier": 0.45, "ece": 0.4, "ece_width": 0.4, "aurc": 13 / 48}, abs=1e-6
     )
 
@@ -44,12 +48,12 @@ def test_row_by_hand():
 def test_bins_by_hand():
     """Two bins of two rows: confidences 0.6, 0.7, both right; 0.8, 0.9, one right: |1 - 0.65| / 2 + |0.5 - 0.85| / 2
     = 0.35. Two bins of width 1/2: all four rows are in the upper one, and 3/4 right at mean confidence 0.75."""
-    mass = metrics.mass_bins(PROBS_NC, LABELS_N, bins=2)
+    mass = _class_measures.mass_bins(PROBS_NC, LABELS_N, bins=2)
     assert [b.count for b in mass] == [2, 2]
-    assert metrics.calibration_error(mass) == pytest.approx(0.35)
-    width = metrics.width_bins(PROBS_NC, LABELS_N, bins=2)
+    assert _class_measures.calibration_error(mass) == pytest.approx(0.35)
+    width = _class_measures.width_bins(PROBS_NC, LABELS_N, bins=2)
     assert [b.count for b in width] == [4]
-    assert metrics.calibration_error(width) == pytest.approx(0.0)
+    assert _class_measures.calibration_error(width) == pytest.approx(0.0)
 
 
 def test_ties_by_hand():
@@ -57,7 +61,7 @@ def test_ties_by_hand():
     1/2 and 1/2, whichever stands first."""
     probs_NC = np.array([[0.75, 0.25], [0.75, 0.25]])
     for labels_N in ([0, 1], [1, 0]):
-        assert metrics.risk_coverage_area(probs_NC, np.array(labels_N)) == 0.5
+        assert _class_measures.risk_coverage_area(probs_NC, np.array(labels_N)) == 0.5
 
 
 def test_order_of_rows_changes_nothing_even_with_ties():
@@ -65,14 +69,16 @@ def test_order_of_rows_changes_nothing_even_with_ties():
     probs_NC = softmax(np.round(2 * np.log(probs_NC)))  # many ties
     order = np.random.default_rng(1).permutation(len(labels_N))
     assert len(np.unique(probs_NC.max(axis=1))) < 200
-    assert metrics.row(probs_NC[order], labels_N[order]) == pytest.approx(metrics.row(probs_NC, labels_N), abs=1e-12)
+    assert CLASSES.table(probs_NC[order], labels_N[order]) == pytest.approx(
+        CLASSES.table(probs_NC, labels_N), abs=1e-12
+    )
 
 
 def test_perfect_and_useless_predictions():
     labels_N = np.arange(40) % 4
-    perfect = metrics.row(np.eye(4, dtype=np.float32)[labels_N], labels_N)
+    perfect = CLASSES.table(np.eye(4, dtype=np.float32)[labels_N], labels_N)
     assert perfect == {"accuracy": 1, "nll": 0, "brier": 0, "ece": 0, "ece_width": 0, "aurc": 0}
-    uniform = metrics.row(np.full((40, 4), 0.25), labels_N)
+    uniform = CLASSES.table(np.full((40, 4), 0.25), labels_N)
     assert uniform["nll"] == pytest.approx(np.log(4))
     assert uniform["brier"] == pytest.approx(0.75)
     assert uniform["ece"] == pytest.approx(0)  # a quarter is right, as it says
@@ -89,16 +95,16 @@ def test_paired_difference_by_hand():
     labels_N = np.array([0, 0, 0, 0])
     a_NC = np.array([[0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.4, 0.6]])
     b_NC = np.array([[0.2, 0.8], [0.8, 0.2], [0.4, 0.6], [0.4, 0.6]])
-    a, b = metrics.unit_losses(a_NC, labels_N), metrics.unit_losses(b_NC, labels_N)
-    found = metrics.paired_difference(a, b)
-    assert found.accuracy == pytest.approx(0.5)
-    assert found.accuracy_error == pytest.approx(0.288675, abs=1e-6)
-    assert found.nll == pytest.approx(-0.519860, abs=1e-6)
-    assert found.nll_error == pytest.approx(0.331819, abs=1e-6)
-    back = metrics.paired_difference(b, a)
-    assert (back.accuracy, back.nll) == (-found.accuracy, -found.nll)
-    single = [metrics.unit_losses(probs_NC[:1], labels_N[:1]) for probs_NC in (a_NC, b_NC)]
-    assert metrics.paired_difference(*single).nll_error == np.inf
+    a, b = CLASSES.losses(a_NC, labels_N), CLASSES.losses(b_NC, labels_N)
+    assert comparison.paired_difference(b["error"], a["error"]) == pytest.approx((0.5, 0.288675), abs=1e-6)
+    assert comparison.paired_difference(a["nll"], b["nll"]) == pytest.approx((-0.519860, 0.331819), abs=1e-6)
+    for measure in ("error", "nll"):
+        there, back = (
+            comparison.paired_difference(*pair) for pair in ((a[measure], b[measure]), (b[measure], a[measure]))
+        )
+        assert back == (-there[0], there[1])
+    single = [CLASSES.losses(probs_NC[:1], labels_N[:1])["nll"] for probs_NC in (a_NC, b_NC)]
+    assert comparison.paired_difference(*single)[1] == np.inf
 
 
 def _verdict(skills):
@@ -107,9 +113,9 @@ def _verdict(skills):
         name: _guesses(skill=skill, seed=seed, labels_N=labels_N)[0]
         for seed, (name, skill) in enumerate(skills.items(), start=1)
     }
-    rows = {name: metrics.row(probs_NC, labels_N) for name, probs_NC in probabilities.items()}
-    losses = {name: metrics.unit_losses(probs_NC, labels_N) for name, probs_NC in probabilities.items()}
-    return metrics.verdict(rows, losses), rows
+    rows = {name: CLASSES.table(probs_NC, labels_N) for name, probs_NC in probabilities.items()}
+    losses = {name: CLASSES.losses(probs_NC, labels_N) for name, probs_NC in probabilities.items()}
+    return comparison.verdict(rows, losses, CLASSES.phrases), rows
 
 
 def test_verdict_says_who_won_and_who_lost():
@@ -137,8 +143,8 @@ def test_verdict_compares_only_who_is_there():
 
 def test_verdict_calls_the_same_predictions_level():
     probs_NC, labels_N = _guesses()
-    rows = {name: metrics.row(probs_NC, labels_N) for name in ("ensemble", "best_single")}
-    lines = metrics.verdict(rows, dict.fromkeys(rows, metrics.unit_losses(probs_NC, labels_N)))
+    rows = {name: CLASSES.table(probs_NC, labels_N) for name in ("ensemble", "best_single")}
+    lines = comparison.verdict(rows, dict.fromkeys(rows, CLASSES.losses(probs_NC, labels_N)), CLASSES.phrases)
     assert "level on accuracy" in lines[1]
     assert "level on NLL" in lines[1]
 

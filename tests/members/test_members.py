@@ -13,8 +13,9 @@ import torch
 from distens import registry
 from distens.data.dataset import Examples
 from distens.errors import ConfigError, Diverged, Refused, StorageError
-from distens.members._families import FAMILIES
+from distens.members._families import CLASSIFIERS
 from distens.members.estimator import Estimator
+from distens.members.protocol import LearnsNumbers
 from distens.probabilities import negative_log_likelihood
 from distens.records import State
 from distens.space.space import Space
@@ -37,7 +38,7 @@ EXAMPLES = {
         {"kind": "classifier", **SMALL_NETWORK, "optimizer": "sgd", "learning_rate": 0.2, "schedule": "cosine"},
     ],
     "estimator": [
-        *({"kind": "estimator", "estimator": name, "options": FEWER_TREES.get(name, {})} for name in FAMILIES),
+        *({"kind": "estimator", "estimator": name, "options": FEWER_TREES.get(name, {})} for name in CLASSIFIERS),
         {"kind": "estimator", "estimator": "mlp", "options": {"solver": "sgd", "learning_rate_init": 0.1}},
         {"kind": "estimator", "estimator": "svm", "options": {"kernel": "poly", "degree": 2}},
     ],
@@ -49,8 +50,14 @@ EXAMPLES = {
 """Settings that learn the problem below, for every kind that cannot do so with its default options."""
 
 
+def _kinds():
+    """Return the kinds that learn classes; those that learn numbers have an exam of their own."""
+    kinds = registry.names("members")
+    return [kind for kind in kinds if not registry.able(registry.find("members", kind, "members"), LearnsNumbers)]
+
+
 def _settings():
-    for kind in registry.names("members"):
+    for kind in _kinds():
         for settings in EXAMPLES.get(kind, [{"kind": kind}]):
             yield pytest.param(
                 settings, id="-".join(str(settings[k]) for k in ("kind", "estimator", "path") if k in settings)
@@ -89,7 +96,7 @@ class Killed(Checkpoint):
 
 
 def test_every_kind_can_be_examined():
-    for kind in registry.names("members"):
+    for kind in _kinds():
         cls = registry.find("members", kind, "members")
         needed = [
             name
@@ -246,7 +253,7 @@ def test_a_network_of_images_is_refused_on_rows():
         trained({"kind": "classifier", "model": "lenet"}, problem(), Context(0))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_default_ranges_hold_only_what_the_estimator_takes(name):
     template = Estimator.default_ranges({"kind": "estimator", "estimator": name})
     space = Space({name: template})
@@ -260,7 +267,7 @@ def test_default_ranges_hold_only_what_the_estimator_takes(name):
 
 
 def test_default_ranges_are_many_and_leave_given_options_alone():
-    ranges = [Estimator.default_ranges({"estimator": name})["options"] for name in FAMILIES]
+    ranges = [Estimator.default_ranges({"estimator": name})["options"] for name in CLASSIFIERS]
     searched = sum(len({key for part in r.get("choices", [r]) for key in part}) for r in ranges)
     assert len(ranges) >= 8
     assert searched >= 40

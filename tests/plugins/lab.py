@@ -19,6 +19,7 @@ from distens.records import State
 from distens.roles.ensemble import Ensemble
 from distens.runtime.inline import Inline
 from distens.schedule.protocol import Decision, Start
+from distens.targets.classes import Classes
 from distens.tracking.memory import Memory
 
 
@@ -72,7 +73,7 @@ class Pair:
 
     weight: float = 0.75
 
-    def select(self, probs_MNC, labels_N, metric="nll"):
+    def select(self, probs_MNC, labels_N, metric="nll", target=None, importance_N=None):
         order = np.argsort([probabilities.metrics(probs_NC, labels_N)[metric] for probs_NC in probs_MNC], kind="stable")
         weights_M = np.zeros(len(order))
         weights_M[order[0]] = self.weight
@@ -81,11 +82,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Grades(Classes):
+    """Classes by another name."""
+
+
+@dataclass(frozen=True)
 class Median:
-    def fit(self, probs_MNC, labels_N, weights_M):
+    def fit(self, probs_MNC, labels_N, weights_M, target=None, inputs_N=None):
         return State({})
 
-    def combine(self, probs_MNC, state):
+    def combine(self, probs_MNC, state, target=None, inputs_N=None):
         probs_NC = np.median(np.asarray(probs_MNC, dtype=float), axis=0)
         return probs_NC / probs_NC.sum(axis=1, keepdims=True)
 

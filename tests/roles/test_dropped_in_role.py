@@ -94,7 +94,7 @@ class Twins:
 
         return Outcome(
             rows=rows,
-            losses=test_losses(rows, labels_N),
+            losses=test_losses(rows, loaded.dataset.target, labels_N),
             units="test rows",
             bundles={"pair": BundleContent(members, "average", state)},
             chosen="pair",

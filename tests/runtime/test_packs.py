@@ -297,7 +297,7 @@ def test_progress_takes_few_steps_and_few_selections():
             return np.eye(len(probs_MNC))[0]
 
     labels_N = np.zeros(3, dtype=int)
-    history = History(labels_N=labels_N, predictions=lambda _: np.tile([[0.5, 0.5]], (3, 1)))
+    history = History(targets_N=labels_N, predictions=lambda _: np.tile([[0.5, 0.5]], (3, 1)))
     progress = Progress(Counting(), "nll", 10_000)
     steps = []
     for i in range(10_000):

@@ -25,10 +25,10 @@ from distens.search._rounds import representative, trained_on
 from distens.search._trees import Partners, read_trees
 from distens.search.bayes import Bayes
 from distens.search.divbo import DivBO
-from distens.search.gain import changes
 from distens.seeding import derive
 from distens.space.space import Space
 from distens.storage.encoding import failure_from_json, report_from_json, to_json
+from distens.targets.classes import Classes
 
 SEARCHES = registry.names("search")
 FEW = {"proposals": 300, "local": 20}
@@ -73,7 +73,7 @@ def make_history(space: Space, finished: int, failed: int = 0, pending: int = 0,
         ),
         pending=tuple(tasks[finished + failed :]),
         metric=metric,
-        labels_N=LABELS_N,
+        targets_N=LABELS_N,
         predictions=predictions.__getitem__,
     )
 
@@ -141,7 +141,7 @@ def test_a_history_read_back_from_json_gives_the_same_proposals(name):
             Failed(task_from_json(again(e.task)), failure_from_json(again(e.failure))) for e in history.failed
         ),
         pending=tuple(task_from_json(again(task)) for task in history.pending),
-        labels_N=LABELS_N,
+        targets_N=LABELS_N,
         predictions=history.predictions,
     )
     first = search(name).propose(history, SPACE, 2, np.random.default_rng(7))
@@ -415,7 +415,8 @@ def test_the_change_of_a_mixture_by_hand():
     over 1/2. The third, (0.8, 0.02), is worse on the hard row: (1, 0.55), -(log 0.55) / 2 = 0.2989. The first changes
     nothing."""
     label_probs_MN = np.array([[0.8, 0.2], [0.4, 0.6], [0.8, 0.02]])
-    found_M = changes(label_probs_MN, np.array([1.0, 0.0, 0.0]), 0.5)
+    probs_MNC = [np.stack([label_probs_N, 1 - label_probs_N], axis=1) for label_probs_N in label_probs_MN]
+    found_M = Classes(("a", "b")).change(probs_MNC, np.zeros(2, dtype=int), np.array([1.0, 0.0, 0.0]), 0.5)
     assert found_M == pytest.approx([0.0, -0.4055, 0.5978], abs=1e-4)
 
 
@@ -432,7 +433,7 @@ def test_gain_looks_where_the_ensemble_is_weak_though_members_there_are_worse_al
         predictions[task.id] = np.where(labels_N[:, None] == [0, 1], right_N[:, None], 1 - right_N[:, None])
         report = Report(task.id, 1, metrics(predictions[task.id], labels_N), 1.0, 10, 1.0, "here", {})
         finished.append(Finished(task, report))
-    history = History(tuple(finished), labels_N=labels_N, predictions=predictions.__getitem__)
+    history = History(tuple(finished), targets_N=labels_N, predictions=predictions.__getitem__)
     pool = {"kind": "top", "size": 3}
     alone, together = (
         [kind.propose(history, space, 1, np.random.default_rng(seed))[0]["x"] for seed in range(5)]
@@ -472,7 +473,7 @@ def test_members_that_were_stopped_early_are_judged_as_if_they_had_gone_on():
     first = [entry(float(x), 1) for x in np.linspace(0.02, 0.98, 25)]
     second = [entry(one.task.settings["x"], 9) for one in first if one.task.settings["x"] < 0.5]
     rungs = {("", 1): Rung(done=first), ("", 9): Rung(done=second)}
-    history = History((*second, *first[len(second) :]), rungs=rungs, labels_N=np.zeros(40, dtype=np.int64))
+    history = History((*second, *first[len(second) :]), rungs=rungs, targets_N=np.zeros(40, dtype=np.int64))
     expected = [(one.task.settings["x"] - 0.8) ** 2 + 1 / 9 for one in first]
     assert trained_on(history) == pytest.approx(expected)
     picks = [search("bayes").propose(history, space, 1, np.random.default_rng(s))[0]["x"] for s in range(5)]

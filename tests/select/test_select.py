@@ -7,9 +7,9 @@ import pytest
 
 from distens import registry
 from distens.probabilities import metrics, mix
-from distens.select import _losses
 from distens.select.greedy import Greedy
 from distens.select.top import Top
+from distens.targets import _class_pool
 
 SELECTORS = registry.names("select")
 
@@ -184,7 +184,7 @@ def sure_members(seed: int = 5):
 @pytest.mark.parametrize("members", ["noisy", "sure"])
 @pytest.mark.parametrize("numbers", [200, 131_072])
 def test_selections_are_those_of_the_definition_with_bags_and_ties_and_in_blocks(members, metric, numbers, monkeypatch):
-    monkeypatch.setattr(_losses, "_NUMBERS", numbers)
+    monkeypatch.setattr(_class_pool, "_NUMBERS", numbers)
     probs_MNC, labels_N = noisy_members(30, 70, 4, seed=1) if members == "noisy" else sure_members()
     for bags in (1, 3):
         rng = np.random.default_rng(0)
@@ -201,7 +201,7 @@ def test_losses_with_counted_rows_by_hand():
     on the first row, which counts twice, and gets the last one right: 2/3."""
     probs_MNC, labels_N = label_probs([0.5, 0.9, 0.2], [0.3, 0.1, 1.0])
     for metric, alone, second in (("nll", 0.9986, 0.7811), ("error", 1 / 3, 2 / 3)):
-        losses = _losses.Measure(probs_MNC, labels_N, metric).on(np.array([2, 0, 1]))
+        losses = _class_pool.Measure(probs_MNC, labels_N, metric).on(np.array([2, 0, 1]))
         np.testing.assert_allclose(losses.with_each()[0], alone, atol=1e-4)
         losses.add(0)
         np.testing.assert_allclose(losses.with_each()[1], second, atol=1e-4)

@@ -21,6 +21,7 @@ from distens.probabilities import accuracy, apply_temperature, mix, softmax
 from distens.serve import bundle, cascade, predictor
 from distens.serve.cascade import Cascade, Stage, learn, reachable, spread, walk
 from distens.storage.store import Store
+from distens.targets.classes import Classes
 from distens.training.context import Context
 
 EQUAL_3 = np.full(3, 1 / 3)
@@ -265,7 +266,7 @@ def served(request, tmp_path_factory):
         store,
         "bundle",
         name="iris",
-        classes=tuple(map(str, found.target_names)),
+        target=Classes(tuple(map(str, found.target_names))),
         preprocessing=preprocessing.to_json(),
         members=members,
         combine=request.param,

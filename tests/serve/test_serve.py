@@ -19,6 +19,7 @@ from distens.probabilities import apply_temperature
 from distens.records import State
 from distens.serve import bundle, predictor
 from distens.storage.store import Store
+from distens.targets.classes import Classes
 from distens.training.context import Context
 
 SETTINGS = {
@@ -52,7 +53,7 @@ def run(tmp_path_factory):
     state = combiner.fit(np.stack(probs_MNC), labels_N, WEIGHTS_M)
     write = {
         "name": "iris",
-        "classes": classes,
+        "target": Classes(classes),
         "preprocessing": preprocessing.to_json(),
         "members": members,
         "combine": "average",
@@ -106,7 +107,7 @@ def test_temperature_and_weights_are_applied_by_hand(tmp_path):
         store,
         "b",
         name="hand",
-        classes=("no", "yes"),
+        target=Classes(("no", "yes")),
         preprocessing=Preprocessing.fit(rows, np.arange(5), DataSection(source="x")).to_json(),
         members=members,
         combine="average",

@@ -26,6 +26,7 @@ from distens.lifecycle.work.train import Train
 from distens.records import Address, Failure, Finished, Report, State, Task
 from distens.serve import bundle, predictor
 from distens.storage.store import Store
+from distens.targets.classes import Classes
 from distens.tracking import _records
 from distens.tracking._logbook import final_records
 from distens.tracking._registration import Version, compare
@@ -433,7 +434,7 @@ def small_bundle(folder, n_neighbors=5):
             store,
             "final/ensemble",
             name="toy",
-            classes=("young", "old"),
+            target=Classes(("young", "old")),
             preprocessing=preprocessing.to_json(),
             members=[bundle.BundleMember("m0000", settings, 1.0, store.write_state("state", member.state()))],
             combine="average",

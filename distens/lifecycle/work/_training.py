@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distens import packing, probabilities, registry
+from distens import packing, registry
 from distens.data.dataset import Dataset, Examples
 from distens.errors import Diverged
 from distens.members.protocol import LeavesParts, Member, Packable
@@ -211,7 +211,7 @@ def _write(probs: Mapping[str, Floats], folder: str, shared: Shared) -> dict[str
 
 def _judged(probs: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
     """Return what predictions are worth on the *search* split; nothing where a federation's server has no such rows."""
-    return probabilities.metrics(probs["search"], dataset.labels["search"]) if "search" in probs else {}
+    return dataset.target.metrics(probs["search"], dataset.targets["search"]) if "search" in probs else {}
 
 
 def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float]:

@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distens import probabilities
-from distens.evaluate import metrics
 from distens.lifecycle.work._training import teachers
 from distens.records import Answer, Floats, Record, Task, Teacher
 from distens.runtime.protocol import WorkContext
@@ -55,6 +53,6 @@ class Evaluate:
         dataset = context.shared.dataset
         for task in tasks:
             predictions = [m.predict(dataset.inputs["search"]) for m in teachers(self.members, task.id, context)]
-            mixed_NC = probabilities.mix(predictions, np.array([member.weight for member in self.members]))
-            losses = metrics.unit_losses(mixed_NC, dataset.labels["search"])
+            weights_M = np.array([member.weight for member in self.members])
+            losses = dataset.target.losses(dataset.target.mean(predictions, weights_M), dataset.targets["search"])
             yield Evaluated(task.id, task.attempt, losses)

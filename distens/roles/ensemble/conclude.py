@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from distens import probabilities, registry, seeding
+from distens import registry, seeding
 from distens.data.load import Loaded
 from distens.evaluate import baselines
 from distens.lifecycle.ledger import Ledger
@@ -26,6 +26,7 @@ from distens.roles.ensemble.purpose import Purpose
 from distens.roles.ensemble.shown import Selection
 from distens.serve.bundle import BundleMember
 from distens.storage.store import Store
+from distens.targets.classes import unless_classes
 
 Complete = Callable[[Sequence[Task]], Iterator[tuple[Task, Finished | Failure]]]
 
@@ -35,9 +36,9 @@ TRAIN = Train()
 
 def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> Outcome:
     """Do everything that comes after the search; tasks go through `complete`, so all of it resumes."""
-    metric, entries = plan.config.metric, standing(plan, ledger)
+    metric, entries, data = plan.config.metric, standing(plan, ledger), loaded.dataset
     search_MNC = store.read_all_predictions([e.report.files["search"] for e in entries])
-    weights_M = plan.selector.select(search_MNC, loaded.dataset.labels["search"], metric)
+    weights_M = plan.selector.select(search_MNC, data.targets["search"], metric, **unless_classes(data.target))
     selection = Selection(entries, weights_M, search_MNC)
     finisher = _Finisher(plan, store, ledger, loaded, selection)
     for _ in complete(finisher.tasks()):
@@ -46,7 +47,7 @@ def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete:
     diversity_M, pairs = shown.diversity(selection, loaded)
     return Outcome(
         rows=rows,
-        losses=test_losses(rows, loaded.dataset.labels["test"]),
+        losses=test_losses(rows, data.target, data.targets["test"]),
         units="test rows",
         bundles=finisher.bundles(state, rows),
         chosen=ENSEMBLE,
@@ -135,7 +136,7 @@ class _Finisher:
             return []
         wanted = sum(entry.report.parameters for entry, _ in self.selected)
         shape = self.loaded.dataset.inputs["train"].shape[1:]
-        variants = baselines.larger_single(self.network, wanted, shape, len(self.loaded.dataset.classes))
+        variants = baselines.larger_single(self.network, wanted, shape, len(self.loaded.dataset.target.column_names))
         return self._variants(Purpose.LARGER_SINGLE, variants)
 
     def _variants(self, purpose: Purpose, variants: Sequence[Settings]) -> list[Task]:
@@ -143,7 +144,7 @@ class _Finisher:
 
     def rows(self) -> tuple[State, dict[str, Row]]:
         """Return the combiner's state, and the table's rows, calibrated; the labels of *test* are not needed yet."""
-        labels = self.loaded.dataset.labels
+        targets = self.loaded.dataset.targets
         rows: dict[str, Row] = {}
         state, rows["ensemble"] = self._ensemble()
         rows["best_single"] = self._single(self.best)
@@ -151,7 +152,7 @@ class _Finisher:
             self._best_variant(purpose, rows)
         if "seed_ensemble" in self.config.baselines:
             rows["seed_ensemble"] = self._seed_ensemble()
-        return state, {name: self._calibrated(row, labels["combine"]) for name, row in rows.items()}
+        return state, {name: self._calibrated(row, targets["combine"]) for name, row in rows.items()}
 
     def bundles(self, state: State, rows: Mapping[str, Row]) -> dict[str, BundleContent]:
         """Return what the ensemble, and the student if there is one, are deployed as."""
@@ -172,10 +173,11 @@ class _Finisher:
             np.stack(self.store.read_all_predictions([entry.report.files[split] for entry, _ in self.selected]))
             for split in ("combine", "test")
         )
-        combiner, labels_N = self.plan.combiner, self.loaded.dataset.labels["combine"]
-        state = combiner.fit(combine_MNC, labels_N, weights_M)
-        held_out_NC = out_of_fold(combiner, combine_MNC, labels_N, weights_M)
-        test_NC = combiner.combine(test_MNC, state)
+        combiner, data = self.plan.combiner, self.loaded.dataset
+        target, targets_N = data.target, data.targets["combine"]
+        state = combiner.fit(combine_MNC, targets_N, weights_M, **unless_classes(target))
+        held_out_NC = out_of_fold(combiner, combine_MNC, targets_N, weights_M, target)
+        test_NC = combiner.combine(test_MNC, state, **unless_classes(target))
         return state, Row(held_out_NC, test_NC, *costs([entry for entry, _ in self.selected]))
 
     def _single(self, entry: Finished) -> Row:
@@ -198,9 +200,9 @@ class _Finisher:
         entries = [self.best, *self._entries(Purpose.SEED_ENSEMBLE)]
         if len(entries) < len(self.selected):
             self.missing["seed_ensemble"] = f"{len(entries)} of {len(self.selected)} members: the others failed"
-        weights_M = np.full(len(entries), 1 / len(entries))
+        weights_M, mean = np.full(len(entries), 1 / len(entries)), self.loaded.dataset.target.mean
         combine_NC, test_NC = (
-            probabilities.mix([self._read(e, split) for e in entries], weights_M) for split in ("combine", "test")
+            mean([self._read(e, split) for e in entries], weights_M) for split in ("combine", "test")
         )
         return Row(combine_NC, test_NC, *costs(entries))
 

@@ -7,20 +7,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distens import registry
-from distens.combine.protocol import Combiner
+from distens.combine.protocol import Combiner, NeedsClasses
 from distens.config.config import Config
 from distens.config.sections import MEMBERS
+from distens.data.source import target_of
 from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, did_you_mean
 from distens.evaluate import baselines
 from distens.lifecycle.occupying import occupied, sizes, unknown_name
-from distens.members.protocol import HasDefaultRanges, UsesNoGpu
+from distens.members.protocol import HasDefaultRanges, LearnsNumbers, UsesNoGpu
 from distens.records import History, Resources, Settings
 from distens.runtime.protocol import Runner
 from distens.schedule.protocol import Decision, Length, Schedule, in_parts
 from distens.search.protocol import Search
 from distens.select.protocol import Selector
 from distens.space.space import Space
+from distens.targets.classes import Classes
 from distens.tracking.protocol import Tracker
 
 MOST_FINDINGS = 20
@@ -73,6 +75,7 @@ def check(config: Config) -> Plan:
         if not getattr(config.data.splits, name):
             raise ConfigError(f"data.splits.{name}: must be above 0 with role `{config.role}`")
     members = {name: _with_default_ranges(name, template) for name, template in config.members.items()}
+    config = _for_target(config, members)
     space = Space(members)
     lengths = _check_corners(space)
     search = registry.build("search", config.search.spec(), "search", beside=("members", "seconds"))
@@ -84,6 +87,7 @@ def check(config: Config) -> Plan:
     networks = [name for name, template in members.items() if baselines.is_network(template)]
     _check_baselines(config, networks)
     built = {part: registry.build(part, getattr(config, part), part) for part in ("select", "combine", "runtime")}
+    _check_combiner(config, built["combine"])
     _check_resources(members, space, built["runtime"])
     schedule, members_given, total = _schedule(config, lengths)
     tracker = registry.build("tracking", config.tracking, "tracking")
@@ -110,6 +114,43 @@ def check(config: Config) -> Plan:
         tracker,
         student,
     )
+
+
+def _for_target(config: Config, members: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Return the config with what its target leaves no choice of.
+
+    Raises:
+        ConfigError: a part of it cannot do with that target.
+    """
+    target = target_of(config.data)
+    classes, update = issubclass(target, Classes), dict[str, Any]()
+    for name, template in members.items():
+        if registry.able(registry.find("members", template["kind"], f"members.{name}"), LearnsNumbers) == classes:
+            kinds = [kind for kind in registry.names("members") if _learns_numbers(kind) != classes]
+            raise ConfigError(
+                f"members.{name}.kind: {template['kind']!r} learns {'numbers' if classes else 'classes'}, and the "
+                f"target is {'classes' if classes else 'a number'}. Allowed: {', '.join(kinds)}"
+            )
+    if config.metric not in target.minimised:
+        if config.metric != Config.model_fields["metric"].default:
+            allowed = ", ".join(target.minimised)
+            raise ConfigError(f"metric: {config.metric!r} is not measured of this target. Allowed: {allowed}")
+        update["metric"] = target.minimised[0]
+    if not classes:
+        if config.distill is not None:
+            raise ConfigError("distill: needs classes, and the target is a number; leave it out")
+        update["calibrate"] = "none"  # a temperature is of probabilities
+    return config.model_copy(update=update)
+
+
+def _learns_numbers(kind: str) -> bool:
+    return registry.able(registry.find("members", kind, "members"), LearnsNumbers)
+
+
+def _check_combiner(config: Config, combiner: Combiner) -> None:
+    if registry.able(combiner, NeedsClasses) and not issubclass(target_of(config.data), Classes):
+        kind = registry.kind_of(combiner)
+        raise ConfigError(f"combine.kind: {kind!r} combines probabilities, and the target is a number. Use `average`")
 
 
 def _with_default_ranges(name: str, template: dict[str, Any]) -> dict[str, Any]:

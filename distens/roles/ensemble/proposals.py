@@ -13,12 +13,13 @@ from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.packs import of_one_size, packs
 from distens.lifecycle.work.train import Train
 from distens.packing import Planner
-from distens.records import Finished, Floats, History, Integers, Pack, Settings, Task, settings_key
+from distens.records import Finished, Floats, History, Pack, Settings, Task, settings_key
 from distens.roles.ensemble.plan import Plan
 from distens.roles.ensemble.purpose import Purpose
 from distens.schedule.protocol import Promotion, Start, in_parts
 from distens.search.protocol import Blind
 from distens.storage.store import Store
+from distens.targets.protocol import Target, Targets
 
 MANY = 1_000_000
 """Members to be started, where only time sets a limit."""
@@ -46,7 +47,8 @@ class Proposals:
         store: where predictions lie.
         ledger: what was asked for and what came back.
         planner: says how many tasks go together.
-        labels_N: of the *search* split.
+        targets_N: of the *search* split.
+        target: what they are.
         say: is told once why members of a family are packed as they are.
     """
 
@@ -54,7 +56,8 @@ class Proposals:
     store: Store
     ledger: Ledger
     planner: Planner
-    labels_N: Integers
+    targets_N: Targets
+    target: Target
     say: Callable[[str], None]
     _drawn: dict[str, _Drawn] = field(default_factory=dict, repr=False)
 
@@ -85,7 +88,7 @@ class Proposals:
     def history(self, also: Sequence[Task] = (), bracket: str = "") -> History:
         """Return what schedule and search may know (see `Ledger.history`)."""
         return self.ledger.history(
-            Purpose.SEARCH, self.plan.config.metric, self.labels_N, self._predictions, also, bracket
+            Purpose.SEARCH, self.plan.config.metric, self.targets_N, self._predictions, also, bracket, self.target
         )
 
     def _promoted(self, promotion: Promotion) -> Task:
@@ -150,7 +153,7 @@ class Proposals:
         while len(drawn.settings) <= number:
             names = ("search", *filter(None, [start.bracket]), len(drawn.settings))
             rng = seeding.generator(self.plan.config.seed, *names)
-            history = History(metric=self.plan.config.metric, keys=Keys(drawn.known))
+            history = History(metric=self.plan.config.metric, target=self.target, keys=Keys(drawn.known))
             settings = self.plan.search.propose(history, self.plan.space, 1, rng)[0]
             drawn.settings.append(settings)
             drawn.packs.append(packing.key(settings))

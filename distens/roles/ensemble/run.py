@@ -45,9 +45,11 @@ class Run:
         """Do all that is left to do."""
         self.session.prepare(self._left())
         loaded = self.session.open()
-        labels_N, say = loaded.dataset.labels["search"], lambda text: self.watch(Update("search", text))
+        data, say = loaded.dataset, lambda text: self.watch(Update("search", text))
         planner = self.session.planner(loaded)
-        self.proposals = Proposals(self.plan, self.store, self.ledger, planner, labels_N, say)
+        self.proposals = Proposals(
+            self.plan, self.store, self.ledger, planner, data.targets["search"], data.target, say
+        )
         self.session.start(Shared(self.store, loaded.dataset.for_members()), self.plan.also)
         self._search()
         return conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distens import packing, probabilities
+from distens import packing
 from distens.data.load import Loaded
 from distens.diversity import pairwise
 from distens.evaluate import figures
@@ -22,6 +22,7 @@ from distens.roles.ensemble.plan import Plan
 from distens.roles.ensemble.purpose import Purpose
 from distens.serve.cascade import Cascade, learn
 from distens.storage.store import Store
+from distens.targets.classes import Classes, unless_classes
 
 CURVE_POINTS = 40
 """Of the ensemble's curve in the progress figure; each is a selection of its own."""
@@ -53,12 +54,14 @@ def diversity(selection: Selection, loaded: Loaded) -> tuple[Floats, dict[str, f
     chosen = np.flatnonzero(selection.weights_M > 0)
     diversity_M = pairwise.diversity_to(selection.search_MNC, chosen)
     selected_MNC = [selection.search_MNC[int(i)] for i in chosen]
-    labels_N = loaded.dataset.labels["search"]
-    matrices = {
-        "diversity": pairwise.diversity(selected_MNC),
-        "disagreement": pairwise.disagreement(selected_MNC),
-        "error_correlation": pairwise.error_correlation(selected_MNC, labels_N),
-    }
+    target, targets_N = loaded.dataset.target, loaded.dataset.targets["search"]
+    matrices = {"diversity": pairwise.diversity(selected_MNC)}
+    if isinstance(target, Classes):
+        matrices["disagreement"] = pairwise.disagreement(selected_MNC)
+        matrices["error_correlation"] = pairwise.error_correlation(selected_MNC, targets_N)
+    else:
+        residuals = [target.residuals(one, targets_N) for one in selected_MNC]
+        matrices["error_correlation"] = pairwise.residual_correlation(residuals)
     return diversity_M, {name: pairwise.mean_over_pairs(matrix) for name, matrix in matrices.items()}
 
 
@@ -151,14 +154,17 @@ def _figures(
     values_M = np.array([entry.report.metrics[metric] for entry in selection.entries])
     families = [entry.task.settings["family"] for entry in selection.entries]
     curves = {n: r.test_NC for n, r in rows.items() if n in ("ensemble", "best_single", "student")}
-    paths = {name: folder / f"{name}.png" for name in ("reliability", "diversity", "weights", "progress")}
-    figures.reliability(curves, loaded.dataset.labels["test"], paths["reliability"])
+    target, targets_N = loaded.dataset.target, loaded.dataset.targets["test"]
+    quality = "reliability" if isinstance(target, Classes) else "predictions"
+    paths = {name: folder / f"{name}.png" for name in (quality, "diversity", "weights", "progress")}
+    draw = figures.reliability if isinstance(target, Classes) else figures.predictions
+    draw(curves, targets_N, paths[quality])
     figures.diversity(values_M, diversity_M, selection.weights_M, families, metric, paths["diversity"])
     figures.weights({e.task.id: w for e, w in selection.selected}, paths["weights"])
     ensemble_T = _ensemble_so_far(plan, selection.search_MNC, values_M, loaded)
     figures.progress(values_M, ensemble_T, metric, paths["progress"])
     return {
-        "Reliability on the test split": paths["reliability"],
+        f"{quality.capitalize()} on the test split": paths[quality],
         "Members: quality against diversity, on the search split": paths["diversity"],
         "Weights of the selected members": paths["weights"],
         "Search progress, on the search split": paths["progress"],
@@ -166,13 +172,13 @@ def _figures(
 
 
 def _ensemble_so_far(plan: Plan, search_MNC: Sequence[Floats], values_M: Floats, loaded: Loaded) -> Floats:
-    metric, labels_N = plan.config.metric, loaded.dataset.labels["search"]
+    metric, target, targets_N = plan.config.metric, loaded.dataset.target, loaded.dataset.targets["search"]
     values_T = np.full(len(search_MNC), np.nan)
     for count in np.unique(np.linspace(1, len(search_MNC), min(len(search_MNC), CURVE_POINTS)).astype(int)):
         leaders = np.argsort(values_M[:count], kind="stable")[:LEADERS]
         probs_MNC = [search_MNC[m] for m in leaders]
-        mixed_NC = probabilities.mix(probs_MNC, plan.selector.select(probs_MNC, labels_N, metric))
-        values_T[count - 1] = probabilities.metrics(mixed_NC, labels_N)[metric]
+        weights_M = plan.selector.select(probs_MNC, targets_N, metric, **unless_classes(target))
+        values_T[count - 1] = target.metrics(target.mean(probs_MNC, weights_M), targets_N)[metric]
     return values_T
 
 
@@ -205,7 +211,7 @@ def _why_ended(plan: Plan, ledger: Ledger) -> str:
 def cascade(plan: Plan, store: Store, loaded: Loaded, selection: Selection, ensemble: Row) -> Cascade | None:
     """Return what a bundle needs to ask fewer members than all; one member is asked anyway."""
     entries = [entry for entry, _ in selection.selected]
-    if len(entries) == 1:
+    if len(entries) == 1 or not isinstance(loaded.dataset.target, Classes):
         return None
     # Members of one architecture cost the same: their times differ by what else the machine did.
     keys = [packing.asking_key(entry.task.settings) or entry.task.id for entry in entries]

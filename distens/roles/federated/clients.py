@@ -76,13 +76,13 @@ class Remote:
         section = self.sections[client]
         where = f"federated.sources.{client} ({section.source})"
         raw = source.read(section, least_classes=1)
-        strange = [name for name in raw.classes if name not in self.classes]
+        strange = [name for name in raw.target.column_names if name not in self.classes]
         if strange:
             known = ", ".join(self.classes[:20])
             raise DataError(f"{where}: the class {strange[0]!r} is none of the server's: {known}")
-        places = np.array([self.classes.index(name) for name in raw.classes], dtype=np.int64)
+        places = np.array([self.classes.index(name) for name in raw.target.column_names], dtype=np.int64)
         try:
             inputs = Preprocessing.from_json(self.preprocessing).transform(raw.rows)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
-        return Examples(inputs, places[raw.labels_N], len(self.classes))
+        return Examples(inputs, places[raw.targets_N], len(self.classes))

@@ -105,7 +105,7 @@ class _Conclusion:
     ) -> None:
         self.plan, self.store, self.ledger, self.loaded = plan, store, ledger, loaded
         self.partition, self.names, self.logs = partition, names, logs
-        self.labels = loaded.dataset.labels
+        self.labels, self.target = loaded.dataset.labels, loaded.dataset.target
         self.judged = bool(len(self.labels["combine"]))
         self.missing: dict[str, str] = {}
         self.rows: dict[str, Row] = {}
@@ -129,7 +129,7 @@ class _Conclusion:
         weights = self._weights()
         return Outcome(
             rows=self.rows,
-            losses=test_losses(self.rows, self.labels["test"]),
+            losses=test_losses(self.rows, self.target, self.labels["test"]),
             units="test rows",
             bundles=self._bundles(made, chosen),
             chosen=chosen,
@@ -189,7 +189,7 @@ class _Conclusion:
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
         """Return the mean of the clients' own rows of the table."""
         each = [
-            Row(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(self.labels["test"])
+            Row(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(self.target, self.labels["test"])
             for e in clients
         ]
         return {key: float(np.mean([row[key] for row in each])) for key in each[0]}

@@ -10,6 +10,7 @@ from typing import Any
 from distens import registry, seeding
 from distens.config.addresses import is_address
 from distens.config.config import Config, section_of
+from distens.data.source import target_of
 from distens.distill.protocol import DataFree, Refines
 from distens.errors import ConfigError, RunError, did_you_mean
 from distens.lifecycle.occupying import occupied, unknown_name
@@ -21,6 +22,7 @@ from distens.roles.federated.section import FederatedSection
 from distens.roles.federated.weighed import ENSEMBLE, KNOWN
 from distens.runtime.protocol import Runner
 from distens.space.space import Space
+from distens.targets.classes import Classes
 from distens.tracking.protocol import Tracker
 
 RESERVED = ("global", ENSEMBLE, *KNOWN, "student", "mean_client", "client")
@@ -98,6 +100,10 @@ def check(config: Config) -> FederatedPlan:
     """
     section = section_of(config, FederatedSection, "who the clients are")
     config = _of_today(config, section)
+    if not issubclass(target_of(config.data), Classes):
+        raise ConfigError("data.task: a federation's clients learn classes, so far")
+    if config.metric not in Classes.minimised:
+        raise ConfigError(f"metric: {config.metric!r} is none of {', '.join(Classes.minimised)}")
     families = _families(config)
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)

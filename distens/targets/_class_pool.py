@@ -7,12 +7,12 @@ so a running sum is all that is kept of an ensemble. Sums are float64, whatever 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from distens.probabilities import FLOOR
 from distens.records import Floats, Integers
+from distens.targets.protocol import Pool
 
 METRICS = ("nll", "error")
 _NUMBERS = 131_072
@@ -20,18 +20,6 @@ _NUMBERS = 131_072
 
 _PRODUCT = 16
 """So many probabilities are multiplied before one logarithm is taken: FLOOR ** 16 is still a normal float64."""
-
-
-class Losses(Protocol):
-    """Losses of an ensemble to which members are added."""
-
-    def with_each(self) -> Floats:
-        """Return losses_M: the loss of the mean of what was added so far and one more member."""
-        ...
-
-    def add(self, member: int) -> None:
-        """Add a member."""
-        ...
 
 
 class Measure:
@@ -54,9 +42,9 @@ class Measure:
             column_N[:-1], column_N[-1] = np.asarray(probs_NC)[examples, self._labels_N], 1.0
         self._metric = metric
 
-    def on(self, counts_N: Integers | None = None) -> Losses:
-        """Return the losses of an empty ensemble where row n counts counts_N[n] times (each once by default)."""
-        counts_N = np.ones(len(self._labels_N), dtype=np.int64) if counts_N is None else counts_N
+    def on(self, importance_N: Integers | None = None) -> Pool:
+        """Return an empty pool, where row n counts importance_N[n] times (each once by default)."""
+        counts_N = np.ones(len(self._labels_N), dtype=np.int64) if importance_N is None else importance_N
         if self._metric == "nll":
             return _Nll(self._label_probs_MN, counts_N)
         return _Error(self._probs, self._labels_N, self._label_probs_MN, counts_N)

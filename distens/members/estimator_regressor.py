@@ -1,0 +1,96 @@
+"""A regressor of scikit-learn or LightGBM, by the name of its family."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from distens.data.dataset import Examples
+from distens.errors import Diverged, Refused
+from distens.members import _families, _stored
+from distens.members._rows import Rows, choose
+from distens.records import Floats, State
+from distens.training.context import Context
+
+
+@dataclass
+class EstimatorRegressor:
+    """A regressor that is no network. It learns one number a row, in the target's own unit: no checkpoints.
+
+    Attributes:
+        estimator: the family: `random_forest`, `svm`, …
+        options: arguments of the family's class, by its library's own names; what is left out is the library's default.
+            A config that leaves out `options` as a whole searches the family's default ranges. Those of `svm` are for
+            targets of unit variance: an `epsilon` of 0.1 is a tenth of the targets' standard deviation.
+        rows: `all`, or a `bootstrap` by the member's seed.
+    """
+
+    uses_gpu: ClassVar[Literal[False]] = False
+    learns_numbers: ClassVar[Literal[True]] = True
+
+    estimator: str
+    options: dict[str, Any] = field(default_factory=dict)
+    rows: Rows = "all"
+
+    def __post_init__(self) -> None:
+        _families.make(_families.find(_families.REGRESSORS, self.estimator), self.options)
+        self._fitted: Any = None
+
+    @classmethod
+    def default_ranges(cls, template: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the template with the family's ranges as `options`, where it has none."""
+        return _families.default_ranges(_families.REGRESSORS, template)
+
+    def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
+        """Train, and return `parameters` (see `_families.count`) and `seconds`.
+
+        Raises:
+            Refused: targets are not one number a row, or the library cannot fit these options to these rows.
+            Diverged: predictions are not finite.
+        """
+        if examples.targets.ndim != 1:
+            shape = tuple(examples.targets.shape)
+            raise Refused(f"estimator {self.estimator}: learns one number a row, found targets of shape {shape}")
+        picked_N = choose(self.rows, len(examples.inputs), context.seed)
+        inputs = _families.flat(examples.inputs)[picked_N]
+        targets_N = np.asarray(examples.targets, dtype=np.float64)[picked_N]
+        family = _families.REGRESSORS[self.estimator]
+        started = time.perf_counter()
+        with _families.refusing(family, self.options, inputs):
+            self._fitted = _families.fit(family, self.options, inputs, targets_N, picked_N, context)
+            self.predict(inputs[:1])  # some errors show no sooner
+        return {"parameters": _families.count(family, self._fitted), "seconds": time.perf_counter() - started}
+
+    def predict(self, inputs: Floats) -> Floats:
+        """Return predictions_NK (float32), in the target's unit; K is 1.
+
+        Raises:
+            Diverged: a prediction is not finite.
+        """
+        assert self._fitted is not None, "predict needs fit or load first"
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # LightGBM names columns that nobody named, then misses the names
+            predictions_N = np.asarray(self._fitted.predict(_families.flat(inputs)), dtype=np.float32)
+        if not np.isfinite(predictions_N).all():
+            raise Diverged(f"estimator {self.estimator}: its predictions are not finite")
+        return predictions_N.reshape(len(inputs), 1)
+
+    def state(self) -> State:
+        """Return the estimator as the bytes of a skops file (a zip of JSON and arrays), compressed."""
+        assert self._fitted is not None, "state needs fit or load first"
+        return _stored.dump(self._fitted, {"outputs": 1})
+
+    def load(self, state: State) -> None:
+        """Become the stored estimator.
+
+        Raises:
+            StorageError: the file is damaged, not of these settings, or holds what this version does not trust; none of
+                it was run.
+        """
+        family = _families.REGRESSORS[self.estimator]
+        self._fitted, _ = _stored.load(state, family, self.options, "outputs")

@@ -1,0 +1,167 @@
+"""Classes: a prediction is a probability for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from distens.errors import DataError
+from distens.probabilities import FLOOR, accuracy, metrics, mix, negative_log_likelihood
+from distens.records import Floats, Integers
+from distens.targets import _class_measures, _levels
+from distens.targets._class_pool import Measure
+from distens.targets._missing import check_present
+from distens.targets.protocol import Phrase, Pools, Target
+
+
+@dataclass(frozen=True)
+class Classes:
+    """targets_N are labels_N (int64): the place of each row's class. Predictions are probs_NC; the mean of members is
+    the linear opinion pool. Search minimises `nll` (nats) or `error`, the share of rows whose most probable class is
+    not the label; the quadratic loss is the Brier score.
+
+    Attributes:
+        names: of the classes, in the order of probabilities' columns; a class may have no row.
+    """
+
+    minimised: ClassVar[tuple[str, ...]] = ("nll", "error")
+    headings: ClassVar[Mapping[str, str]] = {
+        "accuracy": "accuracy",
+        "nll": "NLL (nats)",
+        "brier": "Brier",
+        "ece": "ECE",
+        "aurc": "AURC",
+    }
+    higher_is_better: ClassVar[tuple[str, ...]] = ("accuracy",)
+    phrases: ClassVar[tuple[Phrase, ...]] = (
+        Phrase("error", "accuracy", "accuracy", True, 100.0, 2, unit=" %", difference_unit=" points"),
+        Phrase("nll", "nll", "NLL"),
+    )
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def encode(cls, column: Any, where: str, names: NDArray[Any] | None = None) -> tuple[Self, Integers]:
+        """Return the classes of a column, and labels_N.
+
+        Args:
+            names: of the classes, if integer targets point into them.
+
+        Raises:
+            DataError: a target is missing, cannot be named, or points nowhere.
+        """
+        labels_N, found = _levels.encode(column, where)
+        check_present(labels_N >= 0, where)
+        if names is None:
+            return cls(found), labels_N
+        declared = tuple(_levels.name(value) for value in np.ravel(names))
+        places = {str(i): i for i in range(len(declared))}
+        strange = [name for name in found if name not in places]
+        if strange or len(set(declared)) < len(declared):
+            shown = f"the label {strange[0]!r}" if strange else "a name twice"
+            raise DataError(f"{where}: `classes` names {len(declared)} classes for labels from 0, but there is {shown}")
+        return cls(declared), np.array([places[name] for name in found], dtype=np.int64)[labels_N]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Return the classes' names."""
+        return self.names
+
+    @property
+    def summary(self) -> str:
+        """Return how many classes there are, in words."""
+        return f"{len(self.names)} classes"
+
+    def strata(self, targets_N: Integers) -> Integers:
+        """Return the labels themselves."""
+        return targets_N
+
+    def metrics(
+        self, predictions_NK: Floats, targets_N: Integers, importance_N: Floats | None = None
+    ) -> dict[str, float]:
+        """Return `nll` and `error` (see `distens.probabilities.metrics`)."""
+        assert importance_N is None, "rows count once, so far"
+        return metrics(predictions_NK, targets_N)
+
+    def table(self, predictions_NK: Floats, targets_N: Integers) -> dict[str, float]:
+        """Return accuracy, nll (nats), brier, ece, ece_width, aurc."""
+        return {
+            "accuracy": accuracy(predictions_NK, targets_N),
+            "nll": negative_log_likelihood(predictions_NK, targets_N),
+            "brier": _class_measures.brier(predictions_NK, targets_N),
+            "ece": _class_measures.calibration_error(_class_measures.mass_bins(predictions_NK, targets_N)),
+            "ece_width": _class_measures.calibration_error(_class_measures.width_bins(predictions_NK, targets_N)),
+            "aurc": _class_measures.risk_coverage_area(predictions_NK, targets_N),
+        }
+
+    def losses(self, predictions_NK: Floats, targets_N: Integers) -> dict[str, Floats]:
+        """Return one loss for each row: `error`, 1 where the likeliest class is wrong, and `nll` (nats)."""
+        probs_NC, labels_N = np.asarray(predictions_NK, dtype=np.float64), np.asarray(targets_N)
+        picked_N = probs_NC[np.arange(len(labels_N)), labels_N]
+        wrong_N = (np.argmax(probs_NC, axis=1) != labels_N).astype(np.float64)
+        return {"error": wrong_N, "nll": -np.log(np.clip(picked_N, FLOOR, None))}
+
+    def summed(self, predictions_NK: Floats, targets_N: Integers, metric: str) -> float:
+        """Return how many rows are wrong, or the sum of -log p(label)."""
+        if metric == "error":
+            return float((predictions_NK.argmax(axis=1) != targets_N).sum())
+        return float(-np.log(np.maximum(predictions_NK[np.arange(len(targets_N)), targets_N], FLOOR)).sum())
+
+    def change(
+        self, predictions_MNK: Sequence[Floats], targets_N: Integers, weights_M: Floats, weight: float
+    ) -> Floats:
+        """Return changes of the negative log-likelihood, which depends on the labels' probabilities alone."""
+        examples = np.arange(len(targets_N))
+        label_probs_MN = np.stack([probs_NC[examples, targets_N] for probs_NC in predictions_MNK])
+        ratio_MN = label_probs_MN / np.maximum(weights_M @ label_probs_MN, FLOOR)
+        return -np.log1p(weight * (ratio_MN - 1.0)).mean(axis=1) / weight
+
+    def pools(self, predictions_MNK: Floats | Sequence[Floats], targets_N: Integers, metric: str) -> Pools:
+        """Return pools of members.
+
+        Raises:
+            ValueError: the metric is neither `nll` nor `error`, or there is no member.
+        """
+        return Measure(predictions_MNK, targets_N, metric)
+
+    def residuals(self, predictions_NK: Floats, targets_N: Integers) -> Floats:
+        """Return p - onehot(label), whose sum of squares is the Brier score."""
+        residuals_NC = np.array(predictions_NK, dtype=np.float32)
+        residuals_NC[np.arange(len(residuals_NC)), targets_N] -= 1
+        return residuals_NC
+
+    def trivial(self, targets_N: Integers) -> float:
+        """Return the Brier score of the uniform guess, 1 - 1/C."""
+        return 1 - 1 / len(self.names)
+
+    def unit(self, targets_N: Integers) -> float:
+        """Return 1: probabilities have no unit."""
+        return 1.0
+
+    def mean(self, predictions_MNK: Floats | Sequence[Floats], weights_M: Floats) -> Floats:
+        """Return the weighted mean of probabilities."""
+        return mix(predictions_MNK, weights_M)
+
+    def decisions(self, predictions_NK: Floats) -> NDArray[np.str_]:
+        """Return the name of the most probable class of every row."""
+        return np.array(self.names)[np.argmax(predictions_NK, axis=1)]
+
+    def check(self, predictions_NK: Floats, rows: int) -> None:
+        """See that these are finite numbers, a row of C for each row.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if np.shape(predictions_NK) != (rows, len(self.names)) or not np.isfinite(predictions_NK).all():
+            raise ValueError(f"no finite probabilities of {len(self.names)} classes came of them")
+
+
+def unless_classes(target: Target | None) -> dict[str, Any]:
+    """Return a target as a further argument for a plug-in; nothing for plain classes: those are what a plug-in expects
+    that is called without one, or that knows of no targets."""
+    return {} if target is None or type(target) is Classes else {"target": target}
