@@ -212,7 +212,8 @@ class Report(Record):
 
     Parts are *averaged* (folds of one member: one prediction, the mean of theirs) or *selectable* (snapshots, members
     of a joint group: each is a model by itself). Metrics, cost and predictions of the report are the average's; or, so
-    that search has one number and one prediction of a task, those of the selectable part with the lowest `nll`.
+    that search has one number and one prediction of a task, those of the selectable part that is best by the target's
+    usual metric.
 
     Attributes:
         metrics: measured on the *search* split: `nll` and `error` (lower is better); and what the member adds.

@@ -22,6 +22,8 @@ from distens.storage.encoding import flat
 _ABSENT: tuple[tuple[str, Any], ...] = (("budget", None), ("bracket", ""), ("limit_seconds", None))
 """Left out, as if there were none."""
 
+_USUAL = flat(Resources())
+
 _ROLES = "distens.roles."
 
 
@@ -29,9 +31,8 @@ def task_to_json(task: Task) -> dict[str, Any]:
     """Return a task as a JSON-able mapping; its JSON values are shared, not copied."""
     values = flat(task)
     values["purpose"] = str(task.purpose)
-    resources, usual = flat(task.resources), flat(Resources())
     values["resources"] = {
-        name: value for name, value in resources.items() if value != usual[name] or name in ("cpus", "gpus")
+        name: value for name, value in flat(task.resources).items() if value != _USUAL[name] or name in ("cpus", "gpus")
     }
     del values["given"]  # it ends with the process; who asks for the task again gives it anew
     if task.member == task.id:

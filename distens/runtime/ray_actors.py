@@ -97,6 +97,7 @@ class RayActors:
             raise ValueError(
                 f"custom_per_member: {taken[0]} is not custom; cpus_, gpus_ and memory_gib_per_member say it"
             )
+        self._own = {name: _filled(occupied, self.usual) for name, occupied in self.resources.items()}
         self._busy: list[Slot] = []
         self._spare = Spare()
         self._preparing: _connection.Background | None = None
@@ -118,7 +119,7 @@ class RayActors:
     @property
     def own(self) -> Mapping[str, Resources]:
         """Return name -> what members of that name occupy instead."""
-        return {name: _filled(occupied, self.usual) for name, occupied in self.resources.items()}
+        return self._own
 
     def prepare(self, packs: int | None, modules: Sequence[str] = _placing.LARGE) -> None:
         """Connect to Ray, and start actors for so many packs at most, where there is room; go on meanwhile."""

@@ -23,7 +23,7 @@ from distens.records import Address, Floats, Integers, State
 from distens.serve import bundle
 from distens.serve.bundle import Bundle, BundleMember
 from distens.serve.cascade import check_budget, reachable, walk
-from distens.targets.classes import Classes, unless_classes
+from distens.targets.classes import unless_classes
 from distens.targets.protocol import Target
 
 ROWS_AT_ONCE = 8192
@@ -166,9 +166,7 @@ class Predictor:
     def _finish(self, probs_MNC: Floats) -> Floats:
         with self._blamed("its combiner cannot combine its members"):
             probs_NC = self._combiner.combine(probs_MNC, self._combine_state, **unless_classes(self.target))
-            least = 0 if isinstance(self.target, Classes) else -np.inf
-            if not (np.isfinite(probs_NC) & (probs_NC >= least)).all():
-                raise ValueError("its weights make no probabilities")
+            self.target.check(probs_NC, np.shape(probs_MNC)[1])
         return apply_temperature(probs_NC, self.bundle.temperature)
 
     def _batches(self, inputs: Floats) -> Iterator[Floats]:

@@ -152,12 +152,13 @@ class Classes:
         return np.array(self.names)[np.argmax(predictions_NK, axis=1)]
 
     def check(self, predictions_NK: Floats, rows: int) -> None:
-        """See that these are finite numbers, a row of C for each row.
+        """See that these are finite numbers from 0, a row of C for each row.
 
         Raises:
             ValueError: they are not.
         """
-        if np.shape(predictions_NK) != (rows, len(self.names)) or not np.isfinite(predictions_NK).all():
+        whole = np.shape(predictions_NK) == (rows, len(self.names))
+        if not whole or not (np.isfinite(predictions_NK) & (predictions_NK >= 0)).all():
             raise ValueError(f"no finite probabilities of {len(self.names)} classes came of them")
 
 

@@ -129,6 +129,15 @@ def test_one_part_may_be_selected_without_the_other(tmp_path):
     assert names == ["early.safetensors"]
 
 
+def test_the_best_part_is_so_by_the_targets_usual_metric(tmp_path):
+    """Numbers of about 150: the later guess is nearer, so it stands for the task where search looks at one."""
+    member = {"early": [0.0], "late": [150.0]}
+    result = distens.run(parted(tmp_path, "Guesses", member=member, data={"source": "sklearn:diabetes"}))
+    (entry,) = left(result)
+    assert entry.report.files["search"].path.split("/")[-2] == "late"
+    assert entry.report.metrics["rmse"] == entry.report.parts[1].metrics["rmse"] < entry.report.parts[0].metrics["rmse"]
+
+
 def test_parts_are_tracked_on_their_members_run(tmp_path, mlflow_store):
     uri, client = mlflow_store
     tracking = {"kind": "mlflow_runs", "uri": uri}

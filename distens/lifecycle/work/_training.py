@@ -192,7 +192,8 @@ def _together(
 ) -> Part:
     """Return what stands for all parts: the mean of their predictions, or the best of them."""
     if not averaged:
-        best, _ = min(parts, key=lambda pair: pair[0].metrics.get("nll", 0.0))
+        usual = shared.dataset.target.minimised[0]
+        best, _ = min(parts, key=lambda pair: pair[0].metrics.get(usual, 0.0))
         return replace(best, metrics={**found, **best.metrics})
     probs = {split: np.mean([own[split] for _, own in parts], axis=0) for split in parts[0][1]}
     return Part(

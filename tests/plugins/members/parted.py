@@ -68,3 +68,10 @@ class Unsaid(Parted):
 @dataclass
 class PartedClient(Client):
     parts: ClassVar[Literal["selectable"]] = "selectable"
+
+
+@dataclass
+class Guesses(Snapshots):
+    """Numbers: each part says one, whatever the row."""
+
+    learns_numbers: ClassVar[Literal[True]] = True
