@@ -329,8 +329,8 @@ def test_a_state_of_another_network(folder, change, meta, words):
         ({"w": np.ones(1)}, ["weights"]),
         ({"weights": np.ones(5)}, ["longer"]),
         ({"weights": np.ones((2, 2))}, ["ambiguous"]),
-        ({"weights": np.full(2, np.nan)}, ["no probabilities"]),
-        ({"weights": np.array([-1.0, 2.0])}, ["no probabilities"]),
+        ({"weights": np.full(2, np.nan)}, ["no finite probabilities"]),
+        ({"weights": np.array([-1.0, 2.0])}, ["no finite probabilities"]),
     ],
 )
 def test_a_combiner_that_makes_no_probabilities(folder, arrays, words):
