@@ -16,11 +16,11 @@ _QUERY = re.compile(
 
 def redact(text: str) -> str:
     """Return the text without the credentials of any address in it: `postgresql://***@host/db`."""
-    if "://" in text:  # most texts are no addresses, and there may be a million of them
+    if "://" in text:  # most texts have no address in them, and there may be a million
         text = _AMONG.sub(r"\g<scheme>***@", _WHOLE.sub(r"\g<scheme>***@", text))
     return _QUERY.sub(r"\1***", text) if "=" in text else text
 
 
 def holds(text: str) -> bool:
-    """Return whether a text is an address with credentials in it, or has one in it."""
+    """Return True if a text is, or has in it, an address with credentials."""
     return redact(text) != text

@@ -50,7 +50,7 @@ def negative_log_likelihood(probs_NC: Floats, labels_N: Integers) -> float:
 
 
 def metrics(probs_NC: Floats, labels_N: Integers) -> dict[str, float]:
-    """Return what search minimises: `nll` and `error` (1 - accuracy)."""
+    """Return the metrics that search minimises: `nll` and `error` (1 - accuracy)."""
     return {"nll": negative_log_likelihood(probs_NC, labels_N), "error": 1.0 - accuracy(probs_NC, labels_N)}
 
 
@@ -64,9 +64,9 @@ def apply_temperature(probs_NC: Floats, temperature: float) -> Floats:
 def fit_temperature(probs_NC: Floats, labels_N: Integers) -> float:
     """Return the most probable T in [0.05, 20], given the labels and that log T ~ Normal(0, PRIOR).
 
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2, applied to log probabilities of whatever
-    model made them. We differ in the prior: without it a split of a hundred rows, all predicted right, would make
-    every prediction certain. It counts for less the more rows there are.
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2, applied to the log probabilities of any
+    model. Where we differ: the prior. Without it a split of a hundred rows, all predicted right, would make every
+    prediction certain. The prior counts for less the more rows there are.
     """
     from scipy.optimize import minimize_scalar
 

@@ -1,1 +1,1 @@
-"""What a user may write: the config, its sections, and the plain values that they are made of."""
+"""The config that a user writes: its sections, and checks on the plain values in it."""

@@ -14,7 +14,7 @@ _OURS = __name__.partition(".")[0]
 
 
 def is_address(kind: Any) -> bool:
-    """Return whether a kind is meant as an address, not as the name of a file."""
+    """Return True if a kind is written as an address, not as the name of a file."""
     return isinstance(kind, str) and ":" in kind
 
 
@@ -24,15 +24,15 @@ def module_of(address: str) -> str:
 
 
 def is_ours(cls: type) -> bool:
-    """Return whether a class is distens' own."""
+    """Return True if a class is distens' own."""
     return cls.__module__.split(".")[0] == _OURS
 
 
 def check(address: str, where: str) -> None:
-    """See that an address can be one, and is not of something that has a shorter name. Nothing is imported.
+    """Check that an address is well formed, and not of a class that has a shorter name; nothing is imported.
 
     Raises:
-        ConfigError: it is not of the form `package.module:Class`, or of a script, or of distens' own.
+        ConfigError: the address is not of the form `package.module:Class`, or it is in a script, or in distens.
     """
     module, _, name = address.partition(":")
     if not all(part.isidentifier() and not keyword.iskeyword(part) for part in (*module.split("."), name)):
@@ -47,11 +47,12 @@ def find_class(address: str, where: str) -> type:
     """Return the class at an address; its module is imported, which runs that module's code.
 
     Raises:
-        ConfigError: see `check`; or the module cannot be imported, or has no such class, or only borrows it.
+        ConfigError: as in `check`; or the module cannot be imported, or has no such class, or only imports it from
+            elsewhere, or the class is not at the top of its module.
     """
     check(address, where)
     module, name = _import(module_of(address), where), address.partition(":")[2]
-    found = vars(module).get(name)  # not getattr: a module may import more when it is asked for what it has not
+    found = vars(module).get(name)  # not getattr: a module may import more when a name is missing
     if found is None:
         here = vars(module).items()
         classes = [key for key, value in here if isinstance(value, type) and value.__module__ == module.__name__]
@@ -82,7 +83,7 @@ def _import(name: str, where: str) -> ModuleType:
             f"{where}: importing {name!r} failed: {error}. Python looks in the working directory and in the folders of "
             f"PYTHONPATH: put {error.name!r} there, or install it, on every machine that trains or predicts"
         ) from error
-    except (Exception, SystemExit) as error:  # whatever somebody's code does when it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything when it is imported
         lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
         place = f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
         raise ConfigError(f"{where}: importing {name!r} failed: {type(error).__name__}: {error}{place}") from error

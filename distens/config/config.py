@@ -1,4 +1,4 @@
-"""The frozen, validated description of one run: YAML 1.2 in, one `Config` out.
+"""The frozen, validated description of one run, read from YAML 1.2.
 
 This file checks the shape of a config; the options of plug-ins are the plug-ins' own fields and are checked when
 `registry.build` makes them, all of them before anything starts.
@@ -30,24 +30,26 @@ Shape = TypeVar("Shape", bound=Section)
 
 
 class Config(Section):
-    """One run. Everything that changes its result is in `identity`; storage, runtime and tracking may differ on resume.
+    """The description of one run.
 
-    A role's own options are the section that is named as the role (`role: federated`, `federated: {…}`); the role gives
-    it its shape when the plan is made (see `section_of`).
+    Everything that changes the run's result is in `identity`; storage, runtime and tracking may differ on resume. A
+    role's own options are the section that has the role's name (`role: federated`, `federated: {…}`); the role defines
+    the section's shape when the plan is made (see `section_of`).
 
     Attributes:
         name: names the run's folder, the MLflow experiment and the registered models.
-        seed: the root of all chance.
-        metric: what search and selection minimise on the *search* split: of classes `nll` or `error`, of
-            numbers `rmse` (where it is left out) or `mae`.
+        seed: the root seed, from which all others are derived.
+        metric: the metric that search and selection minimise on the *search* split: `nll` (if left out) or `error` for
+            classes, `rmse` (if left out) or `mae` for numbers.
         storage: a folder, or any pyarrow address (`s3://…`), under which runs are kept.
         members: family name -> a member whose values are fixed or domains (see `distens.space.space`).
-        schedule, select, combine, distill, runtime, tracking: plug-ins of those families; `distill: null` makes no
-            student.
-        calibrate: one temperature, fitted on the *combine* split, for every row of the table alike; or none.
-        baselines: trained at the end for comparison. In a federation distillers, by name or as `{name: …, kind: …, …}`.
-        merge: of a federation: the server's rule, one of `distens/merge`.
-        sweep: for `distens sweep` alone: runs of this config with other values.
+        schedule, select, combine, distill, runtime, tracking: plug-ins of the families of those names; `distill: null`
+            makes no student.
+        calibrate: `temperature` fits one temperature for each row of the table, on the *combine* split; `none`: none.
+        baselines: models trained at the end for comparison. In a federation, distillers, by name or as
+            `{name: …, kind: …, …}`.
+        merge: the server's rule in a federation, one of `distens/merge`.
+        sweep: only for `distens sweep`: runs of this config with other values.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -101,9 +103,10 @@ class Config(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the part that decides the result: all but where, and on what, it runs, is stored and is tracked.
+        """Return the values that decide the result: all except storage, runtime, tracking and sweep.
 
-        What has no effect unless it is given is left out, so that a run keeps its name when there is more to be given.
+        An option that has no effect while it is not set is left out until it is set, so that a run keeps its name when
+        distens gains such an option.
         """
         values = self.model_dump(mode="json", exclude={"storage", "runtime", "tracking", "sweep"})
         if values["schedule"] in ("none", {"kind": "none"}):
@@ -115,7 +118,7 @@ class Config(Section):
         if values["data"]["task"] is None:
             del values["data"]["task"]
         if self.role in values:
-            values[self.role].pop("resources", None)  # which older versions had there; it is `runtime.resources` now
+            values[self.role].pop("resources", None)  # older versions had it there; now it is `runtime.resources`
         return values
 
     def hash(self) -> str:
@@ -128,7 +131,7 @@ class Config(Section):
 
 
 def _unknown(name: str, value: Any, role: str) -> str:
-    """Return why a key on top of a config is refused: misspelt, or a section of another role."""
+    """Return the message that refuses a key at the top of a config: misspelt, or a section of another role."""
     hint = did_you_mean(name, [*Config.model_fields, role])
     if isinstance(value, Mapping) and not hint.startswith("Did you mean"):
         return f"{name}: has no effect with role `{role}`; write `role: {name}` if it is one. {hint}"
@@ -149,13 +152,13 @@ def parse(values: Mapping[str, Any], where: str = "") -> Config:
 
 
 def section_of(config: Config, shape: type[Shape], needed_for: str) -> Shape:
-    """Return the section of a config's role, in the shape that the role gives it.
+    """Return the section of a config's role, validated as the role's own `shape`.
 
     Args:
-        needed_for: what it says, for whoever left it out.
+        needed_for: the content of the section in words, for the message if the section is missing.
 
     Raises:
-        ConfigError: it is missing, or a key of it is unknown, missing, or out of range.
+        ConfigError: the section is missing, or a key of it is unknown, missing, or out of range.
     """
     given = (config.model_extra or {}).get(config.role)
     if given is None:
@@ -179,7 +182,7 @@ def _lines(error: ValidationError, root: type[BaseModel] = Config) -> list[str]:
             lines.append(f"{place}: unknown key. {did_you_mean(str(item['loc'][-1]), section.model_fields)}")
         elif item["type"] == "missing":
             lines.append(f"{place}: missing")
-        elif not place:  # the config as a whole: what is wrong says so itself
+        elif not place:  # an error of the config as a whole, whose message names the keys
             lines += item["msg"].removeprefix("Value error, ").splitlines()
         else:
             lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}, found {shown(item['input'])}")
@@ -190,7 +193,7 @@ def _section(path: Sequence[int | str], root: type[BaseModel]) -> type[BaseModel
     section = root
     for step in path:
         if step not in section.model_fields:
-            continue  # a key of a mapping, whose values' section this is
+            continue  # a key of a mapping, whose values have the shape of `section`
         kind = section.model_fields[str(step)].annotation
         section = next(k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, BaseModel))
     return section
@@ -236,17 +239,17 @@ def read_yaml(text: str, where: str) -> Any:
         return YAML(typ="safe", pure=True).load(text)
     except RecursionError as error:
         raise ConfigError(f"{where}: not YAML: nested too deeply") from error
-    except (YAMLError, ValueError) as error:  # a date or a number that is none
+    except (YAMLError, ValueError) as error:  # ValueError: a date or number that is not valid
         raise ConfigError(f"{where}: not YAML: {error}") from error
 
 
 def to_yaml(config: Config) -> str:
-    """Return the resolved config, every default filled in."""
+    """Return the resolved config as YAML, with every default filled in."""
     return write_yaml(config.model_dump(mode="json"))
 
 
 def write_yaml(values: Mapping[str, Any]) -> str:
-    """Return plain values as YAML 1.2, in their own order; `read_yaml` reads it back."""
+    """Return plain values as YAML 1.2, in their own order; `read_yaml` reads them back."""
     import io
 
     from ruamel.yaml import YAML
@@ -267,16 +270,16 @@ def _set(values: dict[str, Any], override: str) -> None:
 
 
 def put(values: dict[str, Any], path: str, value: Any, where: str = "") -> None:
-    """Set one value of a config, as plain values, by its dotted key.
+    """Set one of a config's plain values by its dotted key.
 
     Raises:
-        ConfigError: the key leads through something that is no section.
+        ConfigError: the key leads through a value that is not a section.
     """
     *parents, last = path.split(".")
     place: dict[str, Any] = values
     if parents and parents[0] in Config.model_fields and last != "kind":
         usual = Config.model_fields[parents[0]].default
-        if isinstance(usual, str):  # `runtime.pack=1` of a config that leaves its runtime out
+        if isinstance(usual, str):  # `runtime.pack=1` for a config that leaves its runtime out
             values.setdefault(parents[0], usual)
     for step in parents:
         inner: Any = place.setdefault(step, {})

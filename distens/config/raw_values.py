@@ -1,4 +1,4 @@
-"""What a config may hold at all, whatever its keys mean: plain values, not too many, and nobody's password."""
+"""Checks on the raw values of a config, whatever its keys mean: plain values, not too many, and no credentials."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def _check_leaf(value: Any, where: str) -> None:
 
 
 def misread(given: Any, made: Any, where: str = "") -> Iterator[str]:
-    """Yield a line for every `true` or text that was taken for a number.
+    """Yield a message for every `true` or text that was taken for a number.
 
     Args:
         given: plain values.
-        made: what they were validated to.
+        made: the same values after validation.
     """
     if isinstance(given, Mapping):
         for key, value in given.items():

@@ -15,16 +15,17 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class Section(BaseModel):
-    """Frozen, and without room for unknown keys."""
+    """A section of a config: frozen, with no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Splits(Section):
-    """Shares of the rows, which sum to one; with `test: given`, for a source with a test part, the other three do.
+    """Shares of the rows, which sum to one; with `test: given` (a source with a test part) the other three do.
 
-    In a federation *train* is the clients' (or nobody's, where clients have sources of their own: then it only tells
-    how to scale), and *search* and *combine* are the server's own: 0 where it has no such rows.
+    In a federation *train* is divided among the clients. Where clients have sources of their own, *train* belongs
+    to no client, and only the preprocessing is fitted on it. *search* and *combine* are the server's own; a share is 0
+    where the server has no such rows.
     """
 
     train: float = Field(0.5, gt=0, le=1)
@@ -41,18 +42,19 @@ class Splits(Section):
 
 
 class DataSection(Section):
-    """Where the rows are and how they are divided.
+    """The source of the rows, and their division into splits.
 
     Attributes:
         source: `sklearn:NAME`, a `.csv`, `.parquet` or `.npz` file, or a folder of idx files; any pyarrow address.
         target: the column to predict; for tables only.
-        task: what is predicted: `classification` or `regression` (or the kind of another of `distens/targets`). Without
-            it, classes; of `sklearn:diabetes`, a number.
-        numeric: columns that must be numbers; the others are judged by what they hold.
+        task: `classification` or `regression` (or the kind of another target of `distens/targets`). Without it,
+            `classification`; for `sklearn:diabetes`, `regression`.
+        numeric: columns that must be numbers; whether other columns are numbers depends on their content.
         categorical: columns to treat as categories although they hold numbers.
         drop: columns to leave out.
-        rows: use this many rows (a stratified choice) instead of all; a given test part stays whole.
-        unseen: what prediction does with a category that no row of the table had: refuse, or treat as missing.
+        rows: the number of rows to use (a stratified sample) instead of all; a given test part stays whole.
+        unseen: how prediction treats a category that no row of the table had: `error` refuses it, `missing` treats it
+            as a missing value.
     """
 
     source: str
@@ -71,12 +73,12 @@ MEMBERS = 32
 
 
 class SearchSection(BaseModel):
-    """How many members, and which search names their settings. Other keys are options of the search.
+    """The number of members, and the search that proposes their settings; other keys are options of the search.
 
     Attributes:
-        members: how many are started; without, and without `seconds`, as many as the schedule says, or MEMBERS.
-        seconds: nothing is dispatched any more once the search has run so long, over all resumes; what is being
-            trained then is finished.
+        members: the number of members to start. Without it and `seconds`, the schedule's number, or MEMBERS.
+        seconds: the time limit of the search, over all resumes: after it nothing more is dispatched, and the members
+            that are being trained are finished.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -91,20 +93,19 @@ class SearchSection(BaseModel):
         return {"kind": given} if isinstance(given, str) else given
 
     def spec(self) -> dict[str, Any]:
-        """Return the plug-in's part: kind and options."""
+        """Return the search's own spec: its kind and options."""
         return {"kind": self.kind, **(self.model_extra or {})}
 
 
 class SweepSection(Section):
-    """Whole runs over values of the config itself (`distens sweep`), the best chosen on the *combine* split.
+    """A sweep of whole runs over values of the config (`distens sweep`); the best is chosen on the *combine* split.
 
     Attributes:
         over: dotted key of the config -> a domain as in `members`: `search.beta: {low: 0.01, high: 0.2}`.
-        samples: how many runs.
-        metric: a row of the table and what is measured of it, on *combine*: never *test*, which stays unread for the
-            choice.
-        mode: `min` or `max`; without it whichever is better of that metric.
-        concurrency: runs at once; they share the cluster's room.
+        samples: the number of runs.
+        metric: a row of the table and one of its metrics, measured on *combine*; the choice never reads *test*.
+        mode: `min` or `max`; without it, whichever is better for that metric.
+        concurrency: the number of runs at once; they share the cluster.
         search: one of `distens/search`.
     """
 
@@ -123,13 +124,13 @@ def _gpus(count: float) -> float:
 
 
 class Occupied(Section):
-    """What members of one name occupy while they train; what is left out is as for all others.
+    """The resources that members of one name occupy while they train; a key left out is as for all other members.
 
     Attributes:
-        cpus: also a fraction.
-        gpus: a fraction of one, or a whole number.
-        memory_gib: 0: nobody counts it.
-        custom: name -> amount, of what a cluster's nodes have besides.
+        cpus: a number of CPUs, fractions included.
+        gpus: a fraction of one GPU, or a whole number of GPUs.
+        memory_gib: memory in GiB; 0: memory is not counted.
+        custom: name -> amount of a resource that the cluster's nodes have besides.
     """
 
     cpus: float | None = Field(None, gt=0)

@@ -19,8 +19,8 @@ class Features:
     """Rows of numbers, (N, features); NaN is a missing value.
 
     Attributes:
-        shape: of one row.
-        dtype: of the rows trained on; fractions are refused where those were whole numbers.
+        shape: the shape of one row.
+        dtype: the dtype of the training rows; if it is of whole numbers, rows with fractions are refused.
     """
 
     shape: tuple[int, ...]
@@ -31,7 +31,7 @@ class Features:
 
     @classmethod
     def fit(cls, rows: NDArray[Any], train: Integers) -> Features:
-        """Measure on training rows.
+        """Fit the scaling on the training rows.
 
         Raises:
             DataError: a value is infinite.
@@ -41,11 +41,11 @@ class Features:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of one encoded row."""
+        """Return the shape of one encoded row."""
         return (self.scaling.width,)
 
     def transform(self, rows: Any) -> Floats:
-        """Return (N, width) float32: the features, then an indicator for each that had missing values in *train*."""
+        """Encode rows as (N, width) float32: features, then an indicator for each with missing values in *train*."""
         array = _as_array(rows, self.shape, self.dtype)
         _check_values(array, missing_allowed=True)
         out = np.empty((len(array), self.scaling.width), dtype=np.float32)
@@ -53,12 +53,12 @@ class Features:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the encoding as JSON values."""
         return {"shape": list(self.shape), "dtype": self.dtype, "scaling": self.scaling.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Features:
-        """Return what `to_json` wrote; errors as of `Scaling.from_json`."""
+        """Rebuild the encoding from `to_json`'s values; errors as in `Scaling.from_json`."""
         scaling, shape = Scaling.from_json(values["scaling"]), tuple(values["shape"])
         if shape != scaling.means_F.shape:
             raise ValueError(f"shape {shown(shape)} does not go with {len(scaling.means_F)} means")
@@ -78,7 +78,7 @@ class Images:
 
     @classmethod
     def fit(cls, rows: NDArray[Any], train: Integers) -> Images:
-        """Measure mean and deviation of every channel over all pixels of the training rows.
+        """Measure the mean and deviation of every channel over all pixels of the training rows.
 
         Raises:
             DataError: a value is missing or infinite.
@@ -95,11 +95,11 @@ class Images:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of one encoded row: channels, height, width."""
+        """Return the shape of one encoded row: channels, height, width."""
         return (len(self.means_C), *self.shape[:2])
 
     def transform(self, rows: Any) -> Floats:
-        """Return (N, channels, height, width) float32."""
+        """Encode rows as (N, channels, height, width) float32."""
         array = _as_array(rows, self.shape, self.dtype)
         _check_values(array, missing_allowed=False)
         array = array.reshape(len(array), *self.shape[:2], -1)
@@ -110,13 +110,13 @@ class Images:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the encoding as JSON values."""
         statistics = {"means_C": self.means_C.tolist(), "scales_C": self.scales_C.tolist()}
         return {"shape": list(self.shape), "dtype": self.dtype, **statistics}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Images:
-        """Return what `to_json` wrote; errors as of `Scaling.from_json`."""
+        """Rebuild the encoding from `to_json`'s values; errors as in `Scaling.from_json`."""
         means_C, scales_C, shape = numbers(values["means_C"]), numbers(values["scales_C"]), tuple(values["shape"])
         channels = (*shape, 1)[2] if len(shape) in (2, 3) and all(type(n) is int and n > 0 for n in shape) else 0
         if not channels == len(means_C) == len(scales_C):
@@ -148,7 +148,7 @@ def _as_array(rows: Any, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         raise DataError("rows: there are none to predict")
     if array.dtype.kind == "f" and np.dtype(dtype).kind in "bui":
         wrong = _first(np.isfinite(array) & (array != np.round(array)))
-        if wrong is not None:  # pixels divided by 255 would otherwise be predicted, wrongly, without a word
+        if wrong is not None:  # else pixels divided by 255 would be predicted wrongly, without an error
             raise DataError(
                 f"rows: row {wrong[0]} (from 0) has the fraction {array[wrong]:g}, but the model was trained on whole "
                 f"numbers ({dtype}). Give the values unscaled"

@@ -1,4 +1,4 @@
-"""What a run trains and measures on: four disjoint splits as arrays, ready for members."""
+"""The data of a run: four disjoint splits as arrays, encoded for members."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ SPLITS = ("train", "search", "combine", "test")
 
 @dataclass(frozen=True)
 class Examples:
-    """What a member learns from.
+    """Rows that a member learns from: their inputs and their targets.
 
     Attributes:
         inputs: float32, rows first: (N, features), or (N, channels, height, width). Read-only: copy before writing.
-        targets: labels_N (int64), or probs_NC (float32) when a teacher gave them.
-        classes: C; a class may be absent from `targets`.
+        targets: as the data's target has them: labels_N (int64), or numbers (float64); or probs_NC (float32) if a
+            teacher predicted them.
+        classes: C, the number of a prediction's columns; a class may be absent from `targets`.
     """
 
     inputs: Floats
@@ -30,13 +31,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All splits, encoded.
+    """The encoded inputs and the targets of all splits.
 
     Attributes:
         inputs: split -> inputs as in `Examples`.
         targets: split -> targets_N, as the target has them.
-        target: what they are, and what a prediction is.
-        fingerprint: a hash of rows, targets and splits; equal only for equal data.
+        target: the kind of the targets, which also defines what a prediction is.
+        fingerprint: a hash of rows, targets and splits; it is equal only for equal data.
     """
 
     inputs: Mapping[str, Floats]
@@ -46,27 +47,27 @@ class Dataset:
 
     @property
     def labels(self) -> Mapping[str, Integers]:
-        """Return the targets, for whoever works with classes alone: split -> labels_N (int64)."""
+        """Return split -> labels_N (int64); only for code that works with classes alone."""
         assert isinstance(self.target, Classes), "the plan refuses parts that need classes where there are none"
         return self.targets
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the classes' names, for whoever works with classes alone, in the order of probabilities' columns."""
+        """Return the classes' names, in the order of probabilities' columns; only for code that works with classes."""
         assert isinstance(self.target, Classes), "the plan refuses parts that need classes where there are none"
         return self.target.names
 
     def for_members(self) -> Dataset:
-        """Return the same without the targets that no member may see: *combine* and *test*."""
+        """Return the dataset without the targets that no member may see: those of *combine* and *test*."""
         return replace(self, targets={split: self.targets[split] for split in ("train", "search")})
 
     def examples(self, split: str = "train") -> Examples:
-        """Return a split to learn from."""
+        """Return the rows of a split as examples to learn from."""
         return Examples(self.inputs[split], self.targets[split], len(self.target.column_names))
 
     @cached_property
     def bounds(self) -> tuple[Floats, Floats]:
-        """What the numbers of a *train* row lie between, of each channel or feature; broadcast to a row."""
+        """Return the minimum and the maximum of each channel or feature in *train*; both broadcast to a row."""
         inputs = self.inputs["train"]
         axes = (0, *range(2, inputs.ndim))
         return inputs.min(axis=axes, keepdims=True)[0], inputs.max(axis=axes, keepdims=True)[0]

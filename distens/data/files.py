@@ -35,7 +35,7 @@ IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 
 @dataclass(frozen=True)
 class Location:
-    """An existing file or folder; `address` is what the user wrote."""
+    """An existing file or folder; `address` is as the user wrote it."""
 
     address: str
     filesystem: fs.FileSystem
@@ -43,15 +43,15 @@ class Location:
     is_folder: bool
 
     def names(self) -> list[str]:
-        """Return the sorted names in a folder."""
+        """Return the sorted names in this folder."""
         return sorted(info.base_name for info in self.filesystem.get_file_info(fs.FileSelector(self.path)))
 
     def child(self, name: str) -> Location:
-        """Return a file in a folder."""
+        """Return the location of a file in this folder."""
         return Location(f"{self.address.rstrip('/')}/{name}", self.filesystem, posixpath.join(self.path, name), False)
 
     def content(self) -> bytes:
-        """Return a file's bytes, decompressed if it is gzipped.
+        """Return the file's bytes, decompressed if the file is gzipped.
 
         Raises:
             DataError: the file cannot be read, or its compressed data are damaged.
@@ -70,7 +70,7 @@ class Location:
         return unpacked
 
     def form(self) -> str:
-        """Return what a file's extension says it is: `csv`, `parquet`, `npz`, `idx`, or nothing."""
+        """Return the file's format, by its name: `csv`, `parquet`, `npz`, `idx`, or empty if unknown."""
         name = posixpath.basename(self.path).lower()
         if any(f"idx{axes}-ubyte" in name for axes in range(1, 5)):
             return "idx"
@@ -78,10 +78,10 @@ class Location:
 
 
 def check_unpacked(unpacked: int, packed: int, where: str, times: int = MOST_TIMES) -> None:
-    """Refuse a file that was packed to fill the memory.
+    """Refuse a packed file that would fill the memory when it is unpacked.
 
     Raises:
-        DataError: it grows more than tables and images do.
+        DataError: the file unpacks to more than SMALL_BYTES and to more than `times` its packed size.
     """
     if unpacked > max(SMALL_BYTES, times * packed):
         raise DataError(
@@ -93,14 +93,13 @@ def locate(address: str) -> Location:
     """Return the file or folder at an address; a local path is relative to the working directory.
 
     Raises:
-        DataError: there is nothing that could be read, the filesystem cannot be reached, or the address has credentials
-            in it.
+        DataError: there is no file or folder, the filesystem cannot be reached, or the address has credentials in it.
     """
     try:
         opened, path = filesystem.opened(address if "://" in address else os.path.expanduser(address))
         files = opened()
         info = files.get_file_info(path)
-        if info.type == fs.FileType.Unknown:  # a pipe or a device, of which there may be no end
+        if info.type == fs.FileType.Unknown:  # a pipe or a device, whose content may never end
             raise DataError(f"{address}: neither a file nor a folder")
         if info.type != fs.FileType.NotFound:
             return Location(address, files, path, info.type == fs.FileType.Directory)
@@ -122,10 +121,10 @@ def read_csv(location: Location, as_text: Collection[str] = ()) -> pd.DataFrame:
 
     Args:
         location: the file.
-        as_text: columns to keep word for word, so that a code `007` does not become the number 7.
+        as_text: columns to read as text, so that a code `007` does not become the number 7.
 
     Raises:
-        DataError: no table, a column without a name or with another's, rows longer than the header.
+        DataError: the file is no table, a column has no name or another's name, or a row is longer than the header.
     """
     import pandas as pd
 
@@ -162,7 +161,7 @@ def read_parquet(location: Location) -> pd.DataFrame:
             cells = file.metadata.num_rows * file.metadata.num_columns
             check_unpacked(8 * cells, source.size(), location.address, MOST_TIMES_PARQUET)
             return file.read().to_pandas().reset_index(drop=True)
-    except (*AMISS, MemoryError, pa.ArrowException, OSError) as error:  # pandas' own part of the schema may be anything
+    except (*AMISS, MemoryError, pa.ArrowException, OSError) as error:  # pandas' metadata in the file may be anything
         raise DataError(f"{location.address}: not a readable Parquet table: {error}") from error
 
 
@@ -207,11 +206,13 @@ def _read_array(archive: Any, name: str, where: str) -> NDArray[Any]:
 
 
 def read_idx(location: Location) -> NDArray[Any]:
-    """Return the array in an idx file (the format of MNIST, http://yann.lecun.com/exdb/mnist): two zero bytes, a code
-    for the dtype, the number of axes, each axis's length as a big-endian uint32, then the numbers.
+    """Return the array in an idx file (the format of MNIST, http://yann.lecun.com/exdb/mnist).
+
+    The file holds two zero bytes, a code for the dtype, the number of axes, each axis's length as a big-endian uint32,
+    then the numbers.
 
     Raises:
-        DataError: header and length do not agree.
+        DataError: the header is damaged, or the file's length does not agree with it.
     """
     content, where = location.content(), location.address
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES or not 1 <= content[3] <= 4:
@@ -229,7 +230,7 @@ def read_idx(location: Location) -> NDArray[Any]:
 
 
 def find_idx(folder: Location, part: str, what: str) -> Location | None:
-    """Return the file of a folder that holds a part (`train`, `t10k`) of `images` or `labels`; None without one."""
+    """Return a folder's idx file with the `images` or `labels` of a part (`train`, `t10k`); None if there is none."""
     names = folder.names()
     for name in names:
         plain = name.removesuffix(".gz").replace(".idx", "-idx")

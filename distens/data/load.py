@@ -1,4 +1,4 @@
-"""A config's `data` section in, a data set ready for members out."""
+"""Loading of the source in a config's `data` section: it is divided into splits and encoded for members."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ EXAMPLE_ROWS = 5
 
 @dataclass(frozen=True)
 class Loaded:
-    """A source, divided and encoded.
+    """A source that has been divided into splits and encoded.
 
     Attributes:
-        dataset: what members and the coordinator see.
-        preprocessing: fitted on *train*.
-        example_rows: the first rows of *test* as a user would give them: a DataFrame or an array.
-        split_rows: split -> row numbers in the source, in the order of `dataset`; those of a given test part count
-            from 0 in that part.
+        dataset: the data for members and the coordinator.
+        preprocessing: the preprocessing, fitted on *train*.
+        example_rows: the first EXAMPLE_ROWS rows of *test* as a user would give them: a DataFrame or an array.
+        split_rows: split -> row numbers in the source, in the order of `dataset`; in a given test part they count from
+            0.
     """
 
     dataset: Dataset
@@ -40,23 +40,25 @@ class Loaded:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash that only equal data have."""
+        """Return the hash of the data, which is equal only for equal data."""
         return self.dataset.fingerprint
 
     @property
     def summary(self) -> str:
-        """Return how many rows each split has, and what the target is, in words."""
+        """Return the number of rows in each split and a description of the target, in words."""
         counts = ", ".join(f"{name} {len(rows)}" for name, rows in self.dataset.targets.items())
         return f"rows: {counts}; {self.dataset.target.summary}"
 
     def keep(self, store: Store) -> None:
-        """Write which rows are in which split, and how rows are encoded, into a run's folder."""
+        """Write the row numbers of each split, and the preprocessing, into a run's folder."""
         store.write_state("splits.safetensors", State(self.split_rows))
         store.write_json("preprocessing.json", self.preprocessing.to_json())
 
 
 def load(section: DataSection, seed: int) -> Loaded:
-    """Read, divide, fit on *train* alone, encode. Equal section and seed give equal bits.
+    """Read a source, divide it, fit the preprocessing on *train* alone, and encode every split.
+
+    An equal section and seed give equal bits.
 
     Raises:
         DataError: the source is missing, not readable, or cannot be divided.
@@ -78,13 +80,13 @@ def load(section: DataSection, seed: int) -> Loaded:
         for split in SPLITS
     }
     for array in (*inputs.values(), *targets.values(), *split_rows.values()):
-        array.flags.writeable = False  # as Ray would return them, so that both runners meet the same arrays
+        array.flags.writeable = False  # as in arrays that Ray returns, so that members get the same from every runner
     dataset = Dataset(inputs, targets, raw.target, fingerprint(inputs, targets, raw.target.column_names))
     return Loaded(dataset, preprocessing, _take(rows["test"], np.arange(EXAMPLE_ROWS)), split_rows)
 
 
 def column(section: DataSection, name: str) -> Any:
-    """Return one column of a table, of all its rows, the dropped columns among them.
+    """Return one column of a table, with all its rows; it may be one that `drop` names.
 
     Raises:
         DataError: the source is no table, or has no such column.
@@ -98,7 +100,7 @@ def column(section: DataSection, name: str) -> Any:
 
 
 def fingerprint(inputs: Mapping[str, Floats], targets: Mapping[str, Targets], columns: tuple[str, ...]) -> str:
-    """Return the SHA-256, in hexadecimal, of all splits and the names of predictions' columns."""
+    """Return the SHA-256, in hexadecimal, of all splits and the names of the prediction columns."""
     digest = hashlib.sha256(repr(columns).encode())
     for split in SPLITS:
         for array in (inputs[split], targets[split]):

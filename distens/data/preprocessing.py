@@ -1,4 +1,4 @@
-"""From raw rows to what members see. Fitted on *train* alone; travels in the bundle as JSON."""
+"""Preprocessing of raw rows into members' inputs. It is fitted on *train* alone, and a bundle keeps it as JSON."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from distens.records import Floats, Integers
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How rows of one kind become inputs.
+    """The encoding of rows of one kind as inputs.
 
     Attributes:
-        encoding: of a table, of arrays of features, or of images.
+        encoding: the encoding of a table, of arrays of features, or of images.
     """
 
     encoding: Table | Features | Images
 
     @classmethod
     def fit(cls, rows: Any, train: Integers, section: DataSection) -> Preprocessing:
-        """Return the preprocessing for a source.
+        """Return the preprocessing fitted to a source.
 
         Args:
-            rows: all rows of the source but a given test part; of those not in `train` only the schema is used: types
-                of columns and names of categories.
+            rows: all rows of the source except a given test part. Of the rows that are not in `train` only the schema
+                is used: the types of columns and the names of categories.
             train: the row numbers of *train*.
-            section: says which columns are numbers or categories.
+            section: the config's section, which may name the columns that are numbers or categories.
 
         Raises:
-            DataError: a column or an array holds what it must not.
+            DataError: a column or an array holds a value that it must not hold.
         """
         if hasattr(rows, "columns"):
             return cls(Table.fit(rows, train, section))
@@ -44,19 +44,20 @@ class Preprocessing:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of one row of inputs: (features,), or (channels, height, width)."""
+        """Return the shape of one row of inputs: (features,), or (channels, height, width)."""
         return self.encoding.output_shape
 
     def transform(self, rows: Any) -> Floats:
         """Return inputs as in `Examples`: float32, contiguous, finite.
 
         Args:
-            rows: a DataFrame with the columns of training in any order; the target and dropped columns may be there.
-                Where every column is a number, also an array with the columns in order. Arrays as in training.
+            rows: for a table, a DataFrame with the training columns in any order; the target and dropped columns may
+                be there. If every column holds numbers, an array with the columns in order will do. For images and
+                arrays of features, an array as in training.
 
         Raises:
-            DataError: columns missing, unknown or double; an unknown category; no number where one must be; a wrong
-                shape or dtype; no rows.
+            DataError: a column is missing, unknown or double; a category is unknown; a value that must be a number is
+                not one; the shape or dtype is wrong; there are no rows.
         """
         inputs = np.ascontiguousarray(self.encoding.transform(rows))
         assert (inputs.dtype, inputs.shape[1:]) == (np.float32, self.output_shape)
@@ -68,7 +69,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Return what `to_json` wrote.
+        """Rebuild the preprocessing from `to_json`'s values.
 
         Raises:
             DataError: the values are not those of a preprocessing.

@@ -1,4 +1,4 @@
-"""Numbers to zero mean and unit variance, missing ones to the median with an indicator."""
+"""Scaling of numbers to zero mean and unit variance; a missing number becomes the median and gets an indicator."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """What was measured on *train*, for F features.
+    """The scaling of F features, measured on *train*.
 
     Attributes:
-        medians_F: stand in for missing values; 0 for a feature that is missing in every row.
-        means_F: after the medians were filled in.
+        medians_F: they replace missing values; 0 for a feature that is missing in every row.
+        means_F: the means, with the medians in place of missing values.
         scales_F: one over the standard deviation (of the population), or 0 for a constant feature.
-        indicated_I: the features that had missing values; each gets an indicator of 0 and 1.
+        indicated_I: the features that had missing values; each gets an indicator of 0 or 1.
     """
 
     medians_F: NDArray[np.float64]
@@ -36,7 +36,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, values_NF: NDArray[Any]) -> Scaling:
-        """Measure on training rows; a missing value is NaN."""
+        """Measure the scaling on training rows; a missing value is NaN."""
         features = values_NF.shape[1]
         medians_F, means_F, scales_F = np.zeros((3, features))
         indicated = []
@@ -53,7 +53,7 @@ class Scaling:
 
     @property
     def width(self) -> int:
-        """Columns of the result."""
+        """Return the number of columns that `apply` writes."""
         return len(self.means_F) + len(self.indicated_I)
 
     def apply(self, values_NF: NDArray[Any], out: Floats) -> None:
@@ -72,10 +72,10 @@ class Scaling:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Scaling:
-        """Return what `to_json` wrote.
+        """Rebuild the scaling from `to_json`'s values.
 
         Raises:
-            KeyError, TypeError, ValueError: it did not write that.
+            KeyError, TypeError, ValueError: the values are not those of a scaling.
         """
         medians_F, means_F, scales_F = (numbers(values[name]) for name in ("medians_F", "means_F", "scales_F"))
         indicated = [int(f) for f in values["indicated_I"]]
@@ -90,7 +90,7 @@ def numbers(values: Any) -> NDArray[np.float64]:
     """Return a list of finite numbers as an array.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the values are not a list of finite numbers.
     """
     array = np.array(values, dtype=np.float64)
     if array.ndim != 1 or not np.isfinite(array).all():
@@ -105,7 +105,7 @@ def chunks(array: NDArray[Any]) -> Iterator[slice]:
 
 
 def one_over(deviation: float) -> float:
-    """Return 1 / deviation; 0 where that is not finite: the feature is constant as far as float64 can tell."""
+    """Return 1 / deviation; 0 if that is not finite: then the feature is constant at the precision of float64."""
     with np.errstate(divide="ignore", over="ignore"):
         inverse = float(np.float64(1.0) / np.float64(deviation))
     return inverse if np.isfinite(inverse) else 0.0

@@ -36,10 +36,10 @@ TASKS = {"classification": "classes", "regression": "values"}
 
 
 def target_of(section: DataSection) -> type[Target]:
-    """Return what kind of target a config's `data` section asks for.
+    """Return the class of the target that a config's `data` section asks for.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no task or target of that name.
     """
     task = section.task or ("regression" if section.source in NUMBERS else "classification")
     if task not in TASKS and not is_address(task) and task not in registry.names("targets"):
@@ -51,12 +51,12 @@ def target_of(section: DataSection) -> type[Target]:
 
 @dataclass(frozen=True)
 class Raw:
-    """A source as it is, before splits and preprocessing.
+    """A source as it was read, before splits and preprocessing.
 
     Attributes:
-        rows: all rows that are not of a given test part, without target and dropped columns.
-        targets_N: of each row, as the target has them.
-        target: what they are.
+        rows: all rows except a given test part, without the target and the dropped columns.
+        targets_N: each row's target, as `target` encodes it.
+        target: the kind of the targets.
         test_rows, test_targets_N: the source's own test part; None if it has none.
     """
 
@@ -68,14 +68,14 @@ class Raw:
 
 
 def read(section: DataSection, least_classes: int = 2) -> Raw:
-    """Return the rows and labels that a config's `data` section names.
+    """Return the rows and targets of the source that a config's `data` section names.
 
     Args:
-        least_classes: so many must have rows.
+        least_classes: the least number of classes that must have rows.
 
     Raises:
-        DataError: nothing there, not readable, columns that do not exist, missing targets, a single class, options
-            that have no effect on this kind of source.
+        DataError: the source is missing or not readable, a column does not exist, a target is missing, there are too
+            few classes, or an option has no effect on this kind of source.
     """
     raw = _read(section)
     if isinstance(raw.target, Classes):
@@ -147,7 +147,7 @@ def _from_table(section: DataSection, table: Any) -> Raw:
 
 
 def _looks_like_numbers(column: Any) -> bool:
-    """Return whether a column holds fractions, too many different ones to be classes."""
+    """Return True if a column holds fractions, and too many different numbers to be classes."""
     if column.dtype.kind != "f":
         return False
     numbers = column.dropna()
@@ -217,7 +217,7 @@ def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> Ra
 
 
 def _checked(rows: NDArray[Any], targets: NDArray[Any], where: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return rows and targets (one axis) if they can be learned from."""
+    """Return rows (booleans as integers) and targets (with one axis), if both have a shape and dtype to learn from."""
     if rows.dtype.kind not in "buif":
         raise DataError(f"{where}: expected numbers, found {rows.dtype}")
     if rows.ndim not in (2, 3, 4) or 0 in rows.shape:
@@ -240,10 +240,10 @@ def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
     Args:
         path: a CSV or Parquet file for a model of tables; else a `.npz` file (its array `x_test`, `x`, or its only
             one), an idx file, or a folder of idx files (its test part).
-        preprocessing: the model's.
+        preprocessing: the model's preprocessing.
 
     Raises:
-        DataError: the file is missing, not readable, or of a kind that this model does not take.
+        DataError: the file is missing, not readable, or of a kind that this model cannot predict.
     """
     location = files.locate(path)
     form = "idx" if location.is_folder else location.form()
@@ -265,7 +265,7 @@ def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
 
 
 def _verbatim(table: Table) -> list[str]:
-    """Return the categories to read word for word; true and false are left to the reader, as in training."""
+    """Return the category columns to read as text; columns of true and false are parsed, as in training."""
     return [category.name for category in table.categories if not set(category.levels) <= {"True", "False"}]
 
 

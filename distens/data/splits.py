@@ -14,16 +14,17 @@ from distens.seeding import generator
 def divide(
     labels_N: Integers, classes: tuple[str, ...], splits: Splits, seed: int, rows: int | None, has_test: bool
 ) -> dict[str, Integers]:
-    """Return split -> row numbers, shuffled. Every class is in every split, as near its share as whole rows allow; a
-    split whose share is 0 is empty.
+    """Return split -> row numbers, shuffled.
+
+    Every class is in every split, as near its share as whole rows allow; a split whose share is 0 is empty.
 
     Args:
-        labels_N: of all rows but a given test part.
+        labels_N: the labels (or strata) of all rows except a given test part.
         classes: names of the classes; for messages.
         splits: the shares.
         seed: the run's root seed.
-        rows: use this many rows (each class as near its share as can be); None for all.
-        has_test: whether the source has its own test part; then *test* is not in the result.
+        rows: the number of rows to use (each class as near its share as possible); None for all.
+        has_test: True if the source has its own test part; then *test* is not in the result.
 
     Raises:
         DataError: a class has too few rows to be in every split, more rows are asked for than there are, or `test`
@@ -53,8 +54,10 @@ def divide(
 
 
 def apportion(total: int, shares_K: Floats, least: int) -> Integers:
-    """Return whole counts that sum to `total`, by largest remainder (Hamilton's method; a tie goes to the first), each
-    at least `least`: what is lacking is taken from those that are most above their share.
+    """Return counts_K, whole numbers that sum to `total` and are near the shares, each at least `least`.
+
+    Rows are divided by largest remainder (Hamilton's method; a tie goes to the first). What a count lacks to `least`
+    is taken from the count that is most above its share.
     """
     assert total >= least * len(shares_K)
     ideal_K = total * shares_K / shares_K.sum()

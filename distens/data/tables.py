@@ -1,4 +1,4 @@
-"""Encoding of tables: numbers are scaled, categories become indicators, both by what *train* holds."""
+"""Encoding of tables: numbers are scaled, categories become indicators; both are fitted on *train*."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ class Category:
     """One column of categories.
 
     Attributes:
-        levels: all that the whole table holds: what a row may say, whether or not *train* had it.
-        kept: those with an indicator of their own.
-        other: whether *train* has rows of further levels; they share an indicator. A level that *train* has not is 0
-            everywhere unless there is that indicator: a member has learned nothing about it.
-        missing: whether *train* has missing values; they are a level.
+        levels: all levels in the whole table; a row may have any of them, whether *train* has it or not.
+        kept: the levels with an indicator of their own.
+        other: True if *train* has rows of levels that are not kept; these levels share one indicator. A level that
+            *train* lacks shares it too; without that indicator, such a level is 0 in every column: members have learned
+            nothing about it.
+        missing: True if *train* has missing values; they count as a level.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Category:
 
     @classmethod
     def fit(cls, name: str, codes_N: Integers, names: tuple[str, ...], train: Integers) -> Category:
-        """Count the levels in *train*; codes are places in `names`, -1 for missing."""
+        """Fit the category by counting its levels in *train*; codes are places in `names`, -1 for a missing value."""
         codes = codes_N[train]
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
         order = np.argsort(-counts, kind="stable")[:MOST_LEVELS]
@@ -53,7 +54,7 @@ class Category:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Category:
-        """Return what `Table.to_json` wrote; errors as of `Scaling.from_json`."""
+        """Rebuild the category from its part of `Table.to_json`'s values; errors as in `Scaling.from_json`."""
         found = cls(**{**values, **{name: _texts(values[name], name) for name in ("levels", "kept")}})
         flags = (found.other, found.missing)
         if type(found.name) is not str or not set(found.kept) <= set(found.levels) or set(map(type, flags)) != {bool}:
@@ -62,11 +63,11 @@ class Category:
 
     @property
     def width(self) -> int:
-        """Number of indicators."""
+        """Return the number of indicators."""
         return len(self.kept) + self.other + self.missing
 
     def places(self) -> NDArray[np.int64]:
-        """Return the indicator of every level, then that of a missing value; -1 where there is none."""
+        """Return the place of every level's indicator, then of a missing value's; -1 where there is no indicator."""
         place = {level: i for i, level in enumerate(self.kept)}
         rest = len(self.kept) if self.other else -1
         missing = self.width - 1 if self.missing else -1
@@ -76,7 +77,7 @@ class Category:
         """Return the place of every row's level in `levels`, -1 for a missing one.
 
         Raises:
-            DataError: a level that the table had not, unless `unseen` is `missing`.
+            DataError: a level is not among `levels`, and `unseen` is `error`.
         """
         codes_N, found = levels.encode(column, f"column {self.name!r}")
         known = {level: i for i, level in enumerate(self.levels)}
@@ -96,13 +97,13 @@ class Category:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Named columns.
+    """The encoding of a table with named columns.
 
     Attributes:
-        columns: all that rows must have, in the order of training.
-        ignored: columns that rows may have: the target and those dropped.
-        unseen: what is done with an unknown category.
-        numbers: the columns of numbers, as `scaling` has them.
+        columns: the columns that rows must have, in the order of training.
+        ignored: columns that rows may have too, and that are not used: the target and the dropped columns.
+        unseen: `error` refuses an unknown category, `missing` treats it as a missing value.
+        numbers: the columns of numbers, in the order of `scaling`.
         categories: the other columns.
     """
 
@@ -120,7 +121,7 @@ class Table:
         """Learn the schema (types of columns, levels) from all rows, everything else from *train*.
 
         Raises:
-            DataError: a column holds what it must not; dates.
+            DataError: a column holds dates or durations, or a value that is no finite number where one must be.
         """
         columns = tuple(map(str, rows.columns))
         numbers = tuple(name for name in columns if _holds_numbers(rows[name], name, section))
@@ -138,11 +139,11 @@ class Table:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """The shape of one encoded row."""
+        """Return the shape of one encoded row."""
         return (self.scaling.width + sum(category.width for category in self.categories),)
 
     def transform(self, rows: Any) -> Floats:
-        """Return (N, width) float32: numbers, their missing indicators, the indicators of every category in turn."""
+        """Encode rows as (N, width) float32: numbers, indicators of missing numbers, indicators of each category."""
         table = self._checked(rows)
         out = np.zeros((len(table), *self.output_shape), dtype=np.float32)
         start = self.scaling.width
@@ -155,7 +156,7 @@ class Table:
         return out
 
     def _checked(self, rows: Any) -> Any:
-        """Return rows as a table with at least the right columns."""
+        """Return rows as a DataFrame that has at least the columns of training."""
         import pandas as pd
 
         if isinstance(rows, pd.DataFrame):
@@ -191,7 +192,7 @@ class Table:
         return pd.DataFrame(array, columns=list(self.columns))
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the encoding as JSON values."""
         values = {name: getattr(self, name) for name in ("columns", "ignored", "numbers")}
         categories = [
             {**vars(category), "levels": list(category.levels), "kept": list(category.kept)}
@@ -206,7 +207,7 @@ class Table:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Table:
-        """Return what `to_json` wrote; errors as of `Scaling.from_json`."""
+        """Rebuild the encoding from `to_json`'s values; errors as in `Scaling.from_json`."""
         columns, ignored, numbers = (_texts(values[name], name) for name in ("columns", "ignored", "numbers"))
         scaling = Scaling.from_json(values["scaling"])
         categories = tuple(map(Category.from_json, values["categories"]))
@@ -225,7 +226,7 @@ def _texts(values: Any, where: str) -> tuple[str, ...]:
 
 
 def _holds_numbers(column: Any, name: str, section: DataSection) -> bool:
-    """Return whether a column is one of numbers, by the config, else by its dtype."""
+    """Return True if a column holds numbers: by the config, else by the column's dtype or values."""
     from pandas.api import types
 
     if name in section.categorical:
@@ -240,7 +241,7 @@ def _holds_numbers(column: Any, name: str, section: DataSection) -> bool:
 
 
 def _matrix(rows: Any, names: Sequence[str], train: Integers | None = None) -> NDArray[np.float64]:
-    """Return columns as numbers; all rows are checked, those of *train* are returned if given."""
+    """Return the named columns as numbers, with the rows of `train` alone if it is given; all rows are checked."""
     count = len(rows) if train is None else len(train)
     out = np.empty((count, len(names)), order="F")
     for i, name in enumerate(names):
@@ -258,7 +259,7 @@ def _numbers(column: Any, name: str) -> NDArray[np.float64]:
         wrong = np.flatnonzero(np.abs(values_N) > LARGEST)
     else:
         dates = types.is_datetime64_any_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype)
-        text = column.astype(str if dates else object).astype(object)  # to_numeric would take a date for a number
+        text = column.astype(str if dates else object).astype(object)  # else to_numeric would turn a date into a number
         numbers: Any = pd.to_numeric(text, errors="coerce")
         values_N = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
         given_N = column.notna().to_numpy()

@@ -1,4 +1,4 @@
-"""Steps that several rules share: who the clients are, and how rows become theirs."""
+"""Steps that several partitioners share: the number and names of clients, and the assignment of rows to them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Alpha = Annotated[float, Gt(0), Le(1e6)]
 
 
 def counted(clients: int | None, rows: int, kind: str, least: int = 1) -> int:
-    """Return how many clients there are to be.
+    """Return the number of clients, after a check that it is possible.
 
     Raises:
-        DataError: it is not said, or there are too few rows for `least` each.
+        DataError: `clients` is missing, or there are too few rows for `least` each.
     """
     if clients is None:
         raise DataError(f"{WHERE}: `clients` is missing; {kind!r} divides rows among as many as it is told")
@@ -40,20 +40,20 @@ def uncounted(clients: int | None, kind: str) -> None:
 
 
 def numbered(clients: int) -> list[str]:
-    """Return names, with as many digits as the last needs: `c0` to `c9`, or `c00` to `c11`."""
+    """Return the clients' names, with as many digits as the last needs: `c0` to `c9`, or `c00` to `c11`."""
     digits = len(str(clients - 1))
     return [f"c{k:0{digits}}" for k in range(clients)]
 
 
 def of_owners(owner_N: Integers, names: Sequence[str]) -> dict[str, Integers]:
-    """Return name -> places of the rows whose owner (a place in `names`) it is, ascending."""
+    """Return client's name -> places of its rows, ascending; owner_N is each row's client, as a place in `names`."""
     order_N = np.argsort(owner_N, kind="stable").astype(np.int64)
     ends_K = np.cumsum(np.bincount(owner_N, minlength=len(names)))
     return dict(zip(names, np.split(order_N, ends_K[:-1]), strict=True))
 
 
 def of_counts(labels_N: Integers, counts_KC: Integers, rng: np.random.Generator) -> dict[str, Integers]:
-    """Return name -> places of as many rows of each class as it is to have, drawn at random; all rows are used."""
+    """Return client's name -> places of its rows: counts_KC of each class, drawn at random; all rows are used."""
     clients, classes = counts_KC.shape
     assert (counts_KC.sum(axis=0) == np.bincount(labels_N, minlength=classes)).all()
     shuffled_N = rng.permutation(len(labels_N))

@@ -1,4 +1,4 @@
-"""Every client has a few classes only."""
+"""Clients that have only a few classes each."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from distens.records import Integers
 
 @dataclass(frozen=True)
 class Classes:
-    """Every client holds exactly `per_client` classes, every class has a holder, and its holders divide its rows
-    equally (Li et al. 2022, "#C = k"). All rows are used.
+    """Classes per client: every client holds exactly `per_client` classes (Li et al. 2022, "#C = k").
 
-    The authors give client k class k mod C and draw the others, so that a class may have any number of holders. Here
-    classes have equally many, but for those with fewer rows than that.
+    Every class has a holder, its holders divide its rows equally, and all rows are used. Where we differ: the authors
+    give client k class k mod C and draw the others, so that a class may have any number of holders. Here the numbers of
+    holders differ by one at most, except for classes that have fewer rows.
 
     Attributes:
-        per_client: classes of each client.
+        per_client: the number of classes of each client.
     """
 
     per_client: Annotated[int, Ge(1)] = 2
@@ -35,16 +35,16 @@ class Classes:
         count = counted(clients, len(labels_N), "classes")
         rows_C = np.bincount(labels_N, minlength=classes)
         holds_KC = _holds(self._holders(rows_C, count, rng), count, self.per_client, rng)
-        rank_KC = np.cumsum(holds_KC, axis=0) - 1  # of a client among the holders of a class
+        rank_KC = np.cumsum(holds_KC, axis=0) - 1  # a client's rank among the holders of a class
         holders_C = np.maximum(holds_KC.sum(axis=0), 1)
         counts_KC = holds_KC * (rows_C // holders_C + (rank_KC < rows_C % holders_C))
         return of_counts(labels_N, counts_KC, rng)
 
     def _holders(self, rows_C: Integers, clients: int, rng: np.random.Generator) -> Integers:
-        """Return how many clients are to hold each class: as equal as its rows allow, at random where one is over.
+        """Return holders_C, the number of clients that hold each class: as equal as its rows allow, the rest at random.
 
         Raises:
-            DataError: clients have fewer places than there are classes, or more than classes can fill.
+            DataError: the clients have fewer places than there are classes, or more than the classes can fill.
         """
         present, places, most_C = np.count_nonzero(rows_C), clients * self.per_client, np.minimum(rows_C, clients)
         asked = f"{WHERE}: {clients} client{'s' * (clients > 1)} with `per_client: {self.per_client}`"
@@ -67,8 +67,10 @@ class Classes:
 
 
 def _holds(holders_C: Integers, clients: int, per_client: int, rng: np.random.Generator) -> Integers:
-    """Return whether (1 or 0) each client holds each class: one client after the other takes those that lack most
-    holders, equal ones at random. Then none is ever short of distinct classes (Gale and Ryser's theorem).
+    """Return holds_KC: 1 where a client holds a class, else 0.
+
+    One client after the other takes the classes that lack most holders, among equal ones at random. Then no client ever
+    runs short of distinct classes (Gale and Ryser's theorem).
     """
     lack_C, holds_KC = holders_C.copy(), np.zeros((clients, len(holders_C)), dtype=np.int64)
     for holds_C in holds_KC:

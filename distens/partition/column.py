@@ -1,4 +1,4 @@
-"""Clients that the data know: hospitals, devices, writers."""
+"""Clients that a column of the data names: hospitals, devices, writers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LONGEST = 64
 
 @dataclass(frozen=True)
 class Column:
-    """One client for every value of a column, of its name; in the values' natural order. All rows are used.
+    """One client for every value of a column, named after it; in the values' natural order. All rows are used.
 
-    Names are used for files: whatever is not a letter or digit of ASCII, `_`, `.` or `-` becomes `_`, and so does a
-    leading dot.
+    Files have the clients' names, so every character that is not an ASCII letter or digit, `_`, `.` or `-` becomes `_`,
+    and so does a leading dot.
 
     Attributes:
         column: the column's name.
@@ -49,10 +49,10 @@ class Column:
 
 
 def _names(values: tuple[str, ...], where: str) -> list[str]:
-    """Return a name for each value.
+    """Return a client's name for each value.
 
     Raises:
-        DataError: two have the same, or one is too long.
+        DataError: two values would have the same name, or a name is too long.
     """
     of: dict[str, str] = {}
     for value in values:

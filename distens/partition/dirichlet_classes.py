@@ -1,4 +1,4 @@
-"""Every class is divided among the clients by shares of its own, from a Dirichlet distribution."""
+"""Clients among whom every class is divided by shares of its own, from a Dirichlet distribution."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ _DRAWS = 2000
 
 @dataclass(frozen=True)
 class DirichletClasses:
-    """For each class in turn, shares from Dir(alpha) of the clients with fewer than N / K rows; all again until every
-    client has `least` rows. All rows are used; classes and sizes differ, in contrast to `dirichlet_clients`.
+    """Dirichlet shares of each class: clients differ both in their classes and in their sizes.
+
+    For each class in turn, shares are drawn from Dir(alpha) for the clients that have fewer than N / K rows so far. All
+    classes are drawn again until every client has `least` rows. All rows are used. In `dirichlet_clients`, sizes do not
+    depend on alpha.
 
     As in the code of Yurochkin et al. 2019, "Bayesian Nonparametric Federated Learning of Neural Networks", and of Li
-    et al. 2022, "Federated Learning on Non-IID Data Silos". It draws shares of all clients, puts those of large ones to
-    0 and scales the others up: theirs then have the same distribution, and cannot all be 0.
+    et al. 2022, "Federated Learning on Non-IID Data Silos". Where we differ: that code draws shares of all clients,
+    sets those of large clients to 0 and scales the others up. Drawn for the others alone, shares have the same
+    distribution, and cannot all be 0.
 
     Attributes:
-        alpha: the lower, the fewer clients have rows of a class.
-        least: rows that every client has at least.
+        alpha: the lower it is, the fewer clients have rows of a class.
+        least: the least number of rows of a client.
     """
 
     alpha: Alpha = 0.3

@@ -1,4 +1,4 @@
-"""Clients of equal size that each have a class prior of their own, from a Dirichlet distribution."""
+"""Clients that each have a class prior of their own, from a Dirichlet distribution; of equal size by default."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from distens.records import Floats, Integers
 
 @dataclass(frozen=True)
 class DirichletClients:
-    """Every client draws a prior over classes from Dir(alpha); rows are dealt out one by one, in random order of
-    clients, of a class drawn from the client's prior among those that have rows left.
+    """Dirichlet priors of clients: every client draws a prior over classes from Dir(alpha).
+
+    Rows are dealt out one by one, in random order of clients. The class of a row is drawn from the client's prior,
+    among the classes that have rows left.
 
     As in the code of Acar et al. 2021, "Federated Learning Based on Dynamic Regularization", of FedFTG and of
-    Co-Boosting. Not the same as `dirichlet_classes`: at one alpha, sizes there differ too. Where we differ: that code
-    draws again while a class is exhausted, for ever if a prior has no mass but on such classes; here the others then
-    have equal probabilities. Sizes differ by one row at most, and all rows are used.
+    Co-Boosting. In `dirichlet_classes`, sizes depend on alpha too. Where we differ: that code draws again while a class
+    is exhausted, for ever if a prior has mass on exhausted classes alone; here the other classes then have equal
+    probabilities. With `sigma: 0` sizes differ by one row at most. All rows are used.
 
     Attributes:
-        alpha: the lower, the fewer classes a client has.
-        sigma: of the logarithm of sizes, which are log-normal (at least one row); 0 for equal ones.
+        alpha: the lower it is, the fewer classes a client has.
+        sigma: the standard deviation of the logarithm of sizes, which are log-normal (at least one row); 0 for equal
+            sizes.
     """
 
     alpha: Alpha = 0.3
@@ -45,10 +48,10 @@ class DirichletClients:
 
 
 def _dealt(priors_KC: Floats, sizes_K: Integers, rows_C: Integers, rng: np.random.Generator) -> Integers:
-    """Return counts_KC.
+    """Return counts_KC, the number of rows of each class that are dealt to each client.
 
-    The deals are drawn all at once and hold up to the first that finds its class exhausted; the rest are drawn anew
-    without that class. That is the same as one by one, in at most C + 1 turns.
+    All deals are drawn at once and hold up to the first one whose class is exhausted; the rest are drawn anew without
+    that class. That is the same as drawing one by one, in at most C + 1 turns.
     """
     left_C, counts_KC = rows_C.copy(), np.zeros(priors_KC.shape, dtype=np.int64)
     client_D = rng.permutation(np.repeat(np.arange(len(sizes_K)), sizes_K))
@@ -62,19 +65,20 @@ def _dealt(priors_KC: Floats, sizes_K: Integers, rows_C: Integers, rng: np.rando
 
 
 def _drawn(priors_KC: Floats, open_C: NDArray[np.bool_], client_D: Integers, rng: np.random.Generator) -> Integers:
-    """Return class_D, each from its client's prior over the classes that are open."""
+    """Return class_D, the class of each deal, drawn from its client's prior over the open classes."""
     mass_KC = priors_KC * open_C
     mass_KC = np.where(mass_KC.sum(axis=1, keepdims=True) > 0, mass_KC, open_C)
     upto_KC = np.cumsum(mass_KC, axis=1)
     upto_KC /= upto_KC[:, -1:]
-    # One sorted list for all: client k's part of it is from k to k + 1, which no draw may reach by rounding.
+    # One sorted list for all clients: client k's part of it lies between k and k + 1. The factor keeps rounding from
+    # bringing a draw to k + 1.
     draw_D = client_D + rng.random(len(client_D)) * (1 - 1e-9)
     list_KC = upto_KC + np.arange(len(upto_KC))[:, None]
     return np.searchsorted(list_KC.ravel(), draw_D, side="right") - client_D * len(open_C)
 
 
 def _until_exhausted(class_D: Integers, left_C: Integers) -> int:
-    """Return how many draws come before the first of a class that the draws before it have used up."""
+    """Return the number of draws before the first one whose class earlier draws have used up."""
     order_D = np.argsort(class_D, kind="stable")
     counts_C = np.bincount(class_D, minlength=len(left_C))
     start_C = np.cumsum(counts_C) - counts_C

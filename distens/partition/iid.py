@@ -1,4 +1,4 @@
-"""Every client a random sample of all rows."""
+"""Clients that each have a random sample of all rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from distens.records import Integers
 
 @dataclass(frozen=True)
 class Iid:
-    """Shuffle the rows and deal them out (McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from
-    Decentralized Data", "IID"); sizes differ by one row at most, and all rows are used.
+    """IID clients: the rows are shuffled and dealt out (McMahan et al. 2017, "IID").
+
+    The paper is "Communication-Efficient Learning of Deep Networks from Decentralized Data". Sizes differ by one row at
+    most, and all rows are used.
     """
 
     def divide(

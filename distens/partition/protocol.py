@@ -1,4 +1,4 @@
-"""Whose rows are whose: who says so, and what a run keeps of it."""
+"""The division of rows among clients: the protocol of partitioners, and the partition that a run stores."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Raises:
 
 
 class Partitioner(Protocol):
-    """A frozen dataclass whose fields are its options.
+    """A rule that divides rows among clients: a frozen dataclass whose fields are its options.
 
-    A federation calls it once, before its first round, and keeps what it says:
+    A federation calls it once, before its first round, and stores the result:
 
         >>> import numpy as np
         >>> from distens import registry
@@ -41,15 +41,15 @@ class Partitioner(Protocol):
     def divide(
         self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
     ) -> Mapping[str, Integers]:
-        """Return client's name -> its rows' places in `labels_N`, ascending; no row twice, every client at least one.
+        """Return client's name -> places of its rows in `labels_N`, ascending; no row twice, each client at least one.
 
-        Names are `c00`, `c01`, … with as many digits as the last needs, but where the data name clients.
+        Names are `c00`, `c01`, … with as many digits as the last needs, except where the data name the clients.
 
         Args:
-            clients: how many; None where the partition itself says so.
+            clients: the number of clients; None where the partitioner's options determine it.
 
         Raises:
-            DataError: the rows cannot be divided so, or `clients` is missing, or has no effect.
+            DataError: the rows cannot be divided as the options ask, or `clients` is missing, or has no effect.
         """
         ...
 
@@ -63,15 +63,15 @@ FILE = "partition.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """The *train* split, divided among clients. Two are equal if their `hash` is.
+    """The division of a *train* split among clients. Two partitions are the same if their `hash` is.
 
     Attributes:
         rows: client's name -> places of its rows in the *train* split, int64, ascending; the order of clients is kept.
-        rule: kind and options of what divided it, every default filled in.
-        seed: of the generator that the rule drew from.
-        fingerprint: of the data.
-        labels_sha256: `digest` of the split's labels: tells the same rows in the same order.
-        total: N, all rows of the split; a rule may leave some to nobody.
+        rule: kind and options of the partitioner, every default filled in.
+        seed: the seed of the generator that the partitioner drew from.
+        fingerprint: the fingerprint of the data.
+        labels_sha256: `digest` of the split's labels, by which the same rows in the same order are recognised.
+        total: N, the number of rows in the split; a partitioner may leave some to no client.
     """
 
     rows: Mapping[str, Integers]
@@ -85,10 +85,10 @@ class Partition:
     def of(
         cls, rows: Mapping[str, Integers], labels_N: Integers, rule: Mapping[str, Any], seed: int, fingerprint: str
     ) -> Partition:
-        """Return what a rule made of the rows with these labels.
+        """Return the partition of the rows with these labels, as a rule divided them.
 
         Raises:
-            DataError: a client has no rows, rows out of order or another's, or rows that there are not.
+            DataError: a client has no rows, its rows are not ascending, or a row is another's too or does not exist.
         """
         taken_N = np.zeros(len(labels_N), dtype=bool)
         for name, places in rows.items():
@@ -105,7 +105,10 @@ class Partition:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of clients, their rows and the data; not of the rule: read back, a partition has another one."""
+        """Return the SHA-256 of clients, their rows and the data.
+
+        The rule is left out, since it is another in a run that reads a stored partition.
+        """
         lengths = {name: len(places) for name, places in self.rows.items()}
         found = hashlib.sha256(json.dumps([self.fingerprint, list(lengths.items())]).encode())
         for places in self.rows.values():
@@ -113,11 +116,11 @@ class Partition:
         return found.hexdigest()
 
     def histograms(self, labels_N: Integers, classes: int) -> Integers:
-        """Return counts_KC: how many rows of each class every client has, in the order of `rows`."""
+        """Return counts_KC, the number of rows of each class that each client has, in the order of `rows`."""
         return np.array([np.bincount(labels_N[places], minlength=classes) for places in self.rows.values()])
 
     def to_state(self) -> State:
-        """Return it as arrays and JSON: the clients' rows one after the other, and where each one's begin and end."""
+        """Return the partition as arrays and JSON: clients' rows one after the other, and where each client's lie."""
         ends_K = np.cumsum([len(places) for places in self.rows.values()], dtype=np.int64)
         arrays = {"rows": np.concatenate(list(self.rows.values())), "offsets": np.concatenate([[0], ends_K])}
         values = ("rule", "seed", "fingerprint", "labels_sha256", "total", "hash")
@@ -125,10 +128,10 @@ class Partition:
 
     @classmethod
     def from_state(cls, state: State) -> Partition:
-        """Return what `to_state` described.
+        """Rebuild the partition from `to_state`'s value.
 
         Raises:
-            StorageError: something is missing in it, or its hash is not the recorded one.
+            StorageError: the state lacks something, or the partition's hash is not the recorded one.
         """
         with damage("a partition"):
             values = dict(state.meta)
@@ -143,15 +146,15 @@ class Partition:
         return found
 
     def save(self, store: Store, name: str = FILE) -> Address:
-        """Write it into a run's folder."""
+        """Write the partition into a run's folder."""
         return store.write_state(name, self.to_state())
 
     @classmethod
     def read(cls, store: Store, name: str = FILE) -> Partition:
-        """Return what `save` wrote.
+        """Return the partition that `save` wrote.
 
         Raises:
-            StorageError: there is none, or it is damaged.
+            StorageError: there is no partition in the folder, or it is damaged.
         """
         state = store.read_state(name)
         try:
@@ -161,5 +164,5 @@ class Partition:
 
 
 def digest(labels_N: Integers) -> str:
-    """Return a SHA-256 of labels: equal only for the same ones in the same order."""
+    """Return the SHA-256 of labels, which is equal only for the same labels in the same order."""
     return hashlib.sha256(np.ascontiguousarray(labels_N, dtype="<i8").tobytes()).hexdigest()

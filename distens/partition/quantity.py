@@ -1,4 +1,4 @@
-"""Clients that differ in how many rows they have, and in nothing else."""
+"""Clients that differ in their number of rows, and in nothing else."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from distens.records import Integers
 
 @dataclass(frozen=True)
 class Quantity:
-    """Sizes are shares from Dir(alpha), rows are dealt out at random (Li et al. 2022, "Federated Learning on Non-IID
-    Data Silos", "quantity skew"). All rows are used.
+    """Quantity skew: sizes are shares from Dir(alpha), rows are dealt out at random (Li et al. 2022).
 
-    Where the authors draw again until the smallest size will do, what it lacks is taken from those above their share:
-    that ends for every alpha.
+    The paper is "Federated Learning on Non-IID Data Silos". All rows are used. Where we differ: the authors draw again
+    until the smallest size is large enough. Here a small size takes what it lacks from the sizes above their share,
+    which ends for every alpha.
 
     Attributes:
-        alpha: the lower, the more the sizes differ.
-        least: rows that every client has at least.
+        alpha: the lower it is, the more the sizes differ.
+        least: the least number of rows of a client.
     """
 
     alpha: Alpha = 0.5

@@ -15,12 +15,13 @@ from distens.records import Integers
 
 @dataclass(frozen=True)
 class Shards:
-    """Sort the rows by label, cut them into clients * per_client shards and deal those out (McMahan et al. 2017,
-    "pathological non-IID"). Rows of one label stay in their order. Shards differ by one row at most and all rows are
-    used; the paper's sizes divide without remainder.
+    """Shards of the rows sorted by label, dealt out to clients (McMahan et al. 2017, "pathological non-IID").
+
+    The sorted rows are cut into clients * per_client shards; rows of one label stay in their order. Shards differ by
+    one row at most, and all rows are used; the paper's sizes divide without remainder.
 
     Attributes:
-        per_client: shards of each client; about as many classes, where they are large.
+        per_client: the number of shards of each client, which has about as many classes if classes are large.
     """
 
     per_client: Annotated[int, Ge(1)] = 2

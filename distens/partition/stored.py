@@ -17,7 +17,7 @@ from distens.storage.store import Store
 
 @dataclass(frozen=True)
 class Stored:
-    """What a run divided its rows into, read from its folder; for the same rows in the same order only.
+    """The partition of another run, read from its folder; only for the same rows in the same order.
 
     Attributes:
         path: the run's folder, local or any pyarrow address.

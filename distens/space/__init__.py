@@ -1,1 +1,1 @@
-"""What `members` leaves open: ranges, choices and conditions, drawn from and encoded."""
+"""The search space that `members` leaves open: ranges, choices and conditions, to draw from and to encode."""

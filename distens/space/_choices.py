@@ -1,4 +1,4 @@
-"""What a search space is composed of: a choice, a group of parts; and how both are read."""
+"""The nodes that compose a search space, a choice and a group of parts, and the parsing of all nodes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from distens.space._domains import Constant, Node, parse_normal, parse_range
 
 @dataclass(frozen=True)
 class Choice:
+    """One of several nodes; what lies in an option exists only where that option is chosen."""
+
     options: tuple[Node, ...]
-    families: tuple[str, ...] = ()  # of the outermost choice: their names, by which the taken one is found at once
+    families: tuple[str, ...] = ()  # the outermost choice's option names, to find the chosen one at once
 
     @property
     def width(self) -> int:
@@ -56,7 +58,7 @@ class Choice:
     def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
         chosen = self.index(value)
         inner, others = self.options[chosen].domains(value), [*self.options[:chosen], *self.options[chosen + 1 :]]
-        # One of the chosen option's own domains, each as likely as the choice itself.
+        # The choice itself and each domain inside the chosen option are equally likely to change.
         if not others or (inner and rng.integers(inner + 1)):
             return self.options[chosen].neighbour(value, rng)
         return others[int(rng.integers(len(others)))].draw(rng)
@@ -124,7 +126,7 @@ class Group:
     def corners(self) -> Iterator[Any]:
         first = [next(part.corners()) for part in self.parts]
         yield self._group(first)
-        for i, part in enumerate(self.parts):  # one part at a time: their number grows as a sum, not as a product
+        for i, part in enumerate(self.parts):  # one part at a time: the corners grow as a sum, not as a product
             for j, corner in enumerate(part.corners()):
                 if j:
                     yield self._group([*first[:i], corner, *first[i + 1 :]])

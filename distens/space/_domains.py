@@ -1,7 +1,7 @@
-"""What one value of a search space may be: fixed, of a range, of a normal distribution.
+"""The simplest nodes of a search space: a constant, a range, a normal distribution.
 
-A node draws a value, says whether a value is one of its own, changes one a little, and encodes values: `fill` writes
-the columns of those that are there over what `skip` writes for one that is not.
+A node draws a value, checks whether a value is one of its own, changes a value a little, and encodes values: `skip`
+gives the columns of a row in which the node does not exist, and `fill` overwrites them in the rows where it exists.
 """
 
 from __future__ import annotations
@@ -25,27 +25,39 @@ TAIL = 0.001
 
 
 class Node(Protocol):
-    """A part of the space."""
+    """A part of a search space: it may be one value or be composed of other nodes.
+
+    One is parsed from a config's value, drawn from, and encoded:
+
+        >>> import numpy as np
+        >>> from distens.space._choices import parse
+        >>> from distens.space._parts import encode
+        >>> node = parse({"low": 0.0, "high": 2.0}, "members.net.dropout")
+        >>> node.contains(node.draw(np.random.default_rng(0))), node.contains(3.0)
+        (True, False)
+        >>> encode(node, [0.5]).tolist()
+        [[0.25, 1.0]]
+    """
 
     @property
     def width(self) -> int:
-        """How many columns it is encoded in."""
+        """Return the number of columns in which the node is encoded."""
         ...
 
     def draw(self, rng: np.random.Generator) -> Any:
-        """Return a value, uniformly."""
+        """Return a random value: of a normal distribution where the node is one, else uniform."""
         ...
 
     def contains(self, value: Any) -> bool:
-        """Return whether `draw` could have made this value."""
+        """Return True if `draw` could have made this value."""
         ...
 
     def fill(self, values: Sequence[Any], out: Floats) -> None:
-        """Write a row for each value."""
+        """Write the columns of each value into its row of `out`."""
         ...
 
     def skip(self, out: list[float]) -> None:
-        """Append what a row has where this part does not exist."""
+        """Append the columns of a row in which this node does not exist."""
         ...
 
     def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
@@ -53,7 +65,7 @@ class Node(Protocol):
         ...
 
     def domains(self, value: Any) -> int:
-        """Return how many domains a value was drawn from."""
+        """Return the number of domains from which a value was drawn."""
         ...
 
     def corners(self) -> Iterator[Any]:
@@ -61,12 +73,14 @@ class Node(Protocol):
         ...
 
     def count(self) -> float:
-        """Return how many different values there are."""
+        """Return the number of different values; infinite for a range of real numbers or a normal distribution."""
         ...
 
 
 @dataclass(frozen=True)
 class Constant:
+    """One fixed value; it takes up no columns."""
+
     value: Any
 
     width = 0
@@ -98,11 +112,13 @@ class Constant:
 
 @dataclass(frozen=True)
 class Range:
+    """Numbers from `low` to `high`, both included, uniform on a linear or a logarithmic scale."""
+
     low: float
     high: float
     log: bool
     whole: bool
-    step: float = 0  # low, high and all between are multiples of it; 0 for every number
+    step: float = 0  # every value is a multiple of it, low and high included; 0 allows every number between them
 
     width = 2
 
@@ -144,7 +160,7 @@ class Range:
         moved = self._unscale(self._scale(value) + 0.2 * rng.standard_normal())
         if moved != value:
             return moved
-        # A change too small for few multiples, or off an end: the next number on either side.
+        # The change was too small to reach another multiple, or left the range: take the next number on either side.
         if self.step:
             number = round(value / self.step)
             sides = [self._multiple(number - 1), self._multiple(number + 1)]
@@ -166,8 +182,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Normal:
-    """Numbers from a normal distribution; on the unit scale each is its share of smaller ones, so that half of the
-    scale holds half of the draws."""
+    """Numbers from a normal distribution.
+
+    On the unit scale a number is its cumulative probability, so that half of the scale holds half of the draws.
+    """
 
     mean: float
     sd: float
@@ -214,7 +232,7 @@ class Normal:
 
 
 def multiple(number: int, step: float) -> float:
-    """Return number x step as it is written: 3 x 0.1 is 0.3."""
+    """Return number x step without rounding noise: 3 x 0.1 is 0.3."""
     return float(f"{number * step:.12g}")
 
 
@@ -240,7 +258,7 @@ def parse_range(value: Mapping[str, Any], where: str) -> Node:
     if "step" not in value:
         return Range(low, high, log, whole, 1 if whole else 0)
     _check_step(step, where)
-    # Ends that are no multiples are brought to the next ones inside, as in Ray Tune.
+    # An end that is no multiple moves inwards to the next one, as in Ray Tune.
     first = round(low / step) if is_multiple(low, step) else math.ceil(low / step)
     last = round(high / step) if is_multiple(high, step) else math.floor(high / step)
     if first >= last:

@@ -1,6 +1,6 @@
-"""What is left of a search space: some of it settled, one of its families, or a list of its settings.
+"""Parts of a search space: with some values fixed, of one family alone, or a list of settings.
 
-A part draws from what is left and encodes as the whole does, so that what was learned in the whole holds in it.
+A part with fixed values, or a list, encodes as the whole space does, so that what was learned in the whole holds in it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEAR = 8
 
 @dataclass(frozen=True)
 class Narrowed:
-    """A part of the space of which some is settled."""
+    """A part of a space in which some values are fixed: it draws from `left` and encodes as `whole`."""
 
     whole: Node
     left: Node
@@ -59,7 +59,7 @@ class Narrowed:
 
 @dataclass(frozen=True)
 class Listed:
-    """Some settings of a space, and no others. They are handed out as they are, not as copies."""
+    """A list of settings of a space, and no others. The settings themselves are returned, not copies."""
 
     whole: Node
     settings: tuple[Settings, ...]
@@ -74,7 +74,7 @@ class Listed:
 
     @cached_property
     def _neighbourhoods(self) -> dict[int, tuple[int, Integers]]:
-        return {}  # by place, filled as they are asked for
+        return {}  # by place, filled on demand
 
     @property
     def width(self) -> int:
@@ -93,8 +93,11 @@ class Listed:
         self.whole.skip(out)
 
     def neighbour(self, value: Any, rng: np.random.Generator) -> Any:
-        """Return one of the nearest or, as often as a neighbour in the whole space is of another family, any other:
-        else no walk would leave a cluster of the list."""
+        """Return one of the nearest settings or, with probability 1 / domains, any other.
+
+        In the whole space a neighbour is of another family as often. Without it no walk would leave a cluster of the
+        list.
+        """
         if len(self.settings) == 1:
             return self.settings[0]
         place = self._places.get(settings_key(value))
@@ -105,7 +108,7 @@ class Listed:
         return self.settings[other + (place is not None and other >= place)]
 
     def _near(self, value: Any, place: int | None) -> tuple[int, Integers]:
-        """Return how many domains settings have, at least 2, and the places of the nearest of the others."""
+        """Return the number of domains of settings (at least 2), and the places of the nearest other settings."""
         if place in self._neighbourhoods:
             return self._neighbourhoods[place]
         row_D = encode(self.whole, [value])[0] if place is None else self._encoded_LD[place]
@@ -129,7 +132,7 @@ class Listed:
 
 
 def encode(node: Node, values: Sequence[Any]) -> Floats:
-    """Return one row per value."""
+    """Return the encodings of values, one row each."""
     absent: list[float] = []
     node.skip(absent)
     rows = np.tile(np.array(absent, dtype=np.float64), (len(values), 1))
@@ -139,7 +142,7 @@ def encode(node: Node, values: Sequence[Any]) -> Floats:
 
 
 def narrow(node: Node, value: Any, free: tuple[tuple[str, ...], ...]) -> Node:
-    """Return the part of a node where all is as in `value` but what lies under a path in `free`."""
+    """Return the part of a node where everything is as in `value`, except what lies under a path in `free`."""
     if () in free:
         return node
     if isinstance(node, Listed):

@@ -3,12 +3,12 @@
 Every value of a member may be fixed or a domain:
 
     learning_rate: {low: 1e-4, high: 1e-1, log: true}      a range; whole numbers when both ends are
-    dropout: {low: 0.0, high: 0.5, step: 0.1}              of a range only the multiples of a step
+    dropout: {low: 0.0, high: 0.5, step: 0.1}              only the multiples of a step in a range
     gain: {mean: 0.0, sd: 1.0}                             a normal distribution
     batch_size: {choices: [32, 64, 128]}                   a choice, of values or of mappings that hold domains
 
 A domain inside a choice exists only where that choice is taken (a conditional space). The families of `members` are
-the outermost choice. Settings are drawn uniformly, on a log scale where `log` says so.
+the outermost choice. Choices and ranges are drawn uniformly, ranges on a log scale where `log` is true.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ["INACTIVE", "Space"]
 
 
 class Space:
-    """What `members` leaves open, as a whole.
+    """The search space of a config's `members`, or a part of it.
 
     Args:
         members: family name -> template: a mapping whose values are fixed or domains.
 
     Raises:
-        ConfigError: a range or choice that holds nothing, or is written wrongly.
+        ConfigError: there is no family, or a range or choice is empty or written wrongly.
     """
 
     def __init__(self, members: Mapping[str, Mapping[str, Any]], where: str = "members") -> None:
@@ -47,26 +47,26 @@ class Space:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The names of the families that settings may be of, in the order of `members`."""
+        """Return the names of the families that settings may be of, in the order of `members`."""
         found = {corner["family"] for corner in self.corners()}
         return tuple(family for family in self._families if family in found)
 
     def narrowed(self, settings: Settings, free: Sequence[str]) -> Space:
-        """Return the part of the space that differs from settings in nothing but `free` (dotted names).
+        """Return the part of the space whose settings differ from `settings` only in `free` (dotted names).
 
-        Encodings stay as they are, so what was learned in the whole space holds here.
+        Its encodings are those of the whole space, so what was learned there holds here.
         """
         return self._part(narrow(self._root, settings, tuple(tuple(name.split(".")) for name in free)))
 
     def among(self, settings: Sequence[Settings]) -> Space:
-        """Return the part of the space that is these settings and no others; equal ones count once.
+        """Return the part of the space that holds these settings and no others; equal ones count once.
 
-        So a table of members that were trained before is searched again, or a portfolio. Encodings stay as they are.
-        A neighbour is one of the listed settings that are nearest in the encoding or now and then any other, never the
-        same while there is another. Settings are handed out as they are, not as copies.
+        It serves to search a table of members that were trained before, or a portfolio. Its encodings are those of the
+        whole space. A neighbour is one of the listed settings that are nearest in the encoding, or at times any other;
+        it is the same only if there is no other. The settings themselves are returned, not copies.
 
         Raises:
-            ConfigError: there are none, or one does not lie in the space.
+            ConfigError: there are no settings, or some do not lie in the space.
         """
         listed = tuple({settings_key(one): one for one in settings}.values())
         if not listed:
@@ -88,20 +88,20 @@ class Space:
 
     @property
     def width(self) -> int:
-        """The length of an encoded vector."""
+        """Return the length of an encoded vector."""
         return self._root.width
 
     @property
     def count(self) -> float:
-        """How many different settings there are; infinite with a range of real numbers."""
+        """Return the number of different settings; infinite with a range of real numbers or a normal distribution."""
         return self._root.count()
 
     def draw(self, rng: np.random.Generator) -> Settings:
-        """Return settings drawn uniformly, families first."""
+        """Return random settings: a family is drawn uniformly, then its values; of a list, one uniformly."""
         return self._root.draw(rng)
 
     def draws(self, rng: np.random.Generator) -> Iterator[Settings]:
-        """Yield settings drawn uniformly: of a list each once, in random order; else for ever, repeats and all."""
+        """Yield random settings: those of a list once each, in random order; else without end, with repeats."""
         if isinstance(self._root, Listed):
             yield from (self._root.settings[place] for place in rng.permutation(len(self._root.settings)))
             return
@@ -109,12 +109,15 @@ class Space:
             yield self.draw(rng)
 
     def contains(self, settings: Settings) -> bool:
-        """Return whether `draw` could have made these settings."""
+        """Return True if `draw` could have made these settings."""
         return self._root.contains(settings)
 
     def encode(self, settings: Sequence[Settings]) -> Floats:
-        """Return one row per settings: choices one-hot, ranges in [0, 1] (log where they are) with an "active" bit,
-        INACTIVE where a condition does not hold."""
+        """Return the encodings of settings, one row each.
+
+        A choice is one-hot. A range is a number in [0, 1] (on a log scale where it has one) and an "active" bit;
+        where its condition does not hold, it is INACTIVE and 0.
+        """
         return encode(self._root, settings)
 
     def neighbour(self, settings: Settings, rng: np.random.Generator) -> Settings:
@@ -122,5 +125,5 @@ class Space:
         return self._root.neighbour(settings, rng)
 
     def corners(self) -> Iterator[Settings]:
-        """Yield settings that together take every end of every range and every choice: what to check before work."""
+        """Yield settings that together take every end of every range and every choice, to be checked before a run."""
         yield from self._root.corners()

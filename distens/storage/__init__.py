@@ -1,1 +1,1 @@
-"""A run's folder: files that are whole or not there, states and predictions, and the journal."""
+"""Storage of a run's folder: files that are whole or absent, states and predictions, and the journal."""

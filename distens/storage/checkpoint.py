@@ -1,4 +1,4 @@
-"""Where a task keeps its last checkpoint."""
+"""The last checkpoint of a task."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from distens.storage.store import Store
 
 
 class Checkpoint:
-    """Where one task keeps its last checkpoint. Without a store it forgets: for tests and for what needs none."""
+    """The last checkpoint of one task, in a store.
+
+    Without a store nothing is kept: for tests, and for tasks that need no checkpoint.
+    """
 
     def __init__(self, store: Store | None = None, task_id: str = "", every_seconds: float = 2.0) -> None:
         self._store = store
-        self.every_seconds = every_seconds  # the least time between two; 0 keeps one after every epoch
+        self.every_seconds = every_seconds  # the least time between two checkpoints; 0 saves one after every epoch
         self._name = f"members/{task_id}/checkpoint.safetensors"
 
     def save(self, state: State) -> None:

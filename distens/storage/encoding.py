@@ -30,7 +30,7 @@ def flat(record: Record) -> dict[str, Any]:
 
 
 def report_from_json(values: Mapping[str, Any]) -> Report:
-    """Return the report that `to_json` wrote."""
+    """Rebuild the report from `to_json`'s value."""
     parts = tuple(Part(**{**part, "files": _files(part["files"])}) for part in values.get("parts", ()))
     return Report(**{**values, "files": _files(values["files"]), "parts": parts})
 
@@ -40,5 +40,5 @@ def _files(values: Mapping[str, Any]) -> Mapping[str, Address]:
 
 
 def failure_from_json(values: Mapping[str, Any]) -> Failure:
-    """Return the failure that `to_json` wrote."""
+    """Rebuild the failure from `to_json`'s value."""
     return Failure(**values)

@@ -1,10 +1,12 @@
-"""The filesystem at an address, how long it is waited for when it does not answer, and what its errors mean.
+"""Opening the filesystem at an address, waiting for storage that does not answer, and explaining its errors.
 
-    s3://bucket/folder     where it is, AWS_ENDPOINT_URL and AWS_REGION say; who we are, AWS_ACCESS_KEY_ID and
-                           AWS_SECRET_ACCESS_KEY, ~/.aws, or the machine's role: of every process, never an address
+    s3://bucket/folder     AWS_ENDPOINT_URL and AWS_REGION say where the store is. Credentials come from
+                           AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, or the machine's role, in every process;
+                           an address never has credentials in it
 
-What fails because storage is away or overloaded is tried again for minutes, by drivers and members alike; what a user
-must mend (a bucket that is missing, a wrong key) is said at once, and so is storage that has never answered.
+A request that fails because storage is unavailable or overloaded is tried again for minutes, by drivers and members
+alike. An error that a user must mend (a missing bucket, a wrong key) is raised at once, and so is every error of
+storage that has never answered.
 """
 
 from __future__ import annotations
@@ -49,17 +51,18 @@ _AWAY = re.compile(
     r"|HTTP status (?:429|500|502|503|504)"
 )
 _REFUSED = re.compile(r"ACCESS_DENIED|ACCESS_KEY|SIGNATURE|ExpiredToken|EXPIRED|TOKEN|HTTP status 40[013]")
-_CHANCE = random.Random()  # of pauses alone: it decides no result
+_CHANCE = random.Random()  # for pauses only: no result depends on it
 
 Made = TypeVar("Made")
 
 
 def opened(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
-    """Return what returns the filesystem at an address, and the path on it. What asks an S3 store does so only when it
-    is called, by whoever has the patience.
+    """Return a function that opens the filesystem at an address, and the path on that filesystem.
+
+    An S3 store is contacted only when the function is called, so that the caller can wait for it (see `Patience`).
 
     Raises:
-        StorageError: no such filesystem, or an address that says what the environment has to.
+        StorageError: there is no such filesystem, or the address has in it what belongs in the environment.
     """
     if holds(url):
         raise StorageError(f"{shown(url)}: an address with credentials in it; give those in the environment")
@@ -83,12 +86,12 @@ def opened(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
 
 
 def _place() -> tuple[str | None, ...]:
-    """Return what the environment says of S3: the endpoint, the region, and a name for who we are."""
+    """Return the environment's values for S3, or None: the endpoint, the region, and the id of the access key."""
     names = (("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), ("AWS_REGION", "AWS_DEFAULT_REGION"), ("AWS_ACCESS_KEY_ID",))
     return tuple(next(filter(None, map(os.environ.get, either)), None) for either in names)
 
 
-@lru_cache(maxsize=16)  # a client costs a tenth of a second, and keeps its connections
+@lru_cache(maxsize=16)  # a client takes a tenth of a second to make, and keeps its connections
 def _s3(bucket: str, endpoint: str | None, region: str | None, key: str | None) -> fs.FileSystem:
     return fs.S3FileSystem(
         endpoint_override=endpoint,
@@ -101,10 +104,10 @@ def _s3(bucket: str, endpoint: str | None, region: str | None, key: str | None) 
 
 
 class Patience:
-    """Waits for one store that is away, in however many threads, and says so once.
+    """A retry loop for one store: it waits while the store is unavailable, in any number of threads, and logs it once.
 
     Args:
-        url: the store's, for what is said.
+        url: the store's address, for log messages.
     """
 
     def __init__(self, url: str) -> None:
@@ -112,10 +115,10 @@ class Patience:
         self._since: float | None = None
 
     def ask(self, call: Callable[[], Made], seconds: float) -> Made:
-        """Return what a call returns; make it again, for so long, while it fails because storage is away.
+        """Return a call's result; repeat the call, for up to `seconds`, while it fails because storage is unavailable.
 
         Raises:
-            OSError: the last attempt's, or one that waiting does not mend.
+            OSError: the error of the last attempt, or one that waiting does not mend.
         """
         began, pause = time.monotonic(), 0.5
         while True:
@@ -126,7 +129,7 @@ class Patience:
                 if left <= 0 or not away(error):
                     raise
                 self._note(error, seconds)
-                time.sleep(min(left, pause * _CHANCE.uniform(0.5, 1.0)))  # not all members at once
+                time.sleep(min(left, pause * _CHANCE.uniform(0.5, 1.0)))  # so that not all members try again at once
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
                 if self._since is not None:
@@ -144,12 +147,12 @@ class Patience:
 
 
 def away(error: OSError) -> bool:
-    """Return whether an error says that storage is away or overloaded, and not that something is to be mended."""
+    """Return True if an error means that storage is unavailable or overloaded, and not that a user must mend it."""
     return isinstance(error, ConnectionError | TimeoutError) or bool(_AWAY.search(str(error)))
 
 
 def explained(error: Exception) -> str:
-    """Return an error's text, what a user can do about it, and no credentials."""
+    """Return an error's text without credentials, with a hint at what a user can do about it."""
     text, hint = redact(str(error)), ""
     if "AWS Error" in text:
         if "NO_SUCH_BUCKET" in text:
@@ -163,14 +166,14 @@ def explained(error: Exception) -> str:
 
 
 def temporary() -> Path:
-    """Return a local folder that lasts as long as this process."""
+    """Return a new local folder that lasts as long as this process."""
     folder = tempfile.mkdtemp(prefix="distens-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
 def put_local(path: str, content: bytes, exclusive: bool, durable: bool) -> None:
-    """Write a local file at once or not at all: see `distens.storage.store.Store.write`."""
+    """Write a local file whole or not at all: see `distens.storage.store.Store.write`."""
     part = f"{path}.{uuid.uuid4().hex}.part"
     try:
         with _open_new(part) as out:
@@ -183,13 +186,13 @@ def put_local(path: str, content: bytes, exclusive: bool, durable: bool) -> None
         else:
             os.replace(part, path)
     finally:
-        with suppress(OSError):  # it is the file by now; what is left of it otherwise may be what fills the disk
+        with suppress(OSError):  # after a rename it is gone; after an error it must not stay and fill the disk
             os.remove(part)
 
 
 def _open_new(path: str) -> BinaryIO:
     try:
         return open(path, "xb")
-    except FileNotFoundError:  # rarer than looking for the folder every time
+    except FileNotFoundError:  # rare, so it costs less than looking for the folder every time
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return open(path, "xb")

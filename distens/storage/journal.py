@@ -1,15 +1,17 @@
-"""What was dispatched and what came back, in order: small files, so that it works on object stores.
+"""The journal of a run: dispatched tasks and their outcomes, in order, in small files that suit object stores.
 
-Each entry is written before it is acted on, and of two drivers on one run at most one goes on: each number is taken by
-one of them, and the other stops. A folder has it from a link, which never replaces a file. Object stores are not asked
-for conditions (pyarrow cannot say `If-None-Match`), so an entry has a name of its own there,
+A driver writes each file before it acts on the entries in it. Of two drivers on one run at most one continues: only one
+of them can take the next number, and the other stops. In a local folder a hard link ensures this, since it never
+replaces a file. Object stores are not asked for conditional writes (pyarrow cannot send `If-None-Match`), so a file has
+a name of its own there,
 
-    journal/00000007/<who wrote it>-<who wrote entry 6>.json
+    journal/00000007/<writer of file 7>-<writer of file 6>.json
 
-and whoever wrote one looks whether it is alone under its number before acting on it. Nothing is ever overwritten, not
-by a driver that was cut off for an hour and comes back; and of two that write at once, the later sees the other's, as
-listings show what was written before (Amazon, Google, MinIO and Ceph promise that). Perhaps both see it, and both stop.
-What a stopped driver left under a number is ignored: entries name the one that they follow.
+and its writer acts on it only after checking that the file is the only one under its number. Nothing is ever
+overwritten, not even by a driver that was cut off for an hour and comes back. Of two drivers that write at once, the
+later one sees the other's file, since listings show everything that was written before (Amazon, Google, MinIO and Ceph
+promise that). If each sees the other's file, both stop. A file that a stopped driver left under a number is ignored:
+every file names the writer of the one that it follows.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ FIRST = "first"
 
 
 class Journal:
-    """The entries under one folder: one file for what is dispatched at once, and one for every list of outcomes.
+    """The journal in one folder: a file for the tasks that are dispatched at once, and one for each list of outcomes.
 
     Raises:
         StorageError: storage failed, or an entry is missing.
@@ -39,14 +41,15 @@ class Journal:
         self._next = len(self._names)
 
     def _chain(self) -> list[str]:
-        """Return the names of the entries that follow each other; note who wrote the last."""
+        """Return the names of the files that follow each other, in order; keep the writer of the last in `_last`."""
         found: dict[str, dict[str, str]] = {}
         for name in self._store.tree(self._folder):
             number, _, file = name.partition("/")
             writer, _, before = file.removesuffix(".json").partition("-")
             found.setdefault(number, {})[writer] = before
         names: list[str] = []
-        # From none of several under the last number has anybody gone on: what one of them dispatched is so once more.
+        # Where several files are under the last number, no driver has continued from any of them: take one. The tasks
+        # that it dispatched are dispatched once more.
         writer = self._last = min(found[max(found)]) if found else FIRST
         for number in range(len(found) - 1, -1, -1):
             before = found.get(f"{number:08d}", {}).get(writer)
@@ -57,15 +60,15 @@ class Journal:
         return names[::-1]
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield what was there when this journal was opened, in order; nothing of it is kept."""
+        """Yield the entries that were there when this journal was opened, in order; none is kept in memory."""
         for _, found in self._read():
             yield from found
 
     def replay(self, take: Callable[[dict[str, Any]], None]) -> None:
-        """Hand over the same entries.
+        """Call `take` with each of the same entries, in order.
 
         Raises:
-            StorageError: a file is damaged, or holds an entry that `take` can make nothing of.
+            StorageError: a file is damaged, or holds an entry that `take` cannot use.
         """
         for name, found in self._read():
             with damage(f"{self._store.url}/{name}"):
@@ -77,7 +80,7 @@ class Journal:
         return zip(names, self._store.each(self._store.read_json, names), strict=True)
 
     def append(self, *entries: dict[str, Any]) -> None:
-        """Write entries, all at once.
+        """Append entries, all in one file.
 
         Raises:
             StorageError: storage failed, or another process is running the same run.

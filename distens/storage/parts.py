@@ -1,4 +1,4 @@
-"""Where a task leaves its parts: the models of a training that leaves several."""
+"""The parts that a task leaves: the models of a training that leaves several."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 @dataclass(frozen=True)
 class Left:
-    """A part that is there.
+    """A part that a task has left.
 
     Attributes:
-        number: how many were left before it.
-        state: its file; None where nothing is stored.
-        metrics: what its training said of it.
+        number: the number of parts that were left before it.
+        state: the address of its state; None without a store.
+        metrics: the part's metrics, as its training gave them.
     """
 
     number: int
@@ -31,14 +31,14 @@ class Left:
 
 
 class Parts:
-    """The models that one task leaves, each whole once it is left: a further attempt finds it, and trains the others.
+    """The models that one task leaves; each is whole once it is left, so a later attempt trains only the others.
 
         for name in ("early", "late"):
             if name not in parts:
                 ...                                     # train it
                 parts.leave(name, member.state(), {"epochs": 3})
 
-    Without a store they are kept in memory: for tests and for what is not stored.
+    Without a store the models are kept in memory: for tests and for tasks that are not stored.
     """
 
     def __init__(self, store: Store | None = None, task_id: str = "", attempt: int = 1) -> None:
@@ -49,14 +49,14 @@ class Parts:
             self._left = dict(sorted(self._found(store), key=lambda pair: pair[1].number))
 
     def _found(self, store: Store) -> Iterator[tuple[str, Left]]:
-        """Yield what earlier attempts left."""
+        """Yield the name of each part that earlier attempts left, and the part."""
         folder = f"members/{self._task}"
         for attempt in filter(str.isdigit, store.names(folder)):
             for name in store.names(f"{folder}/{attempt}"):
                 if _NAME.fullmatch(name) and store.exists(f"{folder}/{attempt}/{name}/part.json"):
                     try:
                         left = _left(store.read_json(f"{folder}/{attempt}/{name}/part.json"))
-                    except (StorageError, KeyError, TypeError, ValueError):  # damaged: it is trained again
+                    except (StorageError, KeyError, TypeError, ValueError):  # damaged: the part is trained again
                         continue
                     if left.state is not None and store.holds(left.state):
                         yield name, left
@@ -74,11 +74,11 @@ class Parts:
         return self._left[name]
 
     def leave(self, name: str, state: State, metrics: Mapping[str, float] = {}) -> None:
-        """Keep a model; it is there once this returns.
+        """Keep a model as a part; the part is whole once this returns.
 
         Args:
-            name: letters, digits, _ and -, beginning with a letter.
-            metrics: what its training says of it.
+            name: letters, digits, _ and -, beginning with a letter; no other part has it.
+            metrics: the part's metrics.
         """
         if not _NAME.fullmatch(name) or name in self._left:
             raise ValueError(f"a part's name is letters, digits, _ and -, and its own; found {name!r}")
@@ -93,7 +93,7 @@ class Parts:
         self._left[name] = Left(number, address, dict(metrics))
 
     def state(self, name: str) -> State:
-        """Return the state of a part that is there."""
+        """Return the state of a part that was left."""
         if self._store is None:
             return self._states[name]
         address = self._left[name].state
@@ -101,7 +101,7 @@ class Parts:
         return self._store.read_state(address.path, address)
 
     def checkpoint(self, name: str, like: Checkpoint) -> Checkpoint:
-        """Return where a part that is still being trained keeps its own last checkpoint."""
+        """Return the checkpoint of a part that is still being trained, saved as often as `like`."""
         return Checkpoint(self._store, f"{self._task}/{name}", like.every_seconds)
 
     def clear(self) -> None:

@@ -1,21 +1,21 @@
 """A run's folder on any filesystem that pyarrow opens: atomic, checksummed writes; nothing is ever unpickled.
 
-    config.yaml  run.json     what was asked
-    journal/                  what was dispatched and what came back, in order
+    config.yaml  run.json     the run's config and description
+    journal/                  dispatched tasks and their outcomes, in order
     members/<id>/<attempt>/   state.safetensors, search.arrow, combine.arrow, test.arrow, then report.json as the marker
-    members/<id>/checkpoint   the last checkpoint, whoever wrote it: attempts of one task are the same computation;
+    members/<id>/checkpoint   the last checkpoint, of any attempt: attempts of one task are the same computation;
                               the rungs of a member (m0007-1, m0007-3, …) share that of m0007, which stays when they end
-    final/  figures/          the bundle, the pictures
+    final/  figures/          the bundle, the figures
 
-Local files are written beside their place and renamed; object stores publish an object when it is closed. So a killed
-process, however it ends, leaves whole files or none (and perhaps parts of a large upload, which a bucket's lifecycle
-rule clears away). What that does not cover is a machine that loses power: waiting for the disk (`fsync`) costs forty
-times the write, and members write five files each. So only what cannot be made again waits (`durable`): the journal,
-the run's description, the bundles. Members' files and checkpoints do not; `resume` looks whether those of finished
-members are there, whole, and has the lost ones trained again.
+A local file is written under another name and renamed; object stores publish an object when it is closed. So a killed
+process leaves whole files or none (and perhaps parts of a large upload, which a bucket's lifecycle rule clears away).
+A machine that loses power may lose files all the same. Waiting for the disk (`fsync`) takes forty times as long as the
+write, and members write five files each, so only files that cannot be made again are waited for (`durable`): the
+journal, the run's description, the bundles. Members' files and checkpoints are not waited for; `resume` checks that the
+files of finished members are there and whole, and has members with lost files trained again.
 
-On an object store each of these files is one request to write and two to read (pyarrow asks how long it is first).
-Storage that is away for minutes is waited for: see `distens.storage.filesystem`.
+On an object store each of these files takes one request to write and two to read (pyarrow asks for the length first).
+Storage that is unavailable for minutes is waited for: see `distens.storage.filesystem`.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ Made = TypeVar("Made")
 
 
 class Store:
-    """One folder, reached through pyarrow. Cheap to open anywhere: send `url` and the root, not the object.
+    """A folder on any filesystem that pyarrow opens. It is cheap to open and to send: pickled, it is its address alone.
 
     Args:
         url: a local path or a pyarrow address such as `s3://bucket/runs/digits-1a2b3c4d`.
 
     Raises:
-        StorageError: there is no such filesystem, or the address has credentials in it: it is stored, logged and shown.
+        StorageError: there is no such filesystem, or the address has credentials in it (addresses are stored, logged
+            and shown).
     """
 
     def __init__(self, url: str) -> None:
@@ -69,23 +70,23 @@ class Store:
         self._fs, self._root = filesystem.opened(url)
         self.local = "://" not in url or url.startswith("file:")
         self._patience = filesystem.Patience(url)
-        self._met = False  # storage that has answered before is waited for; else its address may be wrong
+        self._met = False  # only storage that has answered before is waited for; else its address may be wrong
 
     def __reduce__(self) -> tuple[type[Store], tuple[str], dict[str, Any]]:
         return Store, (f"{self._root}" if self.local else self.url,), {"_met": self._met}
 
     def path(self, name: str) -> str:
-        """Return the full path of a name inside the folder; refuses names that lead out of it."""
+        """Return the full path of a name inside the folder; a name that leads out of it raises StorageError."""
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise StorageError(f"{self.url}: {name!r} leads out of the folder")
         return f"{self._root}/{name}" if name else self._root
 
     def _ask(self, doing: str, call: Callable[[], Made]) -> Made:
-        """Return what a call to the filesystem returns.
+        """Return the result of a call to the filesystem.
 
         Raises:
-            StorageError: there is no such file, or one already; its cause is the filesystem's own error.
-            StorageFailed: anything else that a filesystem says.
+            StorageError: the file does not exist, or exists already; the cause is the filesystem's own error.
+            StorageFailed: any other error of the filesystem.
         """
         try:
             if self.local:
@@ -106,23 +107,23 @@ class Store:
         return self._ask(f"list {folder or 'it'}", lambda: self._fs().get_file_info(selector))
 
     def exists(self, name: str) -> bool:
-        """Return whether a file of that name is complete."""
+        """Return True if a file of that name exists; it is complete then."""
         return self.size_bytes(name) is not None
 
     def size_bytes(self, name: str) -> int | None:
-        """Return how long a file is; None if there is none of that name."""
+        """Return the size of a file; None if there is none of that name."""
         info = self._info(name)
         return info.size if info.type == fs.FileType.File else None
 
     def names(self, folder: str = "") -> list[str]:
-        """Return the sorted names of files and folders directly in a folder; none if it is not there."""
+        """Return the sorted names of files and folders directly in a folder; none if the folder does not exist."""
         found = self._list(folder)
         if not found and not folder and not self.local:
             self._check_bucket()
         return sorted(info.base_name for info in found if not info.base_name.endswith(".part"))
 
     def tree(self, folder: str) -> list[str]:
-        """Return the sorted names of all files under a folder, as seen from it; of an object store in one listing."""
+        """Return the sorted names of all files under a folder, relative to it; an object store is listed once."""
         start = f"{self.path(folder)}/"
         found = (info.path for info in self._list(folder, recursive=True) if info.type == fs.FileType.File)
         return sorted(path.removeprefix(start) for path in found if not path.endswith(".part"))
@@ -133,18 +134,18 @@ class Store:
             raise StorageError(f"{self.url}: there is no bucket {bucket}")
 
     def leads_out(self, name: str) -> bool:
-        """Return whether a name is, or lies behind, a link that leads out of the folder."""
+        """Return True if a name is, or lies behind, a link that leads out of the folder."""
         return self.local and not Path(os.path.realpath(self.path(name))).is_relative_to(os.path.realpath(self._root))
 
     def holds(self, address: Address) -> bool:
-        """Return whether a file is there, as long as it was written."""
+        """Return True if a file is there and has the size that was written."""
         return self.size_bytes(address.path) == address.size_bytes
 
     def write(self, name: str, content: bytes, exclusive: bool = False, durable: bool = True) -> Address:
-        """Write a file at once or not at all; `durable` waits until it would survive a loss of power.
+        """Write a file whole or not at all; `durable` waits until it would survive a loss of power.
 
         Raises:
-            StorageError: the place cannot be written; or, with `exclusive`, the file is there already.
+            StorageError: the file cannot be written; or, with `exclusive`, the file is there already.
         """
         path = self.path(name)
         assert self.local or not exclusive, "object stores cannot, see `distens.storage.journal`"
@@ -160,7 +161,7 @@ class Store:
         """Return a file's content, checked against its address where one is given.
 
         Raises:
-            StorageError: the file is missing, or is not what was written.
+            StorageError: the file is missing, or its content is not what was written.
         """
         path = self.path(name)
 
@@ -177,10 +178,10 @@ class Store:
         return content
 
     def verify(self, address: Address) -> None:
-        """Look whether a file is there and is what was written, without holding it in memory.
+        """Check that a file is there and holds what was written, without holding it in memory.
 
         Raises:
-            StorageError: it is not.
+            StorageError: the file is missing or damaged.
         """
         name, size = address.path, self.size_bytes(address.path)
         if size is None:
@@ -201,7 +202,7 @@ class Store:
             raise StorageError(f"{self.url}: {name} is damaged: its SHA-256 is {found} instead of {address.sha256}")
 
     def each(self, call: Callable[[One], Made], items: Iterable[One]) -> Iterator[Made]:
-        """Yield what a call that reads returns for each item, in order; several at once where storage is remote."""
+        """Yield the result of a reading call for each item, in order; calls overlap where storage is remote."""
         if self.local:
             yield from map(call, items)
         else:
@@ -209,7 +210,7 @@ class Store:
                 yield from pool.map(call, items)
 
     def delete(self, folder: str = "") -> None:
-        """Remove a folder and all in it, if it is there."""
+        """Remove a folder and everything in it, if it is there."""
         if self._info(folder).type == fs.FileType.Directory:
             path = self.path(folder)
             self._ask(f"delete {folder or 'it'}", lambda: self._fs().delete_dir(path))
@@ -263,32 +264,34 @@ class Store:
         return self.write(name, sink.getvalue().to_pybytes(), durable=durable)
 
     def read_predictions(self, address: Address) -> Floats:
-        """Return probs_NC, float32, read-only; memory-mapped where the file is not small. A remote one is copied to
-        this machine first, once: searches read the same ones over and over."""
+        """Return probs_NC, float32, read-only; memory-mapped where the file is not small.
+
+        A remote file is copied to this machine first, once: searches read the same predictions over and over.
+        """
         path = self.path(address.path) if self.local else self._copied(address)
         mapped = address.size_bytes > SMALL_BYTES
         try:
-            # A mapping outlives its file, whose descriptor is given back.
+            # A mapping stays valid after its file is closed, so no descriptor is kept.
             with pa.memory_map(path) if mapped else pa.BufferReader(Path(path).read_bytes()) as source:
                 if source.size() != address.size_bytes:
                     found = f"{source.size()} bytes instead of {address.size_bytes}"
                     raise StorageError(f"{self.url}: {address.path} is damaged: {found}")
                 # Not `read_all` and `combine_chunks`: they copy, and then nothing is mapped.
                 batch = pa.ipc.open_file(source).get_batch(0)
-                batch.validate()  # that lengths lie in the file: what follows does not look
+                batch.validate()  # checks that lengths lie in the file; the code below does not
                 column = batch.column(0)
         except (OSError, pa.ArrowException, IndexError) as error:
             raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
         if not (pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()):
             raise StorageError(f"{self.url}: {address.path} is damaged: it holds no probabilities but {column.type}")
         probs_NC = column.flatten().to_numpy().reshape(len(column), -1)
-        if not mapped:  # of a small file, half is its description
+        if not mapped:  # a view would keep the whole file in memory, and half of a small one is its description
             probs_NC = probs_NC.copy()
             probs_NC.flags.writeable = False
         return probs_NC
 
     def read_all_predictions(self, addresses: Sequence[Address]) -> list[Floats]:
-        """Return `read_predictions` of each; remote ones come several at once."""
+        """Return the predictions at each address, as `read_predictions` does; remote ones are read several at once."""
         return list(self.each(self.read_predictions, addresses))
 
     def _copied(self, address: Address) -> str:
@@ -300,7 +303,7 @@ class Store:
 
 @cache
 def _copies() -> Path:
-    """Return where this process keeps its copies of remote predictions, named by their content."""
+    """Return the folder of this process's copies of remote predictions, which are named by their content's hash."""
     return filesystem.temporary()
 
 

@@ -1,4 +1,4 @@
-"""How good probabilities are: scores, and bins of rows of like confidence."""
+"""Measures of class probabilities: scores, and bins of rows of similar confidence."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ BINS = 15
 
 
 def brier(probs_NC: Floats, labels_N: Integers) -> float:
-    """Return the mean over rows of sum_c (p_c - [c is the label])^2: 0 is best, 2 is worst (Brier 1950; many others
-    halve it or average over classes)."""
+    """Return the Brier score, the mean over rows of sum_c (p_c - [c is the label])^2: 0 is best, 2 is worst.
+
+    As in Brier 1950; many others halve it or average over classes.
+    """
     probs_NC = np.asarray(probs_NC, dtype=np.float64)
     truth_NC = np.eye(probs_NC.shape[1])[labels_N]
     return float(np.mean(np.sum((probs_NC - truth_NC) ** 2, axis=1)))
@@ -21,7 +23,7 @@ def brier(probs_NC: Floats, labels_N: Integers) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows of like confidence: how many, their mean confidence, the share of them that is right."""
+    """Rows of similar confidence: their number, their mean confidence, and the share that is predicted right."""
 
     count: int
     confidence: float
@@ -51,8 +53,8 @@ def risk_coverage_area(probs_NC: Floats, labels_N: Integers) -> float:
     """Return the mean over k = 1..N of the error among the k most confident rows; lower is better.
 
     This is the area under the risk-coverage curve (Geifman, Uziel and El-Yaniv 2019, "Bias-Reduced Uncertainty
-    Estimation for Deep Neural Classifiers", section 2), confidence being the highest probability. For equal
-    confidences it is the expectation over their orders, so the order of rows changes nothing.
+    Estimation for Deep Neural Classifiers", section 2), where confidence is the highest probability. Among rows of
+    equal confidence it is the expectation over their orders, so the order of rows changes nothing.
     """
     _, right_N = _by_confidence(probs_NC, labels_N)
     wrong_N = 1.0 - right_N[::-1]
@@ -60,8 +62,10 @@ def risk_coverage_area(probs_NC: Floats, labels_N: Integers) -> float:
 
 
 def _by_confidence(probs_NC: Floats, labels_N: Integers) -> tuple[Floats, Floats]:
-    """Return (confidence_N ascending, right_N); rows of equal confidence share the mean of their 0s and 1s, so that
-    nothing depends on which of them comes first."""
+    """Return (confidence_N, right_N), by ascending confidence.
+
+    Rows of equal confidence share the mean of their 0s and 1s, so that nothing depends on which of them comes first.
+    """
     probs_NC = np.asarray(probs_NC, dtype=np.float64)
     right_N = (np.argmax(probs_NC, axis=1) == labels_N).astype(np.float64)
     distinct, group_N = np.unique(probs_NC.max(axis=1), return_inverse=True)

@@ -1,7 +1,7 @@
-"""What a selection minimises: the loss of a growing ensemble with each member added in turn, on rows with weights.
+"""The loss that a selection minimises: of a growing ensemble with each member added in turn, on rows with weights.
 
-The mean of k members and their sum name the same class, and the negative log-likelihood needs the label's column alone;
-so a running sum is all that is kept of an ensemble. Sums are float64, whatever the predictions are.
+The mean of k members and their sum predict the same class, and the negative log-likelihood needs the label's column
+alone; so only a running sum of the ensemble is kept. Sums are float64, whatever the predictions are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PRODUCT = 16
 
 
 class Measure:
-    """What all samples of rows of one selection share.
+    """The pools of one selection (see `distens.targets.protocol.Pools`): all samples of rows share the predictions.
 
     Raises:
         ValueError: the metric is not known, or there is nothing to select from.
@@ -37,7 +37,7 @@ class Measure:
         self._probs, self._labels_N = probs_MNC, np.asarray(labels_N)
         examples = np.arange(len(self._labels_N))
         dtype = np.result_type(np.asarray(probs_MNC[0]).dtype, np.float32)
-        self._label_probs_MN = np.empty((len(probs_MNC), len(examples) + 1), dtype)  # the last row is a certain one
+        self._label_probs_MN = np.empty((len(probs_MNC), len(examples) + 1), dtype)  # the last row is a filler
         for column_N, probs_NC in zip(self._label_probs_MN, probs_MNC, strict=True):
             column_N[:-1], column_N[-1] = np.asarray(probs_NC)[examples, self._labels_N], 1.0
         self._metric = metric
@@ -51,7 +51,10 @@ class Measure:
 
 
 class _Nll:
-    """Mean of -log p(label). Rows that count equally often lie in groups of 16, of whose product the log is taken."""
+    """A pool whose loss is the mean of -log p(label).
+
+    Rows that count equally often lie in groups of 16, and one logarithm is taken of each group's product.
+    """
 
     def __init__(self, label_probs_MN: Floats, counts_N: Integers) -> None:
         members, certain = len(label_probs_MN), len(counts_N)
@@ -91,11 +94,11 @@ class _Nll:
 
 
 class _Error:
-    """Share of rows whose most probable class, the first of equals, is not the label.
+    """A pool whose loss is the share of rows whose most probable class, the first of equals, is not the label.
 
-    A member moves the label's lead over another class by 1 at most, so only rows with a smaller lead are looked at:
-    ever fewer as the sum grows. They are judged in float32, classes in rows, and where that is too close to call
-    (rounding is below 1e-6 of the largest sum there can be) in float64.
+    A member moves the label's lead over another class by 1 at most, so only rows with a smaller lead are evaluated:
+    ever fewer as the sum grows. They are compared in float32, with classes along the rows of the array, and where that
+    is too close to decide (rounding is below 1e-6 of the largest possible sum) in float64.
     """
 
     def __init__(

@@ -13,8 +13,9 @@ from distens.records import Integers
 
 
 def name(value: Any) -> str:
-    """Return the text that stands for a value; whole numbers have no fraction, since a missing value in a column of
-    integers makes it a column of floats.
+    """Return a value's name as text.
+
+    Whole numbers have no fraction, since a missing value turns a column of integers into a column of floats.
     """
     if isinstance(value, bytes):
         return value.decode(errors="replace")
@@ -58,7 +59,7 @@ def encode(values: Any, where: str) -> tuple[Integers, tuple[str, ...]]:
 
 
 def shortened(names: Iterable[str], most: int = 10) -> str:
-    """Return the first names, quoted, and how many there are if not all are shown."""
+    """Return the first names, quoted, and the number of all names if not all are shown."""
     names = list(names)
     shown = ", ".join(repr(text) for text in names[:most]) or "nothing"
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"

@@ -9,10 +9,10 @@ from distens.errors import DataError
 
 
 def check_present(present_N: NDArray[np.bool_], where: str) -> None:
-    """See that every row has a target.
+    """Check that every row has a target.
 
     Raises:
-        DataError: some have none; the message names the first.
+        DataError: some rows have none; the message names the first.
     """
     missing = np.flatnonzero(~np.asarray(present_N))
     if len(missing):

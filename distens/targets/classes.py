@@ -1,4 +1,4 @@
-"""Classes: a prediction is a probability for each."""
+"""Targets that are classes: a prediction is a probability for each class."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from distens.targets.protocol import Phrase, Pools, Target
 
 @dataclass(frozen=True)
 class Classes:
-    """targets_N are labels_N (int64): the place of each row's class. Predictions are probs_NC; the mean of members is
-    the linear opinion pool. Search minimises `nll` (nats) or `error`, the share of rows whose most probable class is
-    not the label; the quadratic loss is the Brier score.
+    """Classes: targets_N are labels_N (int64), the place of each row's class in `names`.
+
+    Predictions are probs_NC; the mean of members is the linear opinion pool. Search minimises `nll` (nats) or `error`,
+    the share of rows whose most probable class is not the label; the quadratic loss is the Brier score.
 
     Attributes:
-        names: of the classes, in the order of probabilities' columns; a class may have no row.
+        names: the classes' names, in the order of probabilities' columns; a class may have no row.
     """
 
     minimised: ClassVar[tuple[str, ...]] = ("nll", "error")
@@ -50,10 +51,10 @@ class Classes:
         """Return the classes of a column, and labels_N.
 
         Args:
-            names: of the classes, if integer targets point into them.
+            names: the classes' names, if targets are integers that index them.
 
         Raises:
-            DataError: a target is missing, cannot be named, or points nowhere.
+            DataError: a target is missing, cannot be named, or indexes no name; or two classes have one name.
         """
         labels_N, found = _levels.encode(column, where)
         check_present(labels_N >= 0, where)
@@ -74,7 +75,7 @@ class Classes:
 
     @property
     def summary(self) -> str:
-        """Return how many classes there are, in words."""
+        """Return the number of classes, in words."""
         return f"{len(self.names)} classes"
 
     def strata(self, targets_N: Integers) -> Integers:
@@ -100,14 +101,14 @@ class Classes:
         }
 
     def losses(self, predictions_NK: Floats, targets_N: Integers) -> dict[str, Floats]:
-        """Return one loss for each row: `error`, 1 where the likeliest class is wrong, and `nll` (nats)."""
+        """Return one loss for each row: `error`, 1 where the most probable class is wrong, and `nll` (nats)."""
         probs_NC, labels_N = np.asarray(predictions_NK, dtype=np.float64), np.asarray(targets_N)
         picked_N = probs_NC[np.arange(len(labels_N)), labels_N]
         wrong_N = (np.argmax(probs_NC, axis=1) != labels_N).astype(np.float64)
         return {"error": wrong_N, "nll": -np.log(np.clip(picked_N, FLOOR, None))}
 
     def summed(self, predictions_NK: Floats, targets_N: Integers, metric: str) -> float:
-        """Return how many rows are wrong, or the sum of -log p(label)."""
+        """Return the number of rows predicted wrong (`error`), or the sum of -log p(label) (`nll`)."""
         if metric == "error":
             return float((predictions_NK.argmax(axis=1) != targets_N).sum())
         return float(-np.log(np.maximum(predictions_NK[np.arange(len(targets_N)), targets_N], FLOOR)).sum())
@@ -152,7 +153,7 @@ class Classes:
         return np.array(self.names)[np.argmax(predictions_NK, axis=1)]
 
     def check(self, predictions_NK: Floats, rows: int) -> None:
-        """See that these are finite numbers from 0, a row of C for each row.
+        """Check that predictions are finite numbers from 0 up, in the shape (rows, C).
 
         Raises:
             ValueError: they are not.
@@ -163,6 +164,8 @@ class Classes:
 
 
 def unless_classes(target: Target | None) -> dict[str, Any]:
-    """Return a target as a further argument for a plug-in; nothing for plain classes: those are what a plug-in expects
-    that is called without one, or that knows of no targets."""
+    """Return further arguments for a plug-in: the target, or none if targets are plain classes.
+
+    A plug-in that is called without a target, or that knows of no targets, expects plain classes.
+    """
     return {} if target is None or type(target) is Classes else {"target": target}

@@ -1,4 +1,4 @@
-"""What a prediction is: the one place that knows what targets mean, and what a prediction's columns say of them."""
+"""The protocol of targets, which alone define the meaning of a run's targets and of a prediction's columns."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Targets = NDArray[Any]
 
 @dataclass(frozen=True)
 class Phrase:
-    """How the verdict speaks of one measure: `won on accuracy (98.04 % against 97.49 %: +0.56 ± 0.39 points)`.
+    """The verdict's wording for one measure: `won on accuracy (98.04 % against 97.49 %: +0.56 ± 0.39 points)`.
 
     Attributes:
         loss: key of `Target.losses`, whose paired differences are judged.
-        column: key of `Target.table`, which is quoted.
-        name: what it is called.
-        higher: whether more of it is better; then it is the share that the loss leaves.
-        factor, digits, unit: how a value is printed; `significant` digits, or digits behind the point.
-        difference_unit: of differences.
+        column: key of `Target.table`, whose value is quoted.
+        name: the measure's name.
+        higher: True if a higher value is better; the value is then 1 minus the mean loss.
+        factor, digits, unit: the format of a value; digits are `significant` ones, or those after the point.
+        difference_unit: the unit of differences.
     """
 
     loss: str
@@ -39,11 +39,11 @@ class Phrase:
     difference_unit: str = ""
 
     def printed(self, value: float) -> str:
-        """Return a value of the column as it is quoted."""
+        """Return a value of the column as text."""
         return f"{self.factor * value:{self._form}}{self.unit}"
 
     def difference(self, value: float, error: float) -> str:
-        """Return a difference with its standard error as it is quoted."""
+        """Return a difference with its standard error as text."""
         return f"{self.factor * value:+{self._form}} ± {self.factor * error:{self._form}}{self.difference_unit}"
 
     @property
@@ -52,35 +52,53 @@ class Phrase:
 
 
 class Pool(Protocol):
-    """The loss of an ensemble that grows: the plain mean of the members added so far, a member as often as it was.
+    """An ensemble that grows, and its loss: the plain mean of the members added so far, each as often as it was added.
 
-    losses_M = pool.with_each()
-    pool.add(int(losses_M.argmin()))
+    A greedy selector adds the best member again and again:
+
+        >>> import numpy as np
+        >>> from distens.targets.classes import Classes
+        >>> good_NC, bad_NC = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.1, 0.9], [0.8, 0.2]])
+        >>> pool = Classes(("no", "yes")).pools([bad_NC, good_NC], np.array([0, 1]), "error").on()
+        >>> losses_M = pool.with_each()
+        >>> losses_M.tolist()
+        [1.0, 0.0]
+        >>> pool.add(int(losses_M.argmin()))
     """
 
     def with_each(self) -> Floats:
-        """Return losses_M: the loss of the mean of all that was added so far and one more member."""
+        """Return losses_M: for each member, the loss of the mean of the members added so far and this one."""
         ...
 
     def add(self, member: int) -> None:
-        """Add a member."""
+        """Add a member to the ensemble, by its place among the members."""
         ...
 
 
 class Pools(Protocol):
-    """What pools of the same members share, whatever rows they count."""
+    """The predictions of some members, from which pools are made that count rows differently.
+
+    A selector that draws samples of rows makes an empty pool for each:
+
+        >>> import numpy as np
+        >>> from distens.targets.classes import Classes
+        >>> probs_MNC = np.array([[[0.9, 0.1], [0.9, 0.1]], [[0.2, 0.8], [0.2, 0.8]]])
+        >>> pools = Classes(("no", "yes")).pools(probs_MNC, np.array([0, 1]), "error")
+        >>> pools.on().with_each().tolist(), pools.on(np.array([2, 0])).with_each().tolist()
+        ([0.5, 0.5], [0.0, 1.0])
+    """
 
     def on(self, importance_N: Integers | None = None) -> Pool:
         """Return an empty pool.
 
         Args:
-            importance_N: how often each row counts; None: once.
+            importance_N: the number of times that each row counts; None: once.
         """
         ...
 
 
 class Target(Protocol):
-    """A frozen dataclass whose fields are JSON values: a run's data have one, and so has its bundle.
+    """A kind of target: a frozen dataclass whose fields are JSON values. A run's data have one, and so has its bundle.
 
         >>> import numpy as np
         >>> from distens.targets.classes import Classes
@@ -94,8 +112,8 @@ class Target(Protocol):
     Attributes:
         minimised: names of the metrics that search and selection may minimise; the first is the usual one.
         headings: metric of the table -> its heading, in order.
-        higher_is_better: those of the table's metrics of which more is better.
-        phrases: how the verdict speaks of predictions, the most important first.
+        higher_is_better: the table's metrics for which a higher value is better.
+        phrases: the verdict's wording for each measure, the most important first.
     """
 
     minimised: ClassVar[tuple[str, ...]]
@@ -110,7 +128,7 @@ class Target(Protocol):
         Args:
             column: a pandas Series, or an array of one axis.
             where: for messages.
-            names: what the source itself says of the columns of predictions, if it does.
+            names: the names of predictions' columns, if the source itself has them.
 
         Raises:
             DataError: a value is missing, or cannot be a target of this kind.
@@ -124,7 +142,7 @@ class Target(Protocol):
 
     @property
     def summary(self) -> str:
-        """Return what it is, in words, for a run's first line."""
+        """Return a description of the target in words, for a run's first line."""
         ...
 
     def strata(self, targets_N: Targets) -> Integers:
@@ -134,11 +152,11 @@ class Target(Protocol):
     def metrics(
         self, predictions_NK: Floats, targets_N: Targets, importance_N: Floats | None = None
     ) -> dict[str, float]:
-        """Return what search may minimise, by name: see `minimised`."""
+        """Return the metrics that search may minimise, by name: see `minimised`."""
         ...
 
     def table(self, predictions_NK: Floats, targets_N: Targets) -> dict[str, float]:
-        """Return what the table says of predictions: see `headings`."""
+        """Return the table's metrics of predictions, by name: see `headings`."""
         ...
 
     def losses(self, predictions_NK: Floats, targets_N: Targets) -> dict[str, Floats]:
@@ -146,16 +164,17 @@ class Target(Protocol):
         ...
 
     def summed(self, predictions_NK: Floats, targets_N: Targets, metric: str) -> float:
-        """Return a number that adds up over sets of rows and is least where the metric is."""
+        """Return a loss that adds up over sets of rows, and is smallest where the metric is."""
         ...
 
     def change(self, predictions_MNK: Sequence[Floats], targets_N: Targets, weights_M: Floats, weight: float) -> Floats:
-        """Return changes_M: what mixing each member into a mixture does to the usual metric (or one that is least where
-        it is), over the weight it gets; below zero, it helps.
+        """Return changes_M: the change of the usual metric as each member is mixed into a mixture, over its weight.
+
+        The metric may also be another one that is smallest where the usual one is. A change below zero is a gain.
 
         Args:
-            weights_M: the mixture's.
-            weight: what the member mixed in gets.
+            weights_M: the members' weights in the mixture.
+            weight: the weight of the member that is mixed in.
         """
         ...
 
@@ -176,7 +195,7 @@ class Target(Protocol):
         ...
 
     def unit(self, targets_N: Targets) -> float:
-        """Return in units of what quadratic losses are near one, whatever the targets' own unit is."""
+        """Return the unit in which quadratic losses are near one, whatever the targets' own unit is."""
         ...
 
     def mean(self, predictions_MNK: Floats | Sequence[Floats], weights_M: Floats) -> Floats:
@@ -184,14 +203,14 @@ class Target(Protocol):
         ...
 
     def decisions(self, predictions_NK: Floats) -> NDArray[Any]:
-        """Return what a user is told of each row, if it is to be one value: a class's name, a number."""
+        """Return the prediction of each row as one value for a user: a class's name, a number."""
         ...
 
     def check(self, predictions_NK: Floats, rows: int) -> None:
-        """See that these can be predictions of so many rows.
+        """Check that predictions are possible ones for a number of rows.
 
         Raises:
-            ValueError: they cannot; the message says why.
+            ValueError: they are not; the message says why.
         """
         ...
 

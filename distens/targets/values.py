@@ -1,4 +1,4 @@
-"""Numbers: a prediction is one, in the target's own unit."""
+"""Targets that are numbers: a prediction is a number in the target's own unit."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ METRICS = ("rmse", "mae")
 
 @dataclass(frozen=True)
 class Values:
-    """targets_N are float64. Predictions are predictions_N1, in the same unit. Search minimises `rmse`, the root of the
-    mean squared error, or `mae`, the mean absolute error.
+    """Numbers: targets_N are float64, and predictions are predictions_N1 in the same unit.
+
+    Search minimises `rmse`, the root of the mean squared error, or `mae`, the mean absolute error.
 
     Attributes:
-        name: of the column.
+        name: the name of the target's column.
     """
 
     minimised: ClassVar[tuple[str, ...]] = METRICS
@@ -46,10 +47,10 @@ class Values:
         """Return the target of a column, and its numbers.
 
         Args:
-            names: of classes, which have no meaning here.
+            names: the names of classes; numbers have none, so anything but None is refused.
 
         Raises:
-            DataError: a target is missing, or is no finite number.
+            DataError: a target is missing, or is no finite number; or `names` is given.
         """
         import pandas as pd
 
@@ -71,11 +72,11 @@ class Values:
 
     @property
     def summary(self) -> str:
-        """Return what is predicted, in words."""
+        """Return a description of the target in words."""
         return f"{self.name} is a number"
 
     def strata(self, targets_N: Floats) -> Integers:
-        """Return a number's tenth among all; fewer parts where there are few rows."""
+        """Return strata_N: the tenth of all targets, by size, in which each lies; fewer parts if there are few rows."""
         rows = len(targets_N)
         parts = max(1, min(STRATA, rows // ROWS_PER_STRATUM))
         rank_N = np.empty(rows, dtype=np.int64)
@@ -102,7 +103,7 @@ class Values:
         return {"squared_error": error_N**2, "absolute_error": np.abs(error_N)}
 
     def summed(self, predictions_NK: Floats, targets_N: Floats, metric: str) -> float:
-        """Return the sum of squared, or of absolute, errors."""
+        """Return the sum of squared errors (`rmse`), or of absolute errors (`mae`)."""
         error_N = _errors(predictions_NK, targets_N)
         return float(np.sum(error_N**2 if metric == "rmse" else np.abs(error_N)))
 
@@ -125,7 +126,7 @@ class Values:
         return _Pools(np.stack([_errors(one, targets_N) for one in predictions_MNK]), metric)
 
     def residuals(self, predictions_NK: Floats, targets_N: Floats) -> Floats:
-        """Return predictions less targets."""
+        """Return predictions minus targets."""
         return _errors(predictions_NK, targets_N)[:, None].astype(np.float32)
 
     def trivial(self, targets_N: Floats) -> float:
@@ -133,7 +134,7 @@ class Values:
         return float(np.var(targets_N))
 
     def unit(self, targets_N: Floats) -> float:
-        """Return the targets' variance, in units of which squared errors are near one; 1 if they are all alike."""
+        """Return the targets' variance, the unit in which squared errors are near one; 1 if all targets are equal."""
         return float(np.var(targets_N)) or 1.0
 
     def mean(self, predictions_MNK: Floats | Sequence[Floats], weights_M: Floats) -> Floats:
@@ -141,11 +142,11 @@ class Values:
         return mix(predictions_MNK, weights_M)
 
     def decisions(self, predictions_NK: Floats) -> Floats:
-        """Return the number of every row."""
+        """Return the predicted number of every row."""
         return np.asarray(predictions_NK)[:, 0]
 
     def check(self, predictions_NK: Floats, rows: int) -> None:
-        """See that these are finite numbers, one for each row.
+        """Check that predictions are finite numbers, one for each row.
 
         Raises:
             ValueError: they are not.
@@ -159,7 +160,7 @@ def _errors(predictions_NK: Floats, targets_N: Floats) -> Floats:
 
 
 class _Pools:
-    """The mean of members errs by the mean of their errors, so these are all that is kept."""
+    """Pools that keep the members' errors alone: the error of a mean of members is the mean of their errors."""
 
     def __init__(self, error_MN: Floats, metric: str) -> None:
         self._error_MN, self._metric = error_MN, metric
