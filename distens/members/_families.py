@@ -266,7 +266,7 @@ CLASSIFIERS = _by_name(
             },
         ),
         _support,
-        defaults={"max_iter": 20_000},  # a hopeless C or gamma would take minutes
+        defaults={"max_iter": 20_000},  # some values of C or gamma would take minutes
         calibrated=True,
     ),
 )
