@@ -1,4 +1,4 @@
-"""LightGBM's text of a model, read as LightGBM would before it does: what it cannot read crashes the process."""
+"""A check of LightGBM's text of a model before LightGBM reads it: a text that it cannot read crashes the process."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def check_text(text: str, numbers: bool) -> None:
     """Refuse a text that is not a model as LightGBM writes it, with trees that can be walked.
 
     Args:
-        numbers: it is to be a regressor's model; or else a classifier's.
+        numbers: True for a regressor's model, False for a classifier's.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: the text is not such a model; the message gives the reason.
     """
     plain = isinstance(text, str) and text.isascii() and text.replace("\n", "").isprintable()  # a CR ends lines too
     begin = text.find("Tree=0") if plain else -1

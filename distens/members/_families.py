@@ -1,6 +1,6 @@
-"""The families of `estimator` and `estimator_regressor`: which class, what is fixed, what is searched by default.
+"""The families of `estimator` and `estimator_regressor`: each one's class, fixed arguments and default search ranges.
 
-The default ranges are about those of auto-sklearn (Feurer et al. 2015) and VolcanoML (Li et al. 2021), narrowed so that
+The default ranges resemble those of auto-sklearn (Feurer et al. 2015) and VolcanoML (Li et al. 2021), narrowed so that
 a member on 5,000 rows of 30 numbers trains within seconds on one thread.
 """
 
@@ -52,19 +52,19 @@ def _of(*choices: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """One family, of classifiers or of regressors.
+    """A family of classifiers or of regressors.
 
     Attributes:
-        name: what it is called in a config; a method has one name, whatever it learns.
+        name: its name in a config; a method has the same name as a classifier and as a regressor.
         path: `module:Class`.
         ranges: the default search space of its options.
-        count: how many numbers a fitted one stores to predict; see the functions below.
-        defaults: where they are not the library's.
-        fixed: what no option may change.
-        seeded, threaded: whether the class takes `random_state` and `n_jobs`.
-        calibrated: its decisions have no probabilities; Platt scaling gives them some.
-        scaled: its options are in units of the targets; it learns them with zero mean and unit variance.
-        extra: options that are not arguments of the class.
+        count: a function that counts the numbers which a fitted estimator stores to predict; see those below.
+        defaults: default values that differ from the library's.
+        fixed: arguments that no option may change.
+        seeded, threaded: True if the class takes `random_state` or `n_jobs`, respectively.
+        calibrated: True if the estimator gives no probabilities; Platt scaling then turns its decisions into some.
+        scaled: True if its options are in units of the targets; it then learns targets of zero mean and unit variance.
+        extra: options that are not named arguments of the class.
     """
 
     name: str
@@ -80,19 +80,19 @@ class Family:
     extra: tuple[str, ...] = ()
 
     def load(self) -> type:
-        """Return the class."""
+        """Import and return the class."""
         module, name = self.path.split(":")
         return getattr(importlib.import_module(module), name)
 
     @property
     def numbers(self) -> bool:
-        """Return True if it learns numbers, False if labels."""
+        """Return True if the family learns numbers, False if it learns labels."""
         from sklearn.base import RegressorMixin
 
         return issubclass(self.load(), RegressorMixin)
 
     def refusals(self) -> tuple[type[Exception], ...]:
-        """Return the library's own errors for what it cannot do; scikit-learn has none beside ValueError."""
+        """Return the library's own error types for what it refuses; scikit-learn only uses ValueError."""
         if not self.path.startswith("lightgbm"):
             return ()
         from lightgbm.basic import LightGBMError
@@ -101,43 +101,43 @@ class Family:
 
 
 def _nodes(estimator: Any) -> int:
-    """Nodes of all trees."""
+    """Return the number of nodes in all trees."""
     return sum(tree.tree_.node_count for tree in np.ravel(estimator.estimators_))
 
 
 def _histogram_nodes(estimator: Any) -> int:
-    """Nodes of all trees."""
+    """Return the number of nodes in all trees."""
     return sum(len(tree.nodes) for step in estimator._predictors for tree in step)
 
 
 def _lightgbm_nodes(estimator: Any) -> int:
-    """Nodes of all trees: a tree of L leaves has L - 1 inner nodes."""
+    """Return the number of nodes in all trees: a tree of L leaves has L - 1 inner nodes."""
     lines = estimator.booster_.model_to_string().splitlines()
     return sum(2 * int(line.partition("=")[2]) - 1 for line in lines if line.startswith("num_leaves="))
 
 
 def _stored_rows(estimator: Any) -> int:
-    """Numbers in the stored rows."""
+    """Return the number of values in the stored rows."""
     return estimator._fit_X.size
 
 
 def _linear(estimator: Any) -> int:
-    """Coefficients and intercepts."""
+    """Return the number of coefficients and intercepts."""
     return estimator.coef_.size + np.size(estimator.intercept_)
 
 
 def _quadratic(estimator: Any) -> int:
-    """Means, axes and variances of every class."""
+    """Return the number of values in the means, axes and variances of every class."""
     return estimator.means_.size + sum(np.size(a) for a in [*estimator.rotations_, *estimator.scalings_])
 
 
 def _support(estimator: Any) -> int:
-    """Numbers in the support vectors, and their coefficients."""
+    """Return the number of values in the support vectors, their coefficients and the intercepts."""
     return estimator.support_vectors_.size + estimator.dual_coef_.size + estimator.intercept_.size
 
 
 def _weights(estimator: Any) -> int:
-    """Weights and biases."""
+    """Return the number of weights and biases."""
     return sum(a.size for a in [*estimator.coefs_, *estimator.intercepts_])
 
 
@@ -148,7 +148,7 @@ _FOREST = {
     "min_samples_leaf": _range(1, 20),
     "bootstrap": _of(True, False),
 }
-_FOREST_OF_NUMBERS = {  # its only other criteria are absolute errors, which take minutes, and those of counts
+_FOREST_OF_NUMBERS = {  # no `criterion`: others are for absolute errors, which take minutes, or for counts
     "max_features": _range(0.1, 1.0),
     **{key: _FOREST[key] for key in ("min_samples_split", "min_samples_leaf", "bootstrap")},
 }
@@ -164,7 +164,7 @@ CLASSIFIERS = _by_name(
         "sklearn.ensemble:AdaBoostClassifier",
         {"n_estimators": _range(20, 100), "learning_rate": _range(0.01, 2.0, log=True), "max_depth": _range(1, 6)},
         _nodes,
-        extra=("max_depth",),  # of its trees; the class takes a tree as its argument `estimator`
+        extra=("max_depth",),  # the depth of its trees; the class itself takes a tree as its argument `estimator`
     ),
     Family("extra_trees", "sklearn.ensemble:ExtraTreesClassifier", _FOREST, _nodes, threaded=True),
     Family(
@@ -186,7 +186,7 @@ CLASSIFIERS = _by_name(
         "sklearn.neighbors:KNeighborsClassifier",
         {"n_neighbors": _range(1, 50, log=True), "weights": _of("uniform", "distance"), "p": _of(1, 2)},
         _stored_rows,
-        fixed={"algorithm": "brute"},  # rows are stored as they are, without a tree of them
+        fixed={"algorithm": "brute"},  # the rows are stored as they are, not as a tree
         seeded=False,
         threaded=True,
     ),
@@ -266,7 +266,7 @@ CLASSIFIERS = _by_name(
             },
         ),
         _support,
-        defaults={"max_iter": 20_000},  # a hopeless C or gamma would take minutes
+        defaults={"max_iter": 20_000},  # some values of C or gamma would take minutes
         calibrated=True,
     ),
 )
@@ -297,7 +297,7 @@ REGRESSORS = _by_name(
             },
         ),
         _support,
-        defaults={"max_iter": 20_000},  # as of the classifier
+        defaults={"max_iter": 20_000},  # as in the classifier
         seeded=False,
         scaled=True,
     ),
@@ -306,10 +306,10 @@ REGRESSORS = _by_name(
 
 
 def find(families: Mapping[str, Family], name: str) -> Family:
-    """Return the family of a name.
+    """Return the family with a name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such family.
     """
     if name not in families:
         raise ValueError(f"estimator: unknown {name!r}. {did_you_mean(name, families)}")
@@ -317,7 +317,7 @@ def find(families: Mapping[str, Family], name: str) -> Family:
 
 
 def default_ranges(families: Mapping[str, Family], template: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the template with its family's ranges as `options`, where it has none."""
+    """Return the template with its family's default ranges as `options`, if it has no `options`."""
     family = families.get(str(template.get("estimator")))
     if family is None or "options" in template:
         return dict(template)
@@ -328,8 +328,8 @@ def make(family: Family, options: Mapping[str, Any], seed: int = 0, threads: int
     """Return an unfitted estimator.
 
     Raises:
-        ValueError: an unknown option, an option that is not the user's, or a value out of range as far as the library
-            says so before fitting.
+        ValueError: an option is unknown or not the user's to set, or a value is out of range (where the library checks
+            that before fitting).
     """
     cls = family.load()
     arguments = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD}
@@ -361,7 +361,7 @@ def _tree(max_depth: int | None) -> Any:
 
 @contextmanager
 def refusing(family: Family, options: Mapping[str, Any], inputs: Floats) -> Iterator[None]:
-    """Turn the library's refusals of some rows into ours, and keep its warnings to itself.
+    """Turn the library's errors in the body into `Refused`, and suppress its warnings.
 
     Raises:
         Refused: the library cannot fit these options to these rows.
@@ -388,10 +388,10 @@ def fit(
     """Return a fitted estimator, which predicts on one thread.
 
     Args:
-        rows_N: which row of the data each row is.
+        rows_N: the number of each row in the data (in a bootstrap, some are equal).
 
     Raises:
-        Refused: too few rows to calibrate. Also what the library raises, see `refusing`.
+        Refused: there are too few rows to calibrate. The library's own errors pass through, see `refusing`.
     """
     estimator = make(family, options, context.seed, context.threads)
     if family.calibrated:
@@ -400,19 +400,23 @@ def fit(
         estimator = scaled(estimator).fit(inputs, targets_N)
     else:
         estimator.fit(inputs, targets_N)
-    if family.threaded:  # several threads would add up a forest's trees in any order
+    if family.threaded:  # several threads would sum a forest's trees in an arbitrary order
         estimator.set_params(n_jobs=1)
     return estimator
 
 
 def calibrated(estimator: Any, inputs: Floats, labels_N: Integers, rows_N: Integers, seed: int) -> Any:
-    """Return Platt's probabilities over a fitted estimator (Platt 1999; one class against the others, normalised).
+    """Return a fitted estimator with Platt's probabilities (Platt 1999; one class against the others, normalised).
 
-    The scale is fitted on decisions for rows outside the folds that made them. Copies of one row, as in a bootstrap,
-    share a fold, or else the decisions would be about rows already seen.
+    Platt's scaling is fitted on decisions for rows that the deciding estimator has not seen, by folds. Copies of a row,
+    as in a bootstrap, are all in the same fold; otherwise the decisions would be for rows already seen.
 
     Args:
-        rows_N: which row of the data each row is.
+        estimator: the unfitted estimator.
+        rows_N: the number of each row in the data (in a bootstrap, some are equal).
+
+    Raises:
+        Refused: a class has fewer than `FOLDS` different rows.
     """
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.model_selection import StratifiedGroupKFold
@@ -425,7 +429,7 @@ def calibrated(estimator: Any, inputs: Floats, labels_N: Integers, rows_N: Integ
             )
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(inputs, labels_N, rows_N)
     scaled: Any = CalibratedClassifierCV(estimator, method="sigmoid", cv=list(folds))
-    scaled.set_params(ensemble=False)  # one estimator on all rows
+    scaled.set_params(ensemble=False)  # predict with one estimator that is fitted on all rows
     fitted = scaled.fit(inputs, labels_N)
     return fitted.set_params(cv=None)  # the folds need not be stored
 
@@ -452,7 +456,7 @@ def stored_class(family: Family) -> type:
 
 
 def count(family: Family, estimator: Any) -> int:
-    """Return how many numbers (or tree nodes) a fitted estimator stores in order to predict."""
+    """Return the number of values (or tree nodes) that a fitted estimator stores in order to predict."""
     if family.calibrated:
         fitted = estimator.calibrated_classifiers_[0]
         return int(family.count(fitted.estimator)) + 2 * len(fitted.calibrators)
@@ -462,5 +466,5 @@ def count(family: Family, estimator: Any) -> int:
 
 
 def flat(inputs: Floats) -> Floats:
-    """Return (N, features): images as rows of numbers."""
+    """Return the inputs as (N, features), float32: each image becomes one row of numbers."""
     return np.asarray(inputs, dtype=np.float32).reshape(len(inputs), -1)

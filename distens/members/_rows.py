@@ -1,4 +1,4 @@
-"""Which rows a member learns from."""
+"""The choice of the rows that a member learns from."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Predictors", section 1); a rare class may be missing from them."""
 
 
 def choose(rows: Rows, count: int, seed: int) -> Integers:
-    """Return the numbers of the chosen rows."""
+    """Return the chosen rows' numbers, as many as `count`."""
     if rows == "all":
         return np.arange(count)
     return generator(seed, "bootstrap").integers(0, count, count)
 
 
 def chosen(examples: Examples, rows: Rows, seed: int) -> Examples:
-    """Return the chosen rows; all of them without a copy."""
+    """Return the examples of the chosen rows; for `all`, the given examples without a copy."""
     if rows == "all":
         return examples
     picked_N = choose(rows, len(examples.inputs), seed)

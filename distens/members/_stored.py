@@ -1,11 +1,12 @@
-"""A fitted estimator as bytes, and back. Whoever wrote them: none of it is run, and compiled code can walk it.
+"""Fitted estimators written as bytes and read back safely, even if a hostile author wrote the bytes.
 
     zip ─► sizes ─► nodes, LightGBM's text ─► skops: objects of trusted types ─► settings' class, parameters ─► numbers
 
-skops makes objects of trusted types, and goes no further: it calls a trusted type's constructor with whatever the file
-says (LightGBM's opens any file), and trees whose nodes lead in circles or out of the array hang or crash the process
-when they predict. So does a text that LightGBM cannot read, while it is read. What is checked here is what scikit-learn
-and LightGBM index with, and do not check themselves.
+No code in the bytes is run, and compiled code can walk what is made of them. skops makes only objects of trusted types,
+but checks no more: it calls a trusted type's constructor with any arguments in the file (LightGBM's opens any file).
+Trees whose nodes lead in circles or out of the array hang or crash the process when they predict. A text that LightGBM
+cannot read crashes it while it is read. So this module checks the numbers that scikit-learn and LightGBM use as indices
+and do not check themselves.
 """
 
 from __future__ import annotations
@@ -55,15 +56,15 @@ def dump(fitted: Any, meta: Mapping[str, int]) -> State:
 
 
 def load(state: State, family: Family, options: Mapping[str, Any], outputs: str) -> tuple[Any, int]:
-    """Return the estimator of a family that `dump` was given, and how many numbers it predicts for a row.
+    """Rebuild the estimator from `dump`'s state; return it and its number of outputs (predicted numbers per row).
 
     Args:
-        options: the member's settings.
-        outputs: what that number is called in the state.
+        options: the member's options.
+        outputs: the key of the number of outputs in the state's `meta`.
 
     Raises:
-        StorageError: the file is damaged, not of these settings, or holds what this version does not trust; none of it
-            was run.
+        StorageError: the file is damaged, does not match these settings, or holds a type that this version does not
+            trust; nothing in it was run.
     """
     from skops.io.exceptions import UntrustedTypesFoundException
 
@@ -103,7 +104,7 @@ def _read(content: bytes, family: Family, options: Mapping[str, Any], outputs: i
 
 
 def _parts(fitted: Any, family: Family) -> list[Any]:
-    """Return the family's own estimators in what was stored."""
+    """Return the family's own estimators within a stored one, which may wrap them."""
     if family.calibrated:
         return [part.estimator for part in fitted.calibrated_classifiers_]
     if not family.scaled:
@@ -127,7 +128,7 @@ def _check_size(found: int, most: int) -> None:
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
-    """Yield every part in skops' description."""
+    """Yield every node of skops' schema."""
     left = [schema]
     while left:
         value = left.pop()
@@ -140,7 +141,7 @@ def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
 
 
 def _check_numbers(nodes: Sequence[dict[str, Any]]) -> None:
-    """Refuse parts of one number that differ: skops makes the first, and what is looked at must be what is made."""
+    """Refuse nodes that share an id and differ: skops makes the first one only, so a check of another would be void."""
     first: dict[Any, dict[str, Any]] = {}
     for node in nodes:
         other = first.setdefault(node["__id__"], node) if "__id__" in node else node
@@ -190,7 +191,7 @@ def _check_shape(fitted: Any, key: str, shape: tuple[int, ...]) -> None:
 
 
 def _check_estimator(fitted: Any, made: Any, family: Family) -> None:
-    """Compare an estimator with one that is made from the settings, and look at its numbers."""
+    """Check an estimator's parameters against one made from the settings, and the numbers that compiled code uses."""
     _check_parameters(fitted, made)
     if family.path in CHECKS:
         CHECKS[family.path](fitted, int(fitted.n_features_in_))
@@ -199,7 +200,7 @@ def _check_estimator(fitted: Any, made: Any, family: Family) -> None:
 def _check_parameters(fitted: Any, made: Any) -> None:
     wanted = made.get_params(deep=False)
     found = [(key, getattr(fitted, key, value)) for key, value in wanted.items()]
-    for key, value in [*found, *getattr(fitted, "_other_params", {}).items()]:  # LightGBM's, which come first with it
+    for key, value in [*found, *getattr(fitted, "_other_params", {}).items()]:  # LightGBM prefers these
         if key != "random_state" and repr(value) != repr(wanted.get(key)):
             raise ValueError(f"its {key} is {shown(value)}, by the settings {shown(wanted.get(key))}")
 
@@ -211,7 +212,7 @@ def _learns_numbers(fitted: Any) -> bool:
 
 
 def _check_nodes(inner_N: Any, left_N: Integers, right_N: Integers, feature_N: Integers, features: int) -> None:
-    """Refuse nodes of a tree that cannot be walked; a child comes after its parent in every tree that was grown."""
+    """Refuse a tree that cannot be walked; in every tree that was grown, a child comes after its parent."""
     places = np.flatnonzero(inner_N)
     sound = len(inner_N) > 0 and all(
         (child_N[places] > places).all() and (child_N[places] < len(inner_N)).all() for child_N in (left_N, right_N)
@@ -268,7 +269,7 @@ def _check_linear(fitted: Any, features: int) -> None:
 
 
 def _check_support(fitted: Any, features: int) -> None:
-    if "_impl" in vars(fitted) or fitted.kernel == "precomputed":  # libsvm would take the numbers for other ones
+    if "_impl" in vars(fitted) or fitted.kernel == "precomputed":  # libsvm would misread its numbers
         raise ValueError("it is another sort of support vector machine than it says")
     numbers = _learns_numbers(fitted)
     classes, vectors = 2 if numbers else len(fitted.classes_), len(fitted.support_vectors_)  # 2: as libsvm counts
@@ -283,7 +284,7 @@ def _check_support(fitted: Any, features: int) -> None:
     for key, shape in wanted.items():
         _check_shape(fitted, key, shape)
     counts = fitted._n_support
-    added = numbers or ((counts >= 0).all() and counts.sum() == vectors)  # a regressor's are not used
+    added = numbers or ((counts >= 0).all() and counts.sum() == vectors)  # a regressor's counts are not used
     if not added or not {fitted._probA.size, fitted._probB.size} <= {0, pairs}:
         raise ValueError("its support vectors do not add up")
 

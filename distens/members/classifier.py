@@ -1,4 +1,4 @@
-"""A network of `distens/models`, trained in a pack with its like, or alone."""
+"""A member that is a network of `distens/models`, trained alone or in a pack of similar members."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Classifier:
 
     Attributes:
         model: the architecture.
-        objective: what it minimises.
+        objective: the loss that training minimises.
         optimizer: `sgd`, `adam` or `adamw`.
-        learning_rate: of the first step.
+        learning_rate: the learning rate of the first step.
         weight_decay: an L2 penalty for `sgd` and `adam`, decoupled for `adamw`.
-        momentum: of `sgd` alone; 0.9 if not given.
-        schedule: of the learning rate: `constant`, or `cosine` down to zero.
+        momentum: for `sgd` alone; 0.9 if not given.
+        schedule: of the learning rate: `constant`, or `cosine`, which falls to zero.
         epochs: passes over the rows.
         batch_size: rows per step.
-        rows: `all`, or a `bootstrap` by the member's seed.
+        rows: `all`, or `bootstrap`: rows drawn with replacement by the member's seed.
     """
 
     model: Annotated[Any, Plugin("models")] = field(default_factory=Mlp)
@@ -79,7 +79,7 @@ class Classifier:
         self._classes = 0
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train; see `distens.training.loop.fit` for metrics and errors."""
+        """Train the network; see `distens.training.loop.fit` for metrics and errors."""
         import torch
 
         from distens.training import packed
@@ -95,7 +95,7 @@ class Classifier:
         return loop.fit(learner.network, learned, context, learner.recipe, self.objective.loss)
 
     def last_epoch(self) -> int | None:
-        """Return the epoch at which the rate ends; None: training can go on for ever (see `Schedule`)."""
+        """Return the epoch at which the learning rate reaches zero; None for a constant rate: there is no limit."""
         return self.epochs if self.schedule == "cosine" else None
 
     def _recipe(self) -> loop.Recipe:
@@ -113,7 +113,7 @@ class Classifier:
     def fit_pack(
         cls, members: Sequence[Classifier], examples: Examples, contexts: Sequence[Context]
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
-        """Train members together (see `Packable`); one after the other where packs gain nothing."""
+        """Train members together (see `Packable`), or one after the other where packs gain nothing."""
         from distens.training import packed
 
         shape, gpu = examples.inputs.shape[1:], contexts[0].device.startswith("cuda")
@@ -128,7 +128,7 @@ class Classifier:
                 yield place, error
 
     def pack_advice(self, input_shape: tuple[int, ...], classes: int, gpu: bool) -> tuple[int, str]:
-        """Return how many such members are best trained together, and why (see `distens.training.packed.advise`)."""
+        """Return the best number of such members in a pack, and the reason (see `distens.training.packed.advise`)."""
         import torch
 
         from distens.training import packed
@@ -152,13 +152,13 @@ class Classifier:
 
     @classmethod
     def stack(cls, members: Sequence[Classifier]) -> Callable[[Floats], Floats]:
-        """Return inputs -> probs_MNC of members of one architecture (see `Packable`)."""
+        """Return a function, inputs -> probs_MNC, of members of one architecture (see `Stackable`)."""
         networks = [member._network for member in members if member._network is not None]
         assert len(networks) == len(members), "predict needs fit or load first"
         return network.stack(networks, members[0]._input_shape, members[0]._classes)
 
     def predict(self, inputs: Floats) -> Floats:
-        """Return probs_NC, computed where the network lies: where it was trained, or after `load` on the CPU."""
+        """Return probs_NC, computed on the network's device: that of its training, or the CPU after `load`."""
         assert self._network is not None, "predict needs fit or load first"
         return network.predict(self._network, inputs, self._classes)
 
@@ -169,21 +169,21 @@ class Classifier:
         return State(network.to_arrays(self._network), meta)
 
     def load(self, state: State) -> None:
-        """Take the weights of a state, on the CPU."""
+        """Restore the network from a state, on the CPU."""
         self._input_shape, self._classes = tuple(state.meta["input_shape"]), state.meta["classes"]
         self._network = network.restore(lambda: self.model.build(self._input_shape, self._classes), state.arrays)
 
     def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
-        """Become an untrained network, by the seed alone."""
+        """Make the untrained network, whose first weights depend on the seed alone."""
         self._make(input_shape, classes, seed)
 
     def torch_module(self) -> nn.Module:
-        """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see what is done to it."""
+        """Return the network itself, inputs (N, …) -> logits_NC; changes to it show in `predict` and `state`."""
         assert self._network is not None, "there is no network before fit, load or begin"
         return self._network
 
     def to(self, device: str) -> None:
-        """Move the network to `cpu` or `cuda`; predictions then come from there."""
+        """Move the network to `cpu` or `cuda`; it then predicts on that device."""
         assert self._network is not None, "there is nothing to move before fit or load"
         self._network.to(device)
 

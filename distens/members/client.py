@@ -1,4 +1,4 @@
-"""A federation's client: a network that learns from its own rows, from where the server left off."""
+"""A federation's client: a network that starts from the server's weights and learns from its own rows."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class Client:
-    """Trains the server's network on its own rows, for some epochs or steps, by cross-entropy.
+    """A client, which trains the server's network on its own rows, for some epochs or steps, by cross-entropy.
 
     In one shot (`federated.rounds: 1` with a distiller) clients may be of several families, each with its own
-    architecture; in rounds they are of one.
+    architecture; in several rounds all clients are of one family.
 
     Attributes:
         model: the architecture.
-        optimizer: `sgd`, `adam` or `adamw`; begun anew in every round.
-        learning_rate: of every step; times `decay` for every round that has gone by.
-        decay: see `learning_rate`.
+        optimizer: `sgd`, `adam` or `adamw`; it starts afresh in every round.
+        learning_rate: the learning rate of every step in the first round.
+        decay: the factor by which the learning rate changes from one round to the next.
         weight_decay: an L2 penalty for `sgd` and `adam`, decoupled for `adamw`.
-        momentum: of `sgd` alone; 0 if not given.
-        epochs: local passes over the client's rows in one round.
-        steps: so many steps in one round, instead of epochs.
-        batch_size: rows per step; a client with fewer takes all it has.
-        clip: the largest norm of a gradient of the loss; null for any.
-        proximal: FedProx's mu, times the distance from the round's start (see `distens.training.local.Local`).
-        start: the seed of the first weights, which all clients share; without, the member's own.
+        momentum: for `sgd` alone; 0 if not given.
+        epochs: local passes over the client's rows in one round; 1 if neither `epochs` nor `steps` is given.
+        steps: the number of steps in one round, instead of `epochs`.
+        batch_size: rows per step; a client with fewer rows uses all of them.
+        clip: the largest norm of the loss's gradient, to which longer gradients are shortened; null: no limit.
+        proximal: FedProx's mu, the factor of the distance from the round's start (see `distens.training.local.Local`).
+        start: the seed of the first weights, which is then the same for all clients; null: the member's own seed.
     """
 
     model: Annotated[Any, Plugin("models")] = field(default_factory=Mlp)
@@ -76,16 +76,17 @@ class Client:
 
     @property
     def plain_steps(self) -> bool:
-        """Whether a step is the gradient times the learning rate, as some rules assume of their clients."""
+        """Return True if a step is the gradient times the learning rate (see `merge.protocol.AssumesPlainSteps`)."""
         return self.optimizer == "sgd" and not self.momentum and not self.weight_decay
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train in one shot on the client's own rows; `rows`, and `rows_0`, `rows_1`, … of each class, are among the
-        metrics.
+        """Train in one shot on the client's own rows.
+
+        The metrics include `rows`, and `rows_0`, `rows_1`, …, the number of rows of each class.
 
         Raises:
-            Diverged: the loss is not finite.
-            Refused: the architecture does not fit, or the client has no rows.
+            Diverged: the loss or a weight is not finite.
+            Refused: the architecture does not fit the inputs, or the client has no rows, or no labels.
         """
         ((_, found),) = self.fit_pack([self], examples, [context])
         if isinstance(found, Diverged):
@@ -96,7 +97,7 @@ class Client:
     def fit_pack(
         cls, members: Sequence[Client], examples: Examples, contexts: Sequence[Context]
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
-        """Train clients that begin alike together (see `Packable`)."""
+        """Train clients together, in groups that start from the same weights (see `Packable`)."""
         from distens.training import local
 
         groups: dict[int, list[int]] = {}
@@ -127,15 +128,17 @@ class Client:
     def train(
         self, start_P: Floats, shards: Sequence[Shard], round: int, device: str = "cpu"
     ) -> Iterator[tuple[int, Learned | Diverged]]:
-        """Train clients with these settings from one start, many as one program; yield each one's place and what it
-        learned, or why it stopped. The member itself is only the pattern: it must have begun or been loaded.
+        """Train clients with these settings from the same weights; yield each client's place and its result or error.
+
+        Many clients are trained as one program. The member itself only serves as the pattern of their networks: call
+        `begin` or `load` first.
 
         Args:
             start_P: the server's weights.
-            round: from 0; `decay` counts them.
+            round: counted from 0; the learning rate is multiplied by `decay` that many times.
 
         Raises:
-            Refused: the start is no such network's, or a client has no rows, or no labels.
+            Refused: the start does not fit the network, or a client has no rows, or no labels.
         """
         from distens.training import local
 
@@ -161,7 +164,7 @@ class Client:
         return Local(recipe, self.steps, self.clip, self.proximal)
 
     def pack_advice(self, input_shape: tuple[int, ...], classes: int, gpu: bool) -> tuple[int, str]:
-        """Return how many such clients are best trained together, and why (see `distens.training.packed.advise`)."""
+        """Return the best number of such clients in a pack, and the reason (see `distens.training.packed.advise`)."""
         import torch
 
         from distens.training import packed
@@ -170,24 +173,24 @@ class Client:
         return packed.advise(built, torch.zeros((2, *input_shape)), self.batch_size, gpu)
 
     def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
-        """Become an untrained network, by the seed alone."""
+        """Make the untrained network, whose first weights depend on the seed alone."""
         self._input_shape, self._classes = tuple(input_shape), classes
         self._network = network.initialise(lambda: self.model.build(self._input_shape, classes), derive(seed, "client"))
 
     def weights(self) -> Floats:
-        """Return all weights, one after the other, float32."""
+        """Return all weights, concatenated, float32."""
         from distens.training import local
 
         return local.flat(self.torch_module())
 
     def become(self, weights_P: Floats) -> None:
-        """Take all weights, as `weights` gives them."""
+        """Set all weights, in the order of `weights`."""
         from distens.training import local
 
         local.fill(self.torch_module(), weights_P)
 
     def gradient(self, examples: Examples) -> tuple[float, Floats]:
-        """Return the mean cross-entropy of the network on some rows, and its gradient by all weights."""
+        """Return the mean cross-entropy of the network on the examples, and its gradient by all weights."""
         import torch
 
         from distens.training import loop
@@ -204,12 +207,12 @@ class Client:
 
     @classmethod
     def stack(cls, members: Sequence[Client]) -> Callable[[Floats], Floats]:
-        """Return inputs -> probs_MNC of members of one architecture (see `Packable`)."""
+        """Return a function, inputs -> probs_MNC, of members of one architecture (see `Stackable`)."""
         networks = [member.torch_module() for member in members]
         return network.stack(networks, members[0]._input_shape, members[0]._classes)
 
     def predict(self, inputs: Floats) -> Floats:
-        """Return probs_NC, computed where the network lies."""
+        """Return probs_NC, computed on the network's device."""
         return network.predict(self.torch_module(), inputs, self._classes)
 
     def state(self) -> State:
@@ -218,27 +221,27 @@ class Client:
         return State(network.to_arrays(self.torch_module()), meta)
 
     def load(self, state: State) -> None:
-        """Take the weights of a state, on the CPU."""
+        """Restore the network from a state, on the CPU."""
         self._input_shape, self._classes = tuple(state.meta["input_shape"]), state.meta["classes"]
         self._network = network.restore(lambda: self.model.build(self._input_shape, self._classes), state.arrays)
 
     def torch_module(self) -> nn.Module:
-        """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see what is done to it."""
+        """Return the network itself, inputs (N, …) -> logits_NC; changes to it show in `predict` and `state`."""
         assert self._network is not None, "there is no network before fit, load or begin"
         return self._network
 
     def to(self, device: str) -> None:
-        """Move the network to `cpu` or `cuda`; predictions then come from there."""
+        """Move the network to `cpu` or `cuda`; it then predicts on that device."""
         self.torch_module().to(device)
 
 
 def histogram(examples: Examples) -> tuple[int, ...]:
-    """Return how many rows of each class there are."""
+    """Return the number of rows of each class."""
     return tuple(int(count) for count in np.bincount(examples.targets, minlength=examples.classes))
 
 
 def told_histogram(metrics: Mapping[str, float], classes: int) -> tuple[int, ...]:
-    """Return how many rows of each class a client had that trained in one shot, as its metrics say."""
+    """Return the number of a client's rows of each class, from its metrics of training in one shot."""
     return tuple(int(metrics[f"rows_{c}"]) for c in range(classes))
 
 

@@ -1,4 +1,4 @@
-"""An estimator of scikit-learn or LightGBM, by the name of its family."""
+"""A member that is a classifier of scikit-learn or LightGBM, given by the name of its family."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from distens.training.context import Context
 
 @dataclass
 class Estimator:
-    """A classifier that is no network. It learns labels only: no student, and no checkpoints.
+    """A classifier that is not a network.
+
+    It learns labels only, so it cannot be a student, and it keeps no checkpoints.
 
     Attributes:
         estimator: the family: `random_forest`, `svm`, …
-        options: arguments of the family's class, by its library's own names; what is left out is the library's default.
+        options: arguments of the family's class, by its library's own names; one that is left out has the family's
+            default (see `_families.Family.defaults`) or else the library's.
             A config that leaves out `options` as a whole searches the family's default ranges.
-        rows: `all`, or a `bootstrap` by the member's seed.
+        rows: `all`, or `bootstrap`: rows drawn with replacement by the member's seed.
     """
 
     uses_gpu: ClassVar[Literal[False]] = False
@@ -42,15 +45,15 @@ class Estimator:
 
     @classmethod
     def default_ranges(cls, template: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the template with the family's ranges as `options`, where it has none."""
+        """Return the template with the family's default ranges as `options`, if it has no `options`."""
         return _families.default_ranges(_families.CLASSIFIERS, template)
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train, and return `parameters` (see `_families.count`) and `seconds`.
+        """Train the estimator, and return `parameters` (see `_families.count`) and `seconds`.
 
         Raises:
-            Refused: targets are probabilities, or the library cannot fit these options to these rows.
-            Diverged: predictions are not finite.
+            Refused: the targets are probabilities, or the library cannot fit these options to these rows.
+            Diverged: a prediction is not finite.
         """
         if examples.targets.ndim == 2:
             raise Refused(f"estimator {self.estimator}: learns labels, not probabilities; a student must be a network")
@@ -62,18 +65,18 @@ class Estimator:
         with _families.refusing(family, self.options, inputs):
             self._fitted = _families.fit(family, self.options, inputs, labels_N, picked_N, context)
             self._classes = examples.classes
-            self.predict(inputs[:1])  # some errors show no sooner
+            self.predict(inputs[:1])  # shows errors that fitting does not
         return {"parameters": _families.count(family, self._fitted), "seconds": time.perf_counter() - started}
 
     def predict(self, inputs: Floats) -> Floats:
-        """Return probs_NC; a class that was missing from the rows gets probability zero.
+        """Return probs_NC; a class that was missing from the training rows has probability zero.
 
         Raises:
             Diverged: a probability is not finite.
         """
         assert self._fitted is not None, "predict needs fit or load first"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # LightGBM names columns that nobody named, then misses the names
+            warnings.simplefilter("ignore")  # LightGBM invents column names, then warns that they are missing
             found = np.asarray(self._fitted.predict_proba(_families.flat(inputs)), dtype=np.float64)
         probs_NC = np.zeros((len(inputs), self._classes))
         probs_NC[:, self._fitted.classes_] = found
@@ -87,11 +90,11 @@ class Estimator:
         return _stored.dump(self._fitted, {"classes": self._classes})
 
     def load(self, state: State) -> None:
-        """Become the stored estimator.
+        """Restore the stored estimator.
 
         Raises:
-            StorageError: the file is damaged, not of these settings, or holds what this version does not trust; none of
-                it was run.
+            StorageError: the file is damaged, does not match these settings, or holds a type that this version does not
+                trust; nothing in it was run.
         """
         family = _families.CLASSIFIERS[self.estimator]
         self._fitted, self._classes = _stored.load(state, family, self.options, "classes")

@@ -1,4 +1,4 @@
-"""A regressor of scikit-learn or LightGBM, by the name of its family."""
+"""A member that is a regressor of scikit-learn or LightGBM, given by the name of its family."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from distens.training.context import Context
 
 @dataclass
 class EstimatorRegressor:
-    """A regressor that is no network. It learns one number a row, in the target's own unit: no checkpoints.
+    """A regressor that is not a network.
+
+    It learns one number a row, in the target's own unit, and keeps no checkpoints.
 
     Attributes:
         estimator: the family: `random_forest`, `svm`, …
-        options: arguments of the family's class, by its library's own names; what is left out is the library's default.
-            A config that leaves out `options` as a whole searches the family's default ranges. Those of `svm` are for
-            targets of unit variance: an `epsilon` of 0.1 is a tenth of the targets' standard deviation.
-        rows: `all`, or a `bootstrap` by the member's seed.
+        options: arguments of the family's class, by its library's own names; one that is left out has the family's
+            default (see `_families.Family.defaults`) or else the library's.
+            A config that leaves out `options` as a whole searches the family's default ranges. The options of `svm`
+            are for targets of unit variance: an `epsilon` of 0.1 is a tenth of the targets' standard deviation.
+        rows: `all`, or `bootstrap`: rows drawn with replacement by the member's seed.
     """
 
     uses_gpu: ClassVar[Literal[False]] = False
@@ -43,15 +46,15 @@ class EstimatorRegressor:
 
     @classmethod
     def default_ranges(cls, template: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the template with the family's ranges as `options`, where it has none."""
+        """Return the template with the family's default ranges as `options`, if it has no `options`."""
         return _families.default_ranges(_families.REGRESSORS, template)
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train, and return `parameters` (see `_families.count`) and `seconds`.
+        """Train the estimator, and return `parameters` (see `_families.count`) and `seconds`.
 
         Raises:
-            Refused: targets are not one number a row, or the library cannot fit these options to these rows.
-            Diverged: predictions are not finite.
+            Refused: the targets are not one number a row, or the library cannot fit these options to these rows.
+            Diverged: a prediction is not finite.
         """
         if examples.targets.ndim != 1:
             shape = tuple(examples.targets.shape)
@@ -63,7 +66,7 @@ class EstimatorRegressor:
         started = time.perf_counter()
         with _families.refusing(family, self.options, inputs):
             self._fitted = _families.fit(family, self.options, inputs, targets_N, picked_N, context)
-            self.predict(inputs[:1])  # some errors show no sooner
+            self.predict(inputs[:1])  # shows errors that fitting does not
         return {"parameters": _families.count(family, self._fitted), "seconds": time.perf_counter() - started}
 
     def predict(self, inputs: Floats) -> Floats:
@@ -74,7 +77,7 @@ class EstimatorRegressor:
         """
         assert self._fitted is not None, "predict needs fit or load first"
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # LightGBM names columns that nobody named, then misses the names
+            warnings.simplefilter("ignore")  # LightGBM invents column names, then warns that they are missing
             predictions_N = np.asarray(self._fitted.predict(_families.flat(inputs)), dtype=np.float32)
         if not np.isfinite(predictions_N).all():
             raise Diverged(f"estimator {self.estimator}: its predictions are not finite")
@@ -86,11 +89,11 @@ class EstimatorRegressor:
         return _stored.dump(self._fitted, {"outputs": 1})
 
     def load(self, state: State) -> None:
-        """Become the stored estimator.
+        """Restore the stored estimator.
 
         Raises:
-            StorageError: the file is damaged, not of these settings, or holds what this version does not trust; none of
-                it was run.
+            StorageError: the file is damaged, does not match these settings, or holds a type that this version does not
+                trust; nothing in it was run.
         """
         family = _families.REGRESSORS[self.estimator]
         self._fitted, _ = _stored.load(state, family, self.options, "outputs")

@@ -1,4 +1,4 @@
-"""A user's own network by its import path: a LightningModule, or any nn.Module."""
+"""A member that is a user's own network, given by its import path: a LightningModule, or any nn.Module."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class Module:
     """A network whose `forward` turns inputs (N, …) into logits_NC, trained by Lightning's Trainer.
 
     A LightningModule brings its own training step, which gets batches (inputs, targets), and its own optimizers.
-    Any other nn.Module minimises cross-entropy with AdamW. Its file must be importable wherever members are trained
-    and wherever the result predicts.
+    Any other nn.Module minimises cross-entropy with AdamW. The class must be importable on every machine that trains
+    members or predicts.
 
     Attributes:
         path: `package.module:Class`.
-        options: passed to the constructor, along with `input_shape` and `classes` where it takes them.
+        options: arguments of the constructor, which also gets `input_shape` and `classes` if it takes them.
         epochs: passes over the rows.
-        batch_size: rows per step, of all processes together.
-        learning_rate: of AdamW, for a plain nn.Module alone; 1e-3 if not given.
-        rows: `all`, or a `bootstrap` by the member's seed.
-        processes: how many train the network together (see `distens.training.group`); what the runtime gives a member
-            is divided among them.
-        gpus_per_process: 0 or 1; for several processes alone: a GPU for each, whatever the runtime gives a member.
+        batch_size: rows per step, summed over all processes.
+        learning_rate: the learning rate of AdamW, for a plain nn.Module alone; 1e-3 if not given.
+        rows: `all`, or `bootstrap`: rows drawn with replacement by the member's seed.
+        processes: the number of processes that train the network together (see `distens.training.group`); the resources
+            that the runtime gives a member are divided among them.
+        gpus_per_process: 0, or 1 for a GPU for each of several processes, whatever the runtime gives a member.
     """
 
     path: Annotated[str, Imported()]
@@ -76,7 +76,11 @@ class Module:
 
     @classmethod
     def occupied(cls, settings: Settings, given: Resources) -> Resources:
-        """Return what a member occupies: its processes' CPUs, one each at least, and GPUs, none or whole ones each."""
+        """Return the resources that a member occupies: for each process, at least one CPU, and no GPU or whole ones.
+
+        Raises:
+            ValueError: the GPUs cannot be divided among the processes.
+        """
         processes = int(settings.get("processes", 1))
         if processes == 1:
             return given
@@ -88,12 +92,14 @@ class Module:
         return replace(given, cpus=max(given.cpus, float(processes)), gpus=gpus, processes=processes)
 
     def last_epoch(self) -> int | None:
-        """Return the epoch beyond which training cannot go on: a LightningModule may ask its trainer which is the last;
-        None: there is none."""
+        """Return the last epoch to which training can be extended; None: no limit.
+
+        There is a limit for a LightningModule, which may ask its trainer for the number of epochs.
+        """
         return self.epochs if _is_lightning(_find(self.path)) else None
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train; see `distens.training.lightning.fit` for metrics and errors."""
+        """Train the network; see `distens.training.lightning.fit` for metrics and errors."""
         self._input_shape, self._classes = tuple(examples.inputs.shape[1:]), examples.classes
         learned = chosen(examples, self.rows, context.seed)
         course = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
@@ -116,11 +122,11 @@ class Module:
 
             self._network = network.initialise(self._build(), context.seed)
             metrics = lightning.fit(self._network, learned, context, lightning.Course(**course), CrossEntropy().loss)
-        self.predict(examples.inputs[:1])  # refuses outputs that are no logits, and weights that are not finite
+        self.predict(examples.inputs[:1])  # raises if outputs are not logits, or are not finite
         return metrics
 
     def predict(self, inputs: Floats) -> Floats:
-        """Return probs_NC, computed where the network lies: where it was trained, or after `load` on the CPU."""
+        """Return probs_NC, computed on the network's device: that of its training, or the CPU after `load`."""
         assert self._network is not None, "predict needs fit or load first"
         return network.predict(self._network, inputs, self._classes)
 
@@ -131,13 +137,13 @@ class Module:
         return State(network.to_arrays(self._network), meta)
 
     def load(self, state: State) -> None:
-        """Take the weights and buffers of a state, on the CPU."""
+        """Restore the network from a state, on the CPU."""
         self._input_shape, self._classes = tuple(state.meta["input_shape"]), state.meta["classes"]
         self._network = network.initialise(self._build(), seed=0)
         network.load_arrays(self._network, state.arrays)
 
     def to(self, device: str) -> None:
-        """Move the network to `cpu` or `cuda`; predictions then come from there."""
+        """Move the network to `cpu` or `cuda`; it then predicts on that device."""
         assert self._network is not None, "there is nothing to move before fit or load"
         self._network.to(device)
 
@@ -149,7 +155,7 @@ def build_network(path: str, options: Mapping[str, Any], input_shape: tuple[int,
     """Return a new network of the user's class.
 
     Raises:
-        Refused: its constructor does not take these options, this input shape or this number of classes.
+        Refused: its constructor raised TypeError or ValueError for these options, input shape and number of classes.
     """
     cls = _find(path)
     takes = inspect.signature(cls).parameters
@@ -191,7 +197,7 @@ def _is_lightning(cls: type) -> bool:
 
 
 def _check_options(cls: type, options: Mapping[str, Any]) -> None:
-    """Refuse options that the constructor does not take, or lacks."""
+    """Refuse options that the constructor does not take, and the lack of options that it needs."""
     takes = {name: p for name, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_POSITIONAL}
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     named = {name: p for name, p in takes.items() if p.kind is not p.VAR_KEYWORD}

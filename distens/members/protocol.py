@@ -1,7 +1,7 @@
-"""A member: something that learns from examples and predicts class probabilities; and what else a kind may do.
+"""The protocols of members: a member learns from examples and predicts class probabilities (or numbers).
 
-The main protocol is `Member`. All others are optional: a kind has one by defining what it names, and whoever wants it
-asks with `registry.able`. A kind defines no other public names, so that a misspelt one is found.
+The main protocol is `Member`. All others are optional: a kind fulfils one by defining the names in it, and callers test
+for it with `registry.able`. A kind defines no other public names, so that a misspelt one is found.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 class Member(Protocol):
-    """A dataclass whose fields are its options; what it has learned is not a field.
+    """A dataclass whose fields are its options; what the member has learned is not a field.
 
-    An actor builds, trains and asks it, and a predictor restores it:
+    An actor builds it, trains it and predicts with it; a predictor restores it:
 
         >>> import numpy as np
         >>> from distens import registry
@@ -43,8 +43,8 @@ class Member(Protocol):
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
         """Train from scratch, or from `context.checkpoint`, and return metrics; `parameters` must be among them.
 
-        The same examples, seed and threads give the same member, bit for bit, on one machine, also when training
-        was interrupted and went on from a checkpoint.
+        On one machine, the same examples, seed and threads give the same member, bit for bit, even if training was
+        interrupted and resumed from a checkpoint.
 
         Raises:
             Diverged: the loss or the predictions stopped being finite.
@@ -57,11 +57,11 @@ class Member(Protocol):
         ...
 
     def state(self) -> State:
-        """Return all that `predict` needs besides the settings. No pickle, ever."""
+        """Return the state: all that `predict` needs besides the settings. It never contains a pickle."""
         ...
 
     def load(self, state: State) -> None:
-        """Become the member that `state` describes; `predict` then gives the same probabilities, bit for bit."""
+        """Restore the member from its state; `predict` then gives the same probabilities, bit for bit."""
         ...
 
 
@@ -72,16 +72,16 @@ PLUGINS = (Member,)
 class Packable(Member, Protocol):
     """A kind that can train many of its members as one program.
 
-    `distens.packing` puts members into one pack that differ in their `free` settings alone, as many as the first one
-    advises, and the actor trains them together:
+    `distens.packing` puts members that differ only in their `free` settings into one pack, of the size that one of them
+    advises, and an actor trains the pack::
 
         size, reason = members[0].pack_advice(input_shape, classes, gpu)
         for place, found in type(members[0]).fit_pack(members, examples, contexts):
             ...
 
     Attributes:
-        free: settings, dotted (`learning_rate`, `model.dropout`), in which members of one pack may differ; all others
-            are equal in a pack.
+        free: the settings, dotted (`learning_rate`, `model.dropout`), in which members of one pack may differ; all
+            other settings are equal in a pack.
     """
 
     free: ClassVar[tuple[str, ...]]
@@ -90,10 +90,10 @@ class Packable(Member, Protocol):
     def fit_pack(
         cls, members: Sequence[Self], examples: Examples, contexts: Sequence[Context]
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
-        """Train members together; yield each one's place and metrics (or why it stopped) as it finishes.
+        """Train members together; yield each member's place and its metrics, or its error, as soon as it finishes.
 
-        A yielded member is ready for `predict` and `state`, and equals the same member trained alone to float
-        tolerance. `seconds` among its metrics is its share of the pack's time. All `contexts` have one device.
+        A yielded member is ready for `predict` and `state`, and equals the same member trained alone, to float
+        tolerance. The metric `seconds` is the member's share of the pack's time. All `contexts` have the same device.
 
         Raises:
             Refused: these settings cannot work on these examples.
@@ -101,29 +101,30 @@ class Packable(Member, Protocol):
         ...
 
     def pack_advice(self, input_shape: tuple[int, ...], classes: int, gpu: bool) -> tuple[int, str]:
-        """Return how many such members are best trained together, and why, in a few words; 1 if packs gain nothing."""
+        """Return the best number of such members in a pack (1 if packs gain nothing), and the reason in a few words."""
         ...
 
 
 class Stackable(Member, Protocol):
-    """A kind that can ask many of its members in one pass.
+    """A kind whose members can predict many at a time, in one pass.
 
-    The predictor stacks those that share what is `asked`:
+    The predictor stacks members that have the same values of the `asked` settings::
 
         predict_all = type(members[0]).stack(members)
         probs_MNC = predict_all(inputs)
 
     Attributes:
-        asked: settings that members stacked for prediction have in common, except those that are `Packable.free`.
+        asked: the settings that must be equal in members stacked for prediction; those in `Packable.free` may differ.
     """
 
     asked: ClassVar[tuple[str, ...]]
 
     @classmethod
     def stack(cls, members: Sequence[Self]) -> Callable[[Floats], Floats]:
-        """Return inputs -> probs_MNC (float32): what each member's `predict` returns, to float tolerance, in one pass.
+        """Return a function, inputs -> probs_MNC (float32), that evaluates all members in one pass.
 
-        The members' weights are copied; `device` is where the first of them lies.
+        Its result equals that of each member's `predict`, to float tolerance. The members' weights are copied to the
+        device of the first member.
         """
         ...
 
@@ -131,8 +132,8 @@ class Stackable(Member, Protocol):
 class TrainsInRungs(Member, Protocol):
     """A kind whose members can stop after any epoch and resume later, from their checkpoint.
 
-    A schedule with rungs gives such members budgets (see `distens.schedule.protocol.in_parts`) and is told their length
-    when the plan is made; members of other kinds are trained in one go:
+    A schedule with rungs gives such members budgets (see `distens.schedule.protocol.in_parts`); the plan tells it how
+    long each family trains. Members of other kinds are trained in one go::
 
         lengths[family] = Length(epochs=(member.epochs,), last=member.last_epoch())
         member.fit(examples, Context(seed, checkpoint, budget=3))
@@ -140,18 +141,18 @@ class TrainsInRungs(Member, Protocol):
 
     @property
     def epochs(self) -> int:
-        """Return the number of epochs that the settings ask for: an option."""
+        """Return the number of epochs in the settings: an option."""
         ...
 
     def last_epoch(self) -> int | None:
-        """Return the epoch at which the rate ends, beyond which training cannot go on; None: there is none."""
+        """Return the last epoch to which training can be extended (where its learning rate ends); None: no limit."""
         ...
 
 
 class LeavesParts(Member, Protocol):
-    """A kind whose training leaves several models, each a state of this kind.
+    """A kind whose training leaves several models (parts), each as a state of this kind.
 
-    Its `fit` leaves one after the other; those that an earlier attempt left are there already:
+    Its `fit` leaves one part after the other; parts that an earlier attempt left are in `context.parts` already::
 
         for name in ("early", "late"):
             if name not in context.parts:
@@ -159,40 +160,40 @@ class LeavesParts(Member, Protocol):
                 context.parts.leave(name, self.state(), {"epochs": 3})
 
     Attributes:
-        parts: `averaged`: they make one prediction together, the mean of theirs; `selectable`: each is a model by
-            itself, `<task>/<part>`, which may be selected without the others.
+        parts: `averaged`: the member predicts the mean of its parts' predictions; `selectable`: each part is a model of
+            its own, `<task>/<part>`, which may be selected without the others.
     """
 
     parts: ClassVar[Literal["averaged", "selectable"]]
 
 
 class HasDefaultRanges(Member, Protocol):
-    """A kind that fills in the search ranges which its users would otherwise write out.
+    """A kind that fills in search ranges which its users would otherwise have to write.
 
-    The plan asks it, before anything is checked, and the resolved config shows them:
+    The plan calls it before anything is checked, and the resolved config shows the ranges::
 
         template = cls.default_ranges({"kind": "estimator", "estimator": "svm"})
     """
 
     @classmethod
     def default_ranges(cls, template: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the template with ranges where it leaves them out.
+        """Return the template with default ranges where it has none.
 
         Raises:
-            ValueError: the template cannot be right; the message says why.
+            ValueError: the template cannot be right; the message gives the reason.
         """
         ...
 
 
 class UsesNoGpu(Member, Protocol):
-    """A kind to which a GPU is of no use, and torch neither.
+    """A kind whose members use neither a GPU nor torch.
 
-    The plan refuses GPUs per member if all families are of such kinds:
+    The plan refuses a config that gives members GPUs if all families are of such kinds::
 
         if runner.usual.gpus and all(registry.able(cls, UsesNoGpu) for cls in classes):
             raise ConfigError(...)
 
-    Where other families use them, its members occupy none.
+    Where other families use GPUs, members of such a kind occupy none.
 
     Attributes:
         uses_gpu: False.
@@ -202,9 +203,9 @@ class UsesNoGpu(Member, Protocol):
 
 
 class LearnsNumbers(Member, Protocol):
-    """A kind whose targets are numbers, and whose predictions are predictions_NK in their units; others learn classes.
+    """A kind whose targets are numbers; other kinds learn classes. It predicts predictions_NK, in the targets' units.
 
-    The plan refuses families that cannot learn the run's target:
+    The plan refuses families that cannot learn the run's target::
 
         learns = registry.able(cls, LearnsNumbers)
 
@@ -218,7 +219,7 @@ class LearnsNumbers(Member, Protocol):
 class Grouped(Member, Protocol):
     """A kind whose members may be trained by several processes together.
 
-    The runner reserves room for all of them at once (see `distens.training.group`):
+    The runner reserves room for all processes of a member at once (see `distens.training.group`)::
 
         resources = cls.occupied(settings, resources)
         actor = places.actor(resources)                      # sits in a reservation of resources.processes parts
@@ -226,10 +227,13 @@ class Grouped(Member, Protocol):
 
     @classmethod
     def occupied(cls, settings: Settings, given: Resources) -> Resources:
-        """Return what a member of these settings occupies, of what the config gives it.
+        """Return the resources that a member with these settings occupies.
+
+        Args:
+            given: the resources that the config gives a member.
 
         Raises:
-            ValueError: that cannot be divided among its processes; the message begins with what of it.
+            ValueError: they cannot be divided among the processes; the message begins with the resource's name.
         """
         ...
 
@@ -237,25 +241,25 @@ class Grouped(Member, Protocol):
 class HasNetwork(Member, Protocol):
     """A kind whose members are torch networks.
 
-    A server can begin one, merge into it, and teach it:
+    A server can begin such a member without training, merge weights into it, and teach it::
 
         member.begin(input_shape, classes, seed)
         logits_NC = member.torch_module()(inputs)
     """
 
     def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
-        """Become an untrained network, by the seed alone."""
+        """Make the untrained network, whose first weights depend on the seed alone."""
         ...
 
     def torch_module(self) -> nn.Module:
-        """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see what is done to it."""
+        """Return the network itself, inputs (N, …) -> logits_NC; changes to it show in `predict` and `state`."""
         ...
 
 
 class Movable(Member, Protocol):
-    """A kind whose members predict where they lie.
+    """A kind whose members can be moved to another device, and predict there.
 
-    A loaded one lies on the CPU; whoever wants it elsewhere moves it:
+    A loaded member lies on the CPU until a caller moves it::
 
         member.load(state)
         member.to("cuda")
@@ -263,15 +267,15 @@ class Movable(Member, Protocol):
     """
 
     def to(self, device: str) -> None:
-        """Move the member to `cpu` or `cuda`; predictions then come from there."""
+        """Move the member to `cpu` or `cuda`; it then predicts on that device."""
         ...
 
 
 class ClientKind(HasNetwork, Protocol):
     """A kind that can be a federation's client.
 
-    A federated plan refuses all others. In every round the actor fills one member with the server's weights and lets it
-    train all clients of a pack; what was merged is judged on the server's rows, or its gradient is taken there:
+    A federated plan refuses all other kinds. In every round one member on the actor trains all clients of a pack from
+    the server's weights. The merged weights are evaluated on the server's rows, or their gradient is taken there::
 
         for place, found in member.train(start_P, shards, round, device):
             ...  # found.weights_P is the update of shards[place].client
@@ -287,26 +291,27 @@ class ClientKind(HasNetwork, Protocol):
     def train(
         self, start_P: Floats, shards: Sequence[Shard], round: int, device: str = "cpu"
     ) -> Iterator[tuple[int, Learned | Diverged]]:
-        """Train clients with these settings from one start; yield each one's place and what it learned, or why it
-        stopped. The member itself is only the pattern: it must have begun or been loaded.
+        """Train clients with these settings from the same weights; yield each client's place and its result or error.
+
+        The member itself only serves as the pattern of the clients' networks: call `begin` or `load` first.
 
         Args:
             start_P: the server's weights.
-            round: from 0.
+            round: counted from 0.
 
         Raises:
-            Refused: the start is no such network's, or a client has no rows, or no labels.
+            Refused: the start does not fit the network, or a client has no rows, or no labels.
         """
         ...
 
     def weights(self) -> Floats:
-        """Return all weights, one after the other, float32."""
+        """Return all weights, concatenated, float32."""
         ...
 
     def become(self, weights_P: Floats) -> None:
-        """Take all weights, as `weights` gives them."""
+        """Set all weights, in the order of `weights`."""
         ...
 
     def gradient(self, examples: Examples) -> tuple[float, Floats]:
-        """Return the mean cross-entropy of the network on some rows, and its gradient by all weights."""
+        """Return the mean cross-entropy of the network on the examples, and its gradient by all weights."""
         ...

@@ -1,4 +1,4 @@
-"""A network of `distens/models` that predicts a number."""
+"""A member that is a network of `distens/models` and predicts a number."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from distens.training.context import Context
 
 @dataclass
 class Regressor(Classifier):
-    """A `classifier`'s network with one linear output, which learns targets scaled to mean zero and variance one.
+    """A `classifier`'s network with one linear output. It learns targets scaled to mean zero and variance one.
 
     Attributes:
-        objective: what it minimises, of scaled targets.
+        objective: the loss that training minimises, computed on the scaled targets.
     """
 
     learns_numbers: ClassVar[Literal[True]] = True
@@ -39,10 +39,10 @@ class Regressor(Classifier):
         self._mean, self._scale = 0.0, 1.0
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train; see `distens.training.loop.fit` for metrics and errors.
+        """Train the network; see `distens.training.loop.fit` for metrics and errors.
 
         Raises:
-            Refused: targets are not one number a row.
+            Refused: the targets are not one number a row.
         """
         targets_N = np.asarray(examples.targets, dtype=np.float64)
         if targets_N.ndim != 1:
@@ -56,11 +56,11 @@ class Regressor(Classifier):
 
     @classmethod
     def stack(cls, members: Sequence[Classifier]) -> Callable[[Floats], Floats]:
-        """Return inputs -> predictions_MN1 of members of one architecture."""
+        """Return a function, inputs -> predictions_MN1, that evaluates the members one after the other."""
         return lambda inputs: np.stack([member.predict(inputs) for member in members])
 
     def predict(self, inputs: Floats) -> Floats:
-        """Return predictions_N1 (float32), in the targets' unit, computed where the network lies."""
+        """Return predictions_N1 (float32), in the targets' unit, computed on the network's device."""
         assert self._network is not None, "predict needs fit or load first"
         scaled_N1 = network.outputs(self._network, inputs, 1)
         return (scaled_N1.astype(np.float64) * self._scale + self._mean).astype(np.float32)
@@ -72,7 +72,7 @@ class Regressor(Classifier):
         return State(network.to_arrays(self._network), meta)
 
     def load(self, state: State) -> None:
-        """Take the weights of a state, on the CPU."""
+        """Restore the network, and the targets' mean and scale, from a state, on the CPU."""
         self._input_shape, self._classes = tuple(state.meta["input_shape"]), 1
         self._mean, self._scale = float(state.meta["mean"]), float(state.meta["scale"])
         self._network = network.restore(lambda: self.model.build(self._input_shape, 1), state.arrays)

@@ -1,4 +1,4 @@
-"""The block that `resnet` is made of."""
+"""The residual block of `resnet`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Return group normalisation in eight groups, or as many as divide the channels evenly."""
+    """Return a group normalisation, whose number of groups is the greatest common divisor of the channels and 8."""
     return nn.GroupNorm(gcd(channels, 8), channels)
 
 
 class Residual(nn.Module):
-    """relu(shortcut(x) + two 3x3 convolutions of x), each convolution normalised (He et al. 2015, figure 2)."""
+    """A residual block (He et al. 2015, figure 2).
+
+    It computes relu(shortcut(x) + two 3x3 convolutions of x), with each convolution normalised.
+    """
 
     def __init__(self, channels: int, wanted: int, stride: int) -> None:
         super().__init__()
@@ -28,5 +31,5 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels, wanted, 1, stride, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return (N, wanted, height / stride, width / stride)."""
+        """Return the block's outputs, (N, wanted, height / stride, width / stride)."""
         return (self.shortcut(inputs) + self.body(inputs)).relu()

@@ -18,15 +18,15 @@ SMALLEST = 4
 
 @dataclass(frozen=True)
 class Lenet:
-    """Two convolutions and two dense layers (LeCun et al. 1998, "Gradient-Based Learning Applied to Document
-    Recognition", section II.B).
+    """LeNet-5: two convolutions and two hidden dense layers (LeCun et al. 1998, "Gradient-Based Learning Applied to
+    Document Recognition", section II.B).
 
-    We differ: both convolutions are padded, so that images of 8x8 pixels and up will do; rectified linear units and
-    maximum pooling take the place of scaled tanh and trained subsampling; the second convolution sees every channel.
+    We differ: both convolutions are padded, so that images from 4x4 pixels on are large enough; rectified linear units
+    and maximum pooling replace scaled tanh and trained subsampling; the second convolution reads every channel.
 
     Attributes:
-        width: times the paper's 6 and 16 channels, and 120 and 84 units.
-        dropout: the share of both dense layers' inputs that is dropped in training.
+        width: the factor by which the paper's 6 and 16 channels, and 120 and 84 units, are multiplied.
+        dropout: the share of the inputs of both hidden dense layers that is dropped in training.
     """
 
     width: Annotated[float, Gt(0)] = 1.0
@@ -36,7 +36,7 @@ class Lenet:
         """Return a freshly initialised network: inputs (N, channels, height, width) -> logits_NC.
 
         Raises:
-            Refused: the inputs are no images, or are below 4x4 pixels.
+            Refused: the inputs are not images, or are smaller than 4x4 pixels.
         """
         from torch import nn
 
@@ -50,7 +50,7 @@ class Lenet:
         layers: list[nn.Module] = [
             nn.Conv2d(channels, first, 5, padding=2),
             nn.MaxPool2d(2),
-            nn.ReLU(),  # after pooling, where it gives the same and has a quarter to do
+            nn.ReLU(),  # after pooling the result is the same, for a quarter of the work
             nn.Conv2d(first, second, 5, padding=2),
             nn.MaxPool2d(2),
             nn.ReLU(),

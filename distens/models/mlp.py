@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mlp:
-    """Dense layers over the flattened input, each followed by an activation and dropout; a linear layer at the end.
+    """A multilayer perceptron: dense layers over the flattened input, each followed by an activation and dropout, and a
+    linear layer at the end.
 
     Attributes:
-        hidden: the width of every hidden layer, at most 1,000 of them; none makes multinomial logistic regression.
+        hidden: the width of each hidden layer, at most 1,000 layers; without any it is multinomial logistic regression.
         dropout: the share of every hidden layer's outputs that is dropped in training.
-        activation: after every hidden layer.
+        activation: the function after every hidden layer.
     """
 
     hidden: Annotated[tuple[Annotated[int, Ge(1)], ...], MaxLen(1000)] = (128, 128)

@@ -1,4 +1,4 @@
-"""A network by name."""
+"""The protocol of models: architectures of networks, chosen by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """A frozen dataclass whose fields are the architecture's options.
 
-    A member builds its network, and the baseline `larger_single` a wider one:
+    A member builds its network from it, and the baseline `larger_single` builds a wider one:
 
         >>> import torch
         >>> from distens import registry

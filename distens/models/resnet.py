@@ -18,17 +18,19 @@ SMALLEST = 8
 
 @dataclass(frozen=True)
 class Resnet:
-    """Three stages of residual blocks with `width`, 2 `width` and 4 `width` channels, the second and third at half the
-    resolution, then the mean over pixels (He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2).
+    """A residual network (He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2).
 
-    We differ in the normalisation: groups (Wu and He 2018) instead of batches. A group's statistics come from one
-    image alone, so a network is the same in training and in prediction, any batch size will do, a last batch of one
-    image too, and a state holds nothing but weights, which can be averaged. Shortcuts that change shape are 1x1
-    convolutions (the paper's option B).
+    It has three stages of residual blocks, with `width`, 2 `width` and 4 `width` channels; the second and third stage
+    each halve the resolution; the mean over pixels follows.
+
+    We differ in the normalisation, which is over groups of channels (Wu and He 2018) instead of batches. A group's
+    statistics come from one image alone. So a network computes the same in training and in prediction, any batch size
+    works (even a last batch of one image), and a state holds only weights, which can be averaged. Shortcuts that change
+    the shape are 1x1 convolutions (the paper's option B).
 
     Attributes:
-        depth: blocks per stage; the paper's n, with 6 n + 2 weighted layers; at most 200, and the paper ends there.
-        width: channels of the first stage.
+        depth: blocks per stage, the paper's n, for 6 n + 2 weighted layers; at most 200, as in the paper.
+        width: the number of channels in the first stage.
         dropout: the share of the pooled channels that is dropped in training.
     """
 
@@ -40,7 +42,7 @@ class Resnet:
         """Return a freshly initialised network: inputs (N, channels, height, width) -> logits_NC.
 
         Raises:
-            Refused: the inputs are no images, or are below 8x8 pixels.
+            Refused: the inputs are not images, or are smaller than 8x8 pixels.
         """
         from torch import nn
 

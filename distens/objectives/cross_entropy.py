@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """The mean over rows of -sum_c q_c log p_c, in nats, where p = softmax(logits) and q is the target.
+    """Cross-entropy: the mean over rows of -sum_c q_c log p_c, in nats, where p = softmax(logits) and q is the target.
 
-    A label's q is one at the label and zero elsewhere; a teacher's probabilities are q themselves.
+    For a label, q is one at the label and zero elsewhere; for a teacher's probabilities, q is these probabilities.
 
     Attributes:
         label_smoothing: e; q becomes (1 - e) q + e / C (Szegedy et al. 2016, "Rethinking the Inception Architecture",

@@ -1,4 +1,4 @@
-"""What a member minimises."""
+"""The protocol of objectives: the losses that members minimise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ class Objective(Protocol):
     """
 
     def loss(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss, a scalar. `targets` are labels_N (int64) or probs_NC."""
+        """Return the mean loss, a scalar.
+
+        Args:
+            logits_NC: the network's outputs.
+            targets: labels_N (int64), probs_NC, or numbers of the outputs' shape.
+        """
         ...
 
 
@@ -33,12 +38,12 @@ PLUGINS = (Objective,)
 class SmoothsLabels(Objective, Protocol):
     """An objective with an option that mixes labels with the uniform distribution.
 
-    A network that is trained in a pack brings it along, since members of one pack may differ in it:
+    A member of a pack passes the option's value to the pack's training, as members of one pack may differ in it::
 
         smoothing = objective.label_smoothing if registry.able(objective, SmoothsLabels) else 0.0
     """
 
     @property
     def label_smoothing(self) -> float:
-        """Return e; a label's target becomes (1 - e) q + e / C: an option."""
+        """Return e, an option: a label's target q becomes (1 - e) q + e / C."""
         ...

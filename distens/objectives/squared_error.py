@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SquaredError:
-    """The mean over rows and outputs of (output - target)^2: for numbers; a `regressor` minimises it of targets that it
-    has scaled to mean zero and variance one.
+    """The squared error: the mean over rows and outputs of (output - target)^2.
+
+    It is for numbers. A `regressor` computes it on targets that it has scaled to mean zero and variance one.
     """
 
     def loss(self, logits_NC: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training as plain states: tensors become arrays, the rest JSON; no pickle is written or read."""
+"""Checkpoints of a training as plain states: tensors become arrays, all else becomes JSON; there is no pickle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COST = 20
 
 
 class Pace:
-    """Says when the next checkpoint is due, so that saving costs little and short trainings never save."""
+    """A clock for checkpoints, such that saving costs little and short trainings never save."""
 
     def __init__(self, checkpoint: Checkpoint, seconds_before: float = 0.0) -> None:
         self._every = checkpoint.every_seconds
@@ -26,15 +26,15 @@ class Pace:
         self._checkpoint = checkpoint
 
     def seconds(self) -> float:
-        """Return the time trained so far: that of interrupted attempts included, that of saving not."""
+        """Return the training time so far, in seconds, with interrupted attempts and without the time of saving."""
         return time.perf_counter() - self._started
 
     def due(self) -> bool:
-        """Return whether it is time to save."""
+        """Return True if it is time to save."""
         return time.perf_counter() >= self._next
 
     def save(self, state: State) -> None:
-        """Save, and plan the next time."""
+        """Save a checkpoint, and set the time of the next one."""
         before = time.perf_counter()
         self._checkpoint.save(state)
         after = time.perf_counter()
@@ -43,17 +43,20 @@ class Pace:
 
 
 def pack(tree: Any, meta: Mapping[str, Any]) -> State:
-    """Return a tree of mappings, lists, tensors and plain values as a state.
+    """Return a state that holds a tree of mappings, lists, tuples, tensors and plain values.
+
+    Args:
+        meta: further entries of the state's `meta`.
 
     Raises:
-        Refused: the tree holds something else.
+        Refused: the tree holds a value of another type.
     """
     arrays: dict[str, Any] = {}
     return State(arrays, {**meta, "tree": _encode(tree, arrays, "checkpoint")})
 
 
 def unpack(state: State) -> Any:
-    """Return the tree that `pack` was given; tensors lie on the CPU."""
+    """Rebuild the tree from `pack`'s state; its tensors lie on the CPU."""
     return _decode(state.meta["tree"], state.arrays)
 
 

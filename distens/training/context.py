@@ -1,4 +1,4 @@
-"""What a member is given besides examples: its seed, its place to keep checkpoints, its share of the machine."""
+"""The context of a member's training: its seed, where it keeps checkpoints, its share of the machine."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from distens.storage.parts import Parts
 
 @dataclass(frozen=True)
 class Context:
-    """The surroundings of one fit.
+    """A context: all that a member's `fit` gets besides the examples.
 
     Attributes:
-        seed: the only source of chance.
-        checkpoint: kept during training, so that a killed member goes on from the last one.
+        seed: the only source of randomness.
+        checkpoint: where the member keeps its last checkpoint, from which it resumes if it was killed.
         device: `cpu` or `cuda`.
-        threads: CPU threads that the member may use.
-        gpus: GPUs that the member was given; may be a fraction.
-        processes: as many have room together, in the reservation that this process is in; 1: nothing is reserved.
-        budget: the epoch to train up to, from the checkpoint if it is not beyond, where another one is left for whoever
-            goes on; None: all that the settings say. Only a kind that can stop anywhere is given one (see
-            `distens.schedule.protocol.in_parts`).
-        rows_N: which of the examples a federation's client has; None: all.
+        threads: the number of CPU threads that the member may use.
+        gpus: the number of GPUs that the member occupies; may be a fraction.
+        processes: the number of processes for which the reservation around this process has room; 1: no reservation.
+        budget: the epoch to train up to; None: all epochs in the settings. Training resumes from the checkpoint if that
+            is not beyond the budget, and leaves a checkpoint at the budget, to be continued later. Only a kind that can
+            stop after any epoch gets a budget (see `distens.schedule.protocol.in_parts`).
+        rows_N: the numbers of the examples that belong to a federation's client; None: all.
         parts: where a training that leaves several models leaves them (see `distens.members.protocol.LeavesParts`).
     """
 
@@ -39,11 +39,11 @@ class Context:
     parts: Parts = field(default_factory=Parts)
 
     def of_part(self, name: str) -> Context:
-        """Return the surroundings of one part's own training: its chance and its checkpoint are its own."""
+        """Return the context for the training of one part, with a seed and a checkpoint of its own."""
         return replace(
             self, seed=derive(self.seed, "part", name), checkpoint=self.parts.checkpoint(name, self.checkpoint)
         )
 
     def until(self, epochs: int) -> int:
-        """Return the epoch at which training ends, of as many as the settings say."""
+        """Return the epoch at which training ends: the budget, or else `epochs`, the number in the settings."""
         return epochs if self.budget is None else self.budget

@@ -1,4 +1,4 @@
-"""What one row costs a network, seen by showing it an example."""
+"""The cost of one row in a network, measured in a forward pass of an example."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 
 def multiplications(network: nn.Module, example: Tensor) -> int:
-    """Return the multiplications of one row's forward pass: every weight of a layer, times the places it is used at."""
+    """Return the number of multiplications in one row's forward pass.
+
+    For each layer, that is its number of weights times the number of places (pixels of its output) where they are used.
+    """
 
     def of(layer: nn.Module, out: Any) -> int:
         weight = getattr(layer, "weight", None)
@@ -22,19 +25,22 @@ def multiplications(network: nn.Module, example: Tensor) -> int:
 
 
 def activations(network: nn.Module, example: Tensor) -> int:
-    """Return how many numbers the layers give for one row, the row itself included."""
+    """Return the number of values in all layers' outputs for one row, and in the row itself.
+
+    Only layers that have weights of their own count.
+    """
     return example[0].numel() + _sum(network, example, lambda _, out: out[0].numel() if isinstance(out, Tensor) else 0)
 
 
 def _sum(network: nn.Module, example: Tensor, count: Callable[[nn.Module, Any], int]) -> int:
-    """Return the sum over all layers that have weights of their own, given their outputs for the example."""
+    """Return the sum of count(layer, its output for the example) over all layers that have weights of their own."""
     found: list[int] = []
     layers = [m for m in network.modules() if next(m.parameters(recurse=False), None) is not None]
     handles = [layer.register_forward_hook(lambda m, _, out: found.append(count(m, out))) for layer in layers]
     learns, device = network.training, next((p.device for p in network.parameters()), example.device)
     try:
         with torch.inference_mode():
-            network.eval()(example.to(device))  # in training it might draw chance, or count what it sees
+            network.eval()(example.to(device))  # in training mode it might draw random numbers, or update statistics
     finally:
         network.train(learns)
         for handle in handles:

@@ -1,8 +1,8 @@
-"""Dropout whose chance belongs to the member: the same masks whether it trains alone or in a pack, on any device.
+"""Dropout with masks that depend on the member alone: the same in training alone or in a pack, on any device.
 
-A mask follows from (seed, epoch, layer) and the sizes of the batches before it in the epoch. Random numbers of 16 bits
-decide, so a rate is met to 1 in 65,536. (On the CPU torch takes twenty times as long: its own dropout draws numbers
-one by one.)
+A mask follows from (seed, epoch, layer) and the sizes of the batches before it in the epoch. It is drawn from random
+numbers of 16 bits, so a rate is exact to 1 in 65,536. (On the CPU torch's own dropout takes twenty times as long, as it
+draws numbers one by one.)
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _BLOCK = 1 << 18
 
 
 class Masks:
-    """One epoch's masks of M members.
+    """The masks of M members for one epoch.
 
     Args:
-        seeds: the members'.
-        device: where masks are wanted; the numbers are drawn on the CPU, so they are the same everywhere.
+        seeds: the members' seeds.
+        epoch: the epoch's number.
+        device: where the masks lie; they are drawn on the CPU, so that they are the same on every device.
     """
 
     def __init__(self, seeds: Sequence[int], epoch: int, device: torch.device | str = "cpu") -> None:
@@ -31,7 +32,7 @@ class Masks:
         self._streams: dict[str, _Stream] = {}
 
     def take(self, layer: str, rates_M: Tensor, width: int, rows: int) -> Tensor:
-        """Return the next mask of a layer: (M, width, rows), 0 where dropped and 1 / (1 - rate) elsewhere."""
+        """Return the next mask of a layer: (M, width, rows), 0 for a dropped value and 1 / (1 - rate) elsewhere."""
         if layer not in self._streams:
             seeds = [derive(seed, "dropout", layer, self._epoch) for seed in self._seeds]
             self._streams[layer] = _Stream(seeds, self._device)
@@ -50,7 +51,7 @@ class _Stream:
         self._used = 0
 
     def take(self, count: int) -> Tensor:
-        """Return (M, count) random int16; what is left of a block too small for it is thrown away."""
+        """Return (M, count) random int16; the rest of a block is thrown away if it is smaller than `count`."""
         if self._used + count > self._drawn.shape[1]:
             words = (max(count, min(_BLOCK, 32 * count)) + 3) // 4
             drawn = torch.empty((len(self._generators), words), dtype=torch.int64)
@@ -62,11 +63,11 @@ class _Stream:
 
 
 class Dropout(nn.Module):
-    """Takes the place of `nn.Dropout` while a network trains.
+    """A dropout layer that replaces `nn.Dropout` in training.
 
     Attributes:
-        masks: set by the trainer of a single network, for each epoch.
-        given: set by a stack: the mask itself.
+        masks: one epoch's masks, set by the training loop of a single network.
+        given: the mask itself, set by a stack; it takes precedence over `masks`.
     """
 
     given: Tensor | None
@@ -78,7 +79,7 @@ class Dropout(nn.Module):
         self.register_buffer("given", None, persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return inputs (N, …) with their mask applied; unchanged outside of training."""
+        """Return the inputs (N, …) times their mask; unchanged outside of training."""
         if self.given is not None:
             return inputs * self.given
         if not self.training or not self.rate:
@@ -100,10 +101,10 @@ def adopt(network: nn.Module) -> list[Dropout]:
 
 
 def rates(network: nn.Module) -> dict[str, float]:
-    """Return every dropout layer's name and rate.
+    """Return the rate of every dropout layer, by the layer's name.
 
-    A layer's name counts what comes before it without other dropouts, so that networks that differ in their dropout
-    alone agree in the names of those they share.
+    A name is "<number of layers before it that are not dropout>.<number of dropouts just before it>". So networks that
+    differ only in their dropout agree in the names of the dropout layers that they share.
     """
     return {
         layer: module.p if isinstance(module, nn.Dropout) else module.rate

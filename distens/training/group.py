@@ -1,13 +1,13 @@
-"""One network trained by several processes, each with a GPU of its own if it asks for one.
+"""Training of one network by several processes, each with a GPU of its own if the member asks for GPUs.
 
     this process ──► process 0 ─┐ each: the same network, its share of every batch, gradients averaged
                      process 1 ─┤ (DistributedDataParallel); process 0 saves checkpoints and returns the weights
                      …          ┘
 
-They are actors in one reservation (a placement group of Ray's, a bundle each), so that a group never holds a part of
-what it needs while another holds the rest. The runner makes it, and this process sits in it and occupies nothing
-besides; a process in none makes one for the time of the training. A failure ends the group; the member's next attempt
-goes on from the checkpoint.
+The processes are actors in one reservation (a placement group of Ray's, with one bundle for each), so that no group
+holds a part of its resources while it waits for the rest. Usually the runner makes the reservation, and this process is
+in it too and occupies nothing more; a process outside any reservation makes one for the duration of the training. A
+failure ends the group; the member's next attempt resumes from the checkpoint.
 """
 
 from __future__ import annotations
@@ -46,16 +46,17 @@ def fit(
     """Train a network in a group of processes, from the last checkpoint if there is one.
 
     Args:
-        build: makes the untrained network; an importable function, or a partial of one.
-        gpus: whether each process gets a GPU, if nothing is reserved; else the reservation says so.
-        course: fields of `distens.training.lightning.Course`.
-        loss: of a plain network.
+        build: a function that makes the untrained network; it is importable, or a partial of an importable one.
+        gpus: whether each process gets a GPU; in a runner's reservation `context.gpus` decides that instead.
+        course: the fields of `distens.training.lightning.Course`.
+        loss: the loss of a plain network.
 
     Returns:
-        Metrics as `distens.training.lightning.fit` gives them, and the network's arrays.
+        The metrics of `distens.training.lightning.fit`, and the network's arrays.
 
     Raises:
-        Diverged, Refused: raised by a process; or the cluster is too small for the group.
+        Diverged: raised by a process.
+        Refused: raised by a process, or the cluster has no room for the group.
     """
     gpus = context.gpus > 0 if context.processes > 1 else gpus
     told = {
@@ -72,7 +73,7 @@ def fit(
             told["meeting"] = ray.get(actors[0].meeting.remote())
             calls = [actor.train.remote(told, rank) for rank, actor in enumerate(actors)]
             left = list(calls)
-            while left:  # the first that fails ends all: the others would wait for it
+            while left:  # the first failure ends all: the other processes would wait for the failed one
                 done, left = ray.wait(left)
                 ray.get(done)
             return ray.get(calls[0])
@@ -85,7 +86,7 @@ def fit(
 
 @contextmanager
 def _reserved(context: Context, processes: int, gpus: bool) -> Iterator[PlacementGroup]:
-    """Give the reservation that this process is in, or make one meanwhile."""
+    """Yield the reservation around this process, or a new one, which is removed afterwards."""
     if context.processes > 1:
         given = ray.util.get_current_placement_group()
         assert given is not None, "the runner put this process into one"
@@ -102,7 +103,7 @@ def _reserved(context: Context, processes: int, gpus: bool) -> Iterator[Placemen
 
 
 def _check_room(wanted: Mapping[str, float]) -> None:
-    """Refuse a group that no waiting would let start."""
+    """Refuse a group that is too large for the cluster, however long it would wait."""
     if not ray.is_initialized():
         raise Refused("processes: several need a Ray cluster, and this process is connected to none")
     context = ray.get_runtime_context()
@@ -117,7 +118,11 @@ def _check_room(wanted: Mapping[str, float]) -> None:
 
 
 def _await(made: PlacementGroup, each: Mapping[str, float], processes: int, wait_seconds: float = WAIT_SECONDS) -> None:
-    """Wait for room that others hold now, and that they may hold until their run ends."""
+    """Wait until a reservation has room, which others may occupy until their run ends.
+
+    Raises:
+        Refused: there was no room within `wait_seconds`.
+    """
     if not made.wait(wait_seconds):
         needed = ", ".join(f"{amount * processes:g} {name}" for name, amount in each.items())
         raise Refused(
@@ -127,7 +132,7 @@ def _await(made: PlacementGroup, each: Mapping[str, float], processes: int, wait
 
 
 def _actor(reservation: PlacementGroup, place: int) -> Any:
-    """Return a process in one part of a reservation."""
+    """Start a process in one part of a reservation, and return its actor."""
     part = dict(reservation.bundle_specs[place])
     options = {"num_cpus": part.pop("CPU", 0), "num_gpus": part.pop("GPU", 0), "memory": part.pop("memory", None)}
     there = PlacementGroupSchedulingStrategy(reservation, placement_group_bundle_index=place)
@@ -136,25 +141,25 @@ def _actor(reservation: PlacementGroup, place: int) -> Any:
 
 
 class _Process:
-    """One process of a group."""
+    """A process of a group, as an actor."""
 
     def __init__(self, search_path: list[str]) -> None:
-        sys.path += [folder for folder in search_path if folder not in sys.path]  # the user's own modules
+        sys.path += [folder for folder in search_path if folder not in sys.path]  # for the user's own modules
 
     def meeting(self) -> tuple[str, int]:
-        """Return where the processes may find each other: this one's host, and a port that is free."""
+        """Return the address at which the processes meet: this process's host, and a free port of it."""
         with socket.socket() as found:
             found.bind(("", 0))
             return ray.util.get_node_ip_address(), found.getsockname()[1]
 
     def train(self, told: dict[str, Any], rank: int) -> tuple[dict[str, float], dict[str, Any]] | None:
-        """Train this process's share; the result of rank 0 is the group's."""
+        """Train this process's share of every batch; rank 0 returns the group's metrics and arrays, the others None."""
         import torch
 
         context, processes, (host, port) = told["context"], told["processes"], told["meeting"]
         if context.device == "cuda" and not torch.cuda.is_available():
             raise Refused("processes: a GPU each was reserved, but torch sees none")
-        # Each is the only one of its node, as far as Lightning knows: it has one device and sees no other.
+        # For Lightning each process is alone on its node: it has one device and sees no other.
         place = {"MASTER_ADDR": host, "MASTER_PORT": port, "WORLD_SIZE": processes, "RANK": rank, "GROUP_RANK": rank}
         os.environ |= {name: str(value) for name, value in {**place, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items()}
         torch.set_num_threads(context.threads)

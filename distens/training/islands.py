@@ -1,4 +1,4 @@
-"""Stages of a stack where autograd does the work: image layers, and whole networks under vmap."""
+"""Stages of a stack whose backward step is done by autograd: image layers, and whole networks under vmap."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _IMAGE_LAYERS = (
 
 
 def is_image_layer(module: nn.Module) -> bool:
-    """Return whether a layer, or a block of such layers, can be computed for many members beside each other."""
+    """Return True if a layer, or a block of such layers, can be computed for many members side by side."""
     if type(module) in _IMAGE_LAYERS:  # a subclass may compute anything
         return True
-    children = list(module.children())  # a block, whose own code must not mind how many channels there are
+    children = list(module.children())  # a block; its own code must work for any number of channels
     return bool(children) and not list(module.parameters(recurse=False)) and all(map(is_image_layer, children))
 
 
 class _Island:
-    """The first stage of a stack: nobody asks how its inputs should have been."""
+    """A first stage of a stack, which computes no gradients of its inputs."""
 
     def __init__(self, leaves: Leaves) -> None:
         self._weights = [weight.detach().requires_grad_() for weight, _ in leaves.values()]
@@ -58,7 +58,7 @@ class _Island:
 
 
 class Images(_Island):
-    """(M, N, channels, height, width) -> (M, width, N) through grouped convolutions."""
+    """A stage of image layers, (M, N, channels, height, width) -> (M, width, N), by grouped convolutions."""
 
     def __init__(self, modules: Sequence[nn.Module], members: int, leaves: Leaves) -> None:
         own = {id(p): leaves[id(p)] for module in modules for p in module.parameters()}
@@ -70,7 +70,7 @@ class Images(_Island):
 
     def _call(self, values: Tensor, masks: Masks | None) -> Tensor:
         members, rows, channels, height, width = values.shape
-        if self._shares and values.stride(0) == 0:  # the first convolution reads what all share only once
+        if self._shares and values.stride(0) == 0:  # the first convolution reads shared inputs only once
             images = values[0]
         else:
             images = values.permute(1, 3, 4, 0, 2).reshape(rows, height, width, members * channels).permute(0, 3, 1, 2)
@@ -82,7 +82,7 @@ class Images(_Island):
 
 
 def _grouped(module: nn.Module, members: int, weights: Mapping[int, Tensor]) -> nn.Module:
-    """Return a layer for M times the channels, each member's apart; or a block of such layers."""
+    """Return a layer, or a block of layers, for M times the channels, in which members do not mix."""
     if isinstance(module, nn.Conv2d):
         return _GroupedConv(module, members, weights)
     if isinstance(module, nn.GroupNorm):
@@ -117,7 +117,10 @@ class _GroupedConv(nn.Module):
         return out if out.is_cuda else out.contiguous(memory_format=torch.channels_last)  # of one channel it may not be
 
     def _unfolded(self, images: Tensor) -> Tensor:
-        """Return the convolution as one matrix product, channels last: on a CPU four times as fast for one channel."""
+        """Return the convolution, computed as one matrix product in channels-last layout.
+
+        On a CPU, that is four times as fast for inputs of one channel.
+        """
         conv = self._conv
         height, width = (int(size) for size in conv.kernel_size)
         down, along = (int(size) for size in conv.padding)
@@ -139,7 +142,7 @@ class _Pool(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         rows, channels, height, width = images.shape
-        # In prediction alone: to learn, pooling must remember where the largest was.
+        # In prediction alone: for the backward step, pooling must remember the place of each maximum.
         if not self._halves or not torch.is_inference_mode_enabled() or images.is_cuda or height % 2 or width % 2:
             return self._pool(images)
         pairs = images.permute(0, 2, 3, 1).reshape(rows, height // 2, 2, width * channels)
@@ -159,7 +162,7 @@ class _GroupedNorm(nn.Module):
 
 
 class Vmapped(_Island):
-    """(M, N, …) -> (M, C, N) through the network's own code."""
+    """A stage that is the whole network, (M, N, …) -> (M, C, N), by its own code under vmap."""
 
     def __init__(self, template: nn.Module, leaves: Leaves, rates_M: Mapping[str, Tensor], example: Tensor) -> None:
         super().__init__(leaves)
@@ -182,7 +185,7 @@ class Vmapped(_Island):
 
     def _call(self, values: Tensor, masks: Masks | None) -> Tensor:
         rows, learns = values.shape[1], masks is not None
-        if self._module.training != learns:  # its code may ask; `given` makes no difference of it
+        if self._module.training != learns:  # the network's code may read it; `given` does not depend on it
             self._module.train(learns)
         given: dict[str, Tensor] = {}
         for layer, path in self._buffers.items():
@@ -197,6 +200,7 @@ class Vmapped(_Island):
             parameters = dict(zip(self._parameters, weights, strict=True))
             return torch.func.functional_call(self._module, {**parameters, **given}, (inputs,))
 
-        # Chance of the network's own would not be the member's, so it is an error, and the members are trained alone.
+        # Random numbers drawn by the network's own code would not follow from the member's seed: that is an error here,
+        # and the members are trained alone.
         logits_MNC = torch.vmap(call, randomness="error")(self._weights, given, values)
         return logits_MNC.transpose(1, 2)

@@ -2,11 +2,11 @@
 
     dense layers     activations (M, width, N): batched matrix products, backward written out, buffers kept
     image layers     activations (N, M * channels, height, width), channels last: grouped convolutions, autograd
-    anything else    torch.func's vmap over the network itself, autograd
+    other layers     torch.func's vmap over the network itself, autograd
 
-Rows are never folded into members. Measured on one CPU thread, against networks one by one: dense layers 3 to 8 times
-as fast, mostly for want of Python and allocation; grouped convolutions 1.5 times in channels-last layout, but 0.7 times
-in torch's default one; vmap 0.7 times with convolutions.
+Rows are never folded into members. Measured on one CPU thread, against networks one by one: dense layers are 3 to 8
+times as fast, mostly because there is less Python and allocation; grouped convolutions are 1.5 times as fast in
+channels-last layout, but 0.7 times in torch's default layout; vmap is 0.7 times as fast with convolutions.
 """
 
 import math
@@ -27,8 +27,10 @@ class _Stage(Protocol):
 
 
 def kinds(network: nn.Module) -> frozenset[str]:
-    """Return what a stack of such networks is made of, by their structure alone: `dense`, `images` and `blocks` (of
-    image layers) where they are a chain, or else `vmap`."""
+    """Return the kinds of layers in a stack of such networks, from their structure alone.
+
+    For a chain: `dense`, and `images` and `blocks` (of image layers) if it has any; for any other network: `vmap`.
+    """
     parts = _parts(network)
     if parts is None:
         return frozenset({"vmap"})
@@ -38,7 +40,13 @@ def kinds(network: nn.Module) -> frozenset[str]:
 
 
 def chain(template: nn.Module, members: int, leaves: Leaves, rates_M: Mapping[str, Tensor]) -> list[_Stage]:
-    """Return the stages of networks whose `kinds` are those of a chain."""
+    """Return the stages of a stack of networks that are chains (see `kinds`).
+
+    Args:
+        template: one of the networks.
+        members: the number of networks.
+        rates_M: dropout layer -> each member's rate, in the order of the layers.
+    """
     parts = _parts(template)
     assert parts is not None, "not a chain"
     images, dense = parts
@@ -57,7 +65,7 @@ def chain(template: nn.Module, members: int, leaves: Leaves, rates_M: Mapping[st
 
 
 def _parts(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]] | None:
-    """Return a chain's image layers and its dense ones, between which it flattens; None for any other network."""
+    """Return a chain's image layers and its dense layers, which a flattening separates; None for any other network."""
     modules = _modules(network)
     flat = next((i for i, module in enumerate(modules) if _flattens(module)), -1)
     images, dense = modules[: max(flat, 0)], modules[flat + 1 :]
@@ -67,7 +75,7 @@ def _parts(network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]] | None
         return None
     computing = (module for module in dense if not isinstance(module, nn.Identity | nn.Dropout))
     if not images and not isinstance(next(computing), nn.Linear):
-        return None  # an activation would work in place, on the inputs
+        return None  # a first activation would overwrite the inputs
     return images, dense
 
 
@@ -82,7 +90,7 @@ def _modules(network: nn.Module) -> list[nn.Module]:
 
 
 class _Room:
-    """Memory for one result, kept between steps: fresh pages would cost as much as the arithmetic."""
+    """A buffer for one result, kept between steps: fresh pages would cost as much as the arithmetic."""
 
     def __init__(self) -> None:
         self._kept = self._view = torch.empty(0)
@@ -99,7 +107,7 @@ class _Room:
 
 
 class _Flat:
-    """(M, N, …) -> (M, width, N), a view."""
+    """A stage that flattens, (M, N, …) -> (M, width, N), as a view."""
 
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor:
         return values.flatten(2).transpose(1, 2) if values.ndim > 3 else values.transpose(1, 2)
@@ -128,7 +136,7 @@ class _Dense:
         if self._bias_gradient is not None:
             torch.sum(gradients, 2, out=self._bias_gradient)
         if self._first:
-            return gradients  # nobody asks how the inputs should have been
+            return gradients  # the first layer: nothing uses gradients of the inputs
         return torch.bmm(self._turned, gradients, out=self._in.take(gradients, self._values.shape))
 
 
@@ -152,7 +160,7 @@ class _Activation:
 
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor:
         self._values = values
-        # What a dense layer returns is nobody else's, so a rectifier may work in place.
+        # Nothing else uses the outputs of the dense layer before, so a rectifier may work in place.
         self._result = values.relu_() if isinstance(self._module, nn.ReLU) else self._module(values)
         return self._result
 

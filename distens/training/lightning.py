@@ -1,8 +1,8 @@
-"""A user's network trained by Lightning's Trainer: the only file that knows Lightning.
+"""Training of a user's network by Lightning's Trainer; this is the only file that imports Lightning.
 
-Lightning decides how to step, we decide about chance and storage: every epoch's order of rows and its dropout follow
-from (seed, epoch), and checkpoints go through Lightning's own door for them (`CheckpointIO`) as plain states, without
-pickle. So a resumed training equals an uninterrupted one, schedulers and the module's own hooks included.
+Lightning makes the steps; this file controls randomness and storage: every epoch's order of rows and its dropout follow
+from (seed, epoch), and checkpoints go through Lightning's own interface (`CheckpointIO`) as plain states, without
+pickle. So a resumed training equals an uninterrupted one, including its schedulers and the module's own hooks.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Course:
-    """How long and how a module is trained.
+    """A course of training: the length, batch size and learning rate of a module's training.
 
     Attributes:
         epochs: passes over the rows.
-        batch_size: rows per step, of all processes together. A last step that would leave a process fewer than two
-            rows is left out (batch normalisation cannot do with one), and one that does not divide evenly is cut.
-        learning_rate: of AdamW, for a plain network; a LightningModule configures its own optimizers.
+        batch_size: rows per step, summed over all processes. A last step that would leave a process fewer than two
+            rows is left out if there are full steps (batch normalisation needs two rows); rows of a last step that do
+            not divide evenly among the processes are left out too.
+        learning_rate: the learning rate of AdamW, for a plain network; a LightningModule configures its own optimizers.
     """
 
     epochs: int
@@ -55,8 +56,10 @@ class Course:
 
 @dataclass(frozen=True)
 class Group:
-    """One process's place among several, of one device each: its rank, and their number. Where they meet, the
-    environment says (MASTER_ADDR and its like)."""
+    """A process's place in a group of processes with one device each: its rank, and the number of processes.
+
+    The environment (MASTER_ADDR and the like) holds the address at which the processes meet.
+    """
 
     rank: int
     processes: int
@@ -70,13 +73,14 @@ def fit(
     Args:
         network: a LightningModule, which gets batches (inputs, targets), or any module that returns logits_NC.
         loss: (logits_NC, targets) -> the mean loss, for a plain network.
+        group: this process's place in a group; None: it trains alone.
 
     Returns:
         `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit`.
 
     Raises:
         Diverged: an epoch's loss is not finite.
-        Refused: fewer rows than a step needs, or a checkpoint that is no plain data.
+        Refused: there are fewer rows than processes, or a checkpoint holds other objects than plain data.
     """
     rank, processes = (group.rank, group.processes) if group else (0, 1)
     order = _Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
@@ -126,7 +130,7 @@ def fit(
 
 
 class _Plain(LightningModule):
-    """What a plain network is trained as."""
+    """A LightningModule around a plain network."""
 
     def __init__(self, network: nn.Module, loss: Loss, learning_rate: float) -> None:
         super().__init__()
@@ -141,7 +145,7 @@ class _Plain(LightningModule):
 
 
 class _Order(Sampler[Tensor]):
-    """The row numbers of each batch of one process; Lightning says which epoch it is."""
+    """A sampler that gives the row numbers of each batch of one process; Lightning sets the epoch."""
 
     def __init__(self, rows: int, batch_size: int, seed: int, rank: int, processes: int) -> None:
         self._rows, self._size, self._seed = rows, batch_size, seed
@@ -165,19 +169,19 @@ class _Order(Sampler[Tensor]):
 
 
 class _Watch(Callback):
-    """Seeds each epoch, sums its loss, saves between epochs when it is time, and stops where the budget ends."""
+    """A callback that seeds each epoch, sums its loss, saves between epochs if it is time, and stops at the budget."""
 
     def __init__(self, pace: Pace, context: Context, rank: int, until: int, state: State | None) -> None:
         self.pace, self._context, self._rank, self._until, self.budget = pace, context, rank, until, context.budget
         self._first: int | None = None
         self._total = torch.zeros(())
         self._steps = 0
-        self.epoch = 0  # how many were trained
+        self.epoch = 0  # the number of epochs trained
         self.mean = state.meta["loss"] if state else math.nan
         self.began = began_at(state.meta, context) if state else 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not at the end of the epoch before: Lightning steps epoch-wise schedulers only after its hooks for that.
+        # Not at the end of the epoch before, as Lightning only steps epoch-wise schedulers after its hooks there.
         epoch = trainer.current_epoch
         self._first = epoch if self._first is None else self._first
         self.epoch = epoch
@@ -191,7 +195,7 @@ class _Watch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):  # a module that optimises by hand may return none
+        if isinstance(loss, Tensor):  # a module with manual optimisation may return no loss
             self._total += loss.detach()
             self._steps += 1
 
@@ -209,7 +213,7 @@ class _Watch(Callback):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        # What Lightning does a moment later; or else it would resume behind the last batch of the epoch before.
+        # Lightning does so a moment later; else training would resume after the last batch of the epoch before.
         loop = trainer.fit_loop.epoch_loop
         for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
             progress.reset_on_run()
@@ -217,13 +221,13 @@ class _Watch(Callback):
 
 
 class _StateIO(CheckpointIO):
-    """Keeps Lightning's checkpoint as a state in the member's place for it."""
+    """A Lightning plug-in that keeps Lightning's checkpoint as the state in the member's checkpoint."""
 
     def __init__(self, watch: _Watch, state: State | None, identity: Mapping[str, Any]) -> None:
         self._watch, self._state, self._identity = watch, state, identity
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        # The settings rebuild the module: its hyperparameters need not be kept, and may be any object.
+        # The module is rebuilt from the settings: its hyperparameters need not be kept, and may be any object.
         kept = {key: value for key, value in checkpoint.items() if not key.startswith(("hyper_", "hparams_"))}
         watch, pace = self._watch, self._watch.pace
         numbers = {"epoch": watch.epoch, "seconds": pace.seconds(), "loss": watch.mean, "began": watch.began}
@@ -239,7 +243,7 @@ class _StateIO(CheckpointIO):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's notes and tips to itself; a run has many members."""
+    """Suppress Lightning's notes and tips in the body, as a run has many members."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -255,7 +259,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _repeatable(cuda: bool) -> Iterator[None]:
-    """Ask torch for repeatable GPU kernels; where an operation has none, it warns instead of failing."""
+    """Make torch use repeatable GPU kernels in the body; if an operation has none, torch warns instead of failing."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if cuda:
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -267,7 +271,7 @@ def _repeatable(cuda: bool) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C through: Lightning turns it into the end of the process and then ignores it."""
+    """Raise KeyboardInterrupt on Ctrl-C in the body, where Lightning raises SystemExit and then ignores the signal."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
     try:

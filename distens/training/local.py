@@ -1,10 +1,10 @@
-"""Local training of a federation's clients: from one start, each on its own rows, many of them as one program.
+"""Local training of a federation's clients: from the same weights, each on its own rows, many of them as one program.
 
-    start ──► a stack of clients' networks ──► steps, each client's own batches ──► leave: (place, what it learned)
+    start ──► a stack of clients' networks ──► steps, each client's own batches ──► leave: (place, its result)
 
-Clients have different numbers of rows, so they make different numbers of steps: the stack is ordered by them, and
-whoever has made his last leaves it. A last batch that is short is filled with rows whose gradient is zero. What a
-client learns depends on its own rows, seed and correction alone, to float tolerance: not on who is beside it.
+Clients have different numbers of rows, so they make different numbers of steps. The stack is ordered by the numbers of
+steps, and a client leaves it after its last step. A short last batch is filled with rows whose gradient is zero. A
+client's result depends, to float tolerance, only on its own rows, seed and correction, not on the other clients.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from distens.training.stacked import Stack, Unstackable
 
 @dataclass(frozen=True)
 class Shard:
-    """One client's part.
+    """A client's input to local training: its rows, its seed and its correction.
 
     Attributes:
-        client: its name.
+        client: the client's name.
         examples: its rows and labels.
-        seed: of its order of rows.
-        correction: of its gradients.
+        seed: the seed of its order of rows and its dropout.
+        correction: the correction of its gradients.
     """
 
     client: str
@@ -49,13 +49,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Local:
-    """How clients train.
+    """A procedure of local training, the same for all clients.
 
     Attributes:
-        recipe: optimizer, learning rate, weight decay, momentum and batch size, the same for all; `epochs` passes.
-        steps: so many steps instead of epochs; None for epochs.
-        clip: the largest norm of a client's gradient by its loss; None for any.
-        pull: times the distance to the start, added to each gradient: FedProx's mu (Li et al. 2020, "Federated
+        recipe: optimizer, learning rate, weight decay, momentum, batch size and number of epochs.
+        steps: the number of steps, instead of epochs; None: `recipe.epochs` decides.
+        clip: the largest norm of the gradient of a client's loss, to which longer gradients are shortened; None: no
+            limit.
+        pull: FedProx's mu: `pull` times (weights - start) is added to each gradient (Li et al. 2020, "Federated
             Optimization in Heterogeneous Networks", equation 2, whose gradient this is).
     """
 
@@ -65,17 +66,25 @@ class Local:
     pull: float = 0.0
 
     def count(self, rows: int) -> int:
-        """Return how many steps a client with so many rows makes."""
+        """Return the number of steps of a client with this number of rows."""
         return self.recipe.epochs * self.per_epoch(rows) if self.steps is None else self.steps
 
     def per_epoch(self, rows: int) -> int:
-        """Return how many steps an epoch has."""
+        """Return the number of steps in an epoch of a client with this number of rows."""
         return math.ceil(rows / self.recipe.batch_size)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What a client learned: its weights, one after the other, and what it took."""
+    """The result of a client's training.
+
+    Attributes:
+        weights_P: all weights, concatenated, float32.
+        steps: the number of steps made.
+        rate_sum: the sum of their learning rates.
+        loss: the mean loss over the last epoch's rows.
+        seconds: the client's share of the time.
+    """
 
     weights_P: Floats
     steps: int
@@ -85,20 +94,20 @@ class Learned:
 
 
 def flat(network: nn.Module) -> Floats:
-    """Return all weights of a network, one after the other, float32.
+    """Return all weights of a network, concatenated, float32.
 
     Raises:
-        Refused: it keeps something beside float32 weights, which could not be merged.
+        Refused: the network has buffers, or weights of another type, which could not be merged.
     """
     _check(network)
     return torch.cat([p.detach().flatten() for p in network.parameters()]).cpu().numpy().copy()
 
 
 def fill(network: nn.Module, weights_P: Floats) -> None:
-    """Give a network the weights that `flat` returned.
+    """Set the weights of a network from the array that `flat` returned.
 
     Raises:
-        Refused: they are not as many as it has.
+        Refused: the array's size is not the network's number of weights.
     """
     parameters = list(network.parameters())
     count = sum(p.numel() for p in parameters)
@@ -122,14 +131,14 @@ def _check(network: nn.Module) -> None:
 def train(
     network: nn.Module, start_P: Floats, shards: Sequence[Shard], local: Local, device: str = "cpu"
 ) -> Iterator[tuple[int, Learned | Diverged]]:
-    """Train every client from the same start; yield each one's place, and what it learned or why it stopped.
+    """Train every client from the same weights; yield each client's place, and its result or error.
 
     Args:
-        network: any of the architecture; it is written to.
+        network: any network of the architecture; its weights are overwritten.
         start_P: the global weights.
 
     Raises:
-        Refused: the network cannot be trained so, or the start is not its size.
+        Refused: the network cannot be stacked, or `start_P` does not fit it.
     """
     fill(network, start_P)
     example = torch.zeros((2, *shards[0].examples.inputs.shape[1:]))
@@ -150,7 +159,13 @@ def train(
 
 @dataclass(frozen=True)
 class _Plan:
-    """The batches of one client's epoch, which ends before step `until`; rows are places in the chunk's table."""
+    """The batches of one client's epoch.
+
+    Attributes:
+        until: the step before which the epoch ends.
+        rows_SB: for each step and place in the batch, a row's number in the chunk's table.
+        share_SB: each row's share of the batch's mean; zero for rows that fill up a short batch.
+    """
 
     until: int
     rows_SB: Tensor
@@ -158,7 +173,7 @@ class _Plan:
 
 
 class _Chunk:
-    """Clients in descending order of their steps."""
+    """A chunk of clients that train as one stack, in descending order of their numbers of steps."""
 
     def __init__(self, network: nn.Module, shards: Sequence[Shard], local: Local, example: Tensor, device: str) -> None:
         self._shards, self._local, self._device = shards, local, device
@@ -171,7 +186,7 @@ class _Chunk:
         self._labels = torch.cat([labels for _, labels in parts]).to(device)
         self._rows = [len(labels) for _, labels in parts]
         self._dropout = any(rates(network).values())
-        widest = local.recipe.batch_size if self._dropout else max(self._rows)  # masks follow from the width
+        widest = local.recipe.batch_size if self._dropout else max(self._rows)  # masks depend on the width
         self._width = min(local.recipe.batch_size, widest)
         self._first = np.concatenate([[0], np.cumsum(self._rows)[:-1]])
         pulls = [local.pull + shard.correction.pull for shard in shards]
@@ -182,7 +197,7 @@ class _Chunk:
         self._plans = [_Plan(0, torch.empty(0), torch.empty(0))] * len(shards)
 
     def _laid_out(self, shifts: Sequence[Floats | None]) -> Tensor:
-        """Return vectors, one a client, laid out like the stack's weights."""
+        """Return the clients' vectors in one tensor, laid out like the stack's weights; zero for None."""
         out = torch.zeros_like(self._stack.weights)
         blocks = self._stack.flat(out)
         for place, shift_P in enumerate(shifts):
@@ -226,7 +241,7 @@ class _Chunk:
         self._optimizer.keep(places, self._recipes[:going])
 
     def _epoch(self, place: int, step: int) -> _Plan:
-        """Return a client's batches from this step to the end of its epoch; what a short one lacks counts nothing."""
+        """Return the batches of a client's epoch that begins at this step; rows that fill a short batch count zero."""
         rows, size = self._rows[place], self._local.recipe.batch_size
         steps, width = self._local.per_epoch(rows), self._width
         order_N = loop.order(rows, self._shards[place].seed, step // steps) + int(self._first[place])
@@ -238,7 +253,7 @@ class _Chunk:
         return _Plan(step + steps, rows_SB.to(self._device), share_SB.to(self._device))
 
     def _step(self, step: int, going: int) -> tuple[Floats, Floats]:
-        """Make one step; return every client's summed loss before it, and of how many rows."""
+        """Make one step; return every client's sum of losses before the step, and its number of rows in it."""
         places = [(plan, step - plan.until) for plan in self._plans[:going]]
         rows_MB = torch.stack([plan.rows_SB[batch] for plan, batch in places])
         share_MB = torch.stack([plan.share_SB[batch] for plan, batch in places])
@@ -259,7 +274,7 @@ class _Chunk:
         return losses_MB.sum(1).double().cpu().numpy(), there_MB.sum(1).cpu().numpy()
 
     def _correct(self) -> None:
-        """Clip the gradients of the loss, then add what draws a client to the others."""
+        """Clip the gradients of the loss, then add the pull to the start and the shift of each client's correction."""
         gradients = self._stack.flat(self._stack.gradients)
         if self._local.clip is not None:
             norms_M1 = torch.stack([part.square().sum(1) for part in gradients]).sum(0).sqrt()[:, None]

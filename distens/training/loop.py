@@ -1,7 +1,7 @@
 """A plain training loop for one network: data on the device, no loader, every epoch a function of (seed, epoch).
 
-Because an epoch's order of rows and its dropout follow from the seed and the epoch's number alone, a checkpoint needs
-nothing but the network, the optimizer and that number, and a resumed training equals an uninterrupted one bit for bit.
+An epoch's order of rows and its dropout follow from the seed and the epoch's number alone. So a checkpoint only needs
+the network, the optimizer and that number, and a resumed training equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ Schedule = Literal["constant", "cosine"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How weights are updated.
+    """A recipe: how and how often weights are updated.
 
     Attributes:
         optimizer: `sgd` with momentum; `adam`, whose weight decay is an L2 penalty; `adamw`, whose weight decay is
             decoupled (Loshchilov and Hutter 2019, algorithm 2).
-        learning_rate: of the first step.
-        momentum: of `sgd`; the others have none.
-        schedule: `cosine` lets the learning rate fall from step to step to zero at the end (Loshchilov and Hutter
-            2017, "SGDR", equation 5, without restarts).
+        learning_rate: the learning rate of the first step.
+        weight_decay: see `optimizer`.
+        momentum: the momentum of `sgd`; unused by the others.
+        schedule: `constant`, or `cosine`: the learning rate falls with every step, to zero at the end (Loshchilov and
+            Hutter 2017, "SGDR", equation 5, without restarts).
         epochs: passes over the rows.
-        batch_size: rows per step; the last step of an epoch takes what is left.
+        batch_size: rows per step; the last step of an epoch takes the remaining rows.
     """
 
     optimizer: OptimizerName
@@ -66,8 +67,9 @@ def fit(
         loss: (logits_NC, targets) -> the mean loss, a scalar.
 
     Returns:
-        `epochs`, `steps`, `train_loss` (the last epoch's mean), `parameters`, `seconds` (of interrupted attempts too).
-        All count from the very beginning; with a budget, `new_epochs` are those since the one before it was reached.
+        `epochs`, `steps`, `train_loss` (the last epoch's mean), `parameters`, `seconds` (with interrupted attempts).
+        They cover the training from its first epoch. With a budget, `new_epochs` is the number of epochs since the
+        previous budget.
 
     Raises:
         Diverged: an epoch's loss is not finite.
@@ -103,8 +105,16 @@ def fit(
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a training has come: epochs, seconds, weights by name, what torch's optimizers keep of each weight, the
-    last epoch's loss, and the epoch at which what its budget pays for began."""
+    """The progress of a training, as a checkpoint keeps it.
+
+    Attributes:
+        epoch: the number of epochs trained.
+        seconds: the training time so far.
+        weights: the network's weights by name; None: nothing was trained yet.
+        moments: the state of torch's optimizer for each weight, by the weight's number.
+        loss: the last epoch's mean loss.
+        began: the epoch from which the present budget is counted.
+    """
 
     epoch: int = 0
     seconds: float = 0.0
@@ -115,8 +125,11 @@ class Reached:
 
 
 def last(recipe: Recipe, context: Context) -> Reached:
-    """Return what the member's checkpoint holds; the very beginning if there is none of this training, or it went on
-    beyond what is wanted."""
+    """Return the progress in the member's checkpoint.
+
+    It is that of an untrained member if there is no checkpoint, or one of another recipe or seed, or one beyond the
+    epoch at which training is to end.
+    """
     state = context.checkpoint.load()
     if state is None or state.meta.get("of") != _identity(recipe, context):
         return Reached()
@@ -128,12 +141,12 @@ def last(recipe: Recipe, context: Context) -> Reached:
 
 
 def began_at(meta: Mapping[str, Any], context: Context) -> int:
-    """Return the epoch at which what the budget pays for began, by a checkpoint from which training goes on."""
+    """Return the epoch from which the present budget is counted, given the `meta` of the checkpoint to resume from."""
     return meta["began"] if meta["budget"] == context.budget else meta["epoch"]
 
 
 def kept(reached: Reached, recipe: Recipe, context: Context) -> State:
-    """Return the checkpoint from which `last` gives the same."""
+    """Return the checkpoint's state, from which `last` restores the same progress."""
     numbers = {"epoch": reached.epoch, "seconds": reached.seconds, "loss": reached.loss, "began": reached.began}
     meta = {**numbers, "budget": context.budget, "of": _identity(recipe, context)}
     return pack({"network": reached.weights, "optimizer": reached.moments}, meta)
@@ -146,7 +159,7 @@ def _identity(recipe: Recipe, context: Context) -> dict[str, Any]:
 def metrics(
     network: nn.Module, rows: int, recipe: Recipe, context: Context, train_loss: float, seconds: float, began: int
 ) -> dict[str, float]:
-    """Return what `fit` returns."""
+    """Return the metrics that `fit` returns."""
     epochs = context.until(recipe.epochs)
     return {
         "epochs": epochs,
@@ -159,7 +172,7 @@ def metrics(
 
 
 def diverged(recipe: Recipe, loss: float, epoch: int) -> Diverged:
-    """Return the error for a mean loss that is not finite, in an epoch counted from 1."""
+    """Return the error for a mean loss that is not finite; `epoch` counts from 1."""
     return Diverged(
         f"the loss was {loss} in epoch {epoch} of {recipe.epochs}, with optimizer {recipe.optimizer}, "
         f"learning rate {recipe.learning_rate:g}"
@@ -177,7 +190,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
-    """Return copies of inputs (float32) and targets: labels_N (int64) or probs_NC (float32)."""
+    """Return copies of inputs (float32) and targets: labels_N (int64), or probs_NC or numbers_N1 (float32)."""
     import torch
 
     soft = examples.targets.ndim == 2
@@ -186,7 +199,7 @@ def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
 
 
 def order(rows: int, seed: int, epoch: int) -> Tensor:
-    """Return every row's number once, in an order fixed by (seed, epoch)."""
+    """Return a permutation of the rows' numbers that depends on (seed, epoch) alone."""
     import torch
 
     return torch.randperm(rows, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))

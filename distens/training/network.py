@@ -1,4 +1,4 @@
-"""What every trained network needs, however it was trained: a seeded start, its arrays, its predictions."""
+"""Functions for every network, however it is trained: seeded first weights, arrays, predictions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STACKED_BYTES = 24 << 20
 
 @contextmanager
 def local_chance(device: str) -> Iterator[None]:
-    """Let the body seed torch's global generators as it likes, and choose repeatable kernels, then restore them."""
+    """Restore torch's global generators after the body, and make torch choose repeatable kernels in it."""
     import torch
 
     cuda = device.startswith("cuda")
@@ -47,7 +47,7 @@ def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def seed_global(seed: int, device: str = "cpu") -> None:
-    """Seed torch's global generators; before CUDA is used `torch.manual_seed` would note a stack trace each time."""
+    """Seed torch's global generators; before CUDA is used, `torch.manual_seed` would record a stack trace each time."""
     import torch
 
     torch.default_generator.manual_seed(seed)
@@ -56,7 +56,7 @@ def seed_global(seed: int, device: str = "cpu") -> None:
 
 
 def count_parameters(model: Model, input_shape: tuple[int, ...], classes: int) -> int:
-    """Return how many numbers the network would learn, without making it.
+    """Return the number of weights that the model's network would learn, without allocating them.
 
     Raises:
         Refused: the architecture does not fit the input shape.
@@ -68,7 +68,7 @@ def count_parameters(model: Model, input_shape: tuple[int, ...], classes: int) -
 
 
 def parameters(network: nn.Module) -> int:
-    """Return how many numbers a network learns."""
+    """Return the number of weights that a network learns."""
     return sum(p.numel() for p in network.parameters())
 
 
@@ -84,16 +84,16 @@ def to_arrays(network: nn.Module) -> dict[str, Any]:
 
 
 def load_arrays(network: nn.Module, arrays: Mapping[str, Any]) -> None:
-    """Give a network the weights and buffers that `to_arrays` returned.
+    """Set a network's weights and buffers from the arrays that `to_arrays` returned.
 
     Raises:
-        StorageError: they belong to another network.
+        StorageError: the arrays belong to another network.
     """
     import torch
 
     wanted = network.state_dict()
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
-    for name, tensor in tensors.items():  # files keep scalars as arrays of one number
+    for name, tensor in tensors.items():  # files store scalars as arrays of one number
         if name in wanted and wanted[name].ndim == 0 and tensor.numel() == 1:
             tensors[name] = tensor.reshape(())
     _load(network, tensors)
@@ -107,14 +107,16 @@ def _load(network: nn.Module, tensors: Mapping[str, Any], assign: bool = False) 
 
 
 def restore(build: Callable[[], nn.Module], arrays: Mapping[str, Any]) -> nn.Module:
-    """Return the network, on the CPU, that `to_arrays` described. Whatever its settings ask for, it takes no more
-    memory than the arrays do: it is made without memory first, and gets theirs.
+    """Rebuild a network from `to_arrays`' arrays, on the CPU.
+
+    Whatever size the settings ask for, the network takes no more memory than the arrays: it is built without memory
+    first, and then gets copies of the arrays.
 
     Args:
-        build: of layers that keep all they have in their state.
+        build: a function that makes the network; its layers must keep all their numbers in `state_dict`.
 
     Raises:
-        StorageError: they belong to another network.
+        StorageError: the arrays belong to another network.
     """
     import torch
 
@@ -129,9 +131,10 @@ def restore(build: Callable[[], nn.Module], arrays: Mapping[str, Any]) -> nn.Mod
 
 
 def stack(networks: Sequence[nn.Module], input_shape: tuple[int, ...], classes: int) -> Callable[[Floats], Floats]:
-    """Return inputs -> probs_MNC (float32) of networks of one architecture, in one pass where they can be stacked.
+    """Return a function, inputs -> probs_MNC (float32), of networks of one architecture.
 
-    To float tolerance what `predict` returns of each; errors of the returned function are those of `predict`.
+    It evaluates them in one pass if they can be stacked, or else one after the other. Its result equals that of
+    `predict` for each network, to float tolerance, and it raises the same errors.
     """
     import torch
 
@@ -165,7 +168,7 @@ def stack(networks: Sequence[nn.Module], input_shape: tuple[int, ...], classes: 
 
 
 def predict(network: nn.Module, inputs: Floats, classes: int) -> Floats:
-    """Return probs_NC (float32), computed where the network lies.
+    """Return probs_NC (float32), computed on the network's device.
 
     Raises:
         Diverged: a probability is not finite.
@@ -177,7 +180,12 @@ def predict(network: nn.Module, inputs: Floats, classes: int) -> Floats:
 
 
 def outputs(network: nn.Module, inputs: Floats, count: int) -> Floats:
-    """Return outputs_NK (float32) as they are, K = `count`, computed where the network lies; errors as of `predict`."""
+    """Return the network's outputs_NK (float32), K = `count`, computed on its device.
+
+    Raises:
+        Diverged: an output is not finite.
+        Refused: the outputs are not of shape (N, K).
+    """
     return _predicted(network, inputs, count, lambda outputs_NK: outputs_NK)
 
 

@@ -1,6 +1,7 @@
 """Optimizers of stacked networks: torch's own steps, with each member's own learning rate, decay and schedule.
 
-A step is a handful of operations on all numbers at once; learning rates and the like are columns, one number a member.
+A step is a handful of operations on all weights at once. Learning rates, decays and momenta are columns (M, 1), with
+one number for each member.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Optimizer:
-    """What all have in common: columns, moments, their way to a checkpoint and back.
+    """The base class of all optimizers: it keeps the columns and moments, and converts moments to checkpoints and back.
 
     Args:
-        stack: whose `gradients` move its `weights`.
-        recipes: the members'.
+        stack: the stack whose `weights` a step updates from its `gradients`.
+        recipes: the members' recipes.
     """
 
     kept: ClassVar[tuple[str, ...]]
@@ -55,7 +56,7 @@ class Optimizer:
             self._rate_M1, self._left_M1 = self._columns(rates_M, 1 - rates_M * self._decays_M)
 
     def schedule(self, done: int, steps: int) -> None:
-        """Set learning rates for the step after `done`; an epoch has `steps`."""
+        """Set the learning rates for the next step, after `done` steps; an epoch has `steps` steps."""
         self._done = done
         if self._falls:
             fall_M = (1 + np.cos(np.pi * done / (self._epochs_M * steps))) / 2
@@ -66,26 +67,26 @@ class Optimizer:
         raise NotImplementedError
 
     def _penalise(self) -> None:
-        """Add the gradient of an L2 penalty."""
+        """Add the gradient of the L2 penalty to the gradients."""
         if self._decays:
             for weights_MK, gradients_MK in zip(self._weights, self._gradients, strict=True):
                 gradients_MK.addcmul_(weights_MK, self._decay_M1)
 
     def keep(self, places: Sequence[int], recipes: Sequence[Recipe]) -> None:
-        """Let all members go but those in `places`, from the stack too."""
+        """Keep only the members in `places`, in the stack too; `recipes` are those of the members kept."""
         moments = {name: self._stack.chosen(moment, places) for name, moment in self._moments.items()}
         self._stack.keep(places)
         self._begin(moments, recipes)
 
     def state(self, place: int) -> dict[int, dict[str, Any]]:
-        """Return one member's part as torch's own optimizers write it: parameter's number -> what is kept of it."""
+        """Return one member's moments in the format of torch's own optimizers: parameter's number -> its state."""
         moments = {name: self._stack.named(place, moment).values() for name, moment in self._moments.items()}
         steps = {"step": torch.tensor(float(self._done + 1))} if len(moments) > 1 else {}
         parts = zip(*moments.values(), strict=True)
         return {i: {**steps, **dict(zip(moments, part, strict=True))} for i, part in enumerate(parts)}
 
     def load(self, states: Sequence[Mapping[int, Mapping[str, Tensor]]]) -> None:
-        """Go on from what `state`, or torch's own optimizers, kept."""
+        """Restore the moments from each member's `state`, or from states of torch's own optimizers."""
         for name, moment in self._moments.items():
             for i, block in enumerate(self._stack.blocks(moment)):
                 for place, state in enumerate(states):
@@ -97,7 +98,7 @@ class _Sgd(Optimizer):
 
     def _begin(self, moments: dict[str, Tensor], recipes: Sequence[Recipe]) -> None:
         super()._begin(moments, recipes)
-        self._alike = False  # its rates are always columns
+        self._alike = False  # so that its rates are always columns
         self._set_rates(self._first_M)
         self._buffers = self._stack.flat(moments["momentum_buffer"])
 
@@ -109,8 +110,11 @@ class _Sgd(Optimizer):
 
 
 class _Adam(Optimizer):
-    """torch's fused step takes one learning rate. Where members differ, it writes into a delta at rate 1, and each
-    member's own rate scales that."""
+    """Adam, by torch's fused step.
+
+    That step takes a single learning rate. If members differ, it writes a delta at learning rate 1, which each member's
+    own learning rate then scales.
+    """
 
     kept = ("exp_avg", "exp_avg_sq")
     decoupled = False
@@ -137,7 +141,7 @@ class _Adam(Optimizer):
             weights_MK.addcmul_(delta_MK, self._rate_M1)
 
     def _fused(self, numbers: Tensor, rate: float, decay: float, decoupled: bool) -> None:
-        # What torch.optim's classes call, without their bookkeeping, which costs more than the step of a small network.
+        # torch.optim's classes call the same function, but their bookkeeping costs more than a small network's step.
         fused = torch._fused_adamw_ if decoupled else torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
         fused(
             [numbers],

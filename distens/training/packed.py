@@ -1,13 +1,13 @@
-"""Many networks of one architecture trained as one program: `loop.fit` for members side by side.
+"""Training of many networks of one architecture as one program: `loop.fit` for members side by side.
 
 A step takes every member's own batch through stacked layers (`distens.training.stacked`) and one optimizer over all
-weights; there is no Python loop over members in it. Seed, order of rows, bootstrap, learning rate, weight decay,
-momentum, schedule, dropout, label smoothing and the number of epochs are each member's own. One that has finished, or
-whose loss is no longer finite, leaves; nothing that a member computes touches another.
+weights, without a Python loop over members. Seed, order of rows, bootstrap, learning rate, weight decay, momentum,
+schedule, dropout, label smoothing and the number of epochs are each member's own. A member that has finished, or whose
+loss is no longer finite, leaves the pack; no member's computation affects another's.
 
     learners ──► by the epoch that their checkpoints hold ──► chunks ──► epochs of steps ──► leave: (place, metrics)
 
-Chunks are trained one after the other. On a CPU they are sized to stay in its cache, where a larger stack is slower.
+Chunks are trained one after the other. On a CPU a chunk is sized to fit into the cache; a larger stack would be slower.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ GPU_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Learner:
-    """One member of a pack.
+    """A member of a pack, to be trained.
 
     Attributes:
         network: freshly initialised; it holds the trained weights once the member has been yielded.
-        recipe: may differ from the others' but for `optimizer` and `batch_size`.
-        context: seed and checkpoint; the device is the same for all.
-        rows_N: which examples it learns from, as many for all; None: each once.
+        recipe: the member's own, except that all members have the same `optimizer` and `batch_size`.
+        context: the member's own, except that all members have the same device.
+        rows_N: the numbers of the examples that the member learns from, equally many for all members; None: each once.
         label_smoothing: see `distens.objectives.cross_entropy`.
     """
 
@@ -69,15 +69,16 @@ class Learner:
 
     @property
     def until(self) -> int:
-        """The epoch at which its training ends."""
+        """Return the epoch at which the member's training ends."""
         return self.context.until(self.recipe.epochs)
 
 
 def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, dict[str, float] | Diverged]]:
-    """Train all, with cross-entropy; yield each one's place and metrics as it finishes, or why it stopped.
+    """Train all members with cross-entropy; yield each member's place and its metrics, or its error, as it finishes.
 
-    Metrics are those of `distens.training.loop.fit`, with `seconds` a member's share of the time, and `pack`, how many
-    were trained at once when it began. What is yielded equals what `loop.fit` gives, to float tolerance.
+    The metrics are those of `distens.training.loop.fit`, except that `seconds` is the member's share of the time, and
+    with `pack`, the number of members trained at once in the beginning. Members equal those of `loop.fit`, to float
+    tolerance.
 
     Raises:
         Unstackable: the networks cannot be stacked (see `Stack`); nothing was trained.
@@ -98,7 +99,7 @@ def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, 
     for group in begun.values():
         group.sort(key=lambda item: learners[item[0]].until)
         most = chunk_size(learners[0], inputs[:2]) if len(group) > 1 else 1
-        size = math.ceil(len(group) / math.ceil(len(group) / most))  # of even sizes: a small rest would be slow
+        size = math.ceil(len(group) / math.ceil(len(group) / most))  # even sizes: a small last chunk would be slow
         for first in range(0, len(group), size):
             some = group[first : first + size]
             chosen = [learners[place] for place, _ in some]
@@ -109,8 +110,11 @@ def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, 
 
 
 def chunk_size(learner: Learner, example: Tensor) -> int:
-    """Return how many such members are best trained at once: by a CPU's cache, or by what a GPU has free, the share of
-    it that the member was given, and what one step of two networks was seen to take."""
+    """Return the best number of such members in a chunk.
+
+    On a CPU it follows from the size of the cache; on a GPU from the free memory, the member's share of the GPU, and
+    the memory that one step of two networks was measured to take.
+    """
     network, batch_size, device = learner.network, learner.recipe.batch_size, learner.context.device
     if device.startswith("cuda"):
         free, _ = torch.cuda.mem_get_info()
@@ -126,7 +130,7 @@ def _cpu_chunk(network: nn.Module, example: Tensor, batch_size: int) -> int:
 
 
 def _gpu_bytes(network: nn.Module, example: Tensor, batch_size: int, device: str) -> int:
-    """Return the memory that one step takes at its peak, for each network."""
+    """Return the peak memory of one step, in bytes for each network."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     stack = Stack([network, network], example, device)
@@ -151,10 +155,10 @@ GPU_STEP_FLOPS = 5e10
 
 
 def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> tuple[int, str]:
-    """Return how many such networks are best trained at once, and why; 1 if stacking gains nothing.
+    """Return the best number of such networks to train at once (1 if stacking gains nothing), and the reason.
 
-    From the number of weights and the arithmetic of a step; the memory that a GPU really has free is asked where
-    training begins (`chunk_size`).
+    It follows from the number of weights and the arithmetic of a step. The free memory of a GPU is only measured when
+    training begins (see `chunk_size`).
     """
     try:
         found = kinds(network)
@@ -173,9 +177,10 @@ def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> t
 
 
 def gains_alone(network: nn.Module, example: Tensor, batch_size: int) -> bool:
-    """Return whether even a single network is trained faster as a stack of one: its layers' steps are written out here.
+    """Return True if even a single network trains faster as a stack of one, whose layers have their steps written out.
 
-    (An MLP with 26,000 weights on a CPU: 0.27 ms a step; by torch's modules, autograd and optimizer 0.46.)
+    (On a CPU, an MLP with 26,000 weights takes 0.27 ms a step as a stack, and 0.46 ms with torch's modules, autograd
+    and optimizer.)
     """
     try:
         found = kinds(network)
@@ -186,20 +191,22 @@ def gains_alone(network: nn.Module, example: Tensor, batch_size: int) -> bool:
 
 
 def _step_flops(network: nn.Module, example: Tensor, batch_size: int) -> int:
-    return 6 * batch_size * multiplications(network, example)  # two a weight forward, and twice that backward
+    return 6 * batch_size * multiplications(network, example)  # per weight two forward, and twice that backward
 
 
 @dataclass(frozen=True)
 class _Table:
-    """What all learn from, on the device; targets are labels_N or probs_NC."""
+    """The examples of all members, on the device; targets are labels_N or probs_NC."""
 
     inputs: Tensor
     targets: Tensor
 
 
 def _cross_entropy(logits_MCB: Tensor, targets: Tensor, smoothing_M: Tensor | None, losses_MB: Tensor) -> Tensor:
-    """Write every row's loss, and return the gradients of the rows' mean by the logits: (p - q) / B, q the target
-    (see `distens.objectives.cross_entropy`)."""
+    """Write every row's loss into `losses_MB`, and return the gradients of the rows' mean loss by the logits.
+
+    The gradients are (p - q) / B, where q is the target (see `distens.objectives.cross_entropy`).
+    """
     log_probs_MCB = torch.log_softmax(logits_MCB, 1)
     gradients_MCB = log_probs_MCB.exp()
     if targets.ndim == 2:  # labels_MB: one number a row, where probabilities would be C
@@ -248,7 +255,7 @@ class _Chunk:
             self._optimizer.load([start.moments or {} for start in starts])
 
     def train(self) -> Iterator[tuple[int, dict[str, float] | Diverged]]:
-        """Yield (place in the chunk, metrics or why it stopped)."""
+        """Yield each member's place in the chunk and its metrics, or its error."""
         while self._going:
             started = time.perf_counter()
             mean_M = self._train_epoch()
@@ -282,7 +289,7 @@ class _Chunk:
             self._optimizer.keep(places, [member.learner.recipe for member in self._going])
 
     def _train_epoch(self) -> list[float]:
-        """Return every member's mean loss."""
+        """Train all members for one epoch, and return each member's mean loss."""
         learners = [member.learner for member in self._going]
         masks = Masks([learner.context.seed for learner in learners], self._epoch, self._device)
         order_MN = torch.stack([self._order(learner) for learner in learners]).to(self._device)
@@ -302,7 +309,10 @@ class _Chunk:
         return order_N if learner.rows_N is None else torch.from_numpy(learner.rows_N)[order_N]
 
     def _batches(self, order_MN: Tensor, losses_MN: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield (inputs, targets, room for losses) of one epoch, gathered in as few pieces as memory allows."""
+        """Yield (inputs, targets, buffer for losses) for each batch of one epoch; rows are gathered in large pieces.
+
+        A piece has as many batches as fit into `GATHER_BYTES`, and one at least.
+        """
         table, size = self._table, self._batch_size
         row_bytes = 4 * len(order_MN) * table.inputs[0].numel()
         piece = max(1, GATHER_BYTES // (row_bytes * size)) * size

@@ -1,4 +1,4 @@
-"""Many networks of one architecture as one: their weights side by side, each layer one operation for all of them."""
+"""Stacks: many networks of one architecture computed as one, with one operation for a layer of all of them."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ _AGREE = 1e-3
 
 
 class Unstackable(Exception):
-    """These networks cannot be trained as one."""
+    """An error: these networks cannot be stacked."""
 
 
 def kinds(network: nn.Module) -> frozenset[str]:
-    """Return what a stack of such networks would be made of (see `Stack.kinds`); nothing is built or run for it.
+    """Return the kinds of layers in a stack of such networks (see `Stack`), without building or running one.
 
     Raises:
-        Unstackable: there can be none.
+        Unstackable: there can be no such stack.
     """
     _check(network)
     return layers.kinds(network)
 
 
 class Stack:
-    """M networks of one architecture (they may differ in dropout rates).
+    """A stack of M networks of one architecture (they may differ in dropout rates).
 
     Args:
         networks: freshly built or trained; their weights are copied.
-        example: a few inputs (n, …), on the CPU, to see that layers were understood.
-        device: where the stack lies.
-        learns: whether `backward` will be asked for.
+        example: a few inputs (n, …), on the CPU, to check the stack's outputs against the networks'.
+        device: the device of the stack.
+        learns: whether `backward` will be called.
 
     Attributes:
-        weights: all numbers, one weight's M arrays after the other (`blocks` gives them as (M, *shape)): batched
-            matrix products want those side by side, an optimizer wants all in one.
-        gradients: what `backward` writes, laid out alike.
-        kinds: what it is made of: `dense`, `images`, `blocks` (of image layers), `vmap`.
+        weights: one vector of all networks' weights: for every weight array of the architecture, its M copies one after
+            the other (`blocks` returns them as (M, *shape)). Batched matrix products need the M copies adjacent, and
+            the optimizer needs all weights in one tensor.
+        gradients: the gradients that `backward` writes, laid out like `weights`.
+        kinds: the kinds of layers in it: `dense`, `images`, `blocks` (of image layers), `vmap`.
 
     Raises:
-        Unstackable: the networks differ in more than dropout, or hold buffers, hooks, frozen or shared weights, or
-            their own code fails, or gives other numbers, for many at once.
+        Unstackable: the networks differ in more than dropout, or have buffers, hooks, frozen or shared weights, or
+            weights that are not float32; or their own code fails, or computes other numbers, for many networks at once.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Stack:
         with torch.no_grad():
             columns = zip(*(network.parameters() for network in networks), strict=True)
             self._assemble(torch.cat([torch.stack(column).flatten() for column in columns]).to(device))
-            if self.kinds <= {"dense", "images"}:  # layers of torch's alone, and no code but a chain's
+            if self.kinds <= {"dense", "images"}:  # only torch's own layers, so no check is needed
                 return
             problem = self._problem(networks)
             if problem and self.kinds != {"vmap"}:
@@ -84,7 +85,7 @@ class Stack:
 
     def _assemble(self, weights: Tensor) -> None:
         self.weights = weights
-        self.gradients = torch.zeros_like(weights) if self._learns else weights  # nobody writes to them otherwise
+        self.gradients = torch.zeros_like(weights) if self._learns else weights  # nothing writes to them otherwise
         blocks = zip(self.blocks(weights), self.blocks(self.gradients), strict=True)
         leaves = {id(p): pair for p, pair in zip(self._template.parameters(), blocks, strict=True)}
         if "vmap" in self.kinds:
@@ -93,13 +94,13 @@ class Stack:
             self._stages = layers.chain(self._template, len(self), leaves, self._rates)
 
     def _problem(self, networks: Sequence[nn.Module]) -> str:
-        """Return why the stack is not the networks side by side; empty if it is."""
+        """Return a reason why the stack does not compute the same as the networks; empty if it does."""
         networks_MNC = torch.stack([copy.deepcopy(n).cpu().eval()(self._example) for n in (networks[0], networks[-1])])
         try:
             with torch.inference_mode():
                 example = self._example.to(self.device).expand(len(self), *self._example.shape)
                 stack_MNC = self.forward(example).transpose(1, 2)[[0, -1]].cpu()
-        except Exception as error:  # code written for one network may do anything when it is run for many
+        except Exception as error:  # the networks' own code may raise anything when it is run for many at once
             return repr(error)
         if stack_MNC.shape != networks_MNC.shape:
             return "their outputs would have another shape"
@@ -107,42 +108,43 @@ class Stack:
         return "" if close else "their outputs would change"
 
     def blocks(self, numbers: Tensor) -> list[Tensor]:
-        """Return numbers laid out like `weights` as views, (M, *shape) for every weight of a network."""
+        """Return views of numbers that are laid out like `weights`: (M, *shape) for every weight array of a network."""
         members = len(self)
         parts = numbers.split([members * shape.numel() for shape in self._shapes])
         return [part.view(members, *shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def flat(self, numbers: Tensor) -> list[Tensor]:
-        """Return the same as (M, K), whatever a weight's shape."""
+        """Return the views of `blocks` as (M, K), whatever the shape of a weight array."""
         return [block.flatten(1) for block in self.blocks(numbers)]
 
     def chosen(self, numbers: Tensor, places: Sequence[int]) -> Tensor:
-        """Return the part of some members of numbers laid out like `weights`."""
+        """Return the numbers of the members in `places`, from numbers that are laid out like `weights`."""
         return torch.cat([block[list(places)].flatten() for block in self.blocks(numbers)])
 
     def give(self, place: int, network: nn.Module) -> None:
-        """Copy one member's weights into a network of its own."""
+        """Copy one member's weights into its network."""
         with torch.no_grad():
             for parameter, block in zip(network.parameters(), self.blocks(self.weights), strict=True):
                 parameter.copy_(block[place])
 
     def named(self, place: int, numbers: Tensor) -> dict[str, Tensor]:
-        """Return one member's part of numbers laid out like `weights`, by its own network's names."""
+        """Return one member's part of numbers that are laid out like `weights`, by its network's parameter names."""
         return {name: block[place] for name, block in zip(self._names[place], self.blocks(numbers), strict=True)}
 
     @property
     def device(self) -> torch.device:
-        """Return where the stack lies."""
+        """Return the device of the stack."""
         return self.weights.device
 
     def __len__(self) -> int:
         return len(self._names)
 
     def forward(self, inputs: Tensor, masks: Masks | None = None) -> Tensor:
-        """Return logits (M, C, N) of inputs (M, N, …); an expanded M is understood as inputs that all share.
+        """Return logits (M, C, N) of inputs (M, N, …); the next call may overwrite them.
 
         Args:
-            masks: the dropout of training; None predicts. What is returned lives until the next call.
+            inputs: if all members share their inputs, M may be an expanded axis (of stride 0).
+            masks: the masks of dropout in training; None: prediction.
         """
         values = inputs
         for stage in self._stages:
@@ -150,14 +152,14 @@ class Stack:
         return values
 
     def backward(self, gradients_MCN: Tensor) -> None:
-        """Write into `gradients` what follows from the gradients of the last `forward`'s logits (overwritten)."""
+        """Write `gradients`, given the gradients of the last `forward`'s logits; the given tensor is overwritten."""
         gradients: Tensor | None = gradients_MCN
         for stage in reversed(self._stages):
             assert gradients is not None
             gradients = stage.backward(gradients)
 
     def keep(self, places: Sequence[int]) -> None:
-        """Let all members go but those in `places`."""
+        """Keep only the members in `places`."""
         weights = self.chosen(self.weights, places)
         self._names = [self._names[place] for place in places]
         self._rates = {layer: rates_M[list(places)] for layer, rates_M in self._rates.items()}
