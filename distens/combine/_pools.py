@@ -37,12 +37,12 @@ class Pool:
 
 
 def logs(probs_NC: Floats) -> Floats:
-    """Return log p, from below at log 1e-4."""
+    """Return log p, and log 1e-4 where p is smaller."""
     return np.log(np.clip(np.asarray(probs_NC, dtype=np.float64), _FLOOR, None))
 
 
 def start(form: str, weights_M: Floats, classes: int) -> Pool:
-    """Return the pool of a form that says what the weighted pool says."""
+    """Return the pool of a form that predicts what the weighted pool predicts."""
     shapes = {"constant": np.ones(()), "per_class": np.ones(classes), "linear": np.eye(classes)}
     return Pool(np.multiply.outer(weights_M, shapes[form]), np.zeros(classes))
 
@@ -50,7 +50,7 @@ def start(form: str, weights_M: Floats, classes: int) -> Pool:
 def fit(
     logs_MNC: Floats, labels_N: Integers, pull: Pool, l2: float, begin: Pool | None = None, tolerance: float = 1e-15
 ) -> Pool:
-    """Return the pool of `pull`'s form that has the least loss over the rows given.
+    """Return the pool, of the form of `pull`, with the least loss over the given rows.
 
         sum_n -log p_n,label(n)  +  l2 (|w - pull's w|^2 + |b - pull's b|^2)
 
@@ -92,7 +92,7 @@ def fit(
 
 
 def _rows(logs_MNC: Floats) -> Floats:
-    """Return a row's log-probabilities side by side: (N, M * C)."""
+    """Return the log-probabilities of all members side by side for each row: (N, M * C)."""
     return np.ascontiguousarray(np.transpose(logs_MNC, (1, 0, 2))).reshape(logs_MNC.shape[1], -1)
 
 

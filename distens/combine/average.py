@@ -14,8 +14,9 @@ from distens.targets.protocol import Target, Targets
 
 @dataclass(frozen=True)
 class Average:
-    """p_NC = sum_m weights_m p_mNC: the linear opinion pool (Stone 1961, "The Opinion Pool"), with the weights that the
-    selection found. Nothing is fitted, so nothing can be over-fitted.
+    """Average: the linear opinion pool, p_NC = sum_m weights_m p_mNC (Stone 1961, "The Opinion Pool").
+
+    The weights are those of the selection. Nothing is fitted, so nothing can be over-fitted.
     """
 
     def fit(
@@ -38,5 +39,5 @@ class Average:
         if target is not None and not isinstance(target, Classes):
             return target.mean(predictions_MNK, weights_M)
         mixed_NC = mix(predictions_MNK, weights_M)
-        # Members speak float32, whose rows sum to one only to 1e-7.
+        # Members predict float32, whose rows sum to one only to 1e-7.
         return mixed_NC / mixed_NC.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""A weight for each member and class."""
+"""The mean of the members' predictions with a weight for each member and class."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from distens.targets.protocol import Target, Targets
 
 @dataclass(frozen=True)
 class Classwise:
-    """p_nc is proportional to sum_m W_mc p_mnc / sum_m W_mc: of each class, those members speak who know it.
+    """Classwise: a mean with a weight for each member and class, large for members that know the class.
 
-    A class-conscious weighted mean (Kuncheva 2014, "Combining Pattern Classifiers", chapter 5). In a federation W_mc is
-    what the clients' rows say, w_m n_m^c (Zhang et al. 2022, "Fine-tuning Global Model via Data-Free Knowledge
-    Distillation for Non-IID Federated Learning", section 3.3). Fitted, it is the selection's weight times the mean
-    probability that the member gives to class c on rows that are of c, which is taken together with one row's worth of
-    what it gives to the truth on all rows.
+    p_nc is in proportion to sum_m W_mc p_mnc / sum_m W_mc, a class-conscious weighted mean (Kuncheva 2014, "Combining
+    Pattern Classifiers", chapter 5). In a federation W_mc is w_m n_m^c, where n_m^c are the client's rows of class c
+    (Zhang et al. 2022, "Fine-tuning Global Model via Data-Free Knowledge Distillation for Non-IID Federated Learning",
+    section 3.3). Fitted, W_mc is the selection's weight times the mean probability that the member predicts for class c
+    on rows of c; one more row counts in this mean, with the mean probability that the member predicts for the true
+    class on all rows.
     """
 
     needs: ClassVar[Literal["classes"]] = "classes"
@@ -33,7 +34,7 @@ class Classwise:
         target: Target | None = None,
         inputs_N: Floats | None = None,
     ) -> State:
-        """Keep `weights` (M, C); every class's sum to one."""
+        """Learn `weights` (M, C); those of each class sum to one."""
         targets_N = np.asarray(targets_N)
         rows_C = np.bincount(targets_N, minlength=np.shape(predictions_MNK)[2])
         known = []

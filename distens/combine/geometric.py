@@ -17,9 +17,10 @@ TINY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Geometric:
-    """p_NC is proportional to prod_m p_mNC^weights_m: the logarithmic opinion pool (Genest and Zidek 1986, "Combining
-    Probability Distributions", section 3). It is the softmax of the weighted mean of logits, as federated distillation
-    weighs its teachers. Nothing is fitted, so nothing can be over-fitted.
+    """Geometric: the logarithmic opinion pool, p_NC in proportion to prod_m p_mNC^weights_m.
+
+    See Genest and Zidek 1986, "Combining Probability Distributions", section 3. It is the softmax of the weighted mean
+    of logits, as federated distillation weighs its teachers. Nothing is fitted, so nothing can be over-fitted.
     """
 
     needs: ClassVar[Literal["classes"]] = "classes"
@@ -32,7 +33,7 @@ class Geometric:
         target: Target | None = None,
         inputs_N: Floats | None = None,
     ) -> State:
-        """Keep the weights, scaled to sum to one."""
+        """Keep the selection's weights, scaled to sum to one."""
         weights = np.asarray(weights_M, dtype=np.float64)
         return State({"weights": weights / weights.sum()})
 

@@ -1,4 +1,4 @@
-"""Many predictions into one."""
+"""Many members' predictions into one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from distens.targets.protocol import Target, Targets
 
 
 class Combiner(Protocol):
-    """A frozen dataclass whose fields are its options.
+    """A rule that combines members' predictions: a frozen dataclass whose fields are its options.
 
-    Fitted once, at the end of a run; the state goes into the bundle, and a predictor combines with it:
+    It is fitted once, at the end of a run. Its state goes into the bundle, and a predictor combines with it:
 
         >>> import numpy as np
         >>> from distens import registry
@@ -33,27 +33,28 @@ class Combiner(Protocol):
         """Learn how to combine the selected members.
 
         Args:
-            predictions_MNK, targets_N: of the *combine* split, which selected nothing.
+            predictions_MNK, targets_N: on the *combine* split, by which no member was selected.
             weights_M: the selection's weights, positive, sum 1.
-            target: what predictions are; None: classes.
-            inputs_N: the rows as members see them, for a combiner that looks at them; None, so far.
+            target: the target that is predicted; None: classes.
+            inputs_N: the rows as members see them, for a combiner that uses them; so far always None.
         """
         ...
 
     def combine(
         self, predictions_MNK: Floats, state: State, target: Target | None = None, inputs_N: Floats | None = None
     ) -> Floats:
-        """Return predictions_NK (float64). The order of members, changed alike everywhere, changes nothing."""
+        """Return predictions_NK (float64). They do not depend on the order of members, if it is the same everywhere."""
         ...
 
 
 class NeedsClasses(Combiner, Protocol):
-    """A combiner of class probabilities alone.
+    """A combiner of class probabilities only.
 
-    The plan refuses it where the target is another:
+    Example:
+        The plan refuses it where the target is not classes::
 
-        if registry.able(combiner, NeedsClasses) and not issubclass(target, Classes):
-            raise ConfigError(...)
+            if registry.able(combiner, NeedsClasses) and not issubclass(target, Classes):
+                raise ConfigError(...)
 
     Attributes:
         needs: `classes`.

@@ -29,7 +29,7 @@ Option = tuple[str, float]
 
 @dataclass(frozen=True)
 class Stack:
-    """The logarithmic opinion pool, fitted, with as many weights as cross-validation can defend.
+    """Stack: the logarithmic opinion pool, fitted, with as many weights as cross-validation justifies.
 
         p_NC = softmax(sum_m w_m log p_mNC + b_C),  w >= 0                       `constant`
 
@@ -46,18 +46,19 @@ class Stack:
     differ in pulling towards the selection's weights instead of zero. The loss is a sum, so the pull matters less the
     more rows there are, and with few rows the result is the weighted pool itself.
 
-    What is left open is chosen by 5-fold cross-validation on the rows given. The usual pool is `constant` (or the form
-    asked for) with l2 = 10 (or that asked for); it is left only where the best of all forms and strengths is better
-    by more than one standard error of the row by row difference, for the simplest that is within one of the best
-    (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3). Simplest of all is `average`, the
-    weighted mean, then come the forms as above, each from the strongest pull to the weakest. So extra freedom is used
-    only where it shows. We differ in that the usual comes first, not the simplest: with some hundreds of rows a
-    standard error is so wide that the mean would be kept where the pool is better nearly always. A form's weaker
-    pulls are not tried once the loss has risen; with fewer than 10 rows nothing is, and the usual is taken.
+    Options that are left open are chosen by 5-fold cross-validation on the given rows. The usual pool is `constant` (or
+    the form asked for) with l2 = 10 (or the l2 asked for). It is kept unless the best of all forms and strengths is
+    better by more than one standard error of the row by row difference. Then the simplest one within one standard
+    error of the best is taken (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3). Simplest of
+    all is `average`, the weighted mean; then come the forms as above, each from the strongest pull to the weakest.
+    So extra freedom is used only where it is seen to help. We differ in that the usual pool comes first, not the
+    simplest: with some hundreds of rows a standard error is so wide that the mean would be kept where the pool is
+    nearly always better. A form's weaker pulls are not tried once the loss has risen. With fewer than 10 rows nothing
+    is tried, and the usual pool is taken.
 
     Attributes:
         form: `constant`, `per_class`, `linear`, or `auto`: one of them or the weighted mean.
-        l2: strength of the pull, in rows' worth of loss. None: 100, 10 or 1.
+        l2: strength of the pull, in rows' worth of loss. None: chosen among 100, 10 and 1.
     """
 
     form: Literal["auto", "constant", "per_class", "linear"] = "auto"
@@ -75,7 +76,7 @@ class Stack:
     ) -> State:
         """Learn `weights` (M, or M C, or M C C) and `bias` (C); the form and the l2 used are in the description."""
         pull_M, targets_N = np.asarray(weights_M, dtype=np.float64), np.asarray(targets_N)
-        # In an order of their own, members give the same sums, bit for bit, in whatever order they came.
+        # Members are sorted, so that sums are the same, bit for bit, in whatever order members came.
         order_M = np.array(_order(predictions_MNK, pull_M))
         probs = [np.asarray(predictions_MNK[m]) for m in order_M]
         logs_MNC, pull_M = np.stack([_pools.logs(p) for p in probs]), pull_M[order_M]
@@ -94,7 +95,7 @@ class Stack:
     ) -> Floats:
         """Return probs_NC (float64); rows sum to one."""
         weights = state.arrays["weights"]
-        # States from before there were forms are of one weight per member, and know no order.
+        # States from before there were forms have one weight per member, and no order.
         order_M = state.arrays.get("order", np.arange(len(weights)))
         if state.meta.get("form", "constant") == _AVERAGE:
             return _mean([predictions_MNK[m] for m in order_M], weights[order_M])
@@ -124,7 +125,7 @@ class Stack:
 def _path(
     logs_MNC: Floats, targets_N: Integers, pull_M: Floats, form: str, strengths: tuple[float, ...]
 ) -> dict[Option, Floats]:
-    """Return the loss of every row by the pool that did not see it, for each strength, until the mean has risen.
+    """Return, for each strength until the mean has risen, the loss of every row by the pool fitted without it.
 
     Each fit starts from the one before.
     """
@@ -150,7 +151,7 @@ def _losses(probs_NC: Floats, targets_N: Integers) -> Floats:
 
 
 def _mean(probs: list[Floats], weights_M: Floats) -> Floats:
-    """Return the weighted mean; members speak float32, whose rows sum to one only to 1e-7."""
+    """Return the weighted mean, scaled: members predict float32, whose rows sum to one only to 1e-7."""
     mixed_NC = mix(probs, weights_M)
     return mixed_NC / mixed_NC.sum(axis=1, keepdims=True)
 

@@ -1,4 +1,4 @@
-"""What weighted teachers say together."""
+"""The logits that weighted teachers predict together."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LEAST = 1e-30
 
 
 class Ensemble:
-    """Teachers' logits and weights, to the logits of all together.
+    """A function from teachers' logits and weights to the logits of all teachers together.
 
     Args:
-        counts_MC: rows of each class that each teacher learned from.
+        counts_MC: the number of rows of each class that each teacher learned from.
 
     Raises:
-        Refused: `classwise`, and there are no counts.
+        Refused: the average is `classwise`, and there are no counts.
     """
 
     def __init__(self, average: Average, counts_MC: Integers | None, device: str = "cpu") -> None:
@@ -32,7 +32,7 @@ class Ensemble:
             self._shares_MC = torch.tensor(class_shares(np.asarray(counts_MC)), dtype=torch.float32).to(device)
 
     def __call__(self, logits_MNC: Tensor, weights_M: Tensor) -> Tensor:
-        """Return logits_NC; weights need not sum to one, and all being 0 does no harm."""
+        """Return logits_NC, which are finite. The weights need not sum to one, and may all be 0."""
         if self._average == "logits":
             return torch.einsum("m,mnc->nc", weights_M, logits_MNC) / weights_M.sum().clamp(min=1e-6)
         log_MNC = logits_MNC.log_softmax(dim=2)
@@ -47,6 +47,9 @@ class Ensemble:
 
 
 def temperature(asked: float | None, average: Average) -> float:
-    """Return what is asked for; else 4 for logits, as in the papers, whose means are far apart, and 1 for
-    probabilities, which say as they are how sure the teachers are."""
+    """Return the temperature that was asked for, or the usual one of the kind of mean.
+
+    It is 4 for logits, as in the papers, because means of logits are far apart; and 1 for probabilities, which express
+    already how sure the teachers are.
+    """
     return asked if asked is not None else 4.0 if average == "logits" else 1.0

@@ -1,6 +1,6 @@
-"""Training on a server, epoch by epoch: a killed one goes on from its last checkpoint and ends with the same bits.
+"""Training on a server, epoch by epoch: a killed one resumes from its last checkpoint and ends with the same bits.
 
-Everything that an epoch draws follows from (seed, purpose, epoch), so a checkpoint holds nothing but what was learned.
+Everything that an epoch draws follows from (seed, purpose, epoch), so a checkpoint holds only what was learned.
 """
 
 from __future__ import annotations
@@ -29,29 +29,40 @@ Curves = dict[str, list[float]]
 
 
 class Job(Protocol):
-    """What is trained."""
+    """A training that `run` carries out, epoch by epoch.
+
+    Example:
+        `run` resumes it from a checkpoint, trains it, and saves it when a checkpoint is due::
+
+            job.load(unpack(state))
+            for number in range(first, epochs):
+                for name, value in job.epoch(number).items():
+                    curves[name] = [*curves.get(name, []), value]
+                pace.save(pack(job.state(), meta))
+    """
 
     def epoch(self, number: int) -> Mapping[str, float]:
-        """Train for one epoch; return numbers to watch, which must be finite."""
+        """Train for one epoch, counted from 0; return a number for each curve by name, all of them finite."""
         ...
 
     def state(self) -> Any:
-        """Return what was learned, as a tree that `distens.training.checkpoint.pack` takes."""
+        """Return everything learned so far, as a tree that `distens.training.checkpoint.pack` takes."""
         ...
 
     def load(self, tree: Any) -> None:
-        """Be where `state` was called."""
+        """Restore a state that `state` returned."""
         ...
 
 
 def run(job: Job, epochs: int, context: Context, of: Mapping[str, Any]) -> tuple[Curves, float]:
-    """Train, from the last checkpoint if there is one of this very training; torch's global chance stays as it was.
+    """Carry out a training, from its last checkpoint if there is one; torch's global generators stay as they were.
 
     Args:
-        of: what tells this training from any other, besides the seed; JSON values.
+        of: identifies the training besides the seed: JSON values, with its `kind` for messages. A checkpoint of another
+            training is not used.
 
     Returns:
-        The curves, and the seconds that it took, those of interrupted attempts included.
+        The curves, and the seconds that the training took, those of interrupted attempts included.
 
     Raises:
         Diverged: a number that an epoch returned is not finite.
@@ -65,7 +76,7 @@ def run(job: Job, epochs: int, context: Context, of: Mapping[str, Any]) -> tuple
         if state is not None and first:
             job.load(unpack(state))
         for number in range(first, epochs):
-            seed_global(derive(context.seed, "server epoch", number), context.device)  # for what a network itself draws
+            seed_global(derive(context.seed, "server epoch", number), context.device)  # for draws inside the network
             for name, value in job.epoch(number).items():
                 if not math.isfinite(value):
                     raise Diverged(f"{of['kind']}: {name} became {value} in epoch {number + 1} of {epochs}")
@@ -77,7 +88,7 @@ def run(job: Job, epochs: int, context: Context, of: Mapping[str, Any]) -> tuple
 
 
 class Pupil:
-    """A network that is being trained, in place: one step of its optimizer for each loss it is given.
+    """A student's network that is trained in place: each call of `learn` is one step of its optimizer.
 
     Args:
         rates: epoch, from 0 -> its learning rate.
@@ -116,7 +127,7 @@ class Pupil:
         self._losses, self._rows = torch.zeros_like(self._losses), 0
 
     def learn(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
-        """Make one step.
+        """Make one step of the optimizer.
 
         Args:
             loss: logits_NC of the inputs -> the mean loss.
@@ -135,19 +146,19 @@ class Pupil:
         return self._losses.item() / max(1, self._rows)
 
     def state(self) -> Any:
-        """Return a tree to keep."""
+        """Return the network, the optimizer's moments and the steps made, as a tree for a checkpoint."""
         moments = self._optimizer.state_dict()["state"]
         return {"network": self.network.state_dict(), "moments": moments, "steps": self.steps}
 
     def load(self, tree: Any) -> None:
-        """Be where `state` was called."""
+        """Restore a state that `state` returned."""
         self.network.load_state_dict(tree["network"])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": tree["moments"], "param_groups": groups})
         self.steps = tree["steps"]
 
     def metrics(self, epochs: int, curves: Curves, seconds: float) -> dict[str, float]:
-        """Return what every training reports of its network."""
+        """Return the metrics that every training reports of its network."""
         return {
             "epochs": float(epochs),
             "steps": float(self.steps),
@@ -158,18 +169,20 @@ class Pupil:
 
 
 def cosine(learning_rate: float, epochs: int) -> Callable[[int], float]:
-    """Return the learning rate of each epoch: half a wave that would reach zero after the last."""
+    """Return a function from epoch to learning rate: half a cosine wave that would reach zero after the last epoch."""
     return lambda epoch: learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 def chance(seed: int, *names: str | int) -> torch.Generator:
-    """Return a generator on the CPU for the named purpose; what it draws is the same for every device."""
+    """Return a generator on the CPU for the named purpose; its draws are the same for every device."""
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
 def batches(rows: int, size: int, rng: torch.Generator) -> Sequence[Tensor]:
-    """Return every row's number once, in batches; a last one of a single row, which no normalisation bears,
-    joins another."""
+    """Return the numbers of all rows, each once and in random order, in batches of `size`.
+
+    A last batch of a single row, which batch normalisation cannot take, is joined to the batch before it.
+    """
     order = torch.randperm(rows, generator=rng)
     parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
@@ -180,13 +193,14 @@ def batches(rows: int, size: int, rng: torch.Generator) -> Sequence[Tensor]:
 def begin(
     start: Literal["fresh", "mean"] | None, student: Network, teachers: Sequence[Network], weights_M: Floats
 ) -> bool:
-    """Give the student the weighted mean of the teachers' weights, as FedAvg does, if that is wanted; return whether.
+    """Give the student the weighted mean of the teachers' weights, as FedAvg does; return True if that was done.
 
     Args:
-        start: `fresh` leaves the student as it is; None wants the mean where it can be had.
+        start: `fresh` leaves the student as it is; `mean` demands the mean; None takes the mean if teachers and student
+            are all of one architecture.
 
     Raises:
-        Refused: the mean is wanted, and they are not all of one architecture.
+        Refused: `start` is `mean`, and teachers and student are not all of one architecture.
     """
     if start == "fresh":
         return False

@@ -1,4 +1,4 @@
-"""FedFTG's step (see `distens.distill.fedftg`): a conditional generator against the student, teachers by class."""
+"""FedFTG's training (see `distens.distill.fedftg`): a generator against the student, teachers weighted by class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distens.training.context import Context
 
 @dataclass(frozen=True)
 class Plan:
-    """As the options of `Fedftg`."""
+    """The options of `Fedftg` that fine-tuning needs; `generator_rate` is that of its first round."""
 
     iterations: int
     generator_steps: int
@@ -36,11 +36,11 @@ class Plan:
 
 
 class FineTuning:
-    """A `Job` (see `distens.distill._epochs`): an epoch is a round.
+    """The fine-tuning of a student: a `Job` (see `distens.distill._epochs`) whose epoch is one round.
 
     Args:
-        shares_MC: how much each teacher counts for rows of each class.
-        counts_C: to which labels are proportional.
+        shares_MC: the weight of each teacher for rows of each class.
+        counts_C: rows are made of each class in proportion to these counts.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FineTuning:
         self._optimizer = torch.optim.Adam(self._made.parameters(), lr=plan.generator_rate)
 
     def epoch(self, number: int) -> Mapping[str, float]:
-        """Return both mean losses."""
+        """Train for one round; return the mean losses of the generator and the student."""
         plan, rng = self._plan, chance(self._context.seed, "fine-tuning", number)
         for group in self._optimizer.param_groups:
             group["lr"] = plan.generator_rate * plan.decay**number
@@ -101,7 +101,7 @@ class FineTuning:
             self._pupil.learn(inputs, lambda logits_NC: -(target_NC * logits_NC.log_softmax(dim=1)).mean())
 
     def some(self, most: int = 64) -> Any:
-        """Return rows that the generator makes now, to be looked at."""
+        """Return `most` rows that the generator makes now, for people to look at."""
         rng = chance(self._context.seed, "some")
         labels_N = torch.tensor(proportional(self._counts_C, most)).to(self._context.device)
         noise = torch.randn((most, _generator.NOISE), generator=rng).to(self._context.device)
@@ -116,7 +116,7 @@ class FineTuning:
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in arrays.items()}
 
     def take(self, generator: Mapping[str, Any]) -> None:
-        """Go on with a generator that an earlier round left."""
+        """Continue with the generator and optimizer that `generator` returned in an earlier round."""
         moments: dict[int, dict[str, Tensor]] = {}
         made: dict[str, Tensor] = {}
         for name, array in generator.items():
@@ -133,19 +133,21 @@ class FineTuning:
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
     def state(self) -> Any:
-        """Return a tree to keep."""
+        """Return the student, the generator and its optimizer's moments, as a tree for a checkpoint."""
         moments = self._optimizer.state_dict()["state"]
         return {"pupil": self._pupil.state(), "made": self._made.state_dict(), "moments": moments}
 
     def load(self, tree: Any) -> None:
-        """Be where `state` was called."""
+        """Restore a state that `state` returned."""
         self._pupil.load(tree["pupil"])
         self._go_on(tree["made"], tree["moments"])
 
 
 def proportional(counts_C: Integers, wanted: int) -> Integers:
-    """Return as many labels, ascending, in the proportion of the counts: what is left after rounding down goes to the
-    largest remainders, the first of equal ones."""
+    """Return `wanted` labels, ascending, in proportion to the counts.
+
+    Shares are rounded down; the labels still missing go to the largest remainders, the first of equal ones.
+    """
     shares_C = wanted * np.asarray(counts_C, dtype=np.float64) / np.sum(counts_C)
     found_C = np.floor(shares_C + 1e-9).astype(np.int64)
     order = np.argsort(found_C - shares_C, kind="stable")
@@ -154,7 +156,7 @@ def proportional(counts_C: Integers, wanted: int) -> Integers:
 
 
 def gap(student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor, shares_N: Tensor, classify: float) -> Tensor:
-    """Return mean_i[a_i (classify CE(f(x_i), y_i) - mean_c |S(x_i)_c - f(x_i)_c|)], each row by its own weight."""
+    """Return mean_i[a_i (classify CE(f(x_i), y_i) - mean_c |S(x_i)_c - f(x_i)_c|)], a_i the weight of row i."""
     apart_N = (student_NC - teacher_NC).abs().mean(dim=1)
     fits_N = functional.cross_entropy(teacher_NC, labels_N, reduction="none")
     return (shares_N * (classify * fits_N - apart_N)).mean()

@@ -16,11 +16,11 @@ NOISE = 256
 
 
 class Range:
-    """What inputs lie between.
+    """The bounds between which inputs lie.
 
     Args:
-        low, high: broadcast to `shape`.
-        shape: of one row.
+        low, high: the bounds; broadcast to `shape`.
+        shape: the shape of one row of inputs.
     """
 
     def __init__(self, low: Any, high: Any, shape: tuple[int, ...], device: str = "cpu") -> None:
@@ -28,29 +28,34 @@ class Range:
         self.span = top - self._low
 
     def scaled(self, unit: Tensor) -> Tensor:
-        """Return inputs (N, …) of numbers in [0, 1]."""
+        """Return inputs (N, …) between the bounds, from numbers in [0, 1]."""
         return self._low + self.span * unit
 
     def levels(self, inputs: Tensor) -> Tensor:
-        """Return inputs as whole numbers 0 … 255, uint8: what an image file would keep of them."""
+        """Return inputs as whole numbers 0 … 255, uint8, the precision of an image file."""
         unit = (inputs - self._low) / self.span.clamp(min=1e-12)
         return (unit.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def restored(self, levels: Tensor) -> Tensor:
-        """Return the inputs that `levels` keeps."""
+        """Return inputs from the whole numbers that `levels` returned."""
         return self.scaled(levels.float() / 255)
 
 
 class Generator(nn.Module):
-    """noise (N, 256) and, if it is conditional, labels_N -> rows (N, *shape) of numbers in [0, 1].
+    """A network from noise (N, 256) to rows (N, *shape) of numbers in [0, 1]; it takes labels_N too if conditional.
 
-    Images (three axes): the generator of DENSE (Zhang et al. 2022) and Co-Boosting (Dai et al. 2024), dense to a
-    quarter of the size, twice doubled, each time a 3x3 convolution, batch normalisation, leaky rectifiers; we round the
-    quarter up and crop. Anything else: two dense layers with batch normalisation. All end with a sigmoid.
+    For images (three axes) it is the generator of DENSE (Zhang et al. 2022) and Co-Boosting (Dai et al. 2024): a dense
+    layer to a quarter of the image's size, which is then doubled twice, each time followed by a 3x3 convolution, batch
+    normalisation and a leaky rectifier; a last 3x3 convolution makes the channels. We round the quarter up and crop.
+    For any other shape it has dense layers with batch normalisation: one for the noise, and two more. All generators
+    end with a sigmoid.
 
-    Conditional: noise and the one-hot label each have a first layer of their own, of half the width (Zhang et al. 2022,
-    "Fine-tuning Global Model via Data-Free Knowledge Distillation for Non-IID Federated Learning", FedFTG). We differ
-    in the last layer: theirs is tanh and batch normalisation, which knows no range.
+    A conditional generator has a first layer for the noise and one for the one-hot label, each of half the width (Zhang
+    et al. 2022, "Fine-tuning Global Model via Data-Free Knowledge Distillation for Non-IID Federated Learning",
+    FedFTG). We differ in the last layer: theirs is tanh and batch normalisation, which keeps to no range.
+
+    Args:
+        classes: C, if the generator is conditional; 0 if it is not.
     """
 
     def __init__(self, shape: tuple[int, ...], width: int, classes: int = 0) -> None:
@@ -68,7 +73,7 @@ class Generator(nn.Module):
             _begin(module)
 
     def forward(self, noise: Tensor, labels_N: Tensor | None = None) -> Tensor:
-        """Return made-up rows."""
+        """Return made-up rows (N, *shape)."""
         small = self.noise(noise)
         if self.label is not None:
             assert labels_N is not None
@@ -76,13 +81,13 @@ class Generator(nn.Module):
             small = torch.cat([small, self.label(one_hot_NC)], dim=1)
         small = small.view(-1, *self._small)
         if small.ndim == 4:
-            small = small.contiguous(memory_format=torch.channels_last)  # on a CPU, half the time
+            small = small.contiguous(memory_format=torch.channels_last)  # takes half the time on a CPU
         rows = self.body(small)
         return rows[:, :, : self._shape[1], : self._shape[2]] if rows.ndim == 4 else rows.view(-1, *self._shape)
 
 
 def make(shape: tuple[int, ...], width: int, seed: int, device: str, classes: int = 0) -> Generator:
-    """Return an untrained generator by the seed alone, ready to learn; it is conditional if told how many classes."""
+    """Return an untrained generator, in training mode, that follows from the seed alone (see `Generator`)."""
     made = network.initialise(lambda: Generator(shape, width, classes), seed)
     assert isinstance(made, Generator)
     return made.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
@@ -118,7 +123,7 @@ def _flat(channels: int, wanted: int) -> nn.Module:
 
 
 def _begin(module: nn.Module) -> None:
-    """Give a layer its first weights: N(0, 0.02), those of a normalisation N(1, 0.02); biases 0."""
+    """Initialise a layer: weights from N(0, 0.02), those of a normalisation from N(1, 0.02); biases 0."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

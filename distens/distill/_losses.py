@@ -1,4 +1,4 @@
-"""What generators and students minimise: formulas, each for logits_NC with gradients where they are wanted."""
+"""The losses that generators and students minimise, as functions of logits_NC that gradients pass through."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ def divergence(student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Te
 
 
 def hard(ensemble_NC: Tensor, labels_N: Tensor) -> Tensor:
-    """Return mean[(1 - p) CE], p the ensemble's probability of the label and no gradient in it: rows that it is sure of
-    count for little (Co-Boosting, equation 6, with exponent 1)."""
+    """Return mean[(1 - p) CE], p the ensemble's probability of the label, which passes no gradient on.
+
+    Rows that the ensemble is sure of count for little (Co-Boosting, equation 6, with exponent 1).
+    """
     loss_N = functional.cross_entropy(ensemble_NC, labels_N, reduction="none")
     return ((1 - (-loss_N.detach()).exp()) * loss_N).mean()
 
 
 def apart(student_NC: Tensor, ensemble_NC: Tensor, temperature: float, masked: bool) -> Tensor:
-    """Return -mean[KL_T(student, ensemble)], small where the student does not yet do what the ensemble does.
+    """Return -mean[KL_T(student, ensemble)], low where the student does not yet predict what the ensemble predicts.
 
     Args:
-        masked: count only rows where the two name different classes, all others as 0 (DENSE, equation 5).
+        masked: count only rows for which the two predict different classes, all others as 0 (DENSE, equation 5).
     """
     loss_N = divergence(student_NC, ensemble_NC, temperature)
     if masked:
@@ -42,7 +44,7 @@ def diversified(
 
     Args:
         directions_NC: u, drawn from [-1, 1].
-        size: how far to go, in the inputs' own unit; one number for all, or one for each place of a row.
+        size: the length of the move, in the inputs' own unit; one number for all, or one for each place of a row.
     """
     with torch.enable_grad():
         moved = inputs.detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""What a generator has made so far."""
+"""The rows that generators have made so far."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from distens.distill._generator import Range
 
 
 class Pool:
-    """Made-up rows with the labels they were asked for, and what every teacher says of them.
+    """Made-up rows, the labels that they were made for, and all teachers' logits of them.
 
-    Rows are kept in 256 levels, as in the papers' image files: a quarter of the memory. Teachers do not change, so
-    they are asked once. It is bounded: with every block beyond `most` the oldest leaves.
+    Rows are kept in 256 levels, as in the papers' image files: a quarter of the memory. Teachers do not change, so each
+    row is predicted once. The pool is bounded: with every block beyond `most` the oldest block leaves.
 
     Args:
-        span: what inputs lie between.
-        logits: inputs -> logits_MNC.
-        most: blocks that are kept.
+        span: the bounds of inputs.
+        logits: the teachers: inputs -> logits_MNC.
+        most: the largest number of blocks that are kept.
 
     Attributes:
-        labels_N: what each row was asked to be.
-        logits_MNC: what teachers say of it.
-        made_N: the epoch that it was made in.
+        labels_N: the label that each row was made for.
+        logits_MNC: the teachers' logits of each row.
+        made_N: the epoch in which each row was made.
     """
 
     def __init__(self, span: Range, logits: Callable[[Tensor], Tensor], most: int) -> None:
@@ -33,7 +33,7 @@ class Pool:
         self._blocks: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def add(self, inputs: Tensor, labels_N: Tensor, epoch: int) -> None:
-        """Keep a block."""
+        """Add a block of rows, and the teachers' logits of them."""
         self._keep(self._span.levels(inputs), labels_N, torch.full_like(labels_N, epoch))
 
     def _keep(self, levels: Tensor, labels_N: Tensor, made_N: Tensor) -> None:
@@ -44,21 +44,21 @@ class Pool:
         self.logits_MNC = torch.cat([block[3] for block in self._blocks], dim=1)
 
     def inputs(self, rows: Tensor) -> Tensor:
-        """Return some rows' inputs."""
+        """Return the inputs of the rows with the given numbers."""
         return self._span.restored(self._levels[rows])
 
     def some(self, most: int = 64) -> Any:
-        """Return the latest rows' inputs, to be looked at."""
+        """Return the inputs of the latest rows, `most` at most, for people to look at."""
         return self._span.restored(self._levels[-most:]).cpu().numpy()
 
     def __len__(self) -> int:
         return sum(len(block[1]) for block in self._blocks)
 
     def state(self) -> Any:
-        """Return a tree to keep."""
+        """Return the blocks, without the teachers' logits, as a tree for a checkpoint."""
         return [list(block[:3]) for block in self._blocks]
 
     def load(self, tree: Any, device: str) -> None:
-        """Be what `state` was called on; teachers are asked again, block by block as they were."""
+        """Restore a state that `state` returned; the teachers predict again, in the same blocks."""
         for block in tree:
             self._keep(*(tensor.to(device) for tensor in block))

@@ -1,4 +1,4 @@
-"""The loop that DENSE and Co-Boosting share: make rows up that are hard, learn from all made so far, again."""
+"""The loop that DENSE and Co-Boosting share: make up hard rows, learn from all rows made so far, and repeat."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ _MADE_AT = 3.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How rows are made and learned from.
+    """The options of a `Synthesis`: how rows are made and learned from.
 
     Attributes:
-        hard: rows that the ensemble is sure of count for little to the generator.
-        masked: the generator sets student and ensemble apart only where they name different classes.
-        perturbation: of diverse hard samples, a share of the range; 0 for none.
+        pool: the largest number of rows that are kept, at least one batch of them.
+        hard: rows that the ensemble is sure of count for little in the generator's loss.
+        masked: the divergence of student and ensemble counts, in the generator's loss, only for rows for which they
+            predict different classes.
+        perturbation: the length of the move that makes diverse hard samples, as a share of the range; 0 for none.
     """
 
     batch_size: int
@@ -44,10 +46,12 @@ class Plan:
 
 
 class Synthesis:
-    """A `Job` (see `distens.distill._epochs`): an epoch makes one batch of rows up and passes once over all.
+    """The training of DENSE and Co-Boosting: a `Job` (see `distens.distill._epochs`).
+
+    An epoch makes up one batch of rows and passes once over all rows made so far.
 
     Args:
-        weighing: of the teachers; it may learn.
+        weighing: the teachers' weights, which may learn.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class Synthesis:
         self.pool = Pool(self._range, teachers.logits, max(1, plan.pool // plan.batch_size))
 
     def epoch(self, number: int) -> Mapping[str, float]:
-        """Return the generator's smallest loss and the student's mean loss."""
+        """Train for one epoch; return the generator's least loss, the student's mean loss and `Weighing.watched`."""
         inputs, labels_N, made_loss = self._make(number)
         if len(self.pool):
             self.weighing.learn(number, self.pool)
@@ -70,7 +74,7 @@ class Synthesis:
     def _make(self, number: int) -> tuple[Tensor, Tensor, float]:
         """Return the rows of the step with the smallest loss, their labels, and that loss.
 
-        A fresh generator every epoch; its noise learns beside it (Adam, as in the code of both papers).
+        The generator is fresh in every epoch; its noise learns with it (Adam, as in the code of both papers).
         """
         plan, device, rng = self._plan, self._context.device, chance(self._context.seed, "made up", number)
         noise = torch.randn((plan.batch_size, _generator.NOISE), generator=rng).to(device).requires_grad_()
@@ -98,7 +102,7 @@ class Synthesis:
         return self.weighing.say(self._teachers.logits(inputs))
 
     def _distil(self, number: int) -> None:
-        """Pass once over the pool, each batch moved to where teachers say other things, if that is wanted."""
+        """Pass once over the pool; `perturbation` first moves each batch to where the ensemble predicts otherwise."""
         plan, rng = self._plan, chance(self._context.seed, "order", number)
         self._pupil.begin(number)
         for rows in batches(len(self.pool), plan.batch_size, rng):
@@ -117,11 +121,11 @@ class Synthesis:
             self._pupil.learn(inputs, _towards(target_NC, plan.temperature))
 
     def state(self) -> Any:
-        """Return a tree to keep."""
+        """Return the student, the pool and the weights, as a tree for a checkpoint."""
         return {"pupil": self._pupil.state(), "pool": self.pool.state(), "weighing": self.weighing.state()}
 
     def load(self, tree: Any) -> None:
-        """Be where `state` was called."""
+        """Restore a state that `state` returned."""
         self._pupil.load(tree["pupil"])
         self.pool.load(tree["pool"], self._context.device)
         self.weighing.load(tree["weighing"])

@@ -1,7 +1,7 @@
-"""Frozen networks asked together: one differentiable call for the logits of all.
+"""Frozen networks that predict together: one differentiable call for the logits of all.
 
-Those of one architecture are stacked, as far as that is a chain of torch's own layers (`distens.training.layers`);
-any other is asked by itself. Measured on one CPU thread, LeNet-5, 128 images of 28x28, forward and backward to the
+Networks of one architecture are stacked if it is a chain of torch's own layers (`distens.training.layers`); any other
+network is called by itself. Measured on one CPU thread, LeNet-5, 128 images of 28x28, forward and backward to the
 inputs, for 5 and 10 teachers:
 
     one by one                                                        124 ms   262 ms
@@ -9,10 +9,10 @@ inputs, for 5 and 10 teachers:
     grouped convolutions in torch's default layout                    108 ms   225 ms
     grouped convolutions in channels-last layout                       79 ms   171 ms
     one by one, channels-last                                          71 ms   142 ms
-    grouped, channels-last, the first layer's backward written out     48 ms   108 ms   <- what is done here
+    grouped, channels-last, the first layer's backward written out     48 ms   108 ms   <- used here
 
-What the first convolution's inputs should have been is what torch is slow at, with one channel. Dense layers gain a
-tenth. A residual network is slower in channels-last layout (0.8 times), so it is asked as it is.
+Torch is slow at the gradient of a first convolution's inputs when they have one channel. Dense layers gain a tenth. A
+residual network is slower in channels-last layout (0.8 times as fast), so its layout stays as it is.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Call = Callable[[Tensor], Tensor]
 
 
 class Frozen:
-    """Networks as they are now, for prediction alone.
+    """Copies of networks as they are now, for prediction only.
 
     Args:
-        networks: M of them, of any architectures; they are copied and stay as they are.
-        device: where inputs will lie.
+        networks: M networks of any architectures; they are copied, and stay as they are.
+        device: the device of the inputs.
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: str = "cpu") -> None:
@@ -55,16 +55,16 @@ class Frozen:
         self._back = None if order == sorted(order) else torch.tensor(order, device=device).argsort()
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Return logits_MNC of inputs (N, …); gradients reach the inputs, and nothing else."""
+        """Return logits_MNC of inputs (N, …); gradients reach the inputs only."""
         logits_MNC = torch.cat([call(inputs) for call in self._calls])
         return logits_MNC if self._back is None else logits_MNC[self._back]
 
 
 def _prepared(network: nn.Module) -> tuple[nn.Module, bool]:
-    """Return a copy for prediction, and whether it is a chain that can be stacked."""
+    """Return a copy for prediction, and True if it is a chain that can be stacked."""
     network = copy.deepcopy(network)
     for parameter in network.parameters():
-        parameter.requires_grad_()  # one that was frozen before predicts no differently
+        parameter.requires_grad_()  # stacking refuses frozen parameters; predictions do not differ
     adopt(network)
     for parent in list(network.modules()):
         for name, child in parent.named_children():
@@ -83,7 +83,7 @@ def _leaves(network: nn.Module) -> list[nn.Module]:
 
 
 def _convolves_first(layers: Sequence[nn.Module]) -> bool:
-    """Return whether the first layer with weights is one that all can share the inputs of."""
+    """Return True if the first layer with weights can take inputs that all networks share."""
     first = next((layer for layer in layers if next(layer.parameters(), None) is not None), None)
     return isinstance(first, nn.Linear) or (isinstance(first, nn.Conv2d) and first.padding_mode == "zeros")
 
@@ -93,7 +93,7 @@ def _alone(network: nn.Module) -> Call:
 
 
 def _stacked(networks: Sequence[nn.Module]) -> Call:
-    """Return inputs (N, …) -> logits_MNC of chains of one architecture."""
+    """Return the function from inputs (N, …) to logits_MNC of chains of one architecture."""
     shared, steps = True, []
     for layers in zip(*map(_leaves, networks), strict=True):
         step = _step(layers, shared)
@@ -109,8 +109,11 @@ def _stacked(networks: Sequence[nn.Module]) -> Call:
 
 
 def _step(layers: Sequence[Any], shared: bool) -> Call:
-    """Return one layer of all members: images lie as (N, M * channels, height, width), rows as (M, N, width); what all
-    still share, as it came."""
+    """Return the function of one layer of all networks together.
+
+    Images lie as (N, M * channels, height, width), rows as (M, N, width). Values that all networks still share
+    (`shared`: no layer with weights came before) have no axis M.
+    """
     first, members = layers[0], len(layers)
     if isinstance(first, nn.Conv2d):
         return _convolution(layers, shared)
@@ -163,13 +166,13 @@ def _convolution(layers: Sequence[nn.Conv2d], shared: bool) -> Call:
             out: Any = _First.apply(images, weight, bias, first.padding)
         else:
             out = functional.conv2d(images, weight, bias, first.stride, first.padding, first.dilation, groups)
-        return out.contiguous(memory_format=torch.channels_last)  # of one channel it may not be
+        return out.contiguous(memory_format=torch.channels_last)  # a result of one channel may have another layout
 
     return call
 
 
 class _First(torch.autograd.Function):
-    """A convolution of images with few channels, by steps of one pixel; gradients reach the images alone."""
+    """A convolution of images with few channels, by steps of one pixel; gradients reach the images only."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -179,7 +182,7 @@ class _First(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """Return one matrix product, whose columns are then added up where the kernel met each pixel."""
+        """Return the images' gradient: a matrix product, whose columns are added up where the kernel met each pixel."""
         (weight,), (out,) = ctx.saved_tensors, gradients
         rows, channels, height, width = ctx.sizes
         down, along = ctx.padding

@@ -1,4 +1,4 @@
-"""Students that learn what an ensemble says of rows that are given, not made."""
+"""Students that learn an ensemble's predictions of given rows, without a generator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Teaching:
-    """A `Job` (see `distens.distill._epochs`): an epoch is a step for each batch of rows.
+    """The training of a student on given rows: a `Job` (see `distens.distill._epochs`) with a step for each batch.
 
     Args:
         batches: epoch -> its batches of inputs.
@@ -30,7 +30,7 @@ class Teaching:
         self._pupil, self._teachers, self._batches, self._loss = pupil, teachers, batches, loss
 
     def epoch(self, number: int) -> Mapping[str, float]:
-        """Return the student's mean loss."""
+        """Train for one epoch; return the student's mean loss."""
         self._pupil.begin(number)
         for inputs in self._batches(number):
             with torch.no_grad():
@@ -39,15 +39,15 @@ class Teaching:
         return {"student_loss": self._pupil.loss()}
 
     def state(self) -> Any:
-        """Return a tree to keep."""
+        """Return the student, as a tree for a checkpoint."""
         return self._pupil.state()
 
     def load(self, tree: Any) -> None:
-        """Be where `state` was called."""
+        """Restore a state that `state` returned."""
         self._pupil.load(tree)
 
 
 def towards(ensemble: Ensemble, weights_M: Floats, temperature: float, device: str) -> Loss:
-    """Return mean KL_T(student, A_w), A_w what the weighted teachers say together."""
+    """Return the loss mean KL_T(student, A_w), A_w the logits of the weighted teachers together."""
     shares_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(device)
     return lambda student_NC, said_MNC: divergence(student_NC, ensemble(said_MNC, shares_M), temperature).mean()

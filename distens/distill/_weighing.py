@@ -1,4 +1,4 @@
-"""The teachers' weights: how Co-Boosting learns them, and which are believed."""
+"""The teachers' weights: how Co-Boosting learns them, and which of them are used."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ _ROWS = 256
 
 
 class Weighing:
-    """Weights that stay as they are."""
+    """Teachers' weights that stay as they are."""
 
     def __init__(self, weights_M: Tensor, ensemble: Ensemble) -> None:
         self.weights_M, self.ensemble = weights_M, ensemble
 
     def say(self, logits_MNC: Tensor) -> Tensor:
-        """Return the ensemble's logits_NC as it is weighed now."""
+        """Return the ensemble's logits_NC with the weights as they are now."""
         return self.ensemble(logits_MNC, self.weights_M)
 
     def learn(self, number: int, pool: Pool) -> None:
-        """Learn from what was made up before this epoch."""
+        """Learn from the rows made before this epoch; here, nothing."""
 
     def watched(self) -> Mapping[str, float]:
-        """Return numbers to watch."""
+        """Return a number for each curve of the weights, by name; here, none."""
         return {}
 
     def result(self) -> tuple[Tensor | None, Mapping[str, float]]:
-        """Return the weights to be used in the end, None if none were learned, and what is to be told of them."""
+        """Return the weights to use in the end, None if none were learned, and metrics of them."""
         return None, {}
 
     def state(self) -> Any:
-        """Return a tree to keep."""
+        """Return the weights, as a tree for a checkpoint."""
         return {"weights": self.weights_M}
 
     def load(self, tree: Any) -> None:
-        """Be where `state` was called."""
+        """Restore a state that `state` returned."""
         self.weights_M = tree["weights"].to(self.weights_M.device)
 
 
 class Signed(Weighing):
-    """One pass over the pool, each batch a step by the gradient's sign: Co-Boosting's ensemble enhancement.
+    """Weights that take a step by the gradient's sign for each batch of the pool: Co-Boosting's ensemble enhancement.
 
     Args:
-        step: of the first epoch; times `decay` in each that follows.
+        step: the length of a step in the first epoch; it is multiplied by `decay` after each epoch.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Signed(Weighing):
         self._step, self._decay, self._batch_size, self._seed = step, decay, batch_size, seed
 
     def learn(self, number: int, pool: Pool) -> None:
-        """Take the steps."""
+        """Take the steps of one pass over the pool."""
         self.weights_M = self._stepped(number, pool.logits_MNC, pool.labels_N)
 
     def _stepped(self, number: int, logits_MNC: Tensor, labels_N: Tensor) -> Tensor:
@@ -80,16 +80,16 @@ class Signed(Weighing):
         return weights_M
 
     def watched(self) -> Mapping[str, float]:
-        """Return how many members the weights are worth."""
+        """Return the number of members that the weights are worth (see `effective`)."""
         return {"effective_members": effective(self.weights_M)}
 
     def result(self) -> tuple[Tensor | None, Mapping[str, float]]:
-        """Return the last weights."""
+        """Return the last weights, and no metrics."""
         return self.weights_M, {}
 
 
 class Judge(NamedTuple):
-    """Rows with labels, and what the teachers say of them."""
+    """Rows with labels, and the teachers' logits of them, by which weights are compared."""
 
     ensemble: Ensemble
     logits_MNC: Tensor
@@ -97,7 +97,7 @@ class Judge(NamedTuple):
 
     @classmethod
     def of(cls, labelled: Examples, teachers: Frozen, ensemble: Ensemble, device: str) -> Judge:
-        """Return the judge that a server's own rows make."""
+        """Build a judge from a server's own labelled rows."""
         inputs = torch.tensor(np.asarray(labelled.inputs, dtype=np.float32))
         with torch.no_grad(), local_chance(device):
             parts = [teachers.logits(rows.to(device)) for rows in inputs.split(_ROWS)]
@@ -106,30 +106,30 @@ class Judge(NamedTuple):
         return cls(ensemble, torch.cat(parts, dim=1), torch.tensor(labels_N, dtype=torch.int64).to(device))
 
     def halves(self) -> tuple[Judge, Judge]:
-        """Return every other row, and the rest."""
+        """Return two judges: one of every other row, and one of the rest."""
         first, second = (Judge(self.ensemble, self.logits_MNC[:, i::2], self.labels_N[i::2]) for i in (0, 1))
         return first, second
 
     def measure(self, weights_M: Tensor) -> tuple[Tensor, int]:
-        """Return A_w's cross-entropy of every row (N,), float64, and how many it errs on."""
+        """Return A_w's cross-entropy of every row (N,), float64, and the number of rows that it errs on."""
         ensemble_NC = self.ensemble(self.logits_MNC, weights_M).double()
         loss_N = functional.cross_entropy(ensemble_NC, self.labels_N, reduction="none")
         return loss_N, int((ensemble_NC.argmax(dim=1) != self.labels_N).sum())
 
     def no_worse(self, new_M: Tensor, old_M: Tensor) -> bool:
-        """Return whether neither the mean loss nor the errors grow."""
+        """Return True if neither the mean loss nor the number of errors grows."""
         (new_N, new), (old_N, old) = self.measure(new_M), self.measure(old_M)
         return bool(new_N.mean() <= old_N.mean()) and new <= old
 
     def clearly_better(self, new_M: Tensor, old_M: Tensor) -> bool:
-        """Return whether the mean loss falls by more than the standard error of its change, without a further error."""
+        """Return True if the mean loss falls by more than the standard error of its change, without a further error."""
         (new_N, new), (old_N, old) = self.measure(new_M), self.measure(old_M)
         change_N = new_N - old_N
         error = change_N.std() / len(change_N) ** 0.5
         return bool(change_N.mean() < -error) and new <= old
 
     def best(self, candidates: Mapping[str, Tensor]) -> str:
-        """Return the name of the best, going through them in order: who comes later must be clearly better."""
+        """Return the name of the best weights, taken in order: later ones must be clearly better than earlier ones."""
         names = list(candidates)
         best = names[0]
         for name in names[1:]:
@@ -139,20 +139,21 @@ class Judge(NamedTuple):
 
 
 class Guarded(Signed):
-    """The same steps, taken only as far as they do no harm where it can be seen.
+    """Weights that take the steps of `Signed` only as far as a judge sees no harm in them.
 
-    An epoch's new weights are kept if the judge finds neither loss nor errors grown; else half of the way is tried,
-    then a quarter, else they stay. The judge is every other of the server's labelled rows; the rest, which no step was
-    chosen by, have the last word. Without labelled rows it is what was made in the first tenth of the epochs, before
-    any weight moved: those rows were made to please the first weights, so that others must win on foreign ground; no
-    weight is learned on them; and weights may not come to be worth fewer than half of the members.
+    An epoch's new weights are kept if the judge finds that neither loss nor errors grow; else half of the way is tried,
+    then a quarter; else the weights stay. The judge is every other of the server's labelled rows; the rest, by which no
+    step was chosen, give the last verdict. Without labelled rows the judge is the rows made in the first tenth of the
+    epochs, before any weight moved: they were made for the first weights, so other weights are at a disadvantage there;
+    no weight is learned on them; and weights must stay worth half of the members or more.
 
     Args:
-        signed: the step, its weights those given.
-        known: weights that need no learning, by name; in the end the learned ones must be clearly better.
-        epochs: of the whole training.
-        judge: labelled rows of the server's, with which the best of `known` is where learning begins; None if it has
-            too few.
+        signed: the length of the steps, and the weights to begin with if there is no judge.
+        known: weights that need no learning, by name, `uniform` among them; in the end the learned weights are used
+            only if they are clearly better than these.
+        epochs: the number of epochs of the whole training.
+        judge: all labelled rows of the server's own, by which learning begins with the best of `known`; None if the
+            server has too few.
     """
 
     def __init__(self, signed: Signed, known: Mapping[str, Tensor], epochs: int, judge: Judge | None) -> None:
@@ -162,7 +163,7 @@ class Guarded(Signed):
         self.judge, self._last = judge.halves() if judge else (None, None)
 
     def learn(self, number: int, pool: Pool) -> None:
-        """Take the steps, or a part of them, or none."""
+        """Take the steps of one pass wholly, by half, by a quarter or not at all."""
         if self.judge is None and number >= self._waits:
             self.judge = Judge(self.ensemble, pool.logits_MNC, pool.labels_N)
         rows = pool.made_N >= self._waits
@@ -176,14 +177,14 @@ class Guarded(Signed):
                 return
 
     def allowed(self, weights_M: Tensor) -> bool:
-        """Return whether enough members have a say."""
+        """Return True if the weights are worth enough members, and are not all close to 0."""
         least = len(weights_M) / 2 if self._waits else 1.0
         return bool(weights_M.sum() > 1e-3) and effective(weights_M) >= least - 1e-9
 
     def result(self) -> tuple[Tensor | None, Mapping[str, float]]:
-        """Return the best of the known weights and the learned ones, and how they were judged."""
+        """Return the best of the known weights and the learned ones, and the judge's measures of all of them."""
         known, labelled = {**self._known, "learned": self.weights_M}, float(not self._waits)
-        if self.judge is None:  # there was but one epoch
+        if self.judge is None:  # there was only one epoch
             return known["uniform"], {"judge_rows": 0.0, "judge_labelled": labelled, "weights_learned": 0.0}
         last = self._last or self.judge
         best = last.best(known)
@@ -192,11 +193,11 @@ class Guarded(Signed):
         return known[best], {**told, "weights_learned": float(best == "learned")}
 
     def state(self) -> Any:
-        """Return a tree to keep."""
+        """Return the weights, and the judge if it is made-up rows, as a tree for a checkpoint."""
         return {**super().state(), "judge": list(self.judge[1:]) if self.judge and self._waits else None}
 
     def load(self, tree: Any) -> None:
-        """Be where `state` was called."""
+        """Restore a state that `state` returned."""
         super().load(tree)
         if tree["judge"] is not None:
             self.judge = Judge(self.ensemble, *(tensor.to(self.weights_M.device) for tensor in tree["judge"]))
@@ -212,6 +213,6 @@ def stepped(ensemble: Ensemble, weights_M: Tensor, logits_MNC: Tensor, labels_N:
 
 
 def effective(weights_M: Tensor) -> float:
-    """Return exp(entropy), how many members weights are worth: M if they are uniform, 1 for a single member."""
+    """Return exp(entropy), the number of members that the weights are worth: M if uniform, 1 for a single member."""
     shares_M = weights_M.double() / weights_M.double().sum().clamp(min=1e-12)
     return float((-torch.special.xlogy(shares_M, shares_M).sum()).exp())

@@ -26,11 +26,11 @@ FEWEST = 50
 
 @dataclass(frozen=True)
 class Coboost:
-    """Learn from made-up rows that are hard for the ensemble, whose weights learn from them too.
+    """Co-Boosting: a student of made-up rows that are hard for the ensemble, whose weights learn from them too.
 
     Dai et al. 2024, "Enhancing One-Shot Federated Learning Through Data and Ensemble Co-Boosting" (ICLR), by its code.
-    With A_w(x) = sum_k w_k f_k(x) / sum_k w_k of the teachers' logits (`average: logits`; see
-    `distens.distill.protocol.Average` for others), S the student, s the softmax, and
+    With A_w(x) = sum_k w_k f_k(x) / sum_k w_k the mean of the teachers' logits (`average: logits`; see
+    `distens.distill.protocol.Average` for other means), S the student's logits, s the softmax, and
     KL_T(S, A) = T^2 KL(s(A / T) || s(S / T)), an epoch is:
 
     1. A fresh generator and its noise learn for some steps to make one batch x of random labels y, minimising
@@ -39,46 +39,49 @@ class Coboost:
     3. The student passes once over all x: with u from [-1, 1], x' = x + eps sign(gradient_x of u . s(A_w(x) / T)), and
        mean[KL_T(S(x'), A_w(x'))] is minimised (SGD, momentum 0.9, weight decay 1e-4, a cosine over the epochs).
 
-    We differ: by default, of each class those teachers speak who have seen it (`average: classwise`, T = 1), since a
-    client that never saw a class drags its logits down for all; the last epoch's student is the result, where the code
-    takes the best on the test split; images are not cropped or mirrored; and the weight step is guarded.
+    We differ in four points. By default a teacher's weight for a class is in proportion to its rows of that class
+    (`average: classwise`, T = 1), since a client that never saw a class drags the logits of that class down for all.
+    The last epoch's student is the result, where the code takes the best on the test split. Images are not cropped or
+    mirrored. And the weight step is guarded.
 
-    The guard (`weights: guarded`). The step's only signal is the label that the generator was asked for, which rewards
-    members that are easily fooled. So an epoch's weights are taken, wholly, by half, by a quarter or not at all, if a
-    judge finds neither cross-entropy nor errors grown. And in the end the result is uniform, unless the judge finds
-    FedDisco's weights (from the class counts, where teachers gave them) better by more than a standard error of the
-    difference, without a further error; and then that, unless the learned weights are so much better again.
+    The guard (`weights: guarded`). The step's only signal is the label that the generator was to make, which rewards
+    members that are easily fooled. So an epoch's new weights are taken wholly, by half, by a quarter or not at all: as
+    far as a judge finds that neither cross-entropy nor errors grow. In the end the result is the uniform weights,
+    unless the judge finds FedDisco's weights (from the class counts, where teachers gave them) better by more than a
+    standard error of the difference, without a further error; the learned weights must be better than the weights
+    chosen so far by the same measure.
 
-    With 50 rows or more in `Server.labelled` learning begins with what they find the better of uniform and FedDisco's,
-    every other of them judges the steps, and the rest give the last verdict. Guaranteed: on the rest, neither more
-    errors nor a higher cross-entropy than uniform weights have. Not guaranteed: the same of other rows; with few of
-    them, chance is a part of every verdict.
+    With 50 rows or more in `Server.labelled`, learning begins with the better of uniform and FedDisco's weights by
+    these rows; every other of the rows judges the steps, and the rest give the last verdict. Guaranteed: on the rest,
+    neither more errors nor a higher cross-entropy than uniform weights have. Not guaranteed: the same on other rows;
+    where rows are few, chance is a part of every verdict.
 
-    Without, the judge is the rows made in the first tenth of the epochs, before any weight moved, in favour of the
-    weights they were made for; and weights must be worth half of the members (exp of their entropy). Guaranteed: that
-    floor alone. Such a judge can be fooled, as the step can. Under `average: logits` the step is worth that: it finds
-    out what class counts tell. Under `classwise` they have told it already, and without labels weights stay as they are
-    given. (scikit-learn's digits, 8 clients, priors by Dirichlet(0.1) and (0.3), 8 partitions each, changes of the
-    ensemble's accuracy in points: logits +7.2, worst -3.8, and +1.8, worst 0; classwise -1.7, worst -11, and -0.4,
-    worst -1.7. With 179 labels and Dirichlet(0.1): logits +8.9, worst 0; classwise -0.2, worst -0.8.)
+    With fewer rows, the judge is the rows made in the first tenth of the epochs, before any weight moved, which favour
+    the weights that they were made for; and weights must be worth half of the members (exp of their entropy).
+    Guaranteed: only this floor. Such a judge can be fooled, as the step can. Under `average: logits` the step is worth
+    that risk: it finds out what class counts would tell. Under `classwise` the counts are in use already, and the
+    weights stay as they are given. (scikit-learn's digits, 8 clients, priors by Dirichlet(0.1) and (0.3), 8 partitions
+    each, changes of the ensemble's accuracy in points: logits +7.2, worst -3.8, and +1.8, worst 0; classwise -1.7,
+    worst -11, and -0.4, worst -1.7. With 179 labels and Dirichlet(0.1): logits +8.9, worst 0; classwise -0.2, worst
+    -0.8.)
 
     Attributes:
-        epochs: as many batches are made up in all.
-        batch_size: rows of each, and per step of everything.
-        generator_steps: per epoch.
-        width: of the generator's last convolution; the first ones have twice as many channels.
+        epochs: the number of epochs, each of which makes up one batch.
+        batch_size: rows of a made-up batch, and of every step.
+        generator_steps: steps of the generator in an epoch.
+        width: channels that the generator's last convolution takes; the first one takes twice as many.
         generator_rate: learning rate of the generator (Adam).
-        learning_rate: of the student.
-        average: what A_w is the mean of; `logits` is the papers'.
+        learning_rate: learning rate of the student in the first epoch.
+        average: the kind of mean that A_w is; `logits` is the papers'.
         temperature: T. None: 4 with `average: logits`, as in the papers, else 1.
-        pool: most rows that are kept; the oldest leave first.
-        hard_samples: count a row for little that the ensemble is sure of (the factor 1 - s(A_w(x))_y of step 1).
+        pool: the largest number of rows that are kept; the oldest leave first.
+        hard_samples: make a row that the ensemble is sure of count for little (the factor 1 - s(A_w(x))_y of step 1).
         diverse_samples: move rows in step 3.
         perturbation: eps, as a share of the range of inputs. 4/255: the paper's 8/255 in [-1, 1]. None: 4/255.
-        weights: `guarded`; `unguarded` is the paper's; `off` leaves them as they are given.
-        step: of the weights, where they move (not under `guarded` and `classwise` without labels). None: 0.1 / M, the
-            paper's.
-        decay: of the step, per epoch. None: 0.99.
+        weights: `guarded`; `unguarded`, as in the paper; `off` leaves the weights as they are given.
+        step: length of a step of the weights, where they move (not under `guarded` and `classwise` without enough
+            labels). None: 0.1 / M, the paper's.
+        decay: factor of the step after each epoch. None: 0.99.
     """
 
     epochs: Annotated[int, Ge(1)] = 200
@@ -115,10 +118,13 @@ class Coboost:
         """Train the student; see `DataFree`.
 
         Returns:
-            Besides the student's metrics, with learned weights: `judged_<name>` (cross-entropy by the judge) for
-            `uniform`, `feddisco`, `learned`; `judge_rows`, of the last verdict; `judge_labelled` (1 if they are the
-            server's own, 0 if it has fewer than 50, which are not looked at); `weights_learned` (1 if the learned ones
-            are the result).
+            Besides the student's metrics, with guarded weights that learn: `judged_<name>` (cross-entropy by the judge)
+            for `uniform`, `feddisco`, `learned`; `judge_rows`, the number of rows of the last verdict;
+            `judge_labelled` (1 if they are the server's own, 0 if it has fewer than 50, which are not used);
+            `weights_learned` (1 if the learned weights are the result).
+
+        Raises:
+            Refused: `average` is `classwise`, and the server has no counts.
         """
         import torch
 

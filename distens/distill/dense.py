@@ -1,4 +1,4 @@
-"""DENSE: learn from made-up rows that the ensemble is sure of and the student gets wrong."""
+"""DENSE: distillation on made-up rows that the ensemble is sure of and the student gets wrong."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from distens.training.context import Context
 
 @dataclass(frozen=True)
 class Dense:
-    """Distil the ensemble on the rows of a generator that looks for what the student does not yet do.
+    """DENSE: a student of made-up rows for which it does not yet predict what the ensemble predicts.
 
     Zhang et al. 2022, "DENSE: Data-Free One-Shot Federated Learning" (NeurIPS), with the settings that Co-Boosting's
-    code compares itself to. With A the teachers' weighted mean logits (`average: logits`), S the student and
+    code compares itself to. With A the teachers' weighted mean logits (`average: logits`), S the student's logits and
     KL_T(S, A) = T^2 KL(softmax(A / T) || softmax(S / T)), each epoch a fresh generator and its noise learn for some
     steps to make one batch x of random labels y, minimising
     CE(A(x), y) - mean[1(argmax S(x) differs from argmax A(x)) KL_3(S(x), A(x))]; the x of the smallest loss joins those
@@ -28,16 +28,17 @@ class Dense:
     batch-normalisation term, for our networks have no such statistics; and images are not cropped or mirrored.
 
     Attributes:
-        epochs: as many batches are made up in all.
-        batch_size: rows of each, and per step of everything.
-        generator_steps: per epoch.
-        width: of the generator's last convolution; the first ones have twice as many channels.
+        epochs: the number of epochs, each of which makes up one batch.
+        batch_size: rows of a made-up batch, and of every step.
+        generator_steps: steps of the generator in an epoch.
+        width: channels that the generator's last convolution takes; the first one takes twice as many.
         generator_rate: learning rate of the generator (Adam).
-        learning_rate: of the student.
-        average: what A_w is the mean of; `logits` is the papers'.
+        learning_rate: learning rate of the student in the first epoch.
+        average: the kind of mean that A is; `logits` is the papers'.
         temperature: T. None: 4 with `average: logits`, as in the papers, else 1.
-        pool: most rows that are kept; the oldest leave first.
-        start: of the student: `fresh`, or the weighted `mean` of the teachers' weights, as in the authors' code.
+        pool: the largest number of rows that are kept; the oldest leave first.
+        start: how the student begins: `fresh`, or with the weighted `mean` of the teachers' weights, as in the authors'
+            code.
     """
 
     epochs: Annotated[int, Ge(1)] = 200
@@ -64,7 +65,8 @@ class Dense:
         """Train the student; see `DataFree`.
 
         Raises:
-            Refused: `start` is `mean`, and teachers and student differ in their architecture.
+            Refused: `start` is `mean`, and teachers and student differ in their architecture; or `average` is
+                `classwise`, and the server has no counts.
         """
         import torch
 

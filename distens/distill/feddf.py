@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Feddf:
-    """Teach the student what the ensemble says of the server's own rows.
+    """FedDF: a student of the ensemble's predictions of the server's own rows.
 
     Lin et al. 2020, "Ensemble Distillation for Robust Model Fusion in Federated Learning" (NeurIPS), algorithm 1: the
     student begins as the mean of the teachers' weights, and mean KL(softmax(A(x)) || softmax(S(x))) is minimised by
-    Adam, A the teachers' weighted mean logits. Labels are not looked at. We differ: a fixed number of epochs and a
-    cosine over them, no early stop on a validation split, which a server of few rows cannot spare; and the student
-    begins fresh where architectures differ.
+    Adam, A the teachers' weighted mean logits and S the student's logits. Labels are not used. We differ: a fixed
+    number of epochs and a cosine over them, no early stop on a validation split, which a server of few rows cannot
+    spare; and the student begins fresh where architectures differ.
 
     Attributes:
-        epochs: passes over the rows.
-        batch_size: rows per step.
-        learning_rate: of the first epoch.
-        average: of `logits`, as in the paper, or of `probabilities`.
-        start: of the student: `fresh`, or the weighted `mean` of the teachers' weights. None: the mean where teachers
-            and student are of one architecture.
+        epochs: the number of passes over the rows.
+        batch_size: rows of a step.
+        learning_rate: learning rate of the first epoch.
+        average: the kind of mean that A is; `logits` is the paper's.
+        start: how the student begins: `fresh`, or with the weighted `mean` of the teachers' weights. None: the mean if
+            teachers and student are of one architecture.
     """
 
     epochs: Annotated[int, Ge(1)] = 50
@@ -52,10 +52,11 @@ class Feddf:
         """Train the student; see `DataFree`.
 
         Returns:
-            Besides the student's metrics, `from_mean`: 1 if it began as the teachers' mean.
+            Besides the student's metrics, `from_mean`: 1 if the student began as the teachers' mean, else 0.
 
         Raises:
-            Refused: the server has no rows; or `start` is `mean`, and architectures differ.
+            Refused: the server has no rows; or `start` is `mean`, and architectures differ; or `average` is
+                `classwise`, and the server has no counts.
         """
         import torch
 

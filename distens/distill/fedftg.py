@@ -1,4 +1,4 @@
-"""FedFTG: fine-tune a merged model with a conditional generator, each teacher trusted by class."""
+"""FedFTG: fine-tuning of a merged model with a conditional generator and teachers weighted by class."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fedftg:
-    """Fine-tune the global model on rows that a conditional generator makes where it disagrees with the clients'.
+    """FedFTG: fine-tuning of the global model on made-up rows for which it disagrees with the clients' models.
 
     Zhang et al. 2022, "Fine-tuning Global Model via Data-Free Knowledge Distillation for Non-IID Federated Learning"
     (CVPR), by its code. With n_k^y rows of class y at client k, labels are drawn in proportion to sum_k n_k^y, and
-    client k counts a_k^y = n_k^y / sum_j n_j^y for a row of class y. Without counts all classes are alike, and a_k^y is
-    the weight given. A round is, `iterations` times, for one batch of noise z and labels y, with x = G(z, y), logits S
-    of the global model and f_k of the clients', s the softmax:
+    client k has the weight a_k^y = n_k^y / sum_j n_j^y for a row of class y. Without counts all classes are equally
+    frequent, and a_k^y is the weight given. A round is, `iterations` times, for one batch of noise z and labels y, with
+    x = G(z, y) made by the generator, logits S of the global model and f_k of the clients' models, s the softmax:
 
-    - for each of K clients one step of the generator (Adam) down
+    - for each of K clients `generator_steps` steps of the generator (Adam) down
       mean_i[a_k^{y_i} (classify CE(f_k(x_i), y_i) - mean_c |S(x_i)_c - f_k(x_i)_c|)]
       + spread / K exp(-mean_ij[mean (z_i - z_j)^2 mean |x_i - x_j|]);
-    - some steps of the global model (SGD, weight decay 1e-3) down
+    - `student_steps` steps of the global model (SGD, weight decay 1e-3) down
       -mean_{i,c}[log s(S(x_i))_c sum_k a_k^{y_i} s(f_k(x_i))_c].
 
     Both rates are multiplied by `decay` every round. We differ: the weights a are applied row by row, where their code
     multiplies the mean of a batch's cross-entropies by the mean of its weights; and gradients are clipped at length 10.
-    The generator goes on learning from round to round.
+    The generator continues to learn from round to round.
 
     In one shot the student begins as `start` says, and is fine-tuned for `rounds` rounds with one generator.
 
     Attributes:
-        rounds: in one shot.
-        iterations: of a round.
-        generator_steps: per iteration and client.
-        student_steps: per iteration.
+        rounds: the number of rounds in one shot.
+        iterations: batches of a round.
+        generator_steps: steps of the generator per iteration and client.
+        student_steps: steps of the global model per iteration.
         batch_size: rows of a batch.
-        width: of the generator's last convolution; the first ones have twice as many channels.
-        generator_rate: learning rate of the generator.
-        learning_rate: of the global model.
-        decay: of both, per round.
-        classify: how much rows should be what they were asked to be.
-        spread: how much rows should differ from each other.
-        start: in one shot: the weighted `mean` of the teachers' weights, `fresh`; None: the mean where teachers and
-            student are of one architecture.
+        width: channels that the generator's last convolution takes; the first one takes twice as many.
+        generator_rate: learning rate of the generator in the first round.
+        learning_rate: learning rate of the global model in the first round.
+        decay: factor of both learning rates after each round.
+        classify: weight of the loss that makes rows belong to their labels.
+        spread: weight of the loss that makes rows differ from each other.
+        start: how the student begins in one shot: `fresh`, or with the weighted `mean` of the teachers' weights. None:
+            the mean if teachers and student are of one architecture.
     """
 
     rounds: Annotated[int, Ge(1)] = 40
@@ -80,7 +80,7 @@ class Fedftg:
         """Train the student; see `DataFree`.
 
         Returns:
-            Besides the student's metrics, `from_mean`: 1 if it began as the teachers' mean.
+            Besides the student's metrics, `from_mean`: 1 if the student began as the teachers' mean, else 0.
 
         Raises:
             Refused: `start` is `mean`, and teachers and student differ in their architecture.
@@ -103,14 +103,14 @@ class Fedftg:
         round: int,
         memory: Mapping[str, Any],
     ) -> tuple[Mapping[str, float], Mapping[str, Any]]:
-        """Fine-tune the merged global model, in place, after a round; the same seed, round and memory, the same bits.
+        """Fine-tune the merged global model in place; the same seed, round and memory give the same bits.
 
         Args:
             student: the global model.
-            teachers: the clients' models of this round, in the order of `server.counts_MC`; without counts they weigh
-                alike.
-            round: from 0.
-            memory: what the round before returned; empty in the first.
+            teachers: the clients' models of this round, in the order of `server.counts_MC`; without counts their
+                weights are equal.
+            round: the number of the round, from 0.
+            memory: the memory that the round before returned; empty in the first round.
 
         Returns:
             `generator_loss`, `student_loss` and `seconds`; and the memory: arrays by name.

@@ -1,4 +1,4 @@
-"""Distillation on noise: what comes of no data at all and no generator either."""
+"""Distillation on noise, with neither data nor a generator."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Noise:
-    """Teach the student what the ensemble says of rows drawn uniformly from the range of inputs.
+    """Noise: a student of the ensemble's predictions of rows drawn uniformly from the range of inputs.
 
-    The baseline that shows what a generator is worth. Every number of a row is drawn for itself, fresh rows for every
-    step; with A what the teachers say together, mean KL_T(S(x), A(x)) = T^2 KL(softmax(A / T) || softmax(S / T)) is
-    minimised (SGD, momentum 0.9, weight decay 1e-4, a cosine over the epochs).
+    It is the baseline that shows the worth of a generator. Every number of a row is drawn independently, and every step
+    has fresh rows. With A the logits of the weighted teachers together and S the student's logits,
+    mean KL_T(S(x), A(x)) = T^2 KL(softmax(A / T) || softmax(S / T)) is minimised (SGD, momentum 0.9, weight decay 1e-4,
+    a cosine over the epochs).
 
     Attributes:
-        epochs: each of `steps` batches.
-        steps: per epoch.
-        batch_size: rows per step.
-        learning_rate: of the first epoch.
-        average: what A_w is the mean of; `logits` is the papers'.
+        epochs: the number of epochs, each of `steps` batches.
+        steps: steps of an epoch.
+        batch_size: rows of a step.
+        learning_rate: learning rate of the first epoch.
+        average: the kind of mean that A is; `logits` is the papers'.
         temperature: T. None: 4 with `average: logits`, as in the papers, else 1.
     """
 
@@ -46,7 +47,11 @@ class Noise:
     def distill(
         self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
     ) -> Distilled:
-        """Train the student; see `DataFree`."""
+        """Train the student; see `DataFree`.
+
+        Raises:
+            Refused: `average` is `classwise`, and the server has no counts.
+        """
         import torch
 
         from distens.distill._ensemble import Ensemble, temperature

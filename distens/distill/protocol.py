@@ -1,6 +1,6 @@
-"""Many members into one network: `Distiller` where their rows are at hand, `DataFree` where they are not.
+"""Many members into one network: `Distiller` where their training rows are at hand, `DataFree` where they are not.
 
-What a distiller may have besides is a protocol too, and it defines no public name that none of these has.
+Any further ability of a distiller is a protocol too. A distiller defines no public name that is in none of them.
 """
 
 from __future__ import annotations
@@ -30,68 +30,100 @@ learned from: of each class, those speak who have seen it.
 
 
 class Predicts(Protocol):
-    """A teacher: any trained member."""
+    """A teacher: any trained member.
+
+    Example:
+        >>> import numpy as np
+        >>> class Undecided:
+        ...     def predict(self, inputs):
+        ...         return np.full((len(inputs), 2), 0.5, dtype=np.float32)
+        >>> Undecided().predict(np.zeros((1, 3), dtype=np.float32)).tolist()
+        [[0.5, 0.5]]
+    """
 
     def predict(self, inputs: Floats) -> Floats:
-        """Return probs_NC."""
+        """Return probs_NC of inputs (N, …)."""
         ...
 
 
 class Learns(Protocol):
-    """A student: any untrained member that accepts soft targets."""
+    """A student: any untrained member that accepts soft targets.
+
+    Example:
+        A distiller trains it on the teachers' mean::
+
+            soft_NC = np.einsum("m,mnc->nc", weights_M, [teacher.predict(inputs) for teacher in teachers])
+            targets_NC = apply_temperature(soft_NC, temperature=2.0).astype(np.float32)
+            metrics = student.fit(Examples(inputs, targets_NC, classes), context)
+    """
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train, and return metrics."""
+        """Train, and return metrics by name."""
         ...
 
 
 class Distiller(Protocol):
-    """A frozen dataclass whose fields are its options.
+    """A rule that trains a student on its teachers' rows: a frozen dataclass whose fields are its options.
 
-    An ensemble's student is trained by one, on an actor of its own:
+    Example:
+        An ensemble's student is trained by one, on an actor of its own::
 
-        metrics = distiller.distill(teachers, weights_M, student, examples, context)
-        state = student.state()
+            metrics = distiller.distill(teachers, weights_M, student, examples, context)
+            state = student.state()
     """
 
     @property
     def growth(self) -> int:
-        """Return how many rows the student sees in an epoch, per row of the *train* split; rivals get as many steps."""
+        """Return the number of rows that the student sees in an epoch, per row of the *train* split.
+
+        The baseline `student_on_labels` is also trained with as many steps.
+        """
         ...
 
     def distill(
         self, teachers: Sequence[Predicts], weights_M: Floats, student: Learns, examples: Examples, context: Context
     ) -> Mapping[str, float]:
-        """Train the student, in place, to do what the weighted teachers do; return its metrics.
+        """Train the student in place to predict what the weighted teachers predict; return its metrics.
 
         Args:
+            weights_M: the teachers' weights, non-negative, sum 1.
             examples: the *train* split, with labels.
         """
         ...
 
 
 class Network(Learns, Predicts, Protocol):
-    """A member that is a network: what teachers and students of a server are that has none of the clients' rows."""
+    """A member that is a network: the kind of teacher and student that a `DataFree` distiller takes.
+
+    Example:
+        A distiller trains the network itself, and the member then predicts by it::
+
+            student.begin(server.input_shape, server.classes, context.seed)
+            network = student.torch_module()
+            for parameter in network.parameters():
+                parameter.data.zero_()
+            probs_NC = student.predict(inputs)  # every class has the probability 1 / C
+    """
 
     def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
-        """Become an untrained network."""
+        """Build an untrained network in place."""
         ...
 
     def torch_module(self) -> nn.Module:
-        """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see what is done to it."""
+        """Return the network itself: inputs (N, …) -> logits_NC; `predict` and `state` see its changes."""
         ...
 
 
 @dataclass(frozen=True)
 class Server:
-    """What a server knows that has none of the clients' rows.
+    """The knowledge of a server that has none of the clients' rows.
 
     Attributes:
-        input_shape: of one row of inputs, as members see it.
-        classes: C.
-        low, high: what the numbers of a row lie between; float32, broadcast to `input_shape`.
+        input_shape: the shape of one row of inputs, as members see it.
+        classes: C, the number of classes.
+        low, high: the bounds of the numbers of a row; float32, broadcast to `input_shape`.
         labelled: the server's own rows and their labels; None if it has none.
-        counts_MC: how many rows of each class each teacher had; None if they did not say.
+        counts_MC: the number of rows of each class that each teacher had; None if it is not known.
     """
 
     input_shape: tuple[int, ...]
@@ -104,13 +136,13 @@ class Server:
 
 @dataclass(frozen=True)
 class Distilled:
-    """What came of it, besides the student, which is trained in place.
+    """The result of a distillation, besides the student, which is trained in place.
 
     Attributes:
-        metrics: of the student, `parameters` and `seconds` among them, and what the method adds.
-        weights_M: the teachers' weights, non-negative, sum 1, where the method learns them, of what it averages.
-        images: some of what was made up, as rows of inputs (n, …), float32; to be looked at. None if nothing was.
-        curves: name -> one number an epoch.
+        metrics: metrics of the student, `parameters` and `seconds` among them, and those that the method adds.
+        weights_M: the teachers' weights in the method's mean, non-negative, sum 1; None if the method learns none.
+        images: some of the made-up rows, as inputs (n, …), float32, for people to look at; None if none were made.
+        curves: name -> one number for each epoch.
     """
 
     metrics: Mapping[str, float]
@@ -120,18 +152,21 @@ class Distilled:
 
 
 class DataFree(Protocol):
-    """A distiller that asks for none of the clients' rows: a frozen dataclass whose fields are its options.
+    """A distiller that needs none of the clients' rows: a frozen dataclass whose fields are its options.
 
-    A federation has no other, and an ensemble none of these; their plans ask, and so does the actor:
+    A federation's plan refuses all other distillers, and an ensemble's plan refuses these.
 
-        if registry.able(distiller, DataFree):
+    Example:
+        The actor of a federation's student calls it::
+
             student.begin(server.input_shape, server.classes, context.seed)
             distilled = distiller.distill(teachers, weights_M, student, server, context)
+            metrics, learned_M = distilled.metrics, distilled.weights_M
 
     Attributes:
         data_free: True; tells it from a `Distiller`.
-        needs_proxy: whether it cannot do without `Server.labelled` (of which it may use the inputs alone); the plan
-            refuses it where the server has none.
+        needs_proxy: True if it needs `Server.labelled` (of which it may use the inputs alone); the plan refuses it
+            where the server has none.
     """
 
     data_free: ClassVar[Literal[True]]
@@ -140,11 +175,11 @@ class DataFree(Protocol):
     def distill(
         self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
     ) -> Distilled:
-        """Train the student, in place, to do what the teachers do together.
+        """Train the student in place to predict what the teachers predict together.
 
         Args:
-            weights_M: of the teachers, to begin with; non-negative, sum 1.
-            student: begun already; it may be another architecture than the teachers.
+            weights_M: the teachers' weights to begin with, non-negative, sum 1.
+            student: a member that has begun; its architecture may differ from the teachers'.
 
         Raises:
             Diverged: a loss stopped being finite.
@@ -159,10 +194,15 @@ PLUGINS = (Distiller, DataFree)
 class Refines(DataFree, Protocol):
     """A `DataFree` distiller that can also work after every round.
 
-    The plan refuses all others where there are several rounds. The actor calls it, with what the server merged and what
-    it merged that from:
+    Where there are several rounds, the plan refuses all other distillers.
 
-        metrics, memory = distiller.refine(student, teachers, server, work, round, memory)
+    Example:
+        The actor calls it with the model that the server merged, and the clients' models that it was merged from::
+
+            memory = {}
+            for round in range(rounds):
+                ...  # clients train, the server merges their models into the student
+                metrics, memory = distiller.refine(student, teachers, server, context, round, memory)
     """
 
     def refine(
@@ -174,16 +214,16 @@ class Refines(DataFree, Protocol):
         round: int,
         memory: Mapping[str, Any],
     ) -> tuple[Mapping[str, float], Mapping[str, Any]]:
-        """Fine-tune the merged global model, in place; the same seed, round and memory, the same bits.
+        """Fine-tune the merged global model in place; the same seed, round and memory give the same bits.
 
         Args:
             student: the global model.
             teachers: the clients' models of this round, in the order of `server.counts_MC`.
-            round: from 0.
-            memory: what the round before returned; empty in the first.
+            round: the number of the round, from 0.
+            memory: the memory that the round before returned; empty in the first round.
 
         Returns:
-            Metrics, `seconds` among them; and the memory, arrays by name.
+            Metrics, `seconds` among them; and the memory for the next round, arrays by name.
 
         Raises:
             Diverged: a loss stopped being finite.
@@ -192,14 +232,15 @@ class Refines(DataFree, Protocol):
 
 
 class Averages(DataFree, Protocol):
-    """A `DataFree` distiller with an option that says how teachers speak together.
+    """A `DataFree` distiller with an option for the kind of mean of the teachers.
 
-    A federation's own ensemble is then averaged in the same way; without, `classwise`:
+    Example:
+        A federation's own ensemble takes the same mean, and `classwise` with other distillers::
 
-        average = distiller.average if registry.able(distiller, Averages) else "classwise"
+            average = distiller.average if registry.able(distiller, Averages) else "classwise"
     """
 
     @property
     def average(self) -> Average:
-        """Return the kind of mean: an option."""
+        """Return the kind of mean, which is an option."""
         ...

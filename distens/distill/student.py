@@ -1,4 +1,4 @@
-"""One network that does what the weighted members do together."""
+"""One network that predicts what the weighted members predict together."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from distens.training.context import Context
 
 @dataclass(frozen=True)
 class Student:
-    """Train a network on the weighted mean of the members' probabilities.
+    """Student: a network trained on the weighted mean of the members' probabilities.
 
-    Soft labels alone, the mean over the teachers, after Shen and Savvides 2020, "MEAL V2: Boosting Vanilla ResNet-50
-    to 80%+ Top-1 Accuracy on ImageNet without Tricks", section 3; we leave out its discriminator and its
-    pre-trained start. Softening and mixed-in labels after Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in
-    a Neural Network", section 2; we differ in that the student meets the softened targets at temperature 1, so a
-    student of temperature > 1 is under-confident until it is calibrated.
+    It learns from soft labels alone, the mean over the teachers, after Shen and Savvides 2020, "MEAL V2: Boosting
+    Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks", section 3; we leave out its discriminator and
+    its pre-trained start. Softening and mixed-in labels are after Hinton, Vinyals and Dean 2015, "Distilling the
+    Knowledge in a Neural Network", section 2; we differ in that the student meets the softened targets at temperature
+    1, so a student of temperature > 1 is under-confident until it is calibrated.
 
     On the very rows they were trained on, teachers are nearly certain and so teach little more than the labels.
-    Therefore they are also asked about rows between those: mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk
-    Minimization", section 2), where the teachers, not the mixed labels, say what each row is (as in Beyer et al. 2022,
-    "Knowledge distillation: A good teacher is patient and consistent").
+    Therefore the teachers also predict rows between those: mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk
+    Minimization", section 2), where the targets are the teachers' predictions, not the mixed labels (as in Beyer et al.
+    2022, "Knowledge distillation: A good teacher is patient and consistent").
 
     Attributes:
         network: the student's network, a member with fixed values; None: that of the best member that is a network,
             without its dropout (see `distens.evaluate.baselines.without_dropout`).
-        temperature: above 1 softens what the teachers say, below 1 sharpens it.
+        temperature: above 1 softens the teachers' predictions, below 1 sharpens them.
         labels: share of the true labels in the targets; 0 is soft labels alone.
         copies: made-up rows per row of the training split. An epoch of the student is 1 + copies times as long, and
             the inputs take 1 + copies times the memory.
@@ -56,7 +56,7 @@ class Student:
 
     @property
     def growth(self) -> int:
-        """Return how many rows the student sees in an epoch, per row of the training split."""
+        """Return the number of rows that the student sees in an epoch, per row of the training split."""
         return 1 + self.copies
 
     def distill(
@@ -65,7 +65,8 @@ class Student:
         """Train the student in place.
 
         Returns:
-            The student's metrics, with `teacher_seconds` (spent asking the teachers) and `rows` (learned from).
+            The student's metrics, with `teacher_seconds` (of the teachers' predictions) and `rows` (the number
+            learned from).
         """
         inputs, truth_NC = self._rows(examples, generator(context.seed, "mixup"))
         start = perf_counter()
@@ -78,7 +79,7 @@ class Student:
         return {**metrics, "teacher_seconds": teacher_seconds, "rows": float(len(inputs))}
 
     def _rows(self, examples: Examples, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Return inputs (the training rows first, then the made-up ones) and what their labels mix to."""
+        """Return the inputs (the training rows first, then the made-up ones) and their labels, mixed likewise."""
         count = len(examples.inputs)
         truth_NC = _one_hot(examples)
         inputs = np.empty((count * (1 + self.copies), *examples.inputs.shape[1:]), dtype=np.float32)
@@ -105,7 +106,7 @@ def _one_hot(examples: Examples) -> Floats:
 
 
 def _mean(teachers: Sequence[Predicts], weights_M: Floats, inputs: Floats) -> Floats:
-    """Return the weighted mean, one teacher's predictions in memory at a time; rows sum to one."""
+    """Return the weighted mean of the teachers' predictions, held in memory one at a time; rows sum to one."""
     total_NC: Any = 0.0
     for teacher, weight in zip(teachers, weights_M, strict=True):
         total_NC = total_NC + float(weight) * np.asarray(teacher.predict(inputs), dtype=np.float64)

@@ -1,7 +1,7 @@
-"""How different two members are: one matrix over members per measure, from their predictions alone.
+"""How different two members are: one matrix over members for each measure, from their predictions or residuals.
 
-Work is done in blocks of members and examples that stay in the cache, so memory stays bounded whatever M, N and C are;
-predictions may be memory-mapped.
+Except for residuals, work is done in blocks of members and examples that stay in the cache, so memory stays bounded
+whatever M, N and C are; predictions may be memory-mapped.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def diversity(probs_MNC: Floats | Sequence[Floats]) -> Floats:
     """Return div_MM, the mean distance of two members' probability vectors: in [0, 1], symmetric, 0 on the diagonal.
 
     Div(i, j) = mean over examples of ||p_i - p_j||_2 / sqrt(2), the largest distance there is (Shen et al. 2022,
-    "DivBO", equation 3). It knows no labels, so it also rewards being wrong in a new way.
+    "DivBO", equation 3). It does not use labels, so it also rewards being wrong in a new way.
 
     The squared distances of all pairs of two blocks of members come from one product of matrices per example,
     [-2a, |a|^2, 1] . [b, 1, |b|^2], in float64; their roots are float32. So means are within 1e-6 of float64's, and
-    within 1e-7 between twins.
+    within 1e-7 between identical members.
     """
     members = len(probs_MNC)
     total_MM = np.zeros((members, members))
@@ -43,9 +43,9 @@ def diversity(probs_MNC: Floats | Sequence[Floats]) -> Floats:
 
 
 def diversity_to(probs_MNC: Floats | Sequence[Floats], chosen_K: Integers) -> Floats:
-    """Return every member's mean diversity to the chosen ones, itself left out: shape (M,), 0 without another.
+    """Return every member's mean diversity to the chosen members other than itself: shape (M,), 0 if there is none.
 
-    Costs members times chosen, not members times members.
+    The cost grows with members times chosen members, not with the square of members.
     """
     members, chosen_K = len(probs_MNC), np.asarray(chosen_K)
     total_MK = np.zeros((members, len(chosen_K)))
@@ -60,7 +60,7 @@ def diversity_to(probs_MNC: Floats | Sequence[Floats], chosen_K: Integers) -> Fl
 
 
 def disagreement(probs_MNC: Floats | Sequence[Floats]) -> Floats:
-    """Return the share of examples on which two members name different classes: in [0, 1], 0 on the diagonal."""
+    """Return the share of examples on which two members predict different classes: in [0, 1], 0 on the diagonal."""
     members = len(probs_MNC)
     examples, classes = np.shape(probs_MNC[0])
     agree_MM = np.zeros((members, members))
@@ -73,8 +73,10 @@ def disagreement(probs_MNC: Floats | Sequence[Floats]) -> Floats:
 
 
 def error_correlation(probs_MNC: Floats | Sequence[Floats], labels_N: Integers) -> Floats:
-    """Return Pearson's correlation of two members' mistakes (1 where wrong, 0 where right): in [-1, 1], 1 on the
-    diagonal. Where a member is always or never right nothing correlates with it, and 0 stands for that."""
+    """Return Pearson's correlation of two members' mistakes (1 where wrong, 0 where right): in [-1, 1].
+
+    It is 1 on the diagonal. A member that is always or never right has the correlation 0 with all others.
+    """
     wrong_MN = _named(probs_MNC) != labels_N
     both_MM = np.zeros((len(wrong_MN), len(wrong_MN)))
     for start, stop in _ranges(len(labels_N), len(wrong_MN)):
@@ -88,8 +90,10 @@ def error_correlation(probs_MNC: Floats | Sequence[Floats], labels_N: Integers) 
 
 
 def residual_correlation(residuals_MNK: Sequence[Floats]) -> Floats:
-    """Return Pearson's correlation of two members' residuals: in [-1, 1], 1 on the diagonal. Where a member's do not
-    vary nothing correlates with them, and 0 stands for that."""
+    """Return Pearson's correlation of two members' residuals: in [-1, 1], 1 on the diagonal.
+
+    A member whose residuals do not vary has the correlation 0 with all others.
+    """
     flat_MX = np.stack([np.asarray(one, dtype=np.float64).ravel() for one in residuals_MNK])
     flat_MX -= flat_MX.mean(axis=1, keepdims=True)
     length_M = np.sqrt((flat_MX**2).sum(axis=1))
@@ -104,14 +108,14 @@ def mean_over_pairs(matrix_MM: Floats) -> float:
 
 
 def _ranges(examples: int, numbers: int) -> Iterator[tuple[int, int]]:
-    """Yield the examples in runs, given how many numbers one example takes up."""
+    """Yield (start, stop) of blocks of examples, where one example takes up the given count of numbers."""
     step = max(1, _NUMBERS // numbers)
     for start in range(0, examples, step):
         yield start, min(start + step, examples)
 
 
 def _blocks(probs_MNC: Floats | Sequence[Floats]) -> Iterator[Floats]:
-    """Yield probs_NMC, float64, a run of examples at a time."""
+    """Yield probs_NMC, float64, a block of examples at a time."""
     examples, classes = np.shape(probs_MNC[0])
     for start, stop in _ranges(examples, len(probs_MNC) * classes):
         probs_NMC = np.empty((stop - start, len(probs_MNC), classes))
@@ -141,7 +145,7 @@ def _right(probs_NMC: Floats) -> Floats:
 
 
 def _distances(left_NAK: Floats, right_NKB: Floats) -> Floats:
-    """Return the sum over examples of the distances of all pairs (A x B)."""
+    """Return the distances of all pairs, (A, B), summed over examples."""
     pairs = left_NAK.shape[1], right_NKB.shape[2]
     step = max(1, _PAIRS // (pairs[0] * pairs[1]))
     squared = np.empty((min(step, len(left_NAK)), *pairs))
@@ -152,7 +156,7 @@ def _distances(left_NAK: Floats, right_NKB: Floats) -> Floats:
         found, root = squared[: len(left)], distance[: len(left)]
         np.matmul(left, right_NKB[start : start + step], out=found)
         np.copyto(root, found, casting="same_kind")
-        np.abs(root, out=root)  # a twin's may be rounded to just below 0
+        np.abs(root, out=root)  # the square of an identical member may be rounded to just below 0
         np.sqrt(root, out=root)
         part += root.sum(axis=0) if step > 1 else root[0]
         if step > 1 or start % _RUN == _RUN - 1 or start + step >= len(left_NAK):
@@ -169,7 +173,7 @@ def _block_pairs(members: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _symmetric(matrix_MM: Floats, diagonal: float) -> Floats:
-    """Return the upper triangle mirrored, so that order cannot matter to the last bit."""
+    """Return the matrix with its upper triangle mirrored, so that it is symmetric to the last bit."""
     upper = np.triu(matrix_MM, k=1)
     result = upper + upper.T
     np.fill_diagonal(result, diagonal)

@@ -1,4 +1,4 @@
-"""What an ensemble must beat: baselines at the same size or the same effort, as settings to train.
+"""Baselines that an ensemble must beat, at the same size or the same effort, as settings to train.
 
 `larger_single` answers "would one network of the ensemble's size do as well?" (Abe et al. 2022, "Deep Ensembles Work,
 But Are They Necessary?"), `seed_ensemble` "was diversity of settings worth the search?" (Lakshminarayanan et al. 2017).
@@ -24,7 +24,7 @@ MOST_PARAMETERS = 20_000_000
 
 
 def widen(model: Model, wanted: int, input_shape: tuple[int, ...], classes: int) -> Model:
-    """Return the model at the width whose number of parameters is nearest to `wanted`; never narrower than it is.
+    """Return the model at the width whose number of parameters is nearest to `wanted`; never a narrower one.
 
     Parameters grow with the width, so the factor is found by bisection.
     """
@@ -34,7 +34,7 @@ def widen(model: Model, wanted: int, input_shape: tuple[int, ...], classes: int)
         return count_parameters(model.widened(factor), input_shape, classes)
 
     low, high = 1.0, 2.0
-    while size(low) < size(high) < wanted:  # one without hidden layers does not grow
+    while size(low) < size(high) < wanted:  # a network without hidden layers does not grow
         low, high = high, 2 * high
     for _ in range(20):
         middle = (low + high) / 2
@@ -46,10 +46,10 @@ def widen(model: Model, wanted: int, input_shape: tuple[int, ...], classes: int)
 
 
 def larger_single(settings: Settings, wanted: int, input_shape: tuple[int, ...], classes: int) -> list[Settings]:
-    """Return settings of one network with `wanted` parameters, once per learning rate to try; epochs stay.
+    """Return settings of one network of about `wanted` parameters, one for each learning rate to try; epochs stay.
 
     Args:
-        settings: the best network's (kind `classifier`).
+        settings: the settings of the best member that is a network (see `is_network`).
         wanted: the selection's total number of parameters.
     """
     member = registry.build_member(settings)
@@ -63,17 +63,19 @@ def larger_single(settings: Settings, wanted: int, input_shape: tuple[int, ...],
 def without_dropout(settings: Settings) -> Settings:
     """Return a network's settings with no dropout in its model.
 
-    What was found to be enough dropout for labels is too much for a student: its teachers' probabilities are smooth
-    already. (LeNet on 8,400 images of Fashion-MNIST, error on held-out training images: student 11.8% with the 0.42
-    that suited labels, 11.2% with none; labels 11.5%.)
+    Dropout that suits labels is too strong for a student, because its teachers' probabilities are smooth already.
+    (LeNet on 8,400 images of Fashion-MNIST, error on held-out training images: student 11.8% with the 0.42 that suited
+    labels, 11.2% with none; labels 11.5%.)
     """
     model = registry.resolved(registry.build_member(settings).model)
     return {**settings, "model": {**model, "dropout": 0.0}} if "dropout" in model else settings
 
 
 def is_network(settings: Mapping[str, Any]) -> bool:
-    """Return whether a member of these settings can be widened, and can learn from soft targets: it has an option
-    `model` of the family `models`, and a `learning_rate`."""
+    """Return True if a member of these settings is a network that can be widened, and can learn from soft targets.
+
+    It is one if it has an option `model` of the family `models`, and a `learning_rate`.
+    """
     cls = registry.find("members", settings["kind"], "members")
     known = registry.options(cls)
     return "learning_rate" in known and "model" in known and registry.plugin_family(cls, "model") == "models"

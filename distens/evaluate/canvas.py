@@ -1,4 +1,4 @@
-"""What all pictures share: colours, axes, files. matplotlib takes half a second to load, so only drawing loads it."""
+"""Colours, axes and files of all pictures. matplotlib takes half a second to load, so it is loaded only to draw."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METRIC_NAMES = {"nll": "negative log-likelihood (nats)", "error": "error (share 
 
 
 def blank(size: tuple[float, float]) -> Figure:
-    """Return an empty picture of so many inches, which no global state of matplotlib knows of."""
+    """Return an empty picture of a size in inches, which is not in matplotlib's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ def blank(size: tuple[float, float]) -> Figure:
 
 
 def panels(rows: int = 1, heights: Sequence[float] | None = None, size: tuple[float, float] = (6.4, 4.4)) -> Any:
-    """Return a picture, and its panels from the top."""
+    """Return a picture, and its panels from top to bottom."""
     figure = blank(size)
     found = figure.subplots(rows, 1, squeeze=False, sharex=rows > 1, height_ratios=heights)[:, 0]
     for axes in found:
@@ -50,27 +50,27 @@ def panels(rows: int = 1, heights: Sequence[float] | None = None, size: tuple[fl
 
 
 def write(figure: Figure, path: Path) -> None:
-    """Write the picture; equal pictures are equal files."""
+    """Write the picture to a file; equal pictures give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})  # or matplotlib's version is in the file
+    figure.savefig(path, metadata={"Software": None})  # else matplotlib's version is in the file
 
 
 def ticks(most: int = 10, **options: Any) -> MaxNLocator:
-    """Return where to put ticks between at most so many steps."""
+    """Return a locator that puts ticks between at most `most` steps."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(most, **options)
 
 
 def shades(*colours: str) -> Colormap:
-    """Return a scale that goes evenly through the colours."""
+    """Return a colour map that goes evenly through the colours."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("shades", colours)
 
 
 def tame(axes: Axes, values: Floats) -> None:
-    """Draw a few members that are far worse on a logarithmic axis, else they press the good ones into a line."""
+    """Make the axis logarithmic if a few values are far larger, which would press the others into a line."""
     good = values[np.isfinite(values) & (values > 0)]
     if len(good) and len(good) == len(values) and good.max() > 8 * np.median(good):
         axes.set_yscale("log")
@@ -82,10 +82,10 @@ def legend_outside(axes: Axes) -> None:
 
 
 def step(least: float) -> int:
-    """Return the first of 1, 2, 5, 10, 20, … that is no less."""
+    """Return the first of 1, 2, 5, 10, 20, … that is at least `least`."""
     return next(step * 10**power for power in range(9) for step in (1, 2, 5) if step * 10**power >= least)
 
 
 def short(name: str) -> str:
-    """Return a name without its middle: ends tell names apart at least as often as beginnings."""
+    """Return a long name without its middle: ends tell names apart at least as often as beginnings."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 1]}…{name[-_LONGEST // 2 :]}"

@@ -1,4 +1,4 @@
-"""Whether one row of the table is better than another by more than chance, in plain sentences."""
+"""Plain sentences that tell if one row of the table is better than another by more than chance."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from distens.targets.protocol import Phrase
 
 
 def paired_difference(one_N: Floats, other_N: Floats) -> tuple[float, float]:
-    """Return the mean difference of two rows' losses, unit by unit, so that what is hard for both cancels; and its
-    standard error.
+    """Return the mean difference of the losses of two rows of the table, and its standard error.
 
-    The standard error, s / sqrt(N) of the units' differences, is of the choice of test rows alone: it says nothing
-    of what other seeds would train. With one unit it is infinite.
+    Differences are taken unit by unit, so that units that are hard for both cancel. The standard error, s / sqrt(N) of
+    the units' differences, covers the choice of test rows only, not the choice of seeds. With one unit it is infinite.
 
     Args:
-        one_N, other_N: losses of both, on the same units.
+        one_N, other_N: the losses of both, on the same units.
     """
     difference_N = np.asarray(one_N) - np.asarray(other_N)
     return float(difference_N.mean()), _error(difference_N)
@@ -44,13 +43,13 @@ def verdict(
     phrases: Sequence[Phrase],
     units: str = "test rows",
 ) -> list[str]:
-    """Return plain sentences that say who won, and who lost.
+    """Return plain sentences about which rows won and which lost.
 
     Args:
         rows: the table: row name -> column -> value.
-        losses: row name -> measure -> losses on the *test* split, whose means those are.
-        phrases: how the run's target speaks of its measures.
-        units: what a unit is, in the plural.
+        losses: row name -> measure -> losses on the *test* split, whose means the table shows.
+        phrases: the words of the run's target for its measures.
+        units: the name of the units, in the plural.
     """
     lines = [" ".join(_best(phrase, rows) for phrase in phrases)]
     for name, other in COMPARISONS:
@@ -67,7 +66,7 @@ def verdict(
 
 
 def _best(phrase: Phrase, rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Return everyone who stands where the best does, as it is printed."""
+    """Return a sentence that names the best row, and every row whose printed value equals the best."""
     printed = {name: phrase.printed(row[phrase.column]) for name, row in rows.items()}
     best = (max if phrase.higher else min)(rows, key=lambda name: rows[name][phrase.column])
     names = [name for name, value in printed.items() if value == printed[best]]
@@ -91,7 +90,7 @@ def _part(
 
 
 def _outcome(gain: float, error: float) -> str:
-    if abs(gain) < 1e-9:  # the same predictions, on two ways to the same sum
+    if abs(gain) < 1e-9:  # the same predictions, summed in two ways
         return "level"
     if abs(gain) > 2 * error:
         return "won" if gain > 0 else "lost"

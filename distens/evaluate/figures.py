@@ -27,7 +27,7 @@ _LABELLED_BARS = 30
 
 
 def reliability(curves: Mapping[str, Floats], labels_N: Integers, path: Path) -> None:
-    """Draw confidence against accuracy in 15 bins of equal count, and below it how confident the rows are.
+    """Draw confidence against accuracy in 15 bins of equal count, and below it a histogram of the rows' confidence.
 
     Args:
         curves: name -> probs_NC, in the order of the legend.
@@ -52,11 +52,11 @@ def reliability(curves: Mapping[str, Floats], labels_N: Integers, path: Path) ->
 
 
 def predictions(curves: Mapping[str, Floats], targets_N: Floats, path: Path) -> None:
-    """Draw what is predicted against what is true, a mark for each row.
+    """Draw predictions against targets, a mark for each row.
 
     Args:
         curves: name -> predictions_N1, in the order of the legend.
-        targets_N: of the same rows.
+        targets_N: targets of the same rows.
     """
     figure, (axes,) = panels(size=(6.0, 5.4))
     for number, (name, predictions_NK) in enumerate(curves.items()):
@@ -77,15 +77,16 @@ def _bin_size(rows: int) -> str:
 def diversity(
     values_M: Floats, diversity_M: Floats, weights_M: Floats, families: Sequence[str], metric: str, path: Path
 ) -> None:
-    """Draw every member's metric against its diversity: one marker per family, the selected ones in colour and by
-    size of weight.
+    """Draw every member's metric against its diversity, with a marker for each family.
+
+    Selected members are in colour, with an area by weight.
 
     Args:
         values_M: the metric on the *search* split.
         diversity_M: mean diversity to the selection; a member without one is NaN and is left out.
         weights_M: 0 for members that were not selected.
-        families: of each member.
-        metric: `nll` or `error`.
+        families: the family of each member.
+        metric: the name of the metric, e.g. `nll`.
     """
     figure, (axes,) = panels()
     values_M, diversity_M, weights_M = (np.asarray(v, dtype=np.float64) for v in (values_M, diversity_M, weights_M))
@@ -131,7 +132,7 @@ def weights(weights: Mapping[str, float], path: Path) -> None:
     figure, (axes,) = panels(size=(6.4, height))
     if labelled:
         axes.barh(names, values, color=COLOURS[0], height=0.62)
-        axes.set_ylim(len(names) - 0.3, -0.7)  # the largest on top, and one bar is not a wall
+        axes.set_ylim(len(names) - 0.3, -0.7)  # the largest on top; a single bar does not fill the picture
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel="weight (share of one)", xlim=(0, 1.12 * values[0]))
@@ -151,7 +152,7 @@ def progress(values_T: Floats, ensemble_T: Floats, metric: str, path: Path) -> N
     Args:
         values_T: the metric on the *search* split, in order of arrival.
         ensemble_T: the metric of the ensemble of the members so far; NaN where it was not measured.
-        metric: `nll` or `error`.
+        metric: the name of the metric, e.g. `nll`.
     """
     figure, (axes,) = panels()
     values_T, ensemble_T = np.asarray(values_T, dtype=np.float64), np.asarray(ensemble_T, dtype=np.float64)

@@ -19,11 +19,11 @@ _ABSENT = "–"
 
 @dataclass(frozen=True)
 class Columns:
-    """The honest table's columns.
+    """The columns of the honest table.
 
     Attributes:
         headings: key of a row -> heading, in order.
-        higher: the keys of which more is better.
+        higher: the keys for which higher values are better.
     """
 
     headings: Mapping[str, str]
@@ -31,12 +31,12 @@ class Columns:
 
 
 def columns(target: Target | type[Target]) -> Columns:
-    """Return the table's columns: what a target measures, and what a row costs."""
+    """Return the table's columns: the measures of a target, and the costs of a row."""
     return Columns({**target.headings, **_COSTS}, target.higher_is_better)
 
 
 def columns_of(rows: Mapping[str, Mapping[str, float]]) -> Columns:
-    """Return the columns of a table that was stored without them, by what its rows hold."""
+    """Return the columns of a table that was stored without them, by the keys of its rows."""
     targets = [registry.find("targets", kind, "targets") for kind in registry.names("targets")]
     fit = [one for one in targets if any(key in row for row in rows.values() for key in one.headings)]
     return columns(fit[0] if fit else targets[0])
@@ -44,21 +44,21 @@ def columns_of(rows: Mapping[str, Mapping[str, float]]) -> Columns:
 
 @dataclass(frozen=True)
 class ReportData:
-    """What the page shows.
+    """The contents of the page.
 
     Attributes:
-        run_name: names the page.
+        run_name: the page's title.
         rows: the honest table: row name -> key -> value; keys that are not among the columns are not shown.
-        missing: row name -> why it is not in the table.
+        missing: row name -> the reason why the row is not in the table.
         verdict: plain sentences, the most important first.
-        members: the selected ones, each with `id`, `weight` and whatever is known of it; values that are mappings
-            (settings) are written out as `key: value`.
-        members_title: what they are called.
-        failures: each with `id`, `attempt`, `reason`, `message`.
+        members: the selected members, each with `id`, `weight` and anything else that is known of it; values that are
+            mappings (settings) are written out as `key: value`.
+        members_title: the heading above the members.
+        failures: the failed attempts, each with `id`, `attempt`, `reason`, `message`.
         figures: caption -> PNG file.
         config_yaml: the resolved config.
-        details: what else to say, e.g. versions, data, where the run is stored.
-        columns: of the table; None: those that its rows have.
+        details: name -> other facts, e.g. versions, data, the place where the run is stored.
+        columns: the columns of the table; None: those of `columns_of`.
     """
 
     run_name: str
@@ -75,8 +75,10 @@ class ReportData:
 
 
 def table_lines(rows: Mapping[str, Mapping[str, float]], missing: Mapping[str, str]) -> list[list[str]]:
-    """Return the honest table as text: the headings, then one line per row. Where rows are missing, they come last and
-    a last column, `note`, says why."""
+    """Return the honest table as text: the headings, then one line for each row.
+
+    Missing rows come last, and a last column, `note`, gives the reasons.
+    """
     headings = columns_of(rows).headings
     note = [""] * bool(missing)
     lines = [["", *headings.values(), *["note"] * bool(missing)]]
@@ -86,8 +88,10 @@ def table_lines(rows: Mapping[str, Mapping[str, float]], missing: Mapping[str, s
 
 
 def best(rows: Mapping[str, Mapping[str, float]], columns: Columns | None = None) -> set[tuple[str, str]]:
-    """Return (row name, column key) of every cell that is the best of its column, as it is printed; a table of one row
-    has none."""
+    """Return (row name, column key) of every cell whose printed value is the best of its column.
+
+    A table of one row has no best cells.
+    """
     found: set[tuple[str, str]] = set()
     columns = columns or columns_of(rows)
     for key in columns.headings if len(rows) > 1 else ():
@@ -143,7 +147,7 @@ def _number(key: str, value: Any) -> str:
 
 
 def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return headings, in order of first appearance, and cells of records that need not have the same keys."""
+    """Return headings, in order of first appearance, and cells of entries, which need not have the same keys."""
     keys = list(dict.fromkeys(key for entry in entries for key in entry))
     return keys, [[_text(entry.get(key)) for key in keys] for entry in entries]
 

@@ -4,9 +4,8 @@ Algorithm 2 of the paper:
 
     d = sum_k p_k (w_k - w)      m = beta1 m + (1 - beta1) d      v = …d^2…      w = w + rate m / (sqrt v + tau)
 
-The three rules differ in v alone. It begins at tau^2, the least that the algorithm allows, and m at 0; there is no
-correction for the beginning, as there is none in the paper. Where we differ: p_k are n_k / n, where the algorithm is
-written with 1/K.
+The three rules differ in v alone. v begins at tau^2, the least that the algorithm allows, and m at 0. There is no bias
+correction, as in the paper. Where we differ: p_k are n_k / n, where the algorithm is written with 1/K.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from distens.records import Floats
 
 
 def adapted(round: Round, rate: float, beta1: float, tau: float, second: Callable[[Floats, Floats], Floats]) -> Merged:
-    """Return the new weights; `shares_K` are n_k / n, of the change. Memory: `second`, and `first` with a beta1.
+    """Return the new weights; `shares_K` are the n_k / n of the change. Memory: `second`, and `first` if beta1 > 0.
 
     Args:
         second: (v, d^2) -> the new v.

@@ -1,8 +1,8 @@
-"""Arithmetic on many flat vectors of weights, by blocks that stay in the cache: all updates at once would be K models
-in memory a second time.
+"""Arithmetic on many flat vectors of weights, by blocks that stay in the cache.
 
-A block is cast to float64 once, and what follows are products of small matrices; so a weighted mean costs about four
-times what reading the updates costs, and its only rounding that counts is the last, to float32.
+All updates at once would take the memory of K models a second time. A block is cast to float64 once, and the rest are
+products of small matrices; so a weighted mean takes about four times as long as reading the updates, and its only
+rounding that counts is the last, to float32.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def enough(updates: Sequence[Update], least: int = 1, why: str = "") -> None:
 
 
 def equal(updates: Sequence[Update]) -> Floats:
-    """Return shares_K, all the same. Raises ValueError if there are no updates."""
+    """Return shares_K, all equal. Raises ValueError if there are no updates."""
     enough(updates)
     return np.full(len(updates), 1.0 / len(updates))
 
@@ -38,7 +38,7 @@ def by_rows(updates: Sequence[Update]) -> Floats:
 
 
 def blocks(updates: Sequence[Update]) -> Iterator[tuple[slice, Floats]]:
-    """Yield (place, weights_KB): the updates' weights in that place, float64, to be written over at will.
+    """Yield (place, weights_KB): a slice, and the updates' weights in it, float64, which the caller may overwrite.
 
     The next block lies in the same memory.
     """
@@ -54,7 +54,7 @@ def blocks(updates: Sequence[Update]) -> Iterator[tuple[slice, Floats]]:
 
 
 def changes(round: Round, shares_K: Floats) -> Iterator[tuple[slice, Floats]]:
-    """Yield (place, change_B): sum_k shares_k (w_k - start) in that place, float64. The shares sum to 1."""
+    """Yield (place, change_B): sum_k shares_k (w_k - start) in a slice, float64. The shares sum to 1."""
     for place, weights_KB in blocks(round.updates):
         yield place, shares_K @ weights_KB - round.start_P[place]
 
@@ -72,10 +72,10 @@ def total(updates: Sequence[Update], parts_K: Floats, start_P: Floats | None = N
 
 
 def sorted_blocks(updates: Sequence[Update]) -> Iterator[tuple[slice, Floats]]:
-    """Yield (place, values_BK): in each row, ascending, what the updates say of one number; float64."""
+    """Yield (place, values_BK): in each row the updates' values of one weight, ascending, float64."""
     size, count = len(updates[0].weights_P), len(updates)
     step = max(1024, _NUMBERS // count)
-    buffer_BK = np.empty((min(step, size), count))  # a row beside a row: sorting along the other axis takes longer
+    buffer_BK = np.empty((min(step, size), count))  # a row for each weight: sorting along the other axis takes longer
     for place, weights_KB in blocks(updates):
         values_BK = buffer_BK[: weights_KB.shape[1]]
         values_BK[:] = weights_KB.T
@@ -84,5 +84,5 @@ def sorted_blocks(updates: Sequence[Update]) -> Iterator[tuple[slice, Floats]]:
 
 
 def kept(memory: Memory, name: str, size: int) -> Floats:
-    """Return what the memory has under a name; zeros if nothing (of no size: one zero, seen so many times)."""
+    """Return the memory's array of a name, or zeros if it has none (one zero broadcast, which takes no memory)."""
     return memory[name] if name in memory else np.broadcast_to(np.float32(0), size)

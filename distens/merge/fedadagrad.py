@@ -14,12 +14,12 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class FedAdagrad:
-    """v = v + d^2: steps only ever shrink, the more a number has moved before (see `_adaptive`).
+    """FedAdagrad: v = v + d^2, so steps only shrink, and more for weights that have moved more (see `_adaptive`).
 
     Attributes:
-        rate: the server's learning rate: about how far a number moves in the first round.
-        beta1: of the running mean of changes; 0, plain Adagrad, keeps none.
-        tau: what keeps the divisor from zero; the smaller, the more adaptive.
+        rate: the server's learning rate: about how far a weight moves in the first round.
+        beta1: decay of the running mean of changes; 0, plain Adagrad, keeps no mean.
+        tau: keeps the divisor from zero; the smaller, the more adaptive.
     """
 
     rate: Annotated[float, Gt(0)] = 0.01

@@ -13,13 +13,13 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class FedAdam:
-    """v = beta2 v + (1 - beta2) d^2: numbers that move little are moved as far as the others (see `_adaptive`).
+    """FedAdam: v = beta2 v + (1 - beta2) d^2, so weights of small changes move as far as others (see `_adaptive`).
 
     Attributes:
-        rate: the server's learning rate: about how far a number moves in a round.
-        beta1: of the running mean of changes; 0 for none.
-        beta2: of the running mean of their squares.
-        tau: what keeps the divisor from zero; the smaller, the more adaptive.
+        rate: the server's learning rate: about how far a weight moves in a round.
+        beta1: decay of the running mean of changes; 0 keeps no mean.
+        beta2: decay of the running mean of their squares.
+        tau: keeps the divisor from zero; the smaller, the more adaptive.
     """
 
     rate: Annotated[float, Gt(0)] = 0.01

@@ -1,5 +1,6 @@
-"""Weights for clients that take part nobody knows how often (Wang and Ji 2024, "A Lightweight Method for Tackling
-Unknown Participation Statistics in Federated Averaging", ICLR).
+"""Weights for clients whose rates of participation are unknown.
+
+Wang and Ji 2024, "A Lightweight Method for Tackling Unknown Participation Statistics in Federated Averaging", ICLR.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class FedAU:
-    """w = w + rate / N sum_k o_k (w_k - w), over those that took part, N being all the clients.
+    """FedAU: w = w + rate / N sum_k o_k (w_k - w), over the clients that took part, N the number of all clients.
 
-    o_k estimates 1 / (how often k takes part): the mean length of its intervals so far, from one participation to the
-    next, in rounds (algorithm 2). An interval ends, and another begins, when it is `cap` rounds long: a client that
-    comes back after long would otherwise outweigh all. o_k is 1 before the first interval has ended, and the one that
-    this round ends counts from the next. So all clients' losses count the same, however often they are there; rows do
-    not count. It is computed from the rounds taken part in, and keeps no memory.
+    o_k estimates 1 / (the share of rounds in which k takes part): it is the mean length, in rounds, of k's intervals so
+    far from one participation to the next (algorithm 2). An interval ends, and another begins, when it is `cap` rounds
+    long: a client that comes back after a long absence would otherwise outweigh all others. o_k is 1 before the first
+    interval has ended, and an interval that ends in this round counts from the next round. So all clients' losses count
+    the same, however often the clients take part; rows do not count. o_k is computed from the rounds that k took part
+    in, and the rule keeps no memory.
 
     Attributes:
         cap: K in the paper; larger is less biased, and less steady.
@@ -36,7 +38,8 @@ class FedAU:
     def merge(self, round: Round) -> Merged:
         """Return the new weights (see `Merger`); `shares_K` are o_k, scaled to sum 1.
 
-        What moves the weights, rate o_k / N, sums to more or less than 1: equal updates are not what comes out.
+        The factors of the changes, rate o_k / N, sum to more or less than 1: even if all updates are equal, the new
+        weights may differ from them.
         """
         enough(round.updates)
         taken = [round.taken.get(update.client, ()) for update in round.updates]
@@ -47,12 +50,12 @@ class FedAU:
 
 
 def mean_interval(taken: Sequence[int], number: int, cap: int) -> float:
-    """Return o of a client before round `number`.
+    """Return o_k of a client in round `number`, from the rounds before it.
 
     Args:
-        taken: the earlier rounds in which it took part, ascending.
+        taken: the earlier rounds in which the client took part, ascending.
     """
     lengths = [after - before for before, after in zip([-1, *taken], taken, strict=False)]
     absent = number - 1 - (taken[-1] if taken else -1)
-    ended = sum(-(-length // cap) for length in lengths) + absent // cap  # the one under way only by its full parts
+    ended = sum(-(-length // cap) for length in lengths) + absent // cap  # the last one: only its full parts
     return (sum(lengths) + absent // cap * cap) / ended if ended else 1.0

@@ -10,9 +10,9 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class FedAvg:
-    """w = sum_k n_k / n w_k, where n is the rows of those that took part (algorithm 1 of the paper).
+    """FedAvg: w = sum_k n_k / n w_k, where n is the rows of all clients that took part (algorithm 1 of the paper).
 
-    With one local step each it is a step of gradient descent on all their rows.
+    With one local step per client it is a step of gradient descent on all their rows.
     """
 
     def merge(self, round: Round) -> Merged:

@@ -14,13 +14,13 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class FedAvgM:
-    """v = momentum v + d and w = w + rate v, where d = sum_k n_k / n (w_k - w) is FedAvg's change, and v is 0 at first.
+    """FedAvgM: v = momentum v + d and w = w + rate v, where d = sum_k n_k / n (w_k - w) is FedAvg's change.
 
-    Changes that agree from round to round add up, to d / (1 - momentum); those that clients of different classes
-    bring in turn cancel. In the paper the rate is 1.
+    v is 0 at first. Changes that agree from round to round add up, to d / (1 - momentum); changes that alternate, as
+    clients of different classes take part in turn, cancel. In the paper the rate is 1.
 
     Attributes:
-        momentum: how much of the last round's v goes on.
+        momentum: the share of the last round's v that is kept.
         rate: the server's learning rate.
     """
 
@@ -28,7 +28,7 @@ class FedAvgM:
     rate: Annotated[float, Gt(0)] = 1.0
 
     def merge(self, round: Round) -> Merged:
-        """Return the new weights (see `Merger`); `shares_K` are n_k / n, of the change. Memory: `momentum`."""
+        """Return the new weights (see `Merger`); `shares_K` are the n_k / n of the change. Memory: `momentum`."""
         shares_K = by_rows(round.updates)
         before_P = kept(round.memory, "momentum", len(round.start_P))
         weights_P, momentum_P = (np.empty(len(before_P), dtype=np.float32) for _ in range(2))

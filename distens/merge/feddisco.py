@@ -1,5 +1,6 @@
-"""Less weight where classes are lopsided (Ye et al. 2023, "FedDisco: Federated Learning with Discrepancy-Aware
-Collaboration", ICML).
+"""Less weight for clients whose classes are unequally frequent.
+
+Ye et al. 2023, "FedDisco: Federated Learning with Discrepancy-Aware Collaboration", ICML.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class FedDisco:
-    """w = sum_k p_k w_k with p_k in proportion to max(0, n_k / n - a d_k + b), d_k how far k's classes are from equal
-    shares (see `distens.counts.disco`, also for where we differ).
+    """FedDisco: w = sum_k p_k w_k, with p_k in proportion to max(0, n_k / n - a d_k + b).
+
+    d_k is the distance of k's shares of classes from equal shares (see `distens.counts.disco`, also for where we
+    differ).
 
     Attributes:
-        a: how much the distance counts.
-        b: what every client has beforehand; the larger, the closer to equal shares.
-        metric: how distance is measured.
+        a: the weight of the distance.
+        b: the share that is added for every client; the larger, the closer to equal shares.
+        metric: the measure of distance.
     """
 
     a: Annotated[float, Gt(0)] = 0.5

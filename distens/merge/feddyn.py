@@ -15,29 +15,30 @@ from distens.records import Floats
 
 @dataclass(frozen=True)
 class FedDyn:
-    """Clients are pulled to the global weights and away from their own minima; the server goes beyond their mean.
+    """FedDyn: clients are pulled to the global weights and off their own minima; the server goes beyond their mean.
 
         client k minimises  L_k(w) + alpha <l_k, w> + alpha/2 |w - start|^2
 
         l_k = l_k + (w_k - start)       w = mean_k w_k + 1/N sum_(all j) l_j
 
-    over those that took part, N being all the clients; l_k is 0 at first. -alpha l_k is the gradient of L_k where k
-    ended, if it got to the minimum: so where all clients end in one point and l no longer changes, their gradients sum
-    to zero there. (Algorithm 1, in the form of the authors' code; h in the paper is -alpha times the mean of l.)
+    over the clients that took part, N the number of all clients; l_k is 0 at first. If client k reached its minimum,
+    -alpha l_k is the gradient of L_k there. So if all clients end in one point and l no longer changes, their gradients
+    sum to zero there. (Algorithm 1, in the form of the authors' code; h in the paper is -alpha times the mean of l.)
 
-    Where we differ: the server keeps l_k, so that clients need no memory between rounds, and may be lost; that costs
-    as many numbers as it has clients, times the network's. And alpha is the same for all, as in the paper; the code
-    divides it by the client's share of the rows.
+    Where we differ: the server keeps l_k, so that clients need no memory between rounds, and may be lost; this takes
+    the memory of one network for each client. And alpha is the same for all clients, as in the paper; the code divides
+    it by the client's share of the rows.
 
     Attributes:
-        alpha: how strongly clients are tied; smaller lets them go further in a round.
+        alpha: the strength of the pull to the global weights; a smaller one lets clients move further in a round.
     """
 
     alpha: Annotated[float, Gt(0)] = 0.01
 
     def merge(self, round: Round) -> Merged:
-        """Return the new weights (see `Merger`); `shares_K` are 1/K, of the mean. Memory: `drift`, the mean of all l_j,
-        and l_k of each client.
+        """Return the new weights (see `Merger`); `shares_K` are the 1/K of the mean.
+
+        Memory: `drift`, the mean of all l_j, and l_k of each client.
         """
         updates, size = round.updates, len(round.start_P)
         shares_K = equal(updates)
@@ -55,6 +56,6 @@ class FedDyn:
         return Merged(weights_P, {**round.memory, **memory}, shares_K)
 
     def correct(self, client: str, memory: Memory, start_P: Floats) -> Correction:
-        """Return the pull alpha, and alpha l_k as the shift; no shift before its first update was merged."""
+        """Return the pull alpha, and alpha l_k as the shift; no shift before the client's first update was merged."""
         own_P = memory.get(f"client/{client}")
         return Correction(self.alpha, None if own_P is None else np.float32(self.alpha) * own_P)

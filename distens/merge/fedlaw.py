@@ -1,5 +1,6 @@
-"""Shares and size learned on the server's rows (Li et al. 2023, "Revisiting Weighted Aggregation in Federated Learning
-with Neural Networks", ICML).
+"""Shares and a scale learned on the server's rows.
+
+Li et al. 2023, "Revisiting Weighted Aggregation in Federated Learning with Neural Networks", ICML.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ _BETAS = (0.5, 0.999)
 
 @dataclass(frozen=True)
 class FedLAW:
-    """w = gamma sum_k p_k w_k, with p = softmax(v) and gamma = exp(g) that minimise the loss on the server's rows.
+    """FedLAW: w = gamma sum_k p_k w_k, with p = softmax(v) and gamma = exp(g) of the least loss on the server's rows.
 
-    A gamma below 1 shrinks the weights, as weight decay would. It begins with FedAvg, v_k = log n_k and g = 0, and goes
-    on by Adam (0.5, 0.999), both at once. The gradient G of the loss at w gives
+    A gamma below 1 shrinks the weights, as weight decay would. The search begins with FedAvg, v_k = log(n_k / n) and
+    g = 0, and moves v and g together by Adam (betas 0.5, 0.999). The gradient G of the loss at w gives
 
         dL/dp_k = gamma <G, w_k>      dL/dv_k = p_k (dL/dp_k - sum_j p_j dL/dp_j)      dL/dg = sum_j p_j dL/dp_j
 
     Where we differ: the loss is that of all the rows, so that steps are fewer and longer (20 epochs of minibatches at
-    rate 0.01 in the paper), and the weights with the least loss that was seen are returned, never worse on
-    these rows than FedAvg. Buffers (of batch normalisation) are mixed like weights, not measured anew.
+    rate 0.01 in the paper), and the weights with the least loss that was seen are returned, which are never worse on
+    these rows than FedAvg's. Buffers (of batch normalisation) are mixed like weights, not measured anew.
 
     Attributes:
-        steps: of Adam; each is one gradient over the server's rows.
-        rate: of Adam.
+        steps: the number of steps of Adam; each takes one gradient over the server's rows.
+        rate: the learning rate of Adam.
     """
 
     needs_proxy: ClassVar[Literal[True]] = True
@@ -42,7 +43,7 @@ class FedLAW:
     rate: Annotated[float, Gt(0)] = 0.05
 
     def merge(self, round: Round) -> Merged:
-        """Return the new weights (see `Merger`); `shares_K` are p_k, to be multiplied by gamma, which is not told.
+        """Return the new weights (see `Merger`); `shares_K` are p_k, without the factor gamma, which is not returned.
 
         Raises:
             ValueError: there are no updates, or the server has no rows.

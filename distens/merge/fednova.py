@@ -12,19 +12,19 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class FedNova:
-    """w = w - t sum_k p_k (w - w_k) / t_k, where p_k = n_k / n, t_k is k's local steps, and t = sum_k p_k t_k.
+    """FedNova: w = w - t sum_k p_k (w - w_k) / t_k, with p_k = n_k / n, t_k local steps of k, and t = sum_k p_k t_k.
 
-    A client that makes more steps goes further, and FedAvg so minimises a loss in which it counts more; here each
-    one's change is that of its mean step. With equal steps it is FedAvg. This is the paper's rule for plain gradient
-    descent, |a_k|_1 = t_k. With momentum on the clients |a_k|_1 is in proportion to t_k only where t_k is many times
-    1 / (1 - momentum), and the rule holds as well as that.
+    A client that makes more steps moves further, so FedAvg minimises a loss in which it counts more; here the change of
+    each client is that of its mean step. If all clients make the same number of steps, it is FedAvg. This is the
+    paper's rule for plain gradient descent, |a_k|_1 = t_k. With momentum on the clients, |a_k|_1 is in proportion to
+    t_k only if t_k is many times 1 / (1 - momentum), and the rule is only as exact as that proportion.
     """
 
     def merge(self, round: Round) -> Merged:
         """Return the new weights (see `Merger`); `shares_K` are p_k / t_k, scaled to sum 1.
 
         Raises:
-            ValueError: there are no updates, or one that made no step.
+            ValueError: there are no updates, or a client made no step.
         """
         rows_K = by_rows(round.updates)
         if idle := [update.client for update in round.updates if update.steps < 1]:

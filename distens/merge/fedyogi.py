@@ -14,15 +14,15 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class FedYogi:
-    """v = v - (1 - beta2) d^2 sign(v - d^2): Adam, but v falls slowly however large it is (see `_adaptive`).
+    """FedYogi: v = v - (1 - beta2) d^2 sign(v - d^2), like Adam, but v falls slowly if it is large (see `_adaptive`).
 
     So one round of large changes is not forgotten at once, and rare features keep their pace.
 
     Attributes:
-        rate: the server's learning rate: about how far a number moves in a round.
-        beta1: of the running mean of changes; 0 for none.
-        beta2: 1 - beta2 is the pace of v.
-        tau: what keeps the divisor from zero; the smaller, the more adaptive.
+        rate: the server's learning rate: about how far a weight moves in a round.
+        beta1: decay of the running mean of changes; 0 keeps no mean.
+        beta2: v changes by (1 - beta2) d^2 in a round.
+        tau: keeps the divisor from zero; the smaller, the more adaptive.
     """
 
     rate: Annotated[float, Gt(0)] = 0.01

@@ -1,5 +1,6 @@
-"""The update, or the few, with the nearest neighbours (Blanchard et al. 2017, "Machine Learning with Adversaries:
-Byzantine Tolerant Gradient Descent", NeurIPS).
+"""The update with the nearest neighbours, or the mean of a few of them.
+
+Blanchard et al. 2017, "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", NeurIPS.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ from distens.records import Floats
 
 @dataclass(frozen=True)
 class Krum:
-    """Each update's score is the sum of its squared distances to the K - faulty - 2 that are nearest to it; the one
-    with the least is the new weights, or the mean of the `keep` with the least (multi-Krum). Of equals, the first by
-    client's name. Rows do not count.
+    """Krum: the update with the nearest neighbours, or the mean of the first `keep` by this measure (multi-Krum).
 
-    With `keep` 1 the others' work of a round is lost: protection at the price of noise. What is proved needs
+    Each update's score is the sum of its squared distances to the K - faulty - 2 updates that are nearest to it. The
+    updates with the least scores are taken; of equals, the first by client's name. Rows do not count.
+
+    With `keep` 1 the work of all other clients in a round is lost: the price of protection is noise. The proofs need
     K >= 2 faulty + 3 (the paper's 2 f + 2 < n), and for the mean of several keep <= K - faulty - 2 (Damaskinos et al.
     2019, "AggregaThor"); fewer updates are refused.
 
     Attributes:
-        faulty: how many clients of a round may send anything at all; f in the paper.
-        keep: how many updates are averaged; m in the paper.
+        faulty: the number of clients of a round that may send anything at all; f in the paper.
+        keep: the number of updates that are averaged; m in the paper.
     """
 
     faulty: Annotated[int, Ge(1)] = 1
     keep: Annotated[int, Ge(1)] = 1
 
     def merge(self, round: Round) -> Merged:
-        """Return the chosen update, or their mean (see `Merger`); `shares_K` are 1 / keep, or 0.
+        """Return the chosen update, or the mean of several (see `Merger`); `shares_K` are 1 / keep, or 0.
 
         Raises:
-            ValueError: fewer updates than the above.
+            ValueError: there are fewer updates than the proofs need.
         """
         updates, near = round.updates, len(round.updates) - self.faulty - 2
         least = max(2 * self.faulty + 3, self.keep + self.faulty + 2)
@@ -55,7 +57,7 @@ def _squared_distances(updates: Sequence[Update], start_P: Floats) -> Floats:
     """Return |w_j - w_k|^2 as a matrix, float64; infinite from an update to itself.
 
     |a|^2 + |b|^2 - 2 ab, which is one product of matrices, loses the digits that a and b have in common: so the global
-    weights, where all began, are subtracted first. Not the updates' mean, which one of them can move far away.
+    weights, where all clients began, are subtracted first. The updates' mean is not, as one update can move it far.
     """
     products_KK = np.zeros((len(updates), len(updates)))
     for place, weights_KB in blocks(updates):

@@ -1,5 +1,6 @@
-"""The coordinate-wise median (Yin et al. 2018, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical
-Rates", ICML).
+"""The coordinate-wise median.
+
+Yin et al. 2018, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class Median:
-    """Each number is the median of what the updates say of it, the mean of the middle two if their count is even
-    (option I of the paper's algorithm 1).
+    """Median: each weight is the median of the updates' values of it (option I of the paper's algorithm 1).
 
-    Fewer than half of the clients, whatever they send, cannot take a number beyond what the others say of it. Rows do
-    not count: a client might say that it has many. The median of one or two updates is their mean, and no protection.
+    For an even number of updates it is the mean of the middle two values. Fewer than half of the clients, whatever
+    they send, cannot move a weight beyond the range of the others' values. Rows do not count, since a client can claim
+    any number of them. The median of one or two updates is their mean, and no protection.
     """
 
     def merge(self, round: Round) -> Merged:

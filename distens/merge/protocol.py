@@ -1,4 +1,4 @@
-"""Many clients' weights into one: what a server does at the end of a round."""
+"""Many clients' weights into one: the server's step at the end of a round."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distens.records import Floats, Record
 
 @dataclass(frozen=True)
 class Correction:
-    """What a client adds to each of its gradients: pull * (weights - start) + shift."""
+    """The term that a client adds to each of its gradients: pull * (weights - start) + shift."""
 
     pull: float = 0.0
     shift_P: Floats | None = None
@@ -19,17 +19,17 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class Update(Record):
-    """What one client sends back in a round: its weights after local training, counts, and no row of its data.
+    """The update that one client sends in a round: its weights after local training, counts, and no row of its data.
 
     Attributes:
-        client: its name.
+        client: the client's name.
         weights_P: float32, all numbers of its network one after the other; read-only.
-        rows: how many it has.
-        steps: of the optimizer that it made.
-        rate_sum: the sum of their learning rates.
-        histogram_C: its rows of each class.
-        loss: the mean of its last local epoch.
-        seconds: of local training.
+        rows: the number of its rows.
+        steps: the number of steps that its optimizer made.
+        rate_sum: the sum of the learning rates of these steps.
+        histogram_C: the number of its rows of each class.
+        loss: the mean loss of its last local epoch.
+        seconds: the seconds of local training.
         node: the host that trained it.
     """
 
@@ -52,16 +52,16 @@ Memory = Mapping[str, Floats]
 
 @dataclass(frozen=True)
 class Round:
-    """A round as the server sees it, when everything that is going to come has come.
+    """A round as the server sees it, when no more updates will come.
 
     Attributes:
-        number: from 0.
+        number: the number of the round, from 0.
         start_P: float32, the global weights that the clients began with.
-        updates: those that were accepted, at least one, by client's name; no number in them is not finite.
-        clients: N, how many there are in all, sampled or not.
-        memory: what the rule returned after the round before; empty at first.
+        updates: the accepted updates, at least one, in the order of clients' names; all numbers in them are finite.
+        clients: N, the number of all clients, sampled or not.
+        memory: the memory that the rule returned after the round before; empty at first.
         taken: client -> the rounds before this one in which its update was merged, ascending.
-        proxy: weights_P -> (mean cross-entropy, its gradient_P) on the server's own labelled rows; None if it has none.
+        proxy: weights_P -> (mean cross-entropy, its gradient_P) on the server's own labelled rows; None if not given.
     """
 
     number: int
@@ -75,12 +75,12 @@ class Round:
 
 @dataclass(frozen=True)
 class Merged:
-    """What becomes of a round.
+    """The result of a round.
 
     Attributes:
         weights_P: float32, the new global weights.
-        memory: of the next round; entries that did not change may be the same arrays.
-        shares_K: how much each update counted, in the order of `Round.updates`; None where numbers go one by one.
+        memory: the memory for the next round; arrays that did not change may be the same objects.
+        shares_K: the weight of each update, in the order of `Round.updates`; None if a rule treats numbers one by one.
     """
 
     weights_P: Floats
@@ -92,7 +92,7 @@ __all__ = ["AssumesPlainSteps", "Correction", "Corrects", "Memory", "Merged", "M
 
 
 class Merger(Protocol):
-    """A frozen dataclass whose fields are its options.
+    """A rule that merges clients' weights: a frozen dataclass whose fields are its options.
 
     The server calls it at the end of every round, and once after a single shot:
 
@@ -113,7 +113,7 @@ class Merger(Protocol):
         """Return the new global weights; the round's arrays are not written to.
 
         Raises:
-            ValueError: there are too few updates for this rule; the message says how many it needs.
+            ValueError: there are too few updates for this rule; the message names the number that it needs.
         """
         ...
 
@@ -123,30 +123,35 @@ PLUGINS = (Merger,)
 
 
 class Corrects(Merger, Protocol):
-    """A rule that changes what clients minimise.
+    """A rule that changes the loss that clients minimise, by a `Correction` of their gradients.
 
-    The server asks for every client of a round, before it trains:
+    Example:
+        The server calls it for every client of a round, before the client trains::
 
-        if registry.able(merger, Corrects):
-            correction = merger.correct(client, memory, start_P)
+            if registry.able(merger, Corrects):
+                correction = merger.correct(client, memory, start_P)
     """
 
     def correct(self, client: str, memory: Memory, start_P: Floats) -> Correction:
-        """Return what a client's loss is changed by in this round.
+        """Return the correction of a client's gradients in this round.
 
         Args:
-            memory: what the rule returned after the round before; empty at first.
+            client: the client's name.
+            memory: the memory that the rule returned after the round before; empty at first.
             start_P: the global weights that the clients begin with; not written to.
         """
         ...
 
 
 class NeedsProxy(Merger, Protocol):
-    """A rule that cannot do without rows of the server's own, `Round.proxy`.
+    """A rule that needs labelled rows of the server's own, as `Round.proxy`.
 
-    The plan refuses it where `data.splits.search` is 0, and only such a rule is given the proxy:
+    The plan refuses it where `data.splits.search` is 0.
 
-        proxy = network.gradient if registry.able(merger, NeedsProxy) else None
+    Example:
+        Only such a rule is called with a proxy::
+
+            proxy = network.gradient if registry.able(merger, NeedsProxy) else None
 
     Attributes:
         needs_proxy: True.
@@ -156,12 +161,13 @@ class NeedsProxy(Merger, Protocol):
 
 
 class AssumesPlainSteps(Merger, Protocol):
-    """A rule that holds for gradient descent alone.
+    """A rule that is right only for clients that train by plain gradient descent.
 
-    The plan refuses it for clients with momentum, weight decay or another optimizer:
+    Example:
+        The plan refuses it for clients with momentum, weight decay or another optimizer::
 
-        if registry.able(merger, AssumesPlainSteps) and not member.plain_steps:
-            raise ConfigError(...)
+            if registry.able(merger, AssumesPlainSteps) and not member.plain_steps:
+                raise ConfigError(...)
 
     Attributes:
         plain_steps: True.

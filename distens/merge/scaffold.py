@@ -15,17 +15,17 @@ from distens.records import Floats
 
 @dataclass(frozen=True)
 class Scaffold:
-    """Each client's gradient is corrected by what is known of everybody's: g - c_k + c (algorithm 1, option II).
+    """Scaffold: each client's gradient is corrected by control variates, g - c_k + c (algorithm 1, option II).
 
         c_k+ = c_k - c + (w - w_k) / (sum of k's rates)   w = w + rate mean_k (w_k - w)   c = c + 1/N sum_k (c_k+ - c_k)
 
-    over those that took part, N being all the clients. (w - w_k) / (sum of rates) is the mean of the gradients along
-    k's way, correction included; so c_k+ is that of its own, and c the mean of everybody's, all 0 at first. It holds
-    for gradient descent without momentum. Rows do not count.
+    over the clients that took part, N the number of all clients. (w - w_k) / (sum of rates) is the mean of the
+    corrected gradients along k's path; so c_k+ is the mean of its gradients without the correction, and c is the mean
+    of all clients' c_k. All are 0 at first. This holds for gradient descent without momentum. Rows do not count.
 
     Where we differ: the server computes c_k+ and keeps it, so that clients need no memory between rounds, and may be
-    lost; that costs as many numbers as it has clients, times the network's. Where the learning rate changes within a
-    round, gradients are weighted by it.
+    lost; this takes the memory of one network for each client. Where the learning rate changes within a round, it
+    weights the gradients.
 
     Attributes:
         rate: the server's learning rate.
@@ -39,7 +39,7 @@ class Scaffold:
         """Return the new weights (see `Merger`); `shares_K` are 1/K. Memory: `c`, and c_k of each client.
 
         Raises:
-            ValueError: there are no updates, or one that made no step.
+            ValueError: there are no updates, or a client made no step.
         """
         updates, size = round.updates, len(round.start_P)
         shares_K = equal(updates)

@@ -1,5 +1,6 @@
-"""The coordinate-wise mean without its ends (Yin et al. 2018, "Byzantine-Robust Distributed Learning: Towards Optimal
-Statistical Rates", ICML).
+"""The coordinate-wise mean without the extremes.
+
+Yin et al. 2018, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", ICML.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class TrimmedMean:
-    """Of what the updates say of a number, the largest and the smallest are left out, and the rest averaged (option II
-    of the paper's algorithm 1).
+    """TrimmedMean: each weight is the mean of the updates' values of it without the largest and the smallest.
 
-    It withstands `cut` K faulty clients or fewer, and is steadier than the median where there are none. Rows do not
-    count.
+    This is option II of the paper's algorithm 1. It withstands `cut` K faulty clients or fewer, and is steadier than
+    the median where there are none. Rows do not count.
 
     Attributes:
-        cut: the share of the updates that is left out on each side, rounded down to whole ones: at least one, else
-            this would be the plain mean.
+        cut: the share of the updates that is left out on each side, rounded down to whole updates; it must come to at
+            least one, as the result would else be the plain mean.
     """
 
     cut: Annotated[float, Gt(0), Lt(0.5)] = 0.2
@@ -34,7 +34,7 @@ class TrimmedMean:
         """Return the trimmed mean (see `Merger`); there are no `shares_K`.
 
         Raises:
-            ValueError: so few updates that none would be left out.
+            ValueError: there are so few updates that none would be left out.
         """
         count = len(round.updates)
         least = ceil(1 / self.cut - _ROUNDING)

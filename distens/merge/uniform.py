@@ -10,9 +10,9 @@ from distens.merge.protocol import Merged, Round
 
 @dataclass(frozen=True)
 class Uniform:
-    """w = 1/K sum_k w_k: every client counts the same, however many rows it has.
+    """Uniform: w = 1/K sum_k w_k, so every client counts the same, however many rows it has.
 
-    This is what FedAvg minimises when the goal is the mean of the clients' losses, not of the rows'.
+    It aims at a low mean loss over clients, where FedAvg aims at a low mean loss over rows.
     """
 
     def merge(self, round: Round) -> Merged:

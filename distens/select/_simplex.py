@@ -15,8 +15,8 @@ def project(points_MK: Floats, sizes_K: Integers) -> Floats:
     """Return each column's nearest point with entries in [0, 1] and the given sum.
 
     It is clip(point - t, 0, 1), and the sum falls with t, in straight pieces between the points where an entry meets a
-    bound. A bisection over those 2 M values of t finds the piece, a line through its ends the rest: exact but for
-    rounding.
+    bound. A bisection over those 2 M values of t finds the piece, and a line through its ends finds t, which is exact
+    except for rounding.
     """
     knots_LK = np.sort(np.concatenate([points_MK, points_MK - 1.0]), axis=0)
     columns = np.arange(points_MK.shape[1])
@@ -38,17 +38,17 @@ def project(points_MK: Floats, sizes_K: Integers) -> Floats:
 def minimise(
     product: Callable[[Floats], Floats], bound_K: Floats, sizes_K: Integers, start_MK: Floats, tolerance: float
 ) -> Floats:
-    """Return z_MK, each column's objective within `tolerance`, relatively, of its minimum.
+    """Return z_MK, each column's objective within `tolerance`, as a share of the objective, of its minimum.
 
     Projected gradients with Nesterov's momentum (Beck and Teboulle 2009, "FISTA"), forgotten where it points uphill
-    (O'Donoghue and Candes 2015, "Adaptive Restart"). The stop is by the Frank-Wolfe gap, an upper bound of what is
-    still to be gained: no other point of the set is lower than the tangent at z says.
+    (O'Donoghue and Candes 2015, "Adaptive Restart"). The iterations stop by the Frank-Wolfe gap, an upper bound of the
+    gain that is still possible: no other point of the set lies below the tangent at z.
 
     Args:
         product: Q_k z_k of every column; Q_k is symmetric and positive definite.
         bound_K: at least the largest value of u'Q_k u, u of length 1 with entries that sum to 0: sums stay as they are.
-        sizes_K: sums, at most M.
-        start_MK: where to begin: any point.
+        sizes_K: the sum of each column, at most M.
+        start_MK: the point to begin with, which may be any.
     """
     z_MK = project(start_MK, sizes_K)
     ahead_MK, momentum_K = z_MK, np.ones(len(sizes_K))

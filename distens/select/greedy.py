@@ -18,22 +18,22 @@ _EQUAL = 1e-12
 
 @dataclass(frozen=True)
 class Greedy:
-    """Start from nothing and add, `size` times, the member that lowers the metric of the mean prediction most.
+    """Greedy: start from nothing and add, `size` times, the member that lowers the metric of the mean prediction most.
 
-    A member may be added again: its weight is its share of the additions. Among equals, members already in are
-    preferred (as AutoGluon does), then a fixed random order, so that neither chance nor arrival decides.
-    DivBO's paper keeps all additions, `cut: false`.
+    A member may be added again: its weight is its share of the additions. Among equals, members already added are
+    preferred (as AutoGluon does), then those that come first in a random order fixed by `seed`, so that early members
+    are not preferred. DivBO's paper keeps all additions, `cut: false`.
 
     With few rows the winner is often only lucky. So the whole selection is repeated on `bags` bootstrap samples of the
     rows, and the weights are averaged (Breiman 1996, "Bagging Predictors", applied to a selection; the paper above, in
-    section 2.3, bags over members instead, which with few members leaves the best one out too often). That
-    selects more members: `bags: 1` is the plain procedure.
+    section 2.3, bags over members instead, which with few members leaves the best one out too often). The mean selects
+    more members; `bags: 1` is the plain procedure.
 
     Attributes:
-        size: how many additions.
+        size: the number of additions.
         cut: return the best prefix of the additions (the shortest of equals) instead of all of them.
-        bags: how many bootstrap samples of the rows; 1 uses the rows themselves.
-        seed: of the order among equals, and of the samples.
+        bags: the number of bootstrap samples of the rows; 1 uses the rows themselves.
+        seed: the seed of the order among equals and of the samples.
     """
 
     size: Annotated[int, Ge(1)] = 25

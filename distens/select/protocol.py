@@ -1,4 +1,4 @@
-"""Which members stay."""
+"""Selection: the members that stay, and their weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from distens.targets.protocol import Target, Targets
 
 
 class Selector(Protocol):
-    """A frozen dataclass whose fields are its options.
+    """A rule that weighs members, and so selects them: a frozen dataclass whose fields are its options.
 
-    Called at the end of a run, and for the curve of the ensemble while it goes:
+    It is called at the end of a run, and during the run for the curve of the ensemble:
 
         >>> import numpy as np
         >>> from distens import registry
@@ -36,10 +36,10 @@ class Selector(Protocol):
         """Return weights_M, non-negative, sum 1; a member with weight 0 is left out.
 
         Args:
-            predictions_MNK: on the *search* split; a sequence of (memory-mapped) predictions_NK will do.
-            metric: one of the target's `minimised`; empty: the first of them.
-            target: what predictions are; None: classes.
-            importance_N: how much each row counts; None, so far: alike.
+            predictions_MNK: on the *search* split; an array, or a sequence of (memory-mapped) predictions_NK.
+            metric: one of the target's `minimised`; empty: the first of these.
+            target: the target that is predicted; None: classes.
+            importance_N: the weight of each row; so far always None: all rows count the same.
         """
         ...
 
@@ -47,10 +47,10 @@ class Selector(Protocol):
 def judged(
     predictions_MNK: Floats | Sequence[Floats], metric: str, target: Target | None, importance_N: Floats | None
 ) -> tuple[Target, str]:
-    """Return the target and the metric that a selector is called with, where it is left to say which.
+    """Return the target and the metric to select by: the given ones, or classes and the target's first metric.
 
     Raises:
-        ValueError: there is nothing to select from.
+        ValueError: there are no members.
     """
     assert importance_N is None, "rows count alike, so far"
     if not len(predictions_MNK):

@@ -1,4 +1,4 @@
-"""Weights by a convex quadratic programme, after PSEO's choice of a subset; its two numbers tuned by cross-fitting."""
+"""Weights by a convex quadratic programme, after PSEO's choice of a subset, with two numbers tuned by cross-fitting."""
 
 from __future__ import annotations
 
@@ -28,34 +28,35 @@ _NUMBERS = 4_194_304
 
 @dataclass(frozen=True)
 class Quadratic:
-    """Choose members that are good, and whose errors do not move together, all at once.
+    """Quadratic: a joint choice of members that are good and whose errors do not move together.
 
-    With residuals E_m (of classes onehot(label) - p_m, of numbers y - p_m) and G_ij = mean over rows of E_i . E_j (the
-    diagonal is a member's quadratic loss: of classes the Brier score; the rest how errors move together), a relaxed
-    choice z of `size` members solves
+    With residuals E_m (for classes onehot(label) - p_m, for numbers y - p_m) and G_ij = mean over rows of E_i . E_j
+    (the diagonal holds each member's quadratic loss, for classes the Brier score; the other entries show how errors
+    move together), a relaxed choice z of `size` members solves
 
         minimise z'Qz,  0 <= z <= 1,  sum z = size,  Q = omega offdiag(G) + (1 - omega) diag(G) + 1e-5 I
 
-    which is convex for omega <= 1/2. Left out before: members with G_ii above the third quartile by more than two
-    interquartile ranges, and those worse than a prediction that knows nothing of a row. From PSEO (post-hoc stacking
-    ensemble optimisation; mindware's code), which keeps the `size` largest z with equal weights: `weights: equal`.
+    which is convex for omega <= 1/2. Some members are left out before: those with G_ii above the third quartile by more
+    than two interquartile ranges, and those worse than a prediction that knows nothing of a row. The programme is from
+    PSEO (post-hoc stacking ensemble optimisation; mindware's code), which keeps the `size` largest z with equal
+    weights: `weights: equal`.
 
     We differ. At omega = 1/2 the objective is half the quadratic loss of the mean with weights z / size: stacking by
     least squares (Breiman 1996, "Stacked Regressions") with no weight above 1 / size. So z / size is itself the best
     choice of weights, and both numbers shrink them towards each other. When the metric is the share of errors, a loss
-    as smooth as this is less taken in by luck on a thousand rows than the metric itself. What is tuned is not tuned on
-    the rows that judge the result: they are cut into 5 folds, weights found without a fold are scored on it, and the
-    pair with the least mean loss (the metric) is taken; of equals the larger omega, then the smaller size.
+    as smooth as this is less misled by luck on a thousand rows than the metric itself. No row judges weights that it
+    was used for: the rows are cut into 5 folds, weights found without a fold are scored on it, and the pair with the
+    least mean loss (the metric) is taken; of equals the larger omega, then the smaller size.
 
     The programme is solved to within 1/10000 of its objective (1/1000 while tuning), and weights below 1/1000 of the
     largest are left out.
 
     Attributes:
-        omega: 0 looks at each member alone, 1/2 at the mean alone. None: tuned among 0.5, 0.4, 0.3.
-        size: no weight is above 1 / size, and at least so many members are taken, if there are. None: tuned among 1,
-            3, 5, 10, 25, 50.
-        weights: `relaxed`, z / size; or `equal` for the `size` largest z, among equals the member that is better by
-            itself first.
+        omega: 0 counts the loss of each member alone, 1/2 that of the mean alone. None: tuned among 0.5, 0.4, 0.3.
+        size: no weight is above 1 / size, and at least `size` members are taken, if there are as many. None: tuned
+            among 1, 3, 5, 10, 25, 50.
+        weights: `relaxed`, z / size; or `equal`, the same weight for the `size` largest z, among equals for the member
+            that is better by itself.
     """
 
     omega: Annotated[float, Ge(0), Le(0.5)] | None = 0.5
@@ -73,7 +74,7 @@ class Quadratic:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
         target, metric = judged(predictions_MNK, metric, target, importance_N)
         alone_M = target.pools(predictions_MNK, targets_N, metric).on().with_each()
-        # In an order of their own, members give the same sums, bit for bit, in whatever order they came.
+        # Members are sorted, so that sums are the same, bit for bit, in whatever order members came.
         likely_M = target.pools(predictions_MNK, targets_N, target.minimised[0]).on().with_each()
         order_M = np.lexsort((likely_M, alone_M))
         rows = _Rows([predictions_MNK[m] for m in order_M], np.asarray(targets_N), metric, target)
@@ -88,7 +89,7 @@ class Quadratic:
 
 
 class _Rows:
-    """Members' residuals on the rows of each fold, as sums of E_i . E_j; made of blocks in float32, kept in float64."""
+    """The sums of E_i . E_j over the rows of each fold, from residuals in float32, block by block, kept in float64."""
 
     def __init__(self, predictions: Sequence[Floats], targets_N: Targets, metric: str, target: Target) -> None:
         self._predictions, self._targets_N, self._metric, self._target = predictions, targets_N, metric, target
@@ -107,7 +108,7 @@ class _Rows:
         self._gram_MM = self._grams_KMM.sum(axis=0)
 
     def weights(self, pairs: Sequence[tuple[float, int]], equal: bool, without: int | None = None) -> Floats:
-        """Return weights_MJ, those of each pair (omega, size), from all rows but those of one fold."""
+        """Return weights_MJ of each pair (omega, size), from all rows except those of the fold `without`."""
         gram_MM, rows = self._gram_MM, len(self._targets_N)
         if without is not None:
             gram_MM, rows = gram_MM - self._grams_KMM[without], rows - int((self._fold_N == without).sum())
@@ -117,7 +118,7 @@ class _Rows:
         return _weights(gram_MM / (rows * unit), trivial, pairs, equal, tolerance)
 
     def best(self, pairs: Sequence[tuple[float, int]], equal: bool) -> tuple[float, int]:
-        """Return the pair with the least loss on rows that had no part in its weights; the first of equals."""
+        """Return the pair with the least loss on rows that were not used for its weights; the first of equals."""
         losses_J = np.zeros(len(pairs))
         for fold in range(_FOLDS):
             held_R = np.flatnonzero(self._fold_N == fold)
@@ -145,7 +146,7 @@ def _weights(
         kept = np.array([np.argmin(alone_M)])
     gram_SS, alone_S1 = gram_MM[np.ix_(kept, kept)], alone_M[kept][:, None]
     omega_J, size_J = np.array([o for o, _ in pairs]), np.array([min(s, len(kept)) for _, s in pairs])
-    # What all members get wrong alike curves the objective most, but not between weights of the same sum.
+    # Errors that all members share curve the objective most, but not between weights of the same sum.
     centred_SS = gram_SS - gram_SS.mean(axis=0) - gram_SS.mean(axis=1)[:, None] + gram_SS.mean()
     bound_J = omega_J * np.linalg.eigvalsh(centred_SS)[-1] + (1 - 2 * omega_J) * alone_S1.max() + _RIDGE
 

@@ -1,4 +1,4 @@
-"""The best members by themselves, all with the same weight."""
+"""The members that are best by themselves, all with the same weight."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from distens.targets.protocol import Target, Targets
 
 @dataclass(frozen=True)
 class Top:
-    """Keep the `size` members with the lowest metric (all of them, if there are fewer); the earlier of two equals.
+    """Top: the `size` members with the lowest metric (all, if there are fewer); of equals, the earlier.
 
     Attributes:
-        size: how many members to keep.
+        size: the number of members to keep.
     """
 
     size: Annotated[int, Ge(1)] = 10
