@@ -38,7 +38,7 @@ class Federated:
         return load(plan.config.data, plan.config.seed)
 
     def carry_out(self, plan: FederatedPlan, session: Session) -> Outcome:
-        """Train the clients, in rounds or once, and return what the server makes of them."""
+        """Train the clients, in rounds or once, make the server's models of them, and return the outcome."""
         from distens.roles.federated.run import Federation
 
         return Federation(plan, session).outcome()
