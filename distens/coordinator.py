@@ -1,10 +1,10 @@
-"""One run, from a config to a result: the role plans and carries out, the session opens and closes around it.
+"""One run, from a config to a result: a role plans the work and carries it out, inside a session.
 
     config ─► role.plan ─► Session: folder · journal · data · runner · tracker ─► role.carry_out ─► Outcome ─► delivered
 
-Roles are found by name, as any plug-in; nothing here knows one. Whatever was journalled before the driver died is not
-done again: `resume` hands out what was pending (with the next attempt number, the same settings and the same seed), and
-goes on deciding from there.
+Roles are found by name, like any plug-in; nothing in this module knows a particular one. A task that was journalled as
+finished before the driver died is not done again: `resume` hands out the pending tasks (with the next attempt number,
+the same settings and the same seed), and continues to decide from there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def role_of(config: Config) -> Role[Any]:
     """Return the role of a config.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no role of that name.
     """
     known = registry.names("roles")
     if not is_address(config.role) and config.role not in known:
@@ -39,7 +39,11 @@ def role_of(config: Config) -> Role[Any]:
 
 
 def checked(config: Config) -> Plan:
-    """Return the plan of one run, or raise ConfigError: what a config says that cannot be done."""
+    """Return the plan of one run.
+
+    Raises:
+        ConfigError: something in the config cannot be done, or has no effect.
+    """
     if config.sweep is not None:
         if not role_of(config).sweep_rows:
             raise ConfigError(f"sweep: has no effect with role `{config.role}`; leave it out")
@@ -52,7 +56,7 @@ def checked(config: Config) -> Plan:
 
 
 def _used_by(section: str) -> str:
-    """Return which roles a section has an effect with, in words; nothing if only roles that need not be named."""
+    """Return the roles of distens that use a section, in words for a message; an empty string if none does."""
     roles = [name for name in registry.names("roles") if section not in registry.find("roles", name, "role").unused]
     return f" (with {', '.join(roles)} it has)" if roles else ""
 
@@ -62,12 +66,12 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, go_
 
     Args:
         config: what to do.
-        watch: is told of every outcome.
+        watch: called with an update after each dispatch and each outcome.
         overwrite: delete a run of the same config first.
-        go_on: go on with a run of the same config, if there is one.
+        go_on: resume a run of the same config, if there is one.
 
     Raises:
-        DistensError: nothing can be done as asked; the message says what and where.
+        DistensError: the run cannot be done as asked; the message says what is wrong, and where.
     """
     assert not (overwrite and go_on), "either"
     plan = checked(config)
@@ -87,18 +91,18 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, go_
 
 
 def _begun(store: Store) -> bool:
-    """Return True if anything was journalled in a run's folder, whatever its role calls its journals."""
+    """Return True if anything was journalled in a run's folder, by whatever names its role uses for its journals."""
     return any(store.names(folder) for folder in store.names() if "." not in folder)
 
 
 def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ()) -> Result:
-    """Go on with a run that was interrupted, from its folder; what finished is not done again.
+    """Resume a run that was interrupted, from its folder; tasks that finished are not done again.
 
     Args:
         path: the run's folder.
-        watch: is told of every outcome.
+        watch: called with an update after each dispatch and each outcome.
         overrides: `key.key=value`, for `runtime` and `tracking`, and to raise `schedule.maximum` (of a finished run
-            too); anything else would be another run.
+            too), with `search.members`; any other change would make it another run.
 
     Raises:
         ConfigError: the config was changed, in the folder or by `overrides`.
@@ -125,11 +129,11 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
 def carry_out(
     plan: Plan, store: Store, watch: Watch, info: dict[str, Any] | None = None, data: Data | None = None
 ) -> Result:
-    """Do all that is left to do of a run, and return its result.
+    """Do all that is left to do in a run, and return its result.
 
     Args:
-        info: what `run.json` says of a run that is resumed.
-        data: the plan's, if they were read before.
+        info: the content of `run.json`, for a run that is resumed; None for a new run.
+        data: the run's data, if they were read before; None: the role reads them.
     """
     role = role_of(plan.config)
     try:
@@ -148,7 +152,7 @@ def open_storage(config: Config) -> Store:
     Raises:
         StorageError: the storage cannot be written.
     """
-    probe = f".probe-{uuid.uuid4().hex}"  # of its own: several runs may start in one storage at once
+    probe = f".probe-{uuid.uuid4().hex}"  # a new name each time: several runs may start in one storage at once
     try:
         storage = Store(config.storage)
         storage.write(probe, b"", durable=False)

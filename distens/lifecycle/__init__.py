@@ -1,1 +1,1 @@
-"""What every run has, whatever its role: session, ledger, progress, resuming, results, delivery."""
+"""The life of a run, whatever its role: session, ledger, progress, resuming, results, delivery."""

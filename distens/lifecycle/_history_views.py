@@ -1,4 +1,4 @@
-"""What a ledger counts, and how a history shares it without a copy: lists and dictionaries that only grow."""
+"""The counts and lists of a ledger, which only grow, and views by which a history shares them without a copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass
 class GrowingRung:
-    """What a `Rung` is a snapshot of."""
+    """A rung to which tasks and outcomes are still added; a `Rung` is a snapshot of it."""
 
     asked: list[str] = field(default_factory=list)
     done: list[Finished | Failed] = field(default_factory=list)
@@ -23,20 +23,22 @@ class GrowingRung:
 
 @dataclass
 class Purpose:
-    """What grows while tasks of one purpose come and go; lists that a history may share are never changed but by
-    appending."""
+    """The tasks of one purpose, counted and listed while they come and go.
+
+    A history may share these lists, so they are changed only by appending; any other change makes a new list.
+    """
 
     finished: list[Finished] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
-    # bracket -> the key of every settings ever dispatched there -> its place
+    # bracket -> `settings_key` of all settings ever dispatched there -> its place, in order of dispatch
     keys: defaultdict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
-    started: Counter[str] = field(default_factory=Counter)  # bracket -> members
+    started: Counter[str] = field(default_factory=Counter)  # bracket -> number of members
     rungs: defaultdict[tuple[str, int], GrowingRung] = field(default_factory=lambda: defaultdict(GrowingRung))
-    places: dict[str, int] = field(default_factory=dict)  # a member with rungs -> its place in `finished`
-    begun: set[str] = field(default_factory=set)  # members with rungs
+    places: dict[str, int] = field(default_factory=dict)  # member trained in rungs -> its place in `finished`
+    begun: set[str] = field(default_factory=set)  # members of which a rung was dispatched
 
     def ask(self, task: Task) -> None:
-        """Take in a task that was never dispatched before."""
+        """Record a task that is dispatched for the first time."""
         if task.budget is None or task.member not in self.begun:
             self.started[task.bracket] += 1
             keys = self.keys[task.bracket]
@@ -46,7 +48,7 @@ class Purpose:
             self.rungs[task.bracket, task.budget].asked.append(task.member)
 
     def finish(self, entry: Finished) -> None:
-        """Take in a task that finished."""
+        """Record a task that finished."""
         task = entry.task
         if task.budget is not None:
             self.rungs[task.bracket, task.budget].done.append(entry)
@@ -64,7 +66,7 @@ class Purpose:
             self.finished = [*self.finished[:place], entry, *self.finished[place + 1 :]]
 
     def fail(self, entry: Failed) -> None:
-        """Take in a task that was given up."""
+        """Record a task that was given up."""
         task = entry.task
         if task.budget is not None:
             self.rungs[task.bracket, task.budget].done.append(entry)
@@ -72,7 +74,7 @@ class Purpose:
             self.failed.append(entry)
 
     def lose(self, entry: Finished) -> None:
-        """Forget that a task finished; its member is where its highest other rung left it."""
+        """Forget that a task finished; the member's highest other finished rung, if there is one, takes its place."""
         task = entry.task
         finished = [other for other in self.finished if other is not entry]
         if task.budget is not None:
@@ -87,7 +89,7 @@ class Purpose:
 
 
 class Prefix(Sequence[T]):
-    """A list that only grows, as long as it is now: a snapshot without a copy."""
+    """A snapshot, without a copy, of a list that only grows: the entries that it has now."""
 
     __slots__ = ("_entries", "_length")
 
@@ -110,7 +112,7 @@ class Prefix(Sequence[T]):
 
 
 class Keys(Set[str]):
-    """The keys of a dictionary that only grows, as many as there are now, and some more."""
+    """A snapshot, without a copy, of the keys of a dictionary that only grows, together with some more keys."""
 
     __slots__ = ("_length", "_more", "_places")
 

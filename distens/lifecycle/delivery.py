@@ -1,5 +1,4 @@
-"""What a finished run leaves behind, whatever its role: table, verdict, page, bundles that predict, `results.json`, and
-what tracking gets."""
+"""The delivery of a finished run, whatever its role: table, verdict, page, bundles, `results.json`, values to track."""
 
 from __future__ import annotations
 
@@ -30,13 +29,15 @@ them."""
 
 
 def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outcome: Outcome) -> tuple[Result, Final]:
-    """Write everything under the run's folder; `results.json`, its completion marker, comes last.
+    """Write all results into the run's folder; return the result, and the values that the tracker gets at the end.
+
+    `results.json`, which marks the run as complete, is written last.
 
     Args:
-        tracker: is told of those who took part; what it gets at the end is returned.
+        tracker: called with each participant.
 
     Raises:
-        BundleError: a bundle, read back, predicts otherwise than the run did.
+        BundleError: the predictions of a bundle that was read back differ from the run's.
     """
     home = Path(store.path("")) if store.local else temporary()
     table, verdict = _table(loaded, outcome)
@@ -83,10 +84,10 @@ def _write_page(
     result: Result,
     pictures: Mapping[str, Path],
 ) -> None:
-    """Write the page, whose pictures are there already; to a remote store it goes with them.
+    """Write the page, whose pictures are drawn already; a remote store gets a copy of both.
 
     Args:
-        home: the run's folder, or what stands for it on this machine.
+        home: the run's folder; for a remote store, a temporary folder on this machine.
     """
     data = report.ReportData(
         run_name=_name(result),
@@ -110,7 +111,7 @@ def _write_page(
 def _write_bundles(
     config: Config, store: Store, loaded: Loaded, outcome: Outcome, table: Mapping[str, Mapping[str, float]]
 ) -> dict[str, str]:
-    """Return row -> the folder of its bundle."""
+    """Write the bundles; return row -> the folder of its bundle."""
     folders = {}
     for name, content in outcome.bundles.items():
         folders[name] = folder = f"final/{name}"
@@ -132,7 +133,7 @@ def _write_bundles(
 
 
 def _scores(loaded: Loaded, outcome: Outcome) -> dict[str, float]:
-    """Return bundle -> the usual metric on the *combine* split; nothing where there are no such rows."""
+    """Return bundle -> the usual metric on the *combine* split; an empty mapping where that split has no rows."""
     target, targets_N = loaded.dataset.target, loaded.dataset.targets["combine"]
     if not len(targets_N):
         return {}
@@ -141,13 +142,17 @@ def _scores(loaded: Loaded, outcome: Outcome) -> dict[str, float]:
 
 
 def _score_name(target: Target) -> str:
-    """Return what the usual metric is called."""
+    """Return the name of the usual metric, as it is shown."""
     usual = target.minimised[0]
     return next((phrase.name for phrase in target.phrases if phrase.column == usual), usual)
 
 
 def _read_back(store: Store, folder: str, loaded: Loaded, test_NC: Floats) -> Floats:
-    """Read a bundle back, as its user will, and compare: what cannot predict is not delivered."""
+    """Read a bundle back, as its user will, and return its predictions of the example rows.
+
+    Raises:
+        BundleError: they differ from the run's; a bundle that cannot predict is not delivered.
+    """
     found_NC = predictor.load(f"{store.url}/{folder}").predict_proba(loaded.example_rows)
     expected_NK = test_NC[: len(found_NC)]
     worst = float((np.abs(found_NC - expected_NK) / np.maximum(1.0, np.abs(expected_NK))).max())
@@ -173,4 +178,4 @@ def _results(loaded: Loaded, outcome: Outcome, result: Result) -> dict[str, Any]
 
 
 def _name(result: Result) -> str:
-    return result.path.rstrip("/").rpartition("/")[2]  # a run that was deepened keeps the folder's
+    return result.path.rstrip("/").rpartition("/")[2]  # a run that was deepened keeps its folder

@@ -1,4 +1,4 @@
-"""What was asked and what came back: the journal, and the history that follows from it."""
+"""The ledger of a run: tasks that were dispatched and their outcomes, the journal of both, and the history from it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from distens.targets.protocol import Target, Targets
 
 
 class Ledger:
-    """All tasks of a run. Whatever it answers, it would answer again after a restart, from the journal alone.
+    """The record of all tasks of a run. After a restart it gives the same answers, from the journal alone.
 
     Attributes:
-        elapsed: seconds that the search had run, over all its resumes, when the last outcome came that was told them.
+        elapsed: seconds that the search had run, over all resumes, as last journalled with an outcome.
     """
 
     def __init__(self, store: Store) -> None:
@@ -66,7 +66,14 @@ class Ledger:
         return asked
 
     def tell(self, outcomes: Sequence[Outcome], elapsed: float | None = None) -> list[Finished | Failure]:
-        """Journal outcomes that came together, before anyone acts on them. A late double of one is left out."""
+        """Journal outcomes that came together, before anyone acts on them; return them as the ledger keeps them.
+
+        A second outcome of a task that is done (a late double) is left out.
+
+        Args:
+            outcomes: those that came together.
+            elapsed: seconds that the search has run, to be journalled with them; None: not journalled.
+        """
         fresh = [outcome for outcome in outcomes if outcome.task_id not in self._done]
         also = {} if elapsed is None else {"elapsed": elapsed}
         if fresh:
@@ -75,7 +82,7 @@ class Ledger:
         return [self._told(outcome) for outcome in fresh]
 
     def lose(self, entries: Sequence[Finished]) -> None:
-        """Journal that what finished members wrote is gone: they are pending again."""
+        """Journal that the files of finished tasks are gone: the tasks are pending again."""
         why = "its files did not survive the machine that wrote them"
         failures = [Failure(e.task.id, e.task.attempt, "crashed", why, 0.0, e.report.node, False) for e in entries]
         self._journal.append(*({"failure": to_json(failure)} for failure in failures))
@@ -83,7 +90,7 @@ class Ledger:
             self._told(failure)
 
     def only(self, purpose: str) -> None:
-        """Journal that tasks of all other purposes never were: what they were made from is going to change."""
+        """Forget the tasks of all other purposes, and journal that: what they were made from is going to change."""
         self._journal.append({"only": purpose})
         self._only(purpose)
 
@@ -132,11 +139,11 @@ class Ledger:
         return entry.task
 
     def done(self, task_id: str) -> bool:
-        """Return whether a task has finished or was given up."""
+        """Return True if a task has finished or was given up."""
         return task_id in self._done
 
     def asked(self, task_id: str) -> bool:
-        """Return whether a task was ever dispatched."""
+        """Return True if a task was ever dispatched."""
         return task_id in self._pending or task_id in self._done
 
     def task(self, task_id: str) -> Task:
@@ -150,11 +157,11 @@ class Ledger:
         return entry.report
 
     def finished(self, purpose: str) -> Sequence[Finished]:
-        """Return a purpose's finished tasks, in order of arrival; of a member trained in rungs, its highest."""
+        """Return a purpose's finished tasks, in order of arrival; of a member trained in rungs, the highest rung."""
         return Prefix(self._purposes[purpose].finished)
 
     def failed(self, purpose: str) -> Sequence[Failed]:
-        """Return a purpose's tasks that were given up, in order of arrival, but for rungs above a finished one."""
+        """Return a purpose's tasks that were given up, in order of arrival, except rungs above a finished rung."""
         return Prefix(self._purposes[purpose].failed)
 
     def all_finished(self, purpose: str | None = None) -> list[Finished]:
@@ -163,24 +170,24 @@ class Ledger:
         return [entry for entry in done if purpose in (None, entry.task.purpose)]
 
     def usable(self) -> Iterator[Task]:
-        """Yield tasks that are pending or have finished: members are made, or made again, by their settings."""
+        """Yield the tasks that are pending or have finished: members are made, or made again, from their settings."""
         yield from self._pending.values()
         yield from (entry.task for entry in self._done.values() if isinstance(entry, Finished))
 
     def count(self, purpose: str) -> int:
-        """Return how many members were asked for a purpose."""
+        """Return the number of members that were dispatched for a purpose."""
         return sum(self._purposes[purpose].started.values())
 
     def started(self, purpose: str, bracket: str) -> int:
-        """Return how many members were asked for in one bracket."""
+        """Return the number of members that were dispatched for a purpose in one bracket."""
         return self._purposes[purpose].started[bracket]
 
     def pending(self, purpose: str) -> list[Task]:
-        """Return tasks that were dispatched and have not come back, in order of dispatch."""
+        """Return a purpose's tasks that were dispatched and have not come back, in order of dispatch."""
         return [task for task in self._pending.values() if task.purpose == purpose]
 
     def running(self) -> int:
-        """Return how many tasks were dispatched and have not come back."""
+        """Return the number of tasks that were dispatched and have not come back."""
         return len(self._pending)
 
     def outcomes(self) -> Iterator[tuple[Task, Finished | Failure]]:
@@ -189,7 +196,7 @@ class Ledger:
             yield (told.task, told) if isinstance(told, Finished) else (self.task(told.task_id), told)
 
     def failures(self) -> list[dict[str, Any]]:
-        """Return what failed, lost attempts included, as `results.json` says it."""
+        """Return all failures, lost attempts included, as entries for `results.json`."""
         return [
             {
                 "id": task.id,
@@ -212,10 +219,11 @@ class Ledger:
         bracket: str = "",
         target: Target | None = None,
     ) -> History:
-        """Return what search may know, as of now; `also` are pending too. Costs nothing for what is done.
+        """Return the history that search may know, as of now; its finished and failed tasks are not copied.
 
         Args:
-            bracket: where members are to be started; known settings are those of its members.
+            also: tasks that count as pending too.
+            bracket: where members are to be started; known settings are those of the bracket's members.
         """
         kept = self._purposes[purpose]
         pending = [task for task in self.pending(purpose) if task.budget is None or task.member not in kept.places]
@@ -233,7 +241,7 @@ class Ledger:
         )
 
     def reports(self, purpose: str, metric: str) -> History:
-        """Return a history for what decides by reports alone."""
+        """Return a history for decisions by reports alone; it has no targets and no predictions."""
         return self.history(purpose, metric, np.zeros(0, dtype=np.int64), _unread)
 
 
@@ -246,5 +254,5 @@ def _id(told: Finished | Failure) -> str:
 
 
 def kind_of(outcome: Outcome) -> str:
-    """Return the key under which a journal has an outcome."""
+    """Return the key under which a journal holds an outcome: `report` or `failure`."""
     return "report" if isinstance(outcome, Report) else "failure"

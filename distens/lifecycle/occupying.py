@@ -1,4 +1,4 @@
-"""What a task occupies: as its name or its family says, as its kind needs, or as usual."""
+"""The resources that a task occupies: set for its name or its family, needed by its kind, or the usual ones."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NAMED = 32
 
 
 def occupied(runner: Runner, settings: Settings, name: str = "") -> Resources:
-    """Return what a member of these settings occupies.
+    """Return the resources that a member of these settings occupies.
 
     Args:
-        name: of this one alone (a client's), before its family.
+        name: the name of this one member (a client's), which is looked up before its family.
 
     Raises:
-        ConfigError: its kind cannot do with what the config gives it.
+        ConfigError: its kind cannot use the resources that the config gives it.
     """
     if not runner.sized:
         return runner.usual
@@ -46,10 +46,10 @@ def occupied(runner: Runner, settings: Settings, name: str = "") -> Resources:
 
 
 def sizes(runner: Runner, members: Iterable[Settings]) -> Mapping[str, Resources]:
-    """Return key of the config -> what members occupy by it that is not as usual.
+    """Return key of the config -> the resources that members occupy by it, where those differ from the usual ones.
 
     Raises:
-        ConfigError: a kind cannot do with what the config gives it.
+        ConfigError: a kind cannot use the resources that the config gives it.
     """
     found: dict[str, Resources] = {}
     for settings in members:
@@ -61,10 +61,10 @@ def sizes(runner: Runner, members: Iterable[Settings]) -> Mapping[str, Resources
 
 
 def unknown_name(runner: Runner, names: Mapping[str, Sequence[str]]) -> str:
-    """Return why a name in `runtime.resources` means nobody; empty if all mean somebody.
+    """Return the reason why a name in `runtime.resources` is refused; an empty string if every name is known.
 
     Args:
-        names: what there is, in words (`families`, `clients`) -> the names.
+        names: the things that have names, in the plural (`families`, `clients`) -> the known names.
     """
     known = {name for some in names.values() for name in some}
     for name in runner.own:

@@ -1,4 +1,4 @@
-"""Tasks in packs: which of those that are there already go to an actor together."""
+"""Packs of tasks that are all known already: the tasks that go to an actor together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distens.records import Pack, Resources, Settings, Task
 
 
 def of_one_size(tasks: Sequence[Task]) -> list[Pack]:
-    """Return tasks that would go together in packs of those that occupy the same, in order of the first."""
+    """Divide tasks that would go together into packs that occupy the same resources, in order of their first tasks."""
     groups: dict[Resources, list[Task]] = {}
     for task in tasks:
         groups.setdefault(task.resources, []).append(task)
@@ -20,11 +20,11 @@ def of_one_size(tasks: Sequence[Task]) -> list[Pack]:
 def packs(
     tasks: Sequence[Task], planner: Planner, size: Callable[[Settings, int], int] | None = None
 ) -> Iterator[Pack]:
-    """Yield tasks that are there already in packs: those that can be trained together, and occupy the same,
-    in order of the first.
+    """Yield packs of tasks that can be trained together and occupy the same resources, in order of their first tasks.
 
     Args:
-        size: says how many go together; `planner.size` without.
+        size: returns the number of tasks of a pack, from their settings and the number of tasks left; None:
+            `planner.size`.
     """
     groups: dict[tuple[str, Resources], list[Task]] = {}
     for task in tasks:

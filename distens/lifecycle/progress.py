@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it, and how far it has come."""
+"""Updates for whoever watches a run, and the progress of its search."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from distens.targets.classes import unless_classes
 
 @dataclass(frozen=True)
 class Update:
-    """What a run tells whoever watches it, after each dispatch and each outcome.
+    """A message to whoever watches a run, sent after each dispatch and each outcome.
 
     Attributes:
-        phase: `data`; whatever the role calls what it does (`search`, `rounds`, …); `finish`; `done`.
-        text: a line for a log; empty if all that changed is what is running.
-        counted: what goes on one by one, in the plural (`members`); empty where nothing is counted.
-        total: how many of them there will be, 0 where only time sets a limit; `finished` (members in their first rung
-            at least) and `failed` are among them.
-        numbered: the text says by itself which of them it is about.
-        running: how many were dispatched and have not come back.
+        phase: `data`; the role's own name for its work (`search`, `rounds`, …); `finish`; `done`.
+        text: a line for a log; empty if the only change is in what is running.
+        counted: the things that are counted, in the plural (`members`); empty where nothing is counted.
+        total: their final number, 0 where only time sets a limit; `finished` (for members: at least one rung) and
+            `failed` are among them.
+        numbered: True if the text itself has the number of the thing that it is about.
+        running: the number of tasks that were dispatched and have not come back.
         best, ensemble: the metric on the *search* split of the best member, and of the selection, so far.
-        path: the run's folder, once it is there.
+        path: the run's folder, in the update after it was begun or opened; else empty.
     """
 
     phase: str
@@ -47,8 +47,10 @@ Watch = Callable[[Update], None]
 
 
 def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
-    """Return an outcome as a line for a log, with the member's rows if it says how many it had, and its metric if that
-    could be measured."""
+    """Return a line for a log about an outcome.
+
+    A report's line has the member's number of rows, if reported, and its metric, if that could be measured.
+    """
     name = " ".join(dict.fromkeys((task.id, task.settings["family"])))
     if isinstance(outcome, Failure):
         again = "" if outcome.final else "; trying again"
@@ -67,10 +69,10 @@ SHARE = 0.01
 
 @dataclass
 class Progress:
-    """How far the search has come: counts, best single, ensemble. It decides nothing, and costs next to nothing.
+    """The progress of a search: counts, best member, ensemble so far. It decides nothing, and costs next to nothing.
 
     A member trained in rungs counts once, and is as good as its best rung. The ensemble is a selection among the
-    LEADERS best members so far, made anew only while that takes less than SHARE of the time.
+    LEADERS best members so far; it is made anew only while such selections take no more than SHARE of the time.
     """
 
     selector: Selector
@@ -88,7 +90,7 @@ class Progress:
     _longest: float = field(default=0.0, repr=False)
 
     def replay(self, history: History) -> None:
-        """Catch up with a history that was there before us."""
+        """Count the members of a history that was there before: that of a run which is resumed."""
         self.failed = self._arrived = len(history.failed)
         for entry in history.finished:
             self._finish(entry)
@@ -96,7 +98,7 @@ class Progress:
             self._select(history)
 
     def add(self, outcome: Finished | Failure, history: Callable[[], History]) -> int | None:
-        """Take in one outcome; return its step if the curves in tracking need it."""
+        """Count one outcome; return its step if the curves in tracking need a point there, else None."""
         if isinstance(outcome, Failure):
             self._arrived += outcome.final
             self.failed = len(history().failed)  # a rung above another may fail without its member
@@ -107,7 +109,7 @@ class Progress:
         return self._arrived if _is_step(self._arrived) or self._arrived == self.total else None
 
     def values(self) -> dict[str, float]:
-        """Return what the curves in tracking show."""
+        """Return the values of the curves in tracking, by name."""
         assert self.best is not None
         ensemble = self.best if self.ensemble is None else self.ensemble
         counts = {"finished": self.finished, "failed": self.failed}
@@ -138,5 +140,5 @@ class Progress:
 
 
 def _is_step(done: int) -> bool:
-    """Whether a number has no more than two digits that are not trailing zeros: 280 steps up to 10,000."""
+    """Return True if a number has at most two digits before its trailing zeros: 280 steps up to 10,000."""
     return done % 10 ** max(0, len(str(done)) - 2) == 0

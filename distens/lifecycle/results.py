@@ -1,9 +1,9 @@
-"""What every run ends in, whatever its role: an `Outcome`, which one place (`distens.lifecycle.delivery`) writes down.
+"""The outcome that a role returns, and the result that one place (`distens.lifecycle.delivery`) makes and writes of it.
 
     role.carry_out ─► Outcome: rows · losses · bundles · what is chosen, what is missing ─► deliver ─► Result
 
-The outcome holds predictions and numbers, no sentence that compares them and no file: table, verdict, page, bundles and
-what tracking gets are made from it alike for every role.
+An outcome holds predictions and numbers, but no files and no sentences that compare rows: table, verdict, page, bundles
+and the values to track are made from it in the same way for every role.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: predictions, and what they cost.
+    """One row of the table: predictions, and their cost.
 
-    `train_seconds` counts what is deployed (of weights that a federation merged, all rounds, or its clients' training);
-    the search that found it is counted in the report's details.
+    `train_seconds` counts the training of what is deployed (of weights that a federation merged, all rounds, or its
+    clients' training). The search that found it is counted in the page's details.
     """
 
     combine_NC: Floats
@@ -43,7 +43,7 @@ class Row:
     temperature: float = 1.0
 
     def calibrated(self, labels_N: Integers) -> Row:
-        """Return the row with one temperature, fitted on the labels of the *combine* split."""
+        """Return the row calibrated by one temperature, which is fitted on the labels of the *combine* split."""
         temperature = probabilities.fit_temperature(self.combine_NC, labels_N)
         return replace(
             self,
@@ -53,7 +53,7 @@ class Row:
         )
 
     def measured(self, target: Target, targets_N: Targets) -> dict[str, float]:
-        """Return the line as numbers, measured on the *test* split."""
+        """Return column -> number, measured on the *test* split."""
         return {
             **target.table(self.test_NC, targets_N),
             "parameters": self.parameters,
@@ -65,13 +65,13 @@ class Row:
 
 @dataclass(frozen=True)
 class BundleContent:
-    """What a row of the table is deployed as.
+    """The content of a bundle: the members that a row of the table is deployed as, and how they are combined.
 
     Attributes:
-        members: those that predict, each with its weight.
+        members: the members that predict, each with its weight.
         combine: the combiner's kind and options.
-        combine_state: what it has learned.
-        cascade: how to ask fewer members than all; None where that makes no sense.
+        combine_state: what the combiner has learned.
+        cascade: how to predict with fewer members than all; None where that makes no sense.
     """
 
     members: Sequence[BundleMember]
@@ -81,18 +81,18 @@ class BundleContent:
 
     @classmethod
     def single(cls, member: BundleMember) -> BundleContent:
-        """Return one member by itself."""
+        """Return the content of a bundle of one member."""
         return cls([member], "average", State({"weights": np.ones(1)}))
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows besides table and verdict.
+    """The parts of a run's page besides table and verdict.
 
     Attributes:
-        members: a line for each that is worth showing; `members_title` names them.
-        failures: what failed, as far as the page has room.
-        details: what else to say.
+        members: a line for each member, or client, that is worth showing; `members_title` is their heading.
+        failures: the failures that the page has room for.
+        details: further facts: name -> text.
         draw: draws the figures into a folder, and returns caption -> PNG file.
     """
 
@@ -105,22 +105,22 @@ class Page:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a role returns.
+    """The outcome of a run, as its role returns it.
 
     Attributes:
         rows: row of the table -> its predictions, calibrated, and their cost; in the table's order.
-        losses: row -> what is compared in pairs: measure -> one loss for each unit.
-        units: what a unit is, in the plural, for the verdict.
-        bundles: row -> what it is deployed as, for those that are.
+        losses: row -> measure -> one loss for each unit; rows are compared in pairs, unit by unit.
+        units: the name of the units, in the plural, for the verdict.
+        bundles: row -> the content of its bundle, for rows that are deployed.
         chosen: the row to deploy; None where no honest choice was possible.
-        means: further lines of the table that are no one model: name -> column -> value.
-        missing: rows that could not be made, and tasks that were given up -> why.
-        foreword, afterword: sentences of the verdict that stand before and after the comparisons.
-        weights: member -> its weight in the ensemble, if it has one.
+        means: further lines of the table that are not of one model: name -> column -> value.
+        missing: rows that could not be made, and tasks that were given up -> the reason.
+        foreword, afterword: sentences of the verdict before and after the comparisons.
+        weights: member -> its weight in the ensemble; empty if there is no ensemble.
         diversity: member -> its mean diversity to the selection.
-        page: what the page shows.
+        page: the role's parts of the page.
         numbers: further entries of `results.json`, by key.
-        participants: what tracking is told of those who took part besides the tasks.
+        participants: clients and the like, which tracking logs besides the tasks.
         notes: lines for the user.
     """
 
@@ -143,16 +143,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """What `distens.run` returns.
+    """The result of a run, as `distens.run` returns it.
 
     Attributes:
         path: the run's folder.
-        rows: the honest table: row name -> accuracy, nll, brier, ece, aurc, parameters, train_seconds,
-            predict_ms_per_1000.
-        missing: rows that could not be made -> why.
-        verdict: who won, in sentences.
-        weights: selected member's id -> weight.
-        notes: where to look next.
+        rows: the honest table: row name -> column -> number, measured on the *test* split. The columns are the target's
+            (accuracy, nll, brier, ece, ece_width, aurc of classes; rmse, mae, r2 of numbers), then parameters,
+            train_seconds, predict_ms_per_1000, temperature.
+        missing: rows that could not be made, and tasks that were given up -> the reason.
+        verdict: the comparison of the rows, in sentences.
+        weights: member -> its weight in the ensemble, of members with a weight above zero.
+        notes: lines for the user, such as the address of the page.
     """
 
     path: str
@@ -164,8 +165,10 @@ class Result:
 
 
 def costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
-    """Return parameters, training seconds, and milliseconds per 1,000 rows, of members together; parts that one
-    training left share its seconds."""
+    """Return parameters, training seconds, and milliseconds per 1,000 rows, each summed over members.
+
+    The seconds of a training that left several parts are counted once.
+    """
     reports = [entry.report for entry in entries]
     return (
         sum(report.parameters for report in reports),
@@ -175,7 +178,7 @@ def costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
 
 
 def test_losses(rows: Mapping[str, Row], target: Target, targets_N: Targets) -> dict[str, dict[str, Floats]]:
-    """Return row -> measure -> one loss for each row of the *test* split."""
+    """Return row of the table -> measure -> one loss for each row of the *test* split."""
     return {name: target.losses(row.test_NC, targets_N) for name, row in rows.items()}
 
 
@@ -184,8 +187,8 @@ def out_of_fold(
 ) -> Floats:
     """Return the combiner's predictions of rows that it was not fitted on, fold by fold.
 
-    A combiner that learns is too sure of the rows it learned from, and a temperature fitted there would sharpen what
-    should be softened. For one that learns nothing this is `combine` of all rows.
+    A combiner that learns is too sure of the rows that it learned from, and a temperature fitted there would sharpen
+    predictions that it should soften. For a combiner that learns nothing, the result equals `combine` of all rows.
     """
     fold_N = np.arange(len(targets_N)) % FOLDS
     out_NK = np.empty(np.shape(predictions_MNK)[1:])

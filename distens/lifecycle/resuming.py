@@ -1,4 +1,4 @@
-"""What may change when a run is resumed: where it runs, and how deep its schedule goes."""
+"""The changes of its config with which a run may be resumed: where it runs, and how deep its schedule goes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from distens.storage.store import Store
 
 
 def goes_deeper(config: Config, then: Mapping[str, Any], path: str) -> bool:
-    """Return whether the schedule's maximum rises; False if nothing that decides the result differs.
+    """Return True if the schedule's maximum rises; False if nothing that decides the result differs.
 
     Args:
         then: the identity of the run as it was.
         path: the run's folder, for messages.
 
     Raises:
-        ConfigError: anything else was changed, or the maximum so that the rungs would not be the same.
+        ConfigError: anything else was changed, or the new maximum would change the rungs.
     """
     now = config.identity()
     changed = [key for key in {**then, **now} if now.get(key) != then.get(key)]
@@ -39,7 +39,7 @@ def _raised(now: Mapping[str, Any], then: Mapping[str, Any], path: str) -> bool:
     new, old = now.get("schedule"), then.get("schedule")
     if not isinstance(new, dict) or not isinstance(old, dict) or {**new, "maximum": 0} != {**old, "maximum": 0}:
         return False
-    if is_address(old.get("kind")):  # what a `maximum` means in somebody's own schedule, nobody here knows
+    if is_address(old.get("kind")):  # the meaning of `maximum` in a user's own schedule is not known here
         return False
     deeper = [old["maximum"] * old["eta"] ** k for k in range(1, 40)]
     if new["maximum"] not in deeper:
@@ -62,9 +62,9 @@ def _more_members(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
 
 
 def deepen(config: Config, store: Store, info: dict[str, Any]) -> None:
-    """Let a run's members be trained further: what was made from them is forgotten, and what is asked for is new.
+    """Prepare a run whose members are to be trained further: delete what was made from them, and store the new config.
 
-    In this order, so that after a kill anywhere the same command, or a plain resume, finds a whole run.
+    The order of the steps matters: after a kill anywhere, the same command, or a plain resume, finds a whole run.
     """
     ledger = Ledger(store)
     store.remove("results.json")

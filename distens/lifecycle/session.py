@@ -1,9 +1,9 @@
-"""What every run has, whatever its role: a folder, a journal, data, a runner and a tracker, opened and closed in order.
+"""The session of a run, whatever its role: folder, journal, data, runner and tracker, opened and closed in order.
 
-Every task that leaves a report is journalled before it is dispatched, and its outcome before it is acted on. So the
-driver may die at any moment: what was pending is handed out again, with the next attempt number, the same settings and
-the same seed. A role's tasks that answer in memory alone (a client's training in one round) are not: the role journals
-what it makes of all of them together, under a folder of its own, and asks again for what came after.
+Every task that leaves a report is journalled before it is dispatched, and its outcome before anyone acts on it. So the
+driver may die at any moment: pending tasks are handed out again, with the next attempt number, the same settings and
+the same seed. Tasks whose answers stay in memory (a client's training in one round) are not journalled: their role
+journals what it makes of all of them together, in a folder of its own, and dispatches again those that came after.
 """
 
 from __future__ import annotations
@@ -45,7 +45,20 @@ Data = Loaded
 
 
 class Plan(Protocol):
-    """A plan, as far as every role has one."""
+    """The plan of a run, as far as all roles have it in common.
+
+    Example:
+        A role's own plan is a dataclass with these three, and whatever else the role needs::
+
+            @dataclass(frozen=True)
+            class MyPlan:
+                config: Config
+                runner: Runner
+                tracker: Tracker
+                repetitions: int
+
+            session = Session(role.plan(config), store, watch, None, lambda: data)
+    """
 
     @property
     def config(self) -> Config:
@@ -54,30 +67,31 @@ class Plan(Protocol):
 
     @property
     def runner(self) -> Runner:
-        """Return where tasks are carried out."""
+        """Return the runner, which carries out the tasks."""
         ...
 
     @property
     def tracker(self) -> Tracker:
-        """Return where the run is logged."""
+        """Return the tracker, which logs the run."""
         ...
 
 
 def silent(update: Update) -> None:
-    """Watch nothing."""
+    """Ignore an update, in a run that nobody watches."""
 
 
 class Session:
     """The driver's part of one run that does not depend on its role.
 
-    Used in a `with` block, at whose end the runner lets go of everything and the tracker is told how it ended.
+    Used in a `with` block: at its end the runner releases everything, and a tracker that was started logs how the run
+    ended.
 
     Args:
         plan: what to do.
         store: the run's folder.
-        watch: is told of every outcome.
-        info: what `run.json` says of a run that is resumed.
-        data: returns what the run learns from and is measured on.
+        watch: called with an update after each dispatch and each outcome.
+        info: the content of `run.json`, for a run that is resumed; None for a new run.
+        data: reads and returns the data that the run learns from and is measured on.
     """
 
     def __init__(
@@ -107,24 +121,25 @@ class Session:
             self.notes += self.tracker.finish(self._final if error is None else None, status)
 
     def prepare(self, tasks: int | None) -> None:
-        """Let the runner get ready for so many tasks (None: for as many as there is room) while the data are read."""
+        """Let the runner get ready for a number of tasks (None: as many as fit at once), while the data are read."""
         if self.store.exists("results.json"):
-            tasks = 0  # a run that has them trains nothing
+            tasks = 0  # a run that has results trains nothing
         pack = self.runner.pack
         packs = tasks if tasks is None or pack == "auto" else math.ceil(tasks / pack)
         self.runner.prepare(packs, ["torch"] if self._trains_networks() else [])
 
     def _trains_networks(self) -> bool:
-        """Return False if no family does: then nothing waits for torch, which takes seconds, in every process."""
+        """Return False if no family uses a GPU: then no process waits for the import of torch, which takes seconds."""
         kinds = [registry.split_spec(spec, "members")[0] for spec in self.config.members.values()]
         return not all(registry.able(registry.find("members", kind, "members"), UsesNoGpu) for kind in kinds)
 
     def open(self) -> Data:
-        """Read the data, and begin the run's folder or see that it is still that run's.
+        """Read the data; begin the run's folder, or check that a resumed run's folder still fits them and the config.
 
         Raises:
             DataError: the data cannot be read.
-            RunError: they are others than when the run began.
+            RunError: they have changed since the run began; or the journal has a class in a module that the config does
+                not name.
         """
         self.watch(Update("data", f"reading {self.config.data.source}"))
         data = self._data = self._read()
@@ -133,7 +148,7 @@ class Session:
         return data
 
     def planner(self, loaded: Loaded) -> Planner:
-        """Return who says how many tasks go together."""
+        """Return the planner, which decides how many tasks go to an actor together."""
         runner, dataset = self.runner, loaded.dataset
         shape, classes = dataset.inputs["train"].shape[1:], len(dataset.target.column_names)
         return Planner(runner.pack, runner.slots, runner.dispatch_seconds, self._on_gpu, shape, classes)
@@ -142,21 +157,22 @@ class Session:
         return occupied(self.runner, settings).gpus > 0
 
     def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
-        """Start runner and tracker; the tracker is told what is done already.
+        """Start the runner and the tracker; the tracker is called with the outcomes that are journalled already.
 
         Args:
-            also: what tasks will ask for that is not as usual (see `Runner.start`, `distens.lifecycle.occupying`).
+            also: key of the config -> resources that tasks will need and that are not the usual ones (see
+                `Runner.start`, `distens.lifecycle.occupying`).
         """
         self._started = True
         self.runner.start(shared, also)
         self.tracker.start(self._run_info())
         for task, outcome in self.ledger.outcomes():
             self.tracker.member(task, outcome)
-        # Members have the other cores.
+        # The driver keeps to one core: members have the others.
         self._limits.enter_context(threadpool_limits(limits=1, user_api="blas"))
 
     def deliver(self, outcome: Outcome) -> Result:
-        """Write what the run leaves behind, and return its result."""
+        """Write the results of the run, and return them."""
         assert self._data is not None, "open comes first"
         result, self._final = deliver(self.config, self.store, self.tracker, self._data, outcome)
         return result
@@ -170,10 +186,10 @@ class Session:
         """Carry out tasks that are not done yet; yield every outcome, lost attempts included, once it is journalled.
 
         Args:
-            packs: those that can be dispatched at once, and are journalled as one entry; none say that there is nothing
-                to do before the next outcome.
-            asked: is told the first task of every pack that is dispatched.
-            elapsed: returns how long the search has run, if that is to be journalled.
+            packs: yields lists of packs that can be dispatched at once and are journalled as one entry; an empty list
+                means that there is nothing to do before the next outcome.
+            asked: called with the first task of every pack that is dispatched.
+            elapsed: returns the seconds that the search has run, if they are to be journalled; else None.
         """
 
         def dispatched() -> Iterator[Pack]:
@@ -196,14 +212,15 @@ class Session:
                 yield task, told
 
     def evaluate(self, candidates: Mapping[str, Sequence[Teacher]]) -> dict[str, Mapping[str, Floats]]:
-        """Return name -> measure -> one loss for each row of the *search* split, of weighted means of members that must
-        be tried to be judged. Nothing of it is journalled: asked again, it is measured again.
+        """Measure weighted means of members' predictions; return name -> measure -> one loss for each *search* row.
+
+        Nothing is journalled: a mean that is needed again is measured again.
 
         Args:
-            candidates: name -> members by address, with weights that sum to one.
+            candidates: name of a mean -> its members by address, with weights that sum to one.
 
         Raises:
-            RunError: one could not be measured.
+            RunError: a mean could not be measured.
         """
         usual = self.runner.usual
         tasks = {
@@ -245,7 +262,13 @@ class Session:
         self.store.write_json("run.json", self.info)
 
     def _refuse_imports(self) -> None:
-        """What the config names is imported by now; a module that the journal alone names, nobody has asked for."""
+        """Refuse a journal that has a class in a module which the config does not name.
+
+        The modules that the config names are imported by now; no other module of a user's may be.
+
+        Raises:
+            RunError: the journal has one.
+        """
         for task in self.ledger.usable():
             for family, spec in [("members", task.settings), *task.work.plugins()]:
                 for place, module in registry.unimported(family, spec, task.id):
@@ -255,7 +278,11 @@ class Session:
                     )
 
     def _forget_what_is_gone(self) -> None:
-        """Members' files are not waited for (see `distens.storage.store`): after a power loss the last may be gone."""
+        """Make finished tasks pending again whose files are gone.
+
+        Nothing waits until members' files are safe on disk (see `distens.storage.store`): a power loss may take the
+        last of them.
+        """
         if self.store.local:
             done = self.ledger.all_finished()
             gone = [e for e in done if not all(map(self.store.holds, e.report.addresses()))]

@@ -1,4 +1,4 @@
-"""Tasks as JSON and back, for journals and files: their work is found again by its kind."""
+"""Tasks as JSON and back, for journals and files; the class of a task's work is found again by its kind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
     values["resources"] = {
         name: value for name, value in flat(task.resources).items() if value != _USUAL[name] or name in ("cpus", "gpus")
     }
-    del values["given"]  # it ends with the process; who asks for the task again gives it anew
+    del values["given"]  # held values end with the process; whoever dispatches the task again gives them anew
     if task.member == task.id:
         del values["member"]
     for name, absent in _ABSENT:
@@ -47,7 +47,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
 
 
 def task_from_json(values: Mapping[str, Any]) -> Task:
-    """Return the task that `task_to_json` wrote, of this version or an older one."""
+    """Rebuild a task from `task_to_json`'s value, of this version or an older one."""
     values = _of_older(values) if "work" not in values else values
     resources = {**values["resources"]}
     if "custom" in resources:
@@ -58,7 +58,7 @@ def task_from_json(values: Mapping[str, Any]) -> Task:
 
 
 def kind_of(work: Any) -> str:
-    """Return the name by which a journal has a work: its file's, with its role's before it if it is a role's own."""
+    """Return the kind of a work, for a journal: its file's name; for a role's own work, `<role>.<file's name>`."""
     module, name = type(work).__module__, registry.kind_of(work)
     if module.startswith(_ROLES):
         return f"{module.removeprefix(_ROLES).split('.')[0]}.{name}"
@@ -66,12 +66,12 @@ def kind_of(work: Any) -> str:
 
 
 def find(kind: str) -> type:
-    """Return the class of a work. No module is imported but distens' own.
+    """Return the class of a kind of work. Only distens' own modules are imported.
 
     Raises:
-        ValueError: there is none of that kind.
+        ValueError: there is no work of that kind.
     """
-    if is_address(kind):  # of a role from outside, whose module the config's role has imported by now
+    if is_address(kind):  # the work of a user's own role, which the config names: its module is imported by now
         module, _, name = kind.partition(":")
         found: Any = vars(sys.modules.get(module, object)).get(name)
         known = isinstance(found, type) and dataclasses.is_dataclass(found) and registry.has_names(found, Work)
@@ -101,8 +101,11 @@ def _plain(value: Any) -> Any:
 
 
 def _of_older(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task as it is written today, of one that an older version wrote: whose rows it learns from, and who is
-    distilled, were the task's own then, and the member was read off the id."""
+    """Return a task's values in today's form, from those that an older version wrote.
+
+    In older versions the client whose rows are learned from, the distiller and its teachers were fields of the task
+    itself, and the member's name was read from the id.
+    """
     now = {"work": {"kind": "train"}, **values}
     client, distiller, teachers = now.pop("client", ""), now.pop("distill", None), now.pop("teachers", ())
     now.pop("round", None)
@@ -112,7 +115,7 @@ def _of_older(values: Mapping[str, Any]) -> dict[str, Any]:
         now["member"] = now["id"].removesuffix(f"-{now['budget']}")
     if distiller is not None and _is_blind(distiller["kind"]):
         now["work"] = {"kind": "federated.distil_blind", "distiller": distiller, "teachers": teachers}
-        if now["purpose"] != "student":  # one of the baselines, of which each was a purpose of its own
+        if now["purpose"] != "student":  # a baseline: each had a purpose of its own
             now["purpose"] = "baseline"
     elif distiller is not None:
         now["work"] = {"kind": "distil", "distiller": distiller, "teachers": teachers}
@@ -124,5 +127,5 @@ def _of_older(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_blind(kind: str) -> bool:
-    ours = kind in registry.names("distill")  # older versions had no others
+    ours = kind in registry.names("distill")  # older versions had no distillers from outside
     return ours and registry.able(registry.find("distill", kind, "distill"), DataFree)

@@ -1,1 +1,1 @@
-"""What a run is made of and made into: one folder a role."""
+"""Roles: what a run trains, and what it makes of that. Each role is a folder."""

@@ -1,4 +1,4 @@
-"""What a run is made of and made into: a role."""
+"""The protocol of a role: what a run trains, and what it makes of that."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ PlanOfRole = TypeVar("PlanOfRole", bound=Plan)
 
 
 class Role(Protocol[PlanOfRole]):
-    """One folder in `distens/roles`, whose class has the folder's name; it has no options.
+    """A kind of run: what it trains, and what it makes of that.
 
-    The coordinator is all that calls it::
+    It is a folder in `distens/roles`, whose class has the folder's name; it has no options. The coordinator calls it::
 
         plan = role.plan(config)                        # or ConfigError, before anything starts
         with Session(plan, store, watch, info, lambda: role.data(plan)) as session:
             outcome = role.carry_out(plan, session)     # session.prepare, open, start, complete
             result = session.deliver(outcome)
 
-    Its own options are the section of the config that is named as the role (`federated:`), whose shape it gives by
-    itself (`distens.config.config.section_of`).
+    A role's own options are the section of the config that has the role's name (`federated:`). The role itself defines
+    the shape of that section (`distens.config.config.section_of`).
 
     Attributes:
         unused: sections of the config that have no effect with this role.
-        sweep_rows: rows of the table by which a sweep may choose among runs; none: there are no sweeps of it.
+        sweep_rows: rows of the table by which a sweep may choose among runs; empty: the role's runs cannot be swept.
     """
 
     unused: ClassVar[tuple[str, ...]]
     sweep_rows: ClassVar[tuple[str, ...]]
 
     def plan(self, config: Config) -> PlanOfRole:
-        """Return the plan of a config; its own `config` is resolved: every default filled in.
+        """Return the plan of a config; in the plan's own `config`, every default is filled in.
 
         Raises:
-            ConfigError: anything that would fail, or have no effect, later.
+            ConfigError: something in the config would fail later, or have no effect.
         """
         ...
 
     def data(self, plan: PlanOfRole) -> Data:
-        """Return what the run learns from and is measured on.
+        """Return the data that the run learns from and is measured on.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: they cannot be read.
         """
         ...
 
     def carry_out(self, plan: PlanOfRole, session: Session) -> Outcome:
-        """Do all that is left to do, and return the outcome; what a resumed session has is not done again."""
+        """Do all that is left to do, and return the outcome; tasks that a resumed session has done are not repeated."""
         ...
 
     def size(self, identity: Mapping[str, Any]) -> str:
-        """Return how many members, clients, … a run asks for, in words for a list, as far as its config says so.
+        """Return the number of members, clients, … of a run, in words for a list, as far as the config gives it.
 
         Args:
-            identity: of the config (see `Config.identity`).
+            identity: the identity of the run's config (see `Config.identity`).
         """
         ...
 

@@ -1,1 +1,1 @@
-"""What tasks of any role do on an actor: one file a kind of work, whose name a journal has."""
+"""Work that tasks of any role do on an actor: one file for each kind, whose name stands in the journal."""

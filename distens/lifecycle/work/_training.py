@@ -1,4 +1,4 @@
-"""What works have in common that train members: their surroundings, packs, and what a trained member leaves behind."""
+"""Shared code of the works that train members: a member's context, packs, and the files that training leaves."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Own = Callable[[Task, Context], tuple[Examples, Context]]
 
 
 def group(task: Task) -> Hashable:
-    """Return what tasks share whose members can be trained as one program; the id of one that cannot."""
+    """Return a key that tasks share if their members can be trained as one program; else the task's own id."""
     shared = packing.key(task.settings)
     return task.id if shared is None else (shared, task.resources)
 
 
 def train(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterator[Outcome]:
-    """Yield the outcomes of tasks of one group: alone as one member, together as one program."""
+    """Yield the outcomes of tasks of one group: one task is trained by itself, several as one program."""
     if len(tasks) == 1:
         yield context.guarded(tasks[0], lambda: _train(tasks[0], context, own))
     else:
@@ -69,7 +69,7 @@ def _train_pack(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterat
 
 
 def surroundings(task: Task, context: WorkContext) -> Context:
-    """Return what a member of a task is given besides examples."""
+    """Return the context in which a task's member is trained: all that it is given besides examples."""
     checkpoint = Checkpoint(context.shared.store, task.member)  # the rungs of a member share it: each resumes from it
     needs = task.resources
     return Context(
@@ -85,7 +85,13 @@ def surroundings(task: Task, context: WorkContext) -> Context:
 
 
 def teachers(found: Sequence[Teacher], where: str, context: WorkContext) -> list[Any]:
-    """Return trained members."""
+    """Load the trained members of teachers.
+
+    Args:
+        found: the teachers.
+        where: the task's id, for messages.
+        context: where the work is carried out.
+    """
     members = []
     for teacher in found:
         trained = registry.build_member(teacher.settings, f"{where}: its teacher {teacher.name or teacher.state.path}")
@@ -101,7 +107,7 @@ def delivered(
     context: WorkContext,
     surrounded: Context,
 ) -> Report:
-    """Train a member alone, and return the report of what it leaves behind."""
+    """Train one member by itself, write its files, and return its report."""
     started = time.perf_counter()
     metrics = dict(fit())
     metrics.setdefault("seconds", time.perf_counter() - started)
@@ -116,11 +122,13 @@ def deliver(
     surrounded: Context,
     made: State | None = None,
 ) -> Report:
-    """Write a trained member's predictions and state, or its parts', and last its report, which says that all else is
-    there.
+    """Write a trained member's predictions and state, or those of its parts, then its report, and return the report.
+
+    The report is written last: where it is, all other files are there.
 
     Args:
-        made: what came of its training besides.
+        found: the metrics of the training.
+        made: what the training made besides the member, to be written too.
     """
     store, folder = shared.store, f"members/{task.id}/{task.attempt}"
     metrics = _finite(found)
@@ -154,7 +162,7 @@ Measured = tuple[Part, dict[str, Floats]]
 
 
 def _left(member: Member, found: Mapping[str, float], folder: str, shared: Shared) -> Part:
-    """Write what a training leaves that leaves one model."""
+    """Write the predictions and the state of a training that leaves one model."""
     probs, predict_ms_per_1000 = _predict(member, shared.dataset)
     files = _write(probs, folder, shared)
     files["state"] = shared.store.write_state(f"{folder}/state.safetensors", member.state(), durable=False)
@@ -163,10 +171,10 @@ def _left(member: Member, found: Mapping[str, float], folder: str, shared: Share
 
 
 def _parts(task: Task, member: Member, found: Parts, shared: Shared) -> tuple[list[Measured], bool]:
-    """Return a training's parts, and whether they are averaged; predictions are written of those that are not.
+    """Return a training's parts, and True if they are averaged; predictions are written only of parts that are not.
 
     Raises:
-        TypeError: there are some, and their kind does not say what they are for.
+        TypeError: there are parts, and the member's kind does not say what becomes of them.
     """
     if not len(found):
         return [], False
@@ -190,7 +198,7 @@ def _parts(task: Task, member: Member, found: Parts, shared: Shared) -> tuple[li
 def _together(
     parts: Sequence[Measured], averaged: bool, found: Mapping[str, float], folder: str, shared: Shared
 ) -> Part:
-    """Return what stands for all parts: the mean of their predictions, or the best of them."""
+    """Return one part that represents all parts: the mean of their predictions if they are averaged, else the best."""
     if not averaged:
         usual = shared.dataset.target.minimised[0]
         best, _ = min(parts, key=lambda pair: pair[0].metrics.get(usual, 0.0))
@@ -211,16 +219,20 @@ def _write(probs: Mapping[str, Floats], folder: str, shared: Shared) -> dict[str
 
 
 def _judged(probs: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
-    """Return what predictions are worth on the *search* split; nothing where a federation's server has no such rows."""
+    """Return the metrics of predictions on the *search* split; none where a federation's server has no such rows."""
     return dataset.target.metrics(probs["search"], dataset.targets["search"]) if "search" in probs else {}
 
 
 def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float]:
-    """Return split -> probs_NC of the splits that have rows, and milliseconds per 1,000 rows."""
+    """Return split -> probs_NC of the splits that have rows, and milliseconds per 1,000 rows.
+
+    Raises:
+        Diverged: a prediction is not finite.
+    """
     inputs = {split: dataset.inputs[split] for split in HELD_OUT if len(dataset.inputs[split])}
     member.predict(next(iter(inputs.values()))[:1])  # warms up
     started = time.perf_counter()
-    if sum(some.nbytes for some in inputs.values()) <= ONE_CALL_BYTES:  # few rows take less time than three calls
+    if sum(some.nbytes for some in inputs.values()) <= ONE_CALL_BYTES:  # for few rows, one call is faster than three
         ends = np.cumsum([len(some) for some in inputs.values()])
         parts = np.split(member.predict(np.concatenate(list(inputs.values()))), ends[:-1])
         probs = dict(zip(inputs, parts, strict=True))

@@ -1,4 +1,4 @@
-"""Train a student to do what a weighted ensemble does, with the *train* split at hand."""
+"""Train a student to predict what a weighted ensemble predicts, on the *train* split."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from distens.runtime.protocol import WorkContext
 
 @dataclass(frozen=True)
 class Distil:
-    """A student learns from teachers (see `distens.runtime.protocol.Work`).
+    """The work of training a student from teachers (see `distens.runtime.protocol.Work`).
 
     Attributes:
         distiller: kind and options, one of `distens/distill`.
-        teachers: who is distilled, with their weights.
+        teachers: the models that are distilled, with their weights.
     """
 
     distiller: Mapping[str, Any]
@@ -31,11 +31,11 @@ class Distil:
     limit_option: ClassVar[str] = ""
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return the task's id: it goes alone."""
+        """Return the task's id: each task is carried out by itself."""
         return task.id
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names."""
+        """Return family and spec of every plug-in that the work names."""
         return [("distill", self.distiller), *(("members", teacher.settings) for teacher in self.teachers)]
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:

@@ -1,4 +1,4 @@
-"""Measure a weighted mean of trained members, one loss a unit: what must be tried to be judged is judged by a task."""
+"""Measure the weighted mean of trained members' predictions on the *search* split: one loss for each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distens.runtime.protocol import WorkContext
 
 @dataclass(frozen=True, slots=True)
 class Evaluated(Record):
-    """What a candidate is worth.
+    """The losses of a weighted mean of members: the answer of `Evaluate`.
 
     Attributes:
         losses: measure -> one loss for each row of the *search* split, in order.
@@ -28,10 +28,11 @@ class Evaluated(Record):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Members are loaded, and their weighted mean predicts the *search* split (see `distens.runtime.protocol.Work`).
+    """The work of loading members and measuring the weighted mean of their predictions (see
+    `distens.runtime.protocol.Work`).
 
     Attributes:
-        members: addresses and weights, which sum to one.
+        members: addresses of their states, and weights, which sum to one.
     """
 
     members: tuple[Teacher, ...]
@@ -41,15 +42,15 @@ class Evaluate:
     limit_option: ClassVar[str] = ""
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return the task's id: it goes alone."""
+        """Return the task's id: each task is carried out by itself."""
         return task.id
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names."""
+        """Return family and spec of every plug-in that the work names."""
         return [("members", member.settings) for member in self.members]
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
-        """Yield what the candidates are worth."""
+        """Yield the losses of each task's mean."""
         dataset = context.shared.dataset
         for task in tasks:
             predictions = [m.predict(dataset.inputs["search"]) for m in teachers(self.members, task.id, context)]

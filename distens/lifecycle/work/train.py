@@ -13,19 +13,19 @@ from distens.runtime.protocol import WorkContext
 
 @dataclass(frozen=True)
 class Train:
-    """A member learns from all rows, as far as its settings and its budget say; members of one architecture together
-    (see `distens.runtime.protocol.Work`)."""
+    """The work of training a member on all rows, as far as its settings and its budget say; members of one architecture
+    are trained together (see `distens.runtime.protocol.Work`)."""
 
     packable: ClassVar[bool] = True
     divisible: ClassVar[bool] = True
     limit_option: ClassVar[str] = ""
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return what members share that can be trained as one program."""
+        """Return a key that tasks share if their members can be trained as one program; else the task's own id."""
         return group(task)
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names."""
+        """Return family and spec of every plug-in that the work names: none."""
         return ()
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Members with settings and seeds of their own learn from all rows, a bootstrap of them, or another view."""
+    """The ensemble role: members with settings and seeds of their own learn from all rows, a bootstrap or a view."""
 
     unused: ClassVar[tuple[str, ...]] = ("merge",)
     sweep_rows: ClassVar[tuple[str, ...]] = ("ensemble", "best_single", "student")
@@ -46,5 +46,5 @@ class Ensemble:
         return Run(plan, session).outcome()
 
     def size(self, identity: Mapping[str, Any]) -> str:
-        """Return how many members the search starts."""
+        """Return the number of members that the search starts."""
         return str(identity["search"]["members"])

@@ -1,7 +1,7 @@
 """From trained members to a deployed model: select, train the student and the baselines, combine, calibrate.
 
-Which rows decide what: *search* selects members and picks among a baseline's variants; *combine* fits the combiner and
-one temperature for every row of the table alike; *test* is predicted here, and read once, for the table.
+Each split decides one thing. *search* selects members, and the best variant of a baseline; *combine* fits the combiner,
+and one temperature for every row of the table alike; *test* is predicted here, and read once, for the table.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TRAIN = Train()
 
 
 def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> Outcome:
-    """Do everything that comes after the search; tasks go through `complete`, so all of it resumes."""
+    """Do everything after the search, and return the outcome; all tasks go through `complete`, so they can resume."""
     metric, entries, data = plan.config.metric, standing(plan, ledger), loaded.dataset
     search_MNC = store.read_all_predictions([e.report.files["search"] for e in entries])
     weights_M = plan.selector.select(search_MNC, data.targets["search"], metric, **unless_classes(data.target))
@@ -60,15 +60,17 @@ def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete:
 
 
 def standing(plan: Plan, ledger: Ledger) -> Sequence[Finished]:
-    """Return what there is to select from: one entry for each member, or for each selectable part of one, by name. In
-    order of arrival, chance would decide among equals, and about the last bit of every mean."""
+    """Return the models to select from, in order of names: one for each member, or for each selectable part of one.
+
+    In order of arrival, chance would decide between equal members, and about the last bit of every mean.
+    """
     found = plan.schedule.standing(ledger.reports(Purpose.SEARCH, plan.config.metric))
     models = (model for entry in found for model in entry.models())
     return sorted(models, key=lambda entry: (entry.task.member, entry.task.id))
 
 
 def in_one_go(entry: Finished) -> Settings:
-    """Return settings that train a member at once as far as its last rung; or, where its rate ends, to its end."""
+    """Return settings that train a member in one go up to its last rung; if its learning rate ends, to that end."""
     settings, budget = entry.task.settings, entry.task.budget
     if budget is None or registry.build_member(settings).last_epoch() is not None:
         return settings
@@ -101,7 +103,7 @@ class _Finisher:
         return Task(name, purpose, settings, seed, self.plan.occupied(settings), work)
 
     def tasks(self) -> list[Task]:
-        """Return the student and the baselines: independent of each other, so all may run at once."""
+        """Return the tasks of the student and the baselines; they are independent, so all may run at once."""
         tasks: list[Task] = []
         if self.config.distill is not None:
             tasks += self._student_tasks()
@@ -121,8 +123,8 @@ class _Finisher:
         teachers = tuple(teacher for entry, weight in self.selected for teacher in entry.teachers(weight))
         network = self.plan.student or baselines.without_dropout(settings)
         student = self._task(STUDENT, Purpose.STUDENT, network, Distil(self.config.distill, teachers))
-        # A student sees more rows in an epoch than there are labels. Its rival gets the same epochs or the same
-        # steps, whichever does better on the search split, and keeps the dropout that was found for labels.
+        # A student sees more rows in an epoch than there are labels. Its rival, trained on labels, gets the same epochs
+        # or the same steps, whichever is better on the search split, and keeps the dropout that was found for labels.
         growth = registry.build("distill", self.config.distill, "distill").growth
         variants = [settings]
         if growth > 1 and "epochs" in registry.options(registry.find("members", settings["kind"], "distill.network")):
@@ -143,7 +145,7 @@ class _Finisher:
         return [self._task(f"{purpose}-{i}", purpose, settings) for i, settings in enumerate(variants, 1)]
 
     def rows(self) -> tuple[State, dict[str, Row]]:
-        """Return the combiner's state, and the table's rows, calibrated; the labels of *test* are not needed yet."""
+        """Return the combiner's state, and the table's rows, calibrated; the labels of *test* are not used yet."""
         targets = self.loaded.dataset.targets
         rows: dict[str, Row] = {}
         state, rows["ensemble"] = self._ensemble()
@@ -155,7 +157,7 @@ class _Finisher:
         return state, {name: self._calibrated(row, targets["combine"]) for name, row in rows.items()}
 
     def bundles(self, state: State, rows: Mapping[str, Row]) -> dict[str, BundleContent]:
-        """Return what the ensemble, and the student if there is one, are deployed as."""
+        """Return the contents of the bundles: the ensemble's, and the student's if there is one."""
         members = [BundleMember.of(entry, weight) for entry, weight in self.selected]
         cascade = shown.cascade(self.plan, self.store, self.loaded, self.selection, rows[ENSEMBLE])
         found = {ENSEMBLE: BundleContent(members, self.config.combine, state, cascade)}
@@ -189,7 +191,7 @@ class _Finisher:
         return self.ledger.finished(purpose)
 
     def _best_variant(self, purpose: Purpose, rows: dict[str, Row]) -> None:
-        """Add the row of the variant that does best on the *search* split."""
+        """Add the row of the variant that is best on the *search* split; note it as missing if every variant failed."""
         entries = self._entries(purpose)
         if entries:
             rows[purpose.value] = self._single(min(entries, key=lambda e: e.report.metrics[self.config.metric]))

@@ -1,4 +1,4 @@
-"""A config checked whole: every plug-in built, every end of every range tried, before anything starts."""
+"""The plan of an ensemble's run: all of a config is checked, every plug-in built, every end of every range tried."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_FINDINGS = 20
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is made of. `config` is resolved: every default and every default range filled in."""
+    """The plan of an ensemble's run: the config, with all defaults and default ranges filled in, and its plug-ins."""
 
     config: Config
     space: Space
@@ -48,15 +48,15 @@ class Plan:
 
     @property
     def also(self) -> Mapping[str, Resources]:
-        """Return key of the config -> what members occupy by it that is not as usual."""
+        """Return key of the config -> the resources that members occupy by it, if they are not the usual ones."""
         return sizes(self.runner, self.space.corners())
 
     def occupied(self, settings: Settings) -> Resources:
-        """Return what a member of these settings occupies."""
+        """Return the resources that a member of these settings occupies."""
         return occupied(self.runner, settings)
 
     def next(self, history: History) -> Decision:
-        """Return what the schedule wants done, with no more members than there are to be started."""
+        """Return the schedule's decision, which starts no more members than are left to start."""
         decision = self.schedule.decide(history)
         if decision.start is None or self.members is None:
             return decision
@@ -69,7 +69,7 @@ def check(config: Config) -> Plan:
     """Return the plan of a config.
 
     Raises:
-        ConfigError: anything that would fail, or have no effect, later.
+        ConfigError: something in the config would fail later, or have no effect.
     """
     for name in ("search", "combine"):
         if not getattr(config.data.splits, name):
@@ -117,10 +117,10 @@ def check(config: Config) -> Plan:
 
 
 def _for_target(config: Config, members: Mapping[str, Mapping[str, Any]]) -> Config:
-    """Return the config with what its target leaves no choice of.
+    """Return the config with the values filled in that its target dictates.
 
     Raises:
-        ConfigError: a part of it cannot do with that target.
+        ConfigError: a part of the config does not work with that target.
     """
     target = target_of(config.data)
     classes, update = issubclass(target, Classes), dict[str, Any]()
@@ -139,7 +139,7 @@ def _for_target(config: Config, members: Mapping[str, Mapping[str, Any]]) -> Con
     if not classes:
         if config.distill is not None:
             raise ConfigError("distill: needs classes, and the target is a number; leave it out")
-        update["calibrate"] = "none"  # a temperature is of probabilities
+        update["calibrate"] = "none"  # a temperature calibrates probabilities, and a number has none
     return config.model_copy(update=update)
 
 
@@ -166,7 +166,7 @@ def _with_default_ranges(name: str, template: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_corners(space: Space) -> dict[str, Length]:
-    """Build a member at every end of every range; return how long those are trained that can be in parts."""
+    """Build a member at the ends of all ranges; return family -> training lengths, of families trained in parts."""
     findings: dict[str, None] = {}
     lengths: dict[str, Length] = {}
     for settings in space.corners():
@@ -190,7 +190,7 @@ def _add_length(lengths: dict[str, Length], family: str, member: Any) -> None:
 
 
 def _schedule(config: Config, lengths: Mapping[str, Length]) -> tuple[Schedule, int | None, int | None]:
-    """Return the schedule, `search.members` with its default filled in, and how many members that starts."""
+    """Return the schedule, `search.members` with its default filled in, and the number of members to start."""
     schedule: Schedule = registry.build("schedule", config.schedule, "schedule")
     try:
         schedule = schedule.planned(lengths)

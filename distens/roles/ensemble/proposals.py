@@ -1,4 +1,4 @@
-"""What a run trains next: packs of tasks, as schedule and search want them."""
+"""Proposals: the packs of tasks that a run trains next, as schedule and search decide."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ AHEAD = 8
 
 @dataclass
 class _Drawn:
-    """What a blind search has drawn for one bracket's members, by number, and the first that was not dispatched."""
+    """The settings that a blind search has drawn for one bracket's members, by number.
+
+    Attributes:
+        settings: those of each member.
+        packs: the key that members of one pack share (see `distens.packing.key`), for each member.
+        known: `settings_key` -> its place in order of drawing.
+        first: the least number of a member that was not dispatched.
+    """
 
     settings: list[Settings] = field(default_factory=list)
     packs: list[str | None] = field(default_factory=list)
@@ -40,16 +47,16 @@ class _Drawn:
 
 @dataclass(frozen=True)
 class Proposals:
-    """Turns what is known into tasks; the ledger is what it knows.
+    """A maker of tasks: it turns the ledger's history into the packs that come next.
 
     Attributes:
-        plan: who decides.
-        store: where predictions lie.
-        ledger: what was asked for and what came back.
-        planner: says how many tasks go together.
-        targets_N: of the *search* split.
-        target: what they are.
-        say: is told once why members of a family are packed as they are.
+        plan: the plan, whose schedule and search decide.
+        store: the run's folder, where predictions lie.
+        ledger: the tasks that were dispatched, and their outcomes.
+        planner: decides how many tasks go together.
+        targets_N: the targets of the *search* split.
+        target: the kind of the targets.
+        say: called once for each family with the reason why its members are packed as they are.
     """
 
     plan: Plan
@@ -62,15 +69,17 @@ class Proposals:
     _drawn: dict[str, _Drawn] = field(default_factory=dict, repr=False)
 
     def search(self) -> Iterator[Sequence[Pack]]:
-        """Yield packs that can be dispatched at once: first what was pending when the driver died, then what schedule
-        and search want, none where they wait for what is pending."""
-        occupied = self.plan.occupied  # a run may go on with other resources
+        """Yield lists of packs that can be dispatched at once, empty while schedule and search wait for pending tasks.
+
+        The tasks that were pending when the driver died come first.
+        """
+        occupied = self.plan.occupied  # a run may resume with other resources
         pending = [replace(task, resources=occupied(task.settings)) for task in self.ledger.pending(Purpose.SEARCH)]
         yield from self.packs(pending)
         seconds = self.plan.config.search.seconds
         while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
             decision = self.plan.next(self.history())
-            if decision.promote:  # one pack, then it is asked again: more may have come back by then
+            if decision.promote:  # one pack, then a new decision: more may have come back by then
                 yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
             elif decision.start and registry.able(self.plan.search, Blind):
                 yield [self._next_drawn(decision.start)]
@@ -82,11 +91,11 @@ class Proposals:
                 return
 
     def packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Pack]]:
-        """Yield tasks that are there already in packs (see `packs`), each to be dispatched by itself."""
+        """Yield packs of tasks that are all known already (see `packs`), each to be dispatched by itself."""
         return ([pack] for pack in packs(tasks, self.planner, self._size))
 
     def history(self, also: Sequence[Task] = (), bracket: str = "") -> History:
-        """Return what schedule and search may know (see `Ledger.history`)."""
+        """Return the history that schedule and search may know (see `Ledger.history`)."""
         return self.ledger.history(
             Purpose.SEARCH, self.plan.config.metric, self.targets_N, self._predictions, also, bracket, self.target
         )
@@ -97,9 +106,12 @@ class Proposals:
         return replace(task, id=f"{task.member}-{budget}", budget=budget, attempt=1, resources=resources)
 
     def _started(self, start: Start) -> list[Pack]:
-        """Return packs of new members for all slots that are free now, so that the search looks at what is known once
-        for all of them: in each, one as it likes it best, then more that go with it, as many as pay off. Chance depends
-        on how many came before in their bracket."""
+        """Return packs of new members for all slots that are free now.
+
+        One call of the search proposes the first members of all packs, freely. It then proposes more for each pack that
+        can be trained with its first, as many as pay off. The random generators depend on the number of members before
+        in the bracket.
+        """
         search, space, seed = self.plan.search, self.plan.space, self.plan.config.seed
         number, left = self.ledger.started(Purpose.SEARCH, start.bracket), MANY if start.left is None else start.left
         history = self.history(bracket=start.bracket)
@@ -108,7 +120,7 @@ class Proposals:
             return seeding.generator(seed, "search", *filter(None, [start.bracket]), number, *more)
 
         firsts = search.propose(history, space, min(self.plan.runner.free(), left), chance())
-        asked = [self._task(number, settings, start) for settings in firsts]  # whatever their numbers will be
+        asked = [self._task(number, settings, start) for settings in firsts]  # their numbers do not matter here
         started: list[Pack] = []
         added: list[Task] = []
         for first in firsts:
@@ -126,7 +138,7 @@ class Proposals:
         return started
 
     def _next_drawn(self, start: Start) -> list[Task]:
-        """Return the next member of a blind search, and those soon after it that it can be trained with."""
+        """Return tasks for the next member of a blind search, and for members soon after it that fit in its pack."""
         drawn = self._drawn.setdefault(start.bracket, _Drawn())
         end = MANY if start.left is None else start.left + self.ledger.started(Purpose.SEARCH, start.bracket)
 
@@ -181,7 +193,7 @@ class Proposals:
 
 
 def _named(number: int, settings: Settings, start: Start) -> tuple[str, str, int | None]:
-    """Return a new member's name, its task's, and the epochs that it is to be trained first; None for all."""
+    """Return a new member's name, its task's name, and the epochs of its first rung (None: it is trained in one go)."""
     member = f"{start.bracket}m{number:04d}"
     budget = start.budget if start.budget and in_parts(settings) else None
     return member, member if budget is None else f"{member}-{budget}", budget

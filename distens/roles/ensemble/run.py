@@ -1,4 +1,4 @@
-"""One run of the ensemble role: members are searched for, then everything is made of them.
+"""One run of the ensemble role: members are searched for, then the ensemble, a student and baselines are made of them.
 
     schedule: promote, or start ─► search: propose ─► journal ─► dispatch ─► runner ─► members
         ▲       (or wait, or end)                                 as many packs at once as fit │
@@ -6,7 +6,7 @@
                             │
                          conclude: select ─► student, baselines ─► combine ─► calibrate ─► outcome
 
-Decisions and proposals depend on history and on how many members came before, not on time (except `search.seconds`).
+Decisions and proposals depend on history and on the number of members before, not on time (except `search.seconds`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from distens.runtime.protocol import Shared
 
 
 class Run:
-    """The driver's memory of one run of the ensemble role: records and counts, no models and no predictions.
+    """One run of the ensemble role, on the driver: records and counts, no models and no predictions.
 
     Args:
         plan: what to do.
-        session: what every run has.
+        session: the run's session.
     """
 
     def __init__(self, plan: Plan, session: Session) -> None:
@@ -42,7 +42,7 @@ class Run:
         self.proposals: Proposals
 
     def outcome(self) -> Outcome:
-        """Do all that is left to do."""
+        """Do all that is left to do, and return the outcome."""
         self.session.prepare(self._left())
         loaded = self.session.open()
         data, say = loaded.dataset, lambda text: self.watch(Update("search", text))
@@ -55,7 +55,7 @@ class Run:
         return conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
 
     def _left(self) -> int | None:
-        """Return how many members of the search are left at least; None where time decides."""
+        """Return the least number of members that the search has left to train; None where only time sets a limit."""
         if self.plan.members is None:
             return None
         return self.plan.members - self.ledger.count(Purpose.SEARCH) + len(self.ledger.pending(Purpose.SEARCH))
@@ -75,7 +75,7 @@ class Run:
             raise RunError(f"every member failed ({len(failed)} of {len(failed)}):\n{reasons}")
 
     def _elapsed(self) -> float | None:
-        """Return how long the search has run, over all resumes, if it matters."""
+        """Return the seconds that the search has run, over all resumes; None where they limit nothing."""
         if self.config.search.seconds is None or self._search_began is None:
             return None
         return time.monotonic() - self._search_began

@@ -1,4 +1,4 @@
-"""The selection of an ensemble, and what is shown of it: figures, the page's tables, numbers, and its cascade."""
+"""The selection of an ensemble, and its presentation: figures, the page's tables, numbers; and its cascade."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ CURVE_POINTS = 40
 
 @dataclass(frozen=True)
 class Selection:
-    """The members of a search, and how they were selected.
+    """The members of a search, with the weights that select them.
 
     Attributes:
-        entries: every finished member, in the schedule's order: without one, of arrival.
-        weights_M: theirs; 0 where not selected.
+        entries: every finished member, or selectable part, in order of names (see `standing` in `conclude`).
+        weights_M: their weights; 0 where a member is not selected.
         search_MNC: their predictions on the *search* split.
     """
 
@@ -44,7 +44,7 @@ class Selection:
 
     @property
     def selected(self) -> list[tuple[Finished, float]]:
-        """Return those with a weight, and it."""
+        """Return the members with a weight above zero, each with its weight."""
         pairs = zip(self.entries, self.weights_M, strict=True)
         return [(entry, float(weight)) for entry, weight in pairs if weight > 0]
 
@@ -75,7 +75,7 @@ def page(
     diversity_M: Floats,
     pairs: Mapping[str, float],
 ) -> Page:
-    """Return what the page shows besides table and verdict.
+    """Return the parts of the page besides table and verdict.
 
     Args:
         diversity_M, pairs: see `diversity`.
@@ -95,7 +95,7 @@ def page(
 
 
 def numbers(plan: Plan, ledger: Ledger, selection: Selection, pairs: Mapping[str, float]) -> dict[str, Any]:
-    """Return what `results.json` says besides table, weights and verdict."""
+    """Return the entries of `results.json` besides table, weights and verdict."""
     metric, entries = plan.config.metric, selection.entries
     return {
         "selection": dict(pairs),
@@ -183,7 +183,7 @@ def _ensemble_so_far(plan: Plan, search_MNC: Sequence[Floats], values_M: Floats,
 
 
 def _failures(ledger: Ledger) -> list[dict[str, Any]]:
-    """Return what failed, with the lower rung that its member keeps, if it has one."""
+    """Return all failures, lost attempts included; a final one with the lower rung that its member keeps, if any."""
     kept = {e.task.member: e.task.id for e in ledger.finished(Purpose.SEARCH) if e.task.budget is not None}
     failures = ledger.failures()
     for failure in failures:
@@ -194,8 +194,10 @@ def _failures(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _epochs(ledger: Ledger) -> int:
-    """Return how many epochs the search trained, those of rungs that are not used included; families without epochs
-    add none."""
+    """Return the number of epochs that the search trained, rungs that are not used included.
+
+    Families without epochs add none.
+    """
     found = (entry.report.metrics for entry in ledger.all_finished(Purpose.SEARCH))
     return round(sum(one.get("new_epochs", one.get("epochs", 0)) for one in found))
 
@@ -209,7 +211,10 @@ def _why_ended(plan: Plan, ledger: Ledger) -> str:
 
 
 def cascade(plan: Plan, store: Store, loaded: Loaded, selection: Selection, ensemble: Row) -> Cascade | None:
-    """Return what a bundle needs to ask fewer members than all; one member is asked anyway."""
+    """Return the cascade by which a bundle predicts with fewer members than all.
+
+    None where one member is selected, who predicts anyway, and where the target is not classes.
+    """
     entries = [entry for entry, _ in selection.selected]
     if len(entries) == 1 or not isinstance(loaded.dataset.target, Classes):
         return None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Federated:
-    """Clients learn from rows of their own, which never leave their actors."""
+    """The federated role: clients learn from rows of their own, which never leave their actors."""
 
     unused: ClassVar[tuple[str, ...]] = ("search", "schedule", "select", "combine")
     sweep_rows: ClassVar[tuple[str, ...]] = ()
@@ -38,12 +38,12 @@ class Federated:
         return load(plan.config.data, plan.config.seed)
 
     def carry_out(self, plan: FederatedPlan, session: Session) -> Outcome:
-        """Train the clients, in rounds or once, and return what the server makes of them."""
+        """Train the clients, in rounds or once, make the server's models of them, and return the outcome."""
         from distens.roles.federated.run import Federation
 
         return Federation(plan, session).outcome()
 
     def size(self, identity: Mapping[str, Any]) -> str:
-        """Return how many clients there are, as far as the config says so."""
+        """Return the number of clients, as far as the config gives it."""
         section = identity["federated"]
         return f"{section['clients'] or len(section['sources']) or '?'} clients"

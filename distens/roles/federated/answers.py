@@ -1,4 +1,4 @@
-"""What the server's tasks of a round answer, in memory; a client's answer is `distens.merge.protocol.Update`."""
+"""Answers, in memory, of the server's tasks in a round; a client's answer is `distens.merge.protocol.Update`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distens.records import Floats, Record
 
 @dataclass(frozen=True, slots=True)
 class Refined(Record):
-    """What the server's distiller made of merged weights, after a round.
+    """The weights that the server's distiller made of a round's merged weights: the answer of `Refine`.
 
     Attributes:
         metrics: numbers to watch.
@@ -29,7 +29,7 @@ class Refined(Record):
 
 @dataclass(frozen=True, slots=True)
 class Scored(Record):
-    """What the weights of a round are worth, on the server's own *search* rows."""
+    """The metrics of a round's weights on the server's own *search* rows: the answer of `Judge`."""
 
     task_id: str
     attempt: int

@@ -1,4 +1,4 @@
-"""Where a federation's clients have their rows, and how an actor gets at them."""
+"""The rows of a federation's clients: where they lie, and how an actor reads them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,34 @@ from distens.records import Integers
 
 
 class Clients(Protocol):
-    """Travels to the actors; what it returns does not leave them."""
+    """A source of clients' rows. It travels to the actors; the rows that it returns do not leave them.
+
+    Example:
+        The driver makes one, and sends it along with the dataset; a client's work reads the client's rows::
+
+            clients = Partitioned({"c0": np.array([0, 2]), "c1": np.array([1, 3])})
+            examples = clients.examples("c0", dataset)
+            assert len(examples.inputs) == 2    # rows 0 and 2 of the *train* split
+    """
 
     def examples(self, client: str, dataset: Dataset) -> Examples:
         """Return a client's rows and labels.
 
         Args:
-            dataset: what all actors have.
+            dataset: the data that all actors have.
 
         Raises:
-            DataError: they cannot be read, or are not what the server's model takes.
+            DataError: the rows cannot be read, or do not fit the server's model.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Partitioned:
-    """Clients that divide the *train* split of a data set among them: a federation played on one cluster.
+    """Clients that divide the *train* split of a data set among them: a federation simulated on one cluster.
 
     Attributes:
-        rows: client -> places in the split.
+        rows: client -> places of its rows in the split.
     """
 
     rows: Mapping[str, Integers]
@@ -49,12 +57,12 @@ class Partitioned:
 
 @dataclass
 class Remote:
-    """Clients with data of their own, at addresses that only the actor which trains for them opens.
+    """Clients with data of their own, at addresses that only the actor which trains the client opens.
 
     Attributes:
-        sections: client -> its source.
-        preprocessing: the server's, as JSON.
-        classes: the server's, by name; a client may lack some, and may have no others.
+        sections: client -> the section `data` with its source.
+        preprocessing: the server's preprocessing, as JSON.
+        classes: the names of the server's classes; a client may lack some, and may have no others.
     """
 
     sections: Mapping[str, DataSection]
@@ -63,10 +71,10 @@ class Remote:
     _last: tuple[str, Examples] | None = field(default=None, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Remote, (self.sections, self.preprocessing, self.classes)  # never what was read
+        return Remote, (self.sections, self.preprocessing, self.classes)  # never the rows that were read
 
     def examples(self, client: str, dataset: Dataset) -> Examples:
-        """Return a client's rows (see `Clients`); a process keeps those of one client at a time."""
+        """Return a client's rows (see `Clients`); a process keeps the rows of one client at a time."""
         if self._last is None or self._last[0] != client:
             self._last = None
             self._last = client, self._open(client)

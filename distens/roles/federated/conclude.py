@@ -1,8 +1,8 @@
-"""From trained clients to a deployed model: what the server can make of them, judged on rows of its own.
+"""From trained clients to a deployed model: the server's models of them, judged on rows of its own.
 
-Which rows decide what: *search* are the server's labelled rows, for rules and distillers that ask; *combine* says which
-of the server's models is deployed, and fits one temperature for each; *test* is read here, once, for the table. Where
-the server has no rows, nothing is chosen, and the table says so.
+Each split decides one thing. *search* holds the server's labelled rows, for rules and distillers that use them;
+*combine* decides which of the server's models is deployed, and fits one temperature for each; *test* is read here,
+once, for the table. Without *combine* rows there is no choice among several models, and the verdict says so.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MEAN = "mean_client"
 
 
 def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
-    """Return the task that makes a member of global weights: it is predicted with, and its state is written."""
+    """Return the task that makes a member of global weights, predicts with it, and writes its state."""
     seed = seeding.derive(plan.config.seed, "finish", GLOBAL)
     given, settings = {"start": plan.runner.hold(weights_P)}, {**plan.settings(0), "family": GLOBAL}
     return Task(GLOBAL, Purpose.GLOBAL, settings, seed, plan.runner.usual, Fill(), given=given)
@@ -47,10 +47,15 @@ def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
 def merged(
     plan: FederatedPlan, store: Store, finished: Sequence[Finished], shape: tuple[int, ...], classes: int, clients: int
 ) -> Floats:
-    """Return what the server's rule makes of those of all clients that trained once.
+    """Return the weights that the server's rule merges from clients that trained once.
 
     Args:
-        shape: of a row of inputs.
+        plan: the plan, which has the rule.
+        store: the run's folder, where the clients' states lie.
+        finished: the clients' tasks.
+        shape: the shape of a row of inputs.
+        classes: the number of classes.
+        clients: the number of clients, those included that did not finish.
     """
     assert plan.merger is not None
     updates, member = [], plan.network(shape, classes)
@@ -74,7 +79,7 @@ def merged(
 
 
 def in_order(ledger: Ledger, names: Sequence[str]) -> list[Finished]:
-    """Return the clients that finished in one shot, in the order of all."""
+    """Return the clients' tasks that finished in one shot, in the order of the clients' names."""
     found = {entry.task.work.client: entry for entry in ledger.finished(Purpose.CLIENT)}
     return [found[name] for name in names if name in found]
 
@@ -88,7 +93,7 @@ def conclude(
     names: Sequence[str],
     logs: Mapping[int, Log],
 ) -> Outcome:
-    """Combine, calibrate and choose."""
+    """Combine and calibrate the server's models, choose one, and return the outcome."""
     return _Conclusion(plan, store, ledger, loaded, partition, names, logs).outcome()
 
 
@@ -150,10 +155,10 @@ class _Conclusion:
             notes=tuple(self.clients.left_out().values()),
         )
 
-    # What there is ---------------------------------------------------------------------------------------------------
+    # The server's models ---------------------------------------------------------------------------------------------
 
     def _made(self) -> dict[str, Finished]:
-        """Return what the server made, by row; failures are named."""
+        """Return the server's finished tasks, by row of the table; add failed ones to `missing`, the clients' too."""
         found: dict[str, Finished] = {}
         for purpose in (Purpose.GLOBAL, Purpose.STUDENT, Purpose.BASELINE):
             for entry in self.ledger.finished(purpose):
@@ -187,7 +192,7 @@ class _Conclusion:
             self.rows[name] = Row(combine_NC, test_NC, *costs([weighed.entries[place] for place in by.places]))
 
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
-        """Return the mean of the clients' own rows of the table."""
+        """Return the mean over clients of their own rows of the table: column -> number."""
         each = [
             Row(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(self.target, self.labels["test"])
             for e in clients
@@ -195,7 +200,7 @@ class _Conclusion:
         return {key: float(np.mean([row[key] for row in each])) for key in each[0]}
 
     def _chosen(self) -> tuple[str | None, str]:
-        """Return which row is to be deployed, and a sentence about that."""
+        """Return the row to deploy, or None if there can be no honest choice, and a sentence about that."""
         if not self.judged:
             if len(self.rows) == 1:
                 (only,) = self.rows
@@ -218,13 +223,13 @@ class _Conclusion:
         )
 
     def _weights(self) -> dict[str, float]:
-        """Return the ensemble's weights in one shot, those that finished and do not count included."""
+        """Return client -> its weight in the ensemble of one shot, weights of zero included; empty after rounds."""
         if self.weighed is None:
             return {}
         pairs = zip(self.weighed.entries, self.weighed.weights_M, strict=True)
         return {entry.task.work.client: float(weight) for entry, weight in pairs}
 
-    # What is left behind ---------------------------------------------------------------------------------------------
+    # Page, figures and bundles ---------------------------------------------------------------------------------------
 
     def _details(self, chosen: str | None) -> dict[str, str]:
         details = {"clients": str(len(self.names)), "storage": self.store.url}
@@ -256,8 +261,7 @@ class _Conclusion:
         return pictures | dict(shown.of_distillers(self.store, made, titles, dataset.bounds, folder))
 
     def _bundles(self, made: Mapping[str, Finished], chosen: str | None) -> dict[str, BundleContent]:
-        """Return what the ensemble, the merged model and the student are deployed as, and what was chosen if it is none
-        of them."""
+        """Return the contents of the bundles: of the ensemble, the merged model, the student, and the chosen row."""
         found: dict[str, BundleContent] = {}
         if self.weighed is not None:
             for name, by in self.weighed.ensembles().items():

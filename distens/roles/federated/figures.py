@@ -1,4 +1,4 @@
-"""Pictures of what happened in a federation: its rounds, its clients in them, and what a server made up."""
+"""Figures of a federation: its rounds, its clients' shares in them, and the images that a server made up."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OUTCOMES = {MERGED: "merged", REFUSED: "refused", FAILED: "failed"}
 _COLOUR_OF = {MERGED: "#9cc5e3", REFUSED: COLOURS[1], FAILED: "#3b3b3b"}
 _SIGN_OF = {REFUSED: "×", FAILED: "–"}
 
-# The least share is told from a client that was not asked, whose cell is white.
+# The least share is not white: white is the cell of a client that was not drawn.
 _SHADES = ("#d6e6f2", "#8dbbdc", COLOURS[0], "#07304d")
 _SIGNED_INCHES = 0.1
 """In cells that are smaller, colour alone says what went wrong."""
@@ -55,11 +55,12 @@ _ACROSS, _DOWN, _PIXELS = 8, 8, 960
 
 
 def rounds(values: Mapping[str, Floats], outcomes_KT: Integers, path: Path) -> None:
-    """Draw one panel per metric, and below them what became of those who were asked, if somebody is missing.
+    """Draw one panel per metric; and below them, if any update is missing, the outcomes of the clients that were drawn.
 
     Args:
         values: metric (`nll`, `error`, …) -> values_T, one number a round; NaN where it was not measured.
-        outcomes_KT: `NOT_ASKED`, `MERGED`, `REFUSED` or `FAILED`, of every client in every round.
+        outcomes_KT: the outcome of every client in every round: `NOT_ASKED`, `MERGED`, `REFUSED` or `FAILED`.
+        path: the PNG file.
     """
     missing = bool((outcomes_KT > MERGED).any())
     heights = [2.9 if len(values) == 1 else 2.2] * len(values) + [1.4] * missing
@@ -96,12 +97,13 @@ def _number_rounds(axes: Axes, count: int) -> None:
 
 
 def shares(shares_KT: Floats, outcomes_KT: Integers, names: Sequence[str], path: Path) -> None:
-    """Draw how much every client's update counted in every round; white where it was not asked.
+    """Draw the share of every client's update in every round; white where the client was not drawn.
 
     Args:
-        shares_KT: read where an update was merged; NaN there if the rule goes number by number.
-        outcomes_KT: as `rounds` takes them.
-        names: of the clients, from the top.
+        shares_KT: read where an update was merged; NaN there if the rule merges number by number.
+        outcomes_KT: as in `rounds`.
+        names: the clients' names, from the top.
+        path: the PNG file.
     """
     from matplotlib.colors import Normalize, to_rgb
 
@@ -137,7 +139,7 @@ def shares(shares_KT: Floats, outcomes_KT: Integers, names: Sequence[str], path:
 
 
 def _explain(figure: Figure, axes: Axes, colours: Colormap, norm: Normalize | None, outcomes_KT: Integers) -> None:
-    """Say what the colours mean: a scale of shades, and patches for what went wrong."""
+    """Explain the colours: a scale of shades, and patches for what went wrong."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.patches import Patch
 
@@ -159,6 +161,7 @@ def curves(values: Mapping[str, Mapping[str, Floats]], path: Path) -> None:
 
     Args:
         values: distiller -> quantity -> one number an epoch.
+        path: the PNG file.
     """
     there = {name for own in values.values() for name in own}
     order = [*(name for name in _NAMES if name in there), *sorted(there - set(_NAMES))]
@@ -190,7 +193,8 @@ def pool(images: Floats, low: Floats, high: Floats, path: Path) -> None:
 
     Args:
         images: (n, channels, height, width).
-        low, high: what is black, and what is white; broadcast to an image.
+        low, high: the numbers drawn black and white; broadcast to an image.
+        path: the PNG file.
     """
     from matplotlib.image import imsave
 

@@ -1,8 +1,8 @@
-"""What a federation's rounds leave on storage: a log of each, and the weights that the last ones ended with.
+"""The journal of a federation's rounds: a log of each, and the weights that the last rounds ended with.
 
-A round is written when it is merged, the weights first, while the next one's clients train; it is there before the next
-one is merged. Nobody waits until it would survive a loss of power. Where the last is gone, the run goes on from the
-round before.
+A round is written when it is merged, the weights first, while the clients of the next round train; it is written before
+the next round is merged. Nobody waits until the weights would survive a loss of power. Where those of the last round
+are gone, the run resumes from the round before.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ KEPT = 2
 
 @dataclass
 class Log:
-    """What happened in one round.
+    """The log of one round.
 
     Attributes:
         round: from 0.
         asked: the clients that were drawn.
-        shares: client whose update was merged -> how much it counted; None under rules that go number by number.
-        refused: client whose update was not -> why.
-        failed: client that sent none -> why.
-        retried: attempts that were lost and made up for, as "client: why".
-        loss: the mean of the merged clients' last local epoch, by rows.
-        refined: what the distiller that refined the merged weights says of itself.
-        seconds: from the first dispatch to the merge.
-        metrics: of the weights that it ended with, on the server's *search* rows; empty until they are judged, and if
-            it has no such rows.
+        shares: client whose update was merged -> its share; None under rules that merge number by number.
+        refused: client whose update was refused -> why.
+        failed: client that sent no update -> why.
+        retried: attempts that were lost and made again, as "client: why".
+        loss: the mean, weighted by rows, of the merged clients' losses in their last local epochs.
+        refined: metrics of the distiller that refined the merged weights.
+        seconds: from the round's start to the end of its merge and, with a distiller, of the refinement.
+        metrics: of the weights that the round ended with, on the server's *search* rows; empty until the weights are
+            judged, and if the server has no such rows.
     """
 
     round: int
@@ -54,17 +54,19 @@ class Log:
 
     @property
     def degraded(self) -> bool:
-        """Whether somebody who was asked is missing from the merge."""
+        """Return True if the update of a client that was drawn is missing from the merge."""
         return len(self.shares) < len(self.asked)
 
 
 @dataclass(frozen=True)
 class Reached:
-    """The server, after so many rounds.
+    """The server's state after a number of rounds.
 
     Attributes:
-        memory: the rule's (see `distens.merge.protocol.Round.memory`).
-        norms: how far the updates went that the last round accepted.
+        rounds: the number of rounds that were merged.
+        weights_P: the global weights.
+        memory: the rule's memory (see `distens.merge.protocol.Round.memory`).
+        norms: of the updates that the last round accepted: their distances from the weights that it began with.
         distiller: the memory of the distiller that refines merged weights.
     """
 
@@ -76,13 +78,13 @@ class Reached:
 
 
 class RoundsJournal:
-    """The rounds that were merged.
+    """The journal of the rounds that were merged.
 
     Args:
         store: the run's folder.
 
     Attributes:
-        logs: round -> what happened in it.
+        logs: round -> its log.
         taken: client -> the rounds in which its update was merged, ascending.
     """
 
@@ -103,7 +105,7 @@ class RoundsJournal:
             self.logs[entry["round"]] = Log(**entry)
 
     def restored(self) -> Reached | None:
-        """Return the server as it was after the last round whose weights are there, whole; forget what came later.
+        """Return the server's state after the last round whose weights are stored whole, and forget later rounds.
 
         None if there is no such round.
         """
@@ -131,17 +133,17 @@ class RoundsJournal:
         return Reached(number + 1, weights_P, under("memory/"), state.meta["norms"], under("distiller/"))
 
     def keep(self, log: Log, server: Reached) -> None:
-        """Journal a round, and what the server has after it; return before it is written (see `settle`)."""
+        """Journal a round and the server's state after it; return before that is written (see `settle`)."""
         self.settle()
         self.logs[log.round] = log
         self._count(log)
         self._writing = self._writer.submit(self._write, log.round, dict(vars(log)), server)
 
     def settle(self) -> None:
-        """Wait until all that was kept is written.
+        """Wait until every round that `keep` was called with is written.
 
         Raises:
-            StorageError: it cannot be.
+            StorageError: a round cannot be written.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -160,7 +162,7 @@ class RoundsJournal:
             self._store.remove(old.path)
 
     def judge(self, number: int, metrics: dict[str, float]) -> Log:
-        """Journal what a round's weights are worth on the server's rows; return its log."""
+        """Journal the metrics of a round's weights on the server's rows; return the round's log."""
         self.settle()
         self.logs[number].metrics = metrics
         self._journal.append({"judged": number, "metrics": metrics})

@@ -1,4 +1,4 @@
-"""A picture of whose rows are whose."""
+"""A figure of a partition: the rows of each class that every client has."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ _WRITTEN = (30, 16)
 
 
 def draw(counts_KC: Integers, names: Sequence[str], class_names: Sequence[str], path: Path) -> None:
-    """Draw how many rows of each class every client has, and how many in all.
+    """Draw the numbers of rows of each class that every client has, and their sums.
 
     Args:
-        counts_KC: numbers of rows.
-        names: of the clients, from the top.
-        class_names: of the classes, from the left.
+        counts_KC: the numbers of rows.
+        names: the clients' names, from the top.
+        class_names: the classes' names, from the left.
+        path: the PNG file.
     """
     from matplotlib.colors import PowerNorm
 
@@ -34,7 +35,7 @@ def draw(counts_KC: Integers, names: Sequence[str], class_names: Sequence[str], 
     width, height = max(2.0, classes * column), max(1.2, clients * row)
     figure = blank((width + 2.6, height + 0.9))
     cells, bars = figure.subplots(1, 2, sharey=True, width_ratios=(width, 1.5))
-    # By the square root, a few rows of a class beside thousands of another are still told from none.
+    # Shades go by the square root: a few rows of a class, beside thousands of another, still differ from none.
     norm = PowerNorm(0.5, vmin=0, vmax=max(1, int(counts_KC.max())))
     colours = shades("#ffffff", "#cfe2f1", "#7fb3d9", COLOURS[0], "#07304d")
     image = cells.imshow(counts_KC, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
@@ -58,7 +59,7 @@ def _write_counts(axes: Axes, counts_KC: Integers, norm: PowerNorm) -> None:
 
 
 def _name(axes: Axes, names: Sequence[str], class_names: Sequence[str], row: float, column: float) -> None:
-    """Name as many rows and columns as there is room for."""
+    """Label as many rows and columns as there is room for."""
     shown_K = range(0, len(names), step(LINE_INCHES / row))
     axes.set_yticks(shown_K, [short(names[k]) for k in shown_K])
     labels = [short(name) for name in class_names]

@@ -1,4 +1,4 @@
-"""A federation's config checked whole, before anything starts."""
+"""The plan of a federation: a whole config is checked before anything starts."""
 
 from __future__ import annotations
 
@@ -36,15 +36,18 @@ MEMBER = "client"
 
 @dataclass(frozen=True)
 class FederatedPlan:
-    """What a federated run is made of. `config` is resolved: every default filled in.
+    """The plan of a federated run: the config, with every default filled in, and its plug-ins.
 
     Attributes:
+        config: the config, with every default filled in.
         section: the config's `federated`.
-        families: the clients' settings; where there are several, clients take turns.
+        families: the settings of each family; if there are several, clients get them in turn.
         merger: the server's rule; None where clients have several architectures, which no rule merges.
         partitioner: divides the *train* split; None where clients have sources of their own.
-        distiller: the config's `distill`, if any.
+        distiller: the plug-in of the config's `distill`; None without one.
         baselines: other distillers, for comparison: name -> kind and options.
+        runner: carries out the tasks.
+        tracker: logs the run.
     """
 
     config: Config
@@ -59,7 +62,7 @@ class FederatedPlan:
 
     @property
     def one_shot(self) -> bool:
-        """Whether each client trains once, and what it learned is kept."""
+        """Return True if each client trains once, and its model is kept."""
         return self.section.rounds == 1
 
     def settings(self, place: int) -> Settings:
@@ -67,25 +70,25 @@ class FederatedPlan:
         return self.families[place % len(self.families)]
 
     def resources(self, place: int, client: str) -> Resources:
-        """Return what the client at a place among all occupies: its own, or its family's, or the runtime's."""
+        """Return the resources of the client at a place among all: its own, its family's, or the usual ones."""
         return occupied(self.runner, self.settings(place), client)
 
     @property
     def also(self) -> dict[str, Resources]:
-        """Return what clients occupy by the config: key -> resources."""
+        """Return key of the config -> the resources that clients occupy by it."""
         return {f"runtime.resources.{name}": own for name, own in self.runner.own.items()}
 
     def check_names(self, clients: Sequence[str]) -> None:
-        """See that `runtime.resources` names clients that there are, or families.
+        """Check that every name in `runtime.resources` is that of a client or of a family.
 
         Raises:
-            RunError: it does not.
+            RunError: a name is neither.
         """
         if why := unknown_name(self.runner, {"clients": clients, "families": list(self.config.members)}):
             raise RunError(why)
 
     def network(self, input_shape: tuple[int, ...], classes: int) -> Any:
-        """Return the network that is merged into, a member with the first weights."""
+        """Return a member with the first global weights: the network that clients' weights are merged into."""
         settings = self.settings(0)
         member = registry.build_member(settings)
         member.begin(input_shape, classes, settings["start"])
@@ -96,7 +99,7 @@ def check(config: Config) -> FederatedPlan:
     """Return the plan of a federation's config.
 
     Raises:
-        ConfigError: anything that would fail, or have no effect, later.
+        ConfigError: something in the config would fail later, or have no effect.
     """
     section = section_of(config, FederatedSection, "who the clients are")
     config = _of_today(config, section)
@@ -141,7 +144,7 @@ def check(config: Config) -> FederatedPlan:
 
 
 def _of_today(config: Config, section: FederatedSection) -> Config:
-    """Return the config with what an older one says of clients' resources where the runtime's are."""
+    """Return the config with clients' resources, which older configs have in `federated`, moved to `runtime`."""
     if not section.resources:
         return config
     runtime = {"kind": config.runtime} if isinstance(config.runtime, str) else config.runtime
@@ -227,9 +230,9 @@ def _distillers(config: Config, section: FederatedSection) -> tuple[DataFree | N
 
 
 def _shared_options(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Return the options that a baseline has in common with the run's own distiller, if both make up rows.
+    """Return the options that a baseline takes over from the run's own distiller, if both train a generator of rows.
 
-    So both cost alike. (The others learn otherwise: a rate of theirs is another thing.)
+    Both then cost alike. (Other distillers learn in another way: an option of the same name means another thing.)
     """
     options = registry.options(registry.find("distill", kind, "baselines"))
     alike = "generator_steps" in options and "generator_steps" in given
@@ -263,10 +266,14 @@ def _check_use(config: Config, section: FederatedSection) -> None:
 
 
 def check_drawn(section: FederatedSection, clients: int | None) -> None:
-    """See that a round asks for no more clients than there are; None if only the partition will tell how many.
+    """Check that a round draws no more clients than there are.
+
+    Args:
+        section: the config's `federated`.
+        clients: the number of clients; None if only the partition will give it.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: a round draws more.
     """
     if section.per_round is not None and clients is not None and section.per_round > clients:
         raise ConfigError(f"federated.per_round: {section.per_round} clients a round, but there are {clients}")

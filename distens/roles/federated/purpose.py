@@ -1,4 +1,4 @@
-"""Why tasks of a federation are done."""
+"""The purposes of a federation's tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Purpose(str, Enum):
-    """A task's purpose, as a journal and tracking have it."""
+    """The purpose of a task, by the name that journal and tracking use."""
 
     CLIENT = "client"
     ROUND = "round"

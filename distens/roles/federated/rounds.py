@@ -1,11 +1,11 @@
-"""Rounds: the server sends its weights, clients train, what cannot be is refused, and the rest is merged.
+"""Rounds: the server sends its weights, clients train, unusable updates are refused, and the others are merged.
 
     round t:  draw clients ─► packs ─► runner ─► updates ─► accepted? ─► quorum? ─► merge ─► (refine) ─► journal
                                           └── with them, the weights of round t - 1 are judged on the server's rows
 
-A round is journalled when it is merged, with the weights it ended with, while the next one's clients train; a client's
-work in a round that was not is done again, from the same weights and the same seed, so a run that goes on ends with the
-same weights. Updates travel in memory, not through storage.
+A round is journalled when it is merged, with the weights that it ended with, while the clients of the next round train.
+The training of clients in a round that was not journalled is done again, from the same weights and the same seeds, so a
+run that is resumed ends with the same weights. Updates travel in memory, not through storage.
 """
 
 from __future__ import annotations
@@ -39,17 +39,20 @@ NAMED = 5
 
 
 class Rounds:
-    """All rounds of a run.
+    """All rounds of a run, on the driver.
 
     Args:
         plan: what to do.
         store: the run's folder, where rounds are journalled.
-        rows: client -> how many rows it has, as far as that is known; the order is the clients'.
+        rows: client -> its number of rows, or 1 where that is not known; in the clients' order.
         start: returns the first weights.
-        proxy: for rules that ask (see `distens.merge.protocol.Round.proxy`).
-        judged: whether the server has rows to judge weights on.
-        told: is told of every round that was merged, and again when its weights were judged.
-        advised: how many such clients are best trained together.
+        proxy: for rules that use the server's rows (see `distens.merge.protocol.Round.proxy`); else None.
+        judged: True if the server has rows to judge weights on.
+        told: called with the log of every round that was merged, and again when the round's weights were judged.
+        advised: the number of such clients that are best trained together.
+
+    Attributes:
+        logs: round -> its log.
     """
 
     def __init__(
@@ -81,7 +84,8 @@ class Rounds:
         """Do all rounds that are left; return the last weights.
 
         Raises:
-            RunError: fewer updates than the quorum, or than the rule needs, came in a round.
+            RunError: fewer updates than the quorum, or than the rule needs, came in a round; or the weights of a round
+                could not be judged or refined.
             StorageError: a round cannot be written.
         """
         try:
@@ -92,10 +96,10 @@ class Rounds:
             self._journal.settle()
         return self._server.weights_P
 
-    # What goes out ---------------------------------------------------------------------------------------------------
+    # Dispatch --------------------------------------------------------------------------------------------------------
 
     def _noted(self, packs: Iterator[Pack]) -> Iterator[Pack]:
-        """Yield packs, and note which tasks went out until the round after theirs is over."""
+        """Yield packs, and keep their tasks until the next round is over."""
         for pack in packs:
             self._sent |= {task.id: task for task in pack}
             yield pack
@@ -132,17 +136,17 @@ class Rounds:
         return [self._names[place] for place in sorted(rng.choice(len(self._names), count, replace=False))]
 
     def _divided(self, clients: Sequence[str]) -> list[list[str]]:
-        """Return packs, each of clients that occupy the same."""
+        """Divide clients into packs, each of clients that occupy the same resources."""
         groups: dict[Resources, list[str]] = {}
         for client in clients:
             groups.setdefault(self._resources[client], []).append(client)
         return [pack for group in groups.values() for pack in self._shared_out(group)]
 
     def _shared_out(self, clients: Sequence[str]) -> list[list[str]]:
-        """Return packs of about equal work: the client with most rows goes to the pack that has fewest."""
+        """Divide clients into packs of about equal work: who has the most rows goes to the pack with the fewest."""
         slots, pack = self._runner.slots(), self._runner.pack
         if self._plan.partitioner is None:
-            count = len(clients)  # rows of clients with data of their own do not meet
+            count = len(clients)  # one each: rows of clients with data of their own never share a pack
         elif pack != "auto":
             count = math.ceil(len(clients) / pack)
         else:
@@ -174,7 +178,7 @@ class Rounds:
         )
 
     def _judgement(self, start: Held | None) -> Iterator[Pack]:
-        """Yield the task that judges the weights as they are, unless there is nothing to judge or that was done."""
+        """Yield the task that judges the current weights, unless there is nothing to judge or it is done already."""
         number = self._server.rounds - 1
         if self._judged and number >= 0 and not self.logs[number].metrics:
             given = {"start": start or self._runner.hold(self._server.weights_P)}
@@ -191,7 +195,7 @@ class Rounds:
             ]
 
     def _refinement(self, updates: Sequence[Update]) -> Iterator[Pack]:
-        """Yield the task that refines what was merged, if the run's distiller is one that does; end when it is done."""
+        """Yield the task that refines the merged weights, if the run has a distiller; return when it is done."""
         if self._plan.distiller is None:
             return
         number, hold = self._log.round, self._runner.hold
@@ -224,7 +228,7 @@ class Rounds:
             self._waiting.discard(client)
             self._log.failed[client] = "the round's deadline came before its turn (federated.deadline_seconds)"
 
-    # What comes back -------------------------------------------------------------------------------------------------
+    # Outcomes --------------------------------------------------------------------------------------------------------
 
     def _take(self, outcome: Answer) -> None:
         if isinstance(outcome, Scored):
@@ -279,8 +283,7 @@ class Rounds:
         return updates
 
     def _accepted(self) -> tuple[list[Update], list[float]]:
-        """Return the updates that can be merged, by client's name, and how far they go; the others are named in the
-        log."""
+        """Return the updates that can be merged, in order of clients' names, and their norms; log the refused ones."""
         start_P, found = self._server.weights_P, []
         for client, update in sorted(self._updates.items()):
             weights_P = update.weights_P
@@ -305,7 +308,7 @@ class Rounds:
 
 
 def _distance(one_P: Floats, other_P: Floats) -> float:
-    """Return the norm of the difference, with little memory; not finite if a number is not."""
+    """Return the norm of the difference of two arrays of weights, with little memory; infinite if it is not finite."""
     step, total = 1 << 20, 0.0
     for first in range(0, len(one_P), step):
         part = one_P[first : first + step] - other_P[first : first + step]

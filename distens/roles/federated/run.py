@@ -1,4 +1,4 @@
-"""One federated run, from a config to what is deployed."""
+"""One federated run, from a plan to its outcome."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from distens.runtime.protocol import Shared
 
 
 class Federation:
-    """The driver's memory of one run of the federated role.
+    """One run of the federated role, on the driver.
 
     Args:
         plan: what to do.
-        session: what every run has.
+        session: the run's session.
     """
 
     def __init__(self, plan: FederatedPlan, session: Session) -> None:
@@ -47,7 +47,7 @@ class Federation:
         self.store, self.watch, self.ledger = session.store, session.watch, session.ledger
 
     def outcome(self) -> Outcome:
-        """Do all that is left to do."""
+        """Do all that is left to do, and return the outcome."""
         self.session.prepare(self._at_once())
         loaded = self.session.open()
         partition, clients = self._clients(loaded)
@@ -58,7 +58,7 @@ class Federation:
         planner = self.session.planner(loaded)
         network = _Network(self.plan, loaded)
         if not self.plan.one_shot:
-            with suppress(DistensError):  # what is refused is raised again where the tracker sees it
+            with suppress(DistensError):  # an error is raised again below, where the tracker sees it
                 network.start()  # loads torch, while the runner gets ready
         self.session.start(Shared(self.store, loaded.dataset.for_members(), clients), self.plan.also)
         if self.plan.one_shot:
@@ -68,7 +68,7 @@ class Federation:
         return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
 
     def _at_once(self) -> int:
-        """Return how many clients train at once at least, as far as that is known before the data are."""
+        """Return the least number of clients that train at once, as far as it is known before the data are read."""
         section = self.plan.section
         return section.per_round or len(section.sources) or section.clients or 1
 
@@ -130,7 +130,7 @@ class Federation:
         return {}
 
     def _made(self, finished: Sequence[Finished], planner: Planner, shape: tuple[int, ...], clients: int) -> list[Task]:
-        """Return what the server makes of the clients: their merge, and the students; independent of each other."""
+        """Return the server's tasks: merging the clients, and training the students; they are independent."""
         seed = self.config.seed
         tasks = []
         if self.plan.merger is not None:
@@ -202,7 +202,7 @@ class Federation:
 
 
 class _Network:
-    """The server's own network, made when it is first asked for: it brings torch with it."""
+    """The server's own network, built at its first use, as that imports torch."""
 
     def __init__(self, plan: FederatedPlan, loaded: Loaded) -> None:
         self._plan, self._dataset = plan, loaded.dataset
@@ -216,6 +216,6 @@ class _Network:
         return self._built.weights()
 
     def gradient(self, weights_P: Floats) -> tuple[float, Floats]:
-        """Return the loss on the server's rows, and its gradient."""
+        """Return the loss of weights on the server's *search* rows, and its gradient_P."""
         self._built.become(weights_P)
         return self._built.gradient(self._dataset.examples("search"))

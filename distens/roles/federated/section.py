@@ -10,18 +10,21 @@ from distens.config.sections import Name, Section, Spec
 
 
 class FederatedSection(Section):
-    """Who the clients are, and how they meet.
+    """The section `federated`: who the clients are, and how the server trains with them.
 
     Attributes:
-        clients: how many divide the *train* split; where the partition says so itself, or they have sources, left out.
-        partition: how they divide it: one of `distens/partition`.
+        clients: the number of clients that divide the *train* split; left out where the partition itself gives it, or
+            where clients have sources.
+        partition: the way in which clients divide the *train* split: one of `distens/partition`.
         sources: client -> the address of its own rows, which the server never opens; instead of a partition.
-        rounds: how often the server sends its weights, clients train, and it merges theirs.
-        per_round: how many clients are drawn for a round; all without.
-        quorum: the share of them whose updates must come, or the run stops.
-        deadline_seconds: of a round; clients that are later are left out and named.
-        most_norm: an update that goes further than so many times the round's median is refused.
-        resources: as older configs have it: read as `runtime.resources`.
+        rounds: the number of times that the server sends its weights, clients train, and the server merges their
+            weights.
+        per_round: the number of clients that are drawn for a round; without, all.
+        quorum: the least share of a round's clients whose updates must come; else the run stops.
+        deadline_seconds: the time limit of a round; clients that are later are left out and named.
+        most_norm: an update is refused whose norm is more than this many times the median, over the updates of this
+            round and those that the round before accepted.
+        resources: the place of `runtime.resources` in older configs, and read as that.
     """
 
     clients: int | None = Field(None, ge=1, le=100_000)

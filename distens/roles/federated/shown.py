@@ -1,4 +1,4 @@
-"""What a federated run shows of its clients and its server's work: pictures, the page's tables, runs on the tracker."""
+"""The presentation of a federation's clients and of its server's work: figures, the page's tables, tracked clients."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ REASON_LENGTH = 160
 
 @dataclass
 class Part:
-    """What one client did in all rounds, which are counted from 0.
+    """The part of one client in all rounds, which are counted from 0.
 
     Attributes:
-        asked: how often it was.
-        shares: round -> how much its update counted; None under rules that go number by number.
-        wrong: `refused`, `failed`, `retried` -> round -> why. What was retried was asked for again in that round.
+        asked: the number of rounds for which the client was drawn.
+        shares: round -> the share of its update; None under rules that merge number by number.
+        wrong: `refused`, `failed`, `retried` -> round -> why. A lost attempt was retried in the same round.
     """
 
     asked: int = 0
@@ -45,17 +45,17 @@ class Part:
     wrong: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
 
     def outcomes(self) -> dict[str, int]:
-        """Return in how many rounds it was asked, and what became of that."""
+        """Return the number of rounds for which the client was drawn, and of those with each outcome."""
         wrong = {what: len(self.wrong.get(what, {})) for what in ("refused", "failed")}
         return {"asked": self.asked, "merged": len(self.shares), **wrong}
 
     def sentences(self) -> list[str]:
-        """Return what went wrong, and the first reason of each kind."""
+        """Return a sentence for each kind of fault: its rounds, and the first reason."""
         return [f"{what} in {_rounds(_spans(whys))}: {next(iter(whys.values()))}" for what, whys in self.wrong.items()]
 
 
 def parts(names: Sequence[str], logs: Mapping[int, Log]) -> dict[str, Part]:
-    """Return every client's part in the rounds, those included that were never asked."""
+    """Return client -> its part in the rounds, for all clients, those included that were never drawn."""
     found = {name: Part() for name in names}
     for number, log in sorted(logs.items()):
         for client in log.asked:
@@ -73,7 +73,7 @@ def parts(names: Sequence[str], logs: Mapping[int, Log]) -> dict[str, Part]:
 
 
 def degraded(logs: Mapping[int, Log]) -> list[str]:
-    """Return a sentence about rounds that were merged without somebody, if there are any."""
+    """Return a sentence about the rounds that were merged without a client that was drawn; none if there are none."""
     rounds = [log for log in logs.values() if log.degraded]
     if not rounds:
         return []
@@ -83,8 +83,10 @@ def degraded(logs: Mapping[int, Log]) -> list[str]:
 
 
 def counts(loaded: Loaded, partition: Partition | None, ledger: Ledger) -> dict[str, list[int]]:
-    """Return client -> its rows of each class, as far as they are known: of data of their own one shot tells, rounds do
-    not."""
+    """Return client -> its numbers of rows of each class, as far as they are known.
+
+    Clients with data of their own report them in one shot; after rounds they are not known.
+    """
     dataset, classes = loaded.dataset, len(loaded.dataset.classes)
     if partition is not None:
         counts_KC = partition.histograms(dataset.labels["train"], classes)
@@ -95,15 +97,18 @@ def counts(loaded: Loaded, partition: Partition | None, ledger: Ledger) -> dict[
 
 
 class Clients:
-    """What is known, at the end, of the clients.
+    """The clients of a federation at its end, as page and tracker show them.
 
     Args:
+        names: the clients' names, in order.
+        logs: round -> its log; empty in one shot.
+        ledger: the tasks that left reports.
         counts: see `counts`.
 
     Attributes:
         parts: client -> its part in the rounds.
-        failures: what went wrong: every lost attempt at a task, and for each client its rounds, with the first reason.
-        chosen: who is on the page and the tracker (see `MOST`).
+        failures: every lost attempt at a task; and for each client and kind of fault its rounds, with the first reason.
+        chosen: the clients on the page and the tracker (see `MOST`).
     """
 
     def __init__(
@@ -119,7 +124,7 @@ class Clients:
             self.chosen = [name for name in names if name in largest or name in lost]
 
     def left_out(self) -> dict[str, str]:
-        """Return what is left out and why, by what it is that some of are; nothing if everything is shown."""
+        """Return heading -> a sentence about what is left out and why; empty if everything is shown."""
         found = {}
         if len(self.chosen) < len(self.names):
             where = "listed and tracked" if self._rounds else "listed"
@@ -156,8 +161,7 @@ class Clients:
         return lines
 
     def participants(self) -> list[Participant]:
-        """Return, of each client, its rows of each class, participation, weight over the rounds (from 1) and
-        failures."""
+        """Return the clients for the tracker: rows of each class, outcomes, shares over the rounds (from 1), faults."""
         found = []
         for name in self.chosen:
             part = self.parts[name]
@@ -184,7 +188,7 @@ def _rounds(spans: str) -> str:
 
 
 def _spans(numbers: Mapping[int, str]) -> str:
-    """Return rounds as they are counted for people: `1, 3-5`."""
+    """Return round numbers as text, counted from 1: `1, 3-5`."""
     ordered = sorted(numbers)
     breaks = [i for i, (one, after) in enumerate(pairwise(ordered), 1) if after > one + 1]
     spans = [(ordered[a] + 1, ordered[b - 1] + 1) for a, b in pairwise([0, *breaks, len(ordered)])]
@@ -201,10 +205,13 @@ def _short(text: str) -> str:
 
 
 def of_rounds(logs: Mapping[int, Log], clients: Clients, metric: str, folder: Path) -> dict[str, Path]:
-    """Draw how the rounds went and whose updates counted; return caption -> file.
+    """Draw the metrics of the rounds and the shares of the updates; return caption -> file.
 
     Args:
-        metric: the first of those to draw.
+        logs: round -> its log.
+        clients: the clients' parts in the rounds.
+        metric: the metric that is drawn first.
+        folder: where the files go.
     """
     numbers = sorted(logs)
     shares_KT, outcomes_KT = grids(clients.names, clients.parts, len(numbers))
@@ -237,12 +244,14 @@ def grids(names: Sequence[str], found: Mapping[str, Part], rounds: int) -> tuple
 def of_distillers(
     store: Store, made: Mapping[str, Finished], titles: Mapping[str, str], bounds: tuple[Floats, Floats], folder: Path
 ) -> Iterator[tuple[str, Path]]:
-    """Draw how distillers learned, and what images they made up; yield captions and files.
+    """Draw the distillers' curves, and the images that they made up; yield captions and files.
 
     Args:
-        made: row of the table -> what made it; those that made nothing besides are passed over.
-        titles: row -> what it is called.
-        bounds: what is black and what is white (`Dataset.bounds`).
+        store: the run's folder.
+        made: row of the table -> its finished task; tasks that made nothing besides a model are passed over.
+        titles: row -> its name in the figures.
+        bounds: the numbers drawn black and white (`Dataset.bounds`).
+        folder: where the files go.
     """
     low, high = bounds
     curves: dict[str, dict[str, Floats]] = {}

@@ -1,4 +1,4 @@
-"""The clients as an ensemble: what is averaged, and by which weights."""
+"""The clients as an ensemble: what is averaged, and with which weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KNOWN: Mapping[str, Average] = {
 
 @dataclass(frozen=True)
 class Together:
-    """Some of the clients, by place, and how they are combined."""
+    """An ensemble of some of the clients: their places among all, their weights, and the combiner with its state."""
 
     combiner: Combiner
     places: Integers
@@ -34,16 +34,17 @@ class Together:
     state: State
 
     def probs_NC(self, probs_MNC: Floats) -> Floats:
-        """Return what they say together, from what all clients say."""
+        """Return the ensemble's predictions, from those of all clients."""
         return self.combiner.combine(probs_MNC[self.places], self.state)
 
 
 def together(average: Average, weights_M: Floats, counts_MC: Integers) -> Together:
-    """Return those who have a weight, combined.
+    """Return the ensemble of the clients with a weight above zero.
 
     Args:
-        weights_M: of the clients; they sum to one.
-        counts_MC: rows of each class.
+        average: what is averaged (see `distens.distill.protocol.Average`).
+        weights_M: the clients' weights, which sum to one.
+        counts_MC: their numbers of rows of each class.
     """
     places = np.flatnonzero(weights_M > 0)
     weights_K = weights = weights_M[places]
@@ -55,12 +56,13 @@ def together(average: Average, weights_M: Floats, counts_MC: Integers) -> Togeth
 
 @dataclass(frozen=True)
 class Weighed:
-    """The clients that finished, and how the ensemble weighs them.
+    """The clients that finished, with their weights in the ensemble.
 
     Attributes:
+        entries: the clients' finished tasks.
         average: what is averaged (see `distens.distill.protocol.Average`).
-        counts_MC: rows of each class.
-        learned_M: weights that were learned, which sum to one; None: clients weigh alike.
+        counts_MC: their numbers of rows of each class.
+        learned_M: weights that were learned, which sum to one; None: all clients have the same weight.
     """
 
     entries: Sequence[Finished]
@@ -74,7 +76,7 @@ class Weighed:
         return self._alike_M() if self.learned_M is None else self.learned_M
 
     def ensembles(self) -> dict[str, Together]:
-        """Return row of the table -> how clients are combined there; those without a weight are left out."""
+        """Return row of the table -> the ensemble of clients there; clients whose weight is zero are left out."""
         found = {ENSEMBLE: together(self.average, self.weights_M, self.counts_MC)}
         for name, average in KNOWN.items():
             if self.learned_M is not None or average != self.average:

@@ -1,4 +1,4 @@
-"""What works of a federation have in common: its clients, its network, and what its server knows."""
+"""Shared code of a federation's works: the source of clients' rows, the network, and the server's knowledge."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _PATTERNS: dict[tuple[str, tuple[int, ...], int], Client] = {}
 
 
 def clients_of(context: WorkContext) -> Clients:
-    """Return who has which rows, or where."""
+    """Return the source of the clients' rows."""
     assert context.shared.role_data is not None, "a client has rows"
     return cast(Clients, context.shared.role_data)
 
 
 def pattern(task: Task, shared: Shared) -> Client:
-    """Return an untrained client of a task's settings."""
+    """Build an untrained client of a task's settings."""
     member = registry.build_member(task.settings, task.id)
     dataset = shared.dataset
     member.begin(dataset.inputs["search"].shape[1:], len(dataset.classes), 0)
@@ -29,8 +29,10 @@ def pattern(task: Task, shared: Shared) -> Client:
 
 
 def kept_pattern(task: Task, shared: Shared) -> Client:
-    """Return the client that `pattern` returned to this process before: each use writes over what it learned, and to
-    make one takes longer than to fill it."""
+    """Return a client of a task's settings that this process keeps, with the weights of its last use.
+
+    Each use writes over the weights; to build a new one takes longer than to fill this one.
+    """
     dataset = shared.dataset
     key = (settings_key(task.settings), dataset.inputs["test"].shape[1:], len(dataset.classes))
     if key not in _PATTERNS:
@@ -40,7 +42,7 @@ def kept_pattern(task: Task, shared: Shared) -> Client:
 
 
 def knowledge(shared: Shared, counts_MC: Integers) -> Server:
-    """Return what the server knows (see `Server`)."""
+    """Return the server's knowledge (see `distens.distill.protocol.Server`)."""
     dataset = shared.dataset
     labelled = dataset.examples("search") if len(dataset.labels["search"]) else None
     return Server(dataset.inputs["test"].shape[1:], len(dataset.classes), *dataset.bounds, labelled, counts_MC)

@@ -1,4 +1,4 @@
-"""Train clients for one round, from the server's weights; what they learned goes back in memory."""
+"""Train clients for one round, from the server's weights; their updates go back in memory."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClientRound:
-    """A client's training in one round (see `distens.runtime.protocol.Work`). Given `start`, the server's weights_P,
-    and where the rule wants one a `correction`, it answers an `Update`.
+    """The work of training a client in one round (see `distens.runtime.protocol.Work`).
+
+    The task is given `start`, the server's weights_P, and a `correction` if the rule has one. The answer is an
+    `Update`.
 
     Attributes:
-        client: whose rows it learns from.
+        client: the client whose rows are learned from.
         round: from 0.
     """
 
@@ -37,21 +39,21 @@ class ClientRound:
     limit_option: ClassVar[str] = "federated.deadline_seconds"
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return what clients share that begin a round alike."""
+        """Return a key that clients share if they have the same settings and the same round."""
         return settings_key(task.settings), self.round
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names."""
+        """Return family and spec of every plug-in that the work names: none."""
         return ()
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
-        """Yield the clients' updates, or why there is none."""
+        """Yield the clients' updates, and a failure for each client without one."""
         ready: list[tuple[Task, Shard]] = []
         started = time.perf_counter()
         for task in tasks:
             try:
                 ready.append((task, _shard(task, context)))
-            except Exception as error:  # one client's rows may be anything; the others go on
+            except Exception as error:  # a client's rows may be anything; the other clients still train
                 yield context.failure(task, error, time.perf_counter() - started)
         if not ready:
             return

@@ -1,4 +1,4 @@
-"""Train a student to do what clients do together, without a row of theirs."""
+"""Train a student to predict what clients predict together, without any of their rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from distens.runtime.protocol import WorkContext
 
 @dataclass(frozen=True)
 class DistilBlind:
-    """Given `counts`, the teachers' rows of each class, a student learns from them (see
-    `distens.runtime.protocol.Work`).
+    """The work of training a student from clients without their rows (see `distens.runtime.protocol.Work`).
+
+    The task is given `counts`, the teachers' numbers of rows of each class.
 
     Attributes:
         distiller: kind and options, one of `distens/distill` that needs none of the clients' rows.
-        teachers: the clients, with their first weights.
+        teachers: the clients' models, with the weights that the distiller begins with.
     """
 
     distiller: Mapping[str, Any]
@@ -34,11 +35,11 @@ class DistilBlind:
     limit_option: ClassVar[str] = ""
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return the task's id: it goes alone."""
+        """Return the task's id: each task is carried out by itself."""
         return task.id
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names."""
+        """Return family and spec of every plug-in that the work names."""
         return [("distill", self.distiller), *(("members", teacher.settings) for teacher in self.teachers)]
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:

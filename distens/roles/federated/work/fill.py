@@ -1,4 +1,4 @@
-"""Make a member of weights that the server has."""
+"""Make a member of the server's weights."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from distens.runtime.protocol import WorkContext
 
 @dataclass(frozen=True)
 class Fill:
-    """Given `start`, weights_P, a member with them predicts and leaves its state (see
-    `distens.runtime.protocol.Work`)."""
+    """The work of making a member of given weights, which predicts and leaves its state (see
+    `distens.runtime.protocol.Work`).
+
+    The task is given `start`, the weights_P.
+    """
 
     packable: ClassVar[bool] = False
     divisible: ClassVar[bool] = True
     limit_option: ClassVar[str] = ""
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return the task's id: it goes alone."""
+        """Return the task's id: each task is carried out by itself."""
         return task.id
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names."""
+        """Return family and spec of every plug-in that the work names: none."""
         return ()
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:

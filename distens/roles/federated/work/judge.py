@@ -15,10 +15,12 @@ from distens.runtime.protocol import WorkContext
 
 @dataclass(frozen=True)
 class Judge:
-    """Given `start`, weights_P, it answers `Scored` (see `distens.runtime.protocol.Work`).
+    """The work of measuring a round's weights on the server's rows (see `distens.runtime.protocol.Work`).
+
+    The task is given `start`, the weights_P. The answer is `Scored`.
 
     Attributes:
-        round: whose weights they are, from 0.
+        round: the round that ended with the weights, from 0.
     """
 
     round: int
@@ -28,15 +30,15 @@ class Judge:
     limit_option: ClassVar[str] = ""
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return the task's id: it goes alone."""
+        """Return the task's id: each task is carried out by itself."""
         return task.id
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names."""
+        """Return family and spec of every plug-in that the work names: none."""
         return ()
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
-        """Yield what the weights are worth."""
+        """Yield the metrics of the weights."""
         for task in tasks:
             member, dataset = kept_pattern(task, context.shared), context.shared.dataset
             member.become(context.given(task, "start"))

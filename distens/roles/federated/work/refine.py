@@ -1,4 +1,4 @@
-"""Let the server's distiller make more of what a round merged."""
+"""Refine the weights that a round merged, with the server's distiller."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from distens.training.context import Context
 
 @dataclass(frozen=True)
 class Refine:
-    """Given `start`, merged weights_P, those that they were merged from (`teachers`), their `counts` of classes and the
-    distiller's `memory` of the round before, it answers `Refined` (see `distens.runtime.protocol.Work`).
+    """The work of refining merged weights with the server's distiller (see `distens.runtime.protocol.Work`).
+
+    The task is given `start`, the merged weights_P; `teachers`, the clients' weights that were merged; `counts`, the
+    clients' numbers of rows of each class; and `memory`, the distiller's memory of the round before. The answer is
+    `Refined`.
 
     Attributes:
         distiller: kind and options, one of `distens/distill` that refines.
@@ -34,11 +37,11 @@ class Refine:
     limit_option: ClassVar[str] = ""
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return the task's id: it goes alone."""
+        """Return the task's id: each task is carried out by itself."""
         return task.id
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names."""
+        """Return family and spec of every plug-in that the work names."""
         return [("distill", self.distiller)]
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:

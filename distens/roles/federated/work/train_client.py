@@ -1,4 +1,4 @@
-"""Train clients once, on rows of their own; what they learned is kept."""
+"""Train clients once, on rows of their own; their models are kept."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from distens.training.context import Context
 
 @dataclass(frozen=True)
 class TrainClient:
-    """A client's only training, in one shot (see `distens.runtime.protocol.Work`).
+    """The work of training a client once, in one shot (see `distens.runtime.protocol.Work`).
 
     Attributes:
-        client: whose rows it learns from.
+        client: the client whose rows are learned from.
     """
 
     client: str
@@ -30,12 +30,14 @@ class TrainClient:
     limit_option: ClassVar[str] = "federated.deadline_seconds"
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return what clients share that can be trained as one program; those with data of their own are not: their
-        rows do not meet."""
+        """Return a key that clients share if they can be trained as one program; else the task's own id.
+
+        Clients with data of their own are trained one by one: their rows do not meet.
+        """
         return group(task) if isinstance(clients_of(context), Partitioned) else task.id
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names."""
+        """Return family and spec of every plug-in that the work names: none."""
         return ()
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
