@@ -1,4 +1,4 @@
-"""`python -m distens.cli` is `distens`."""
+"""The command `distens`, run as `python -m distens.cli`."""
 
 from distens.cli.main import main
 

@@ -1,4 +1,4 @@
-"""What a run looks like while it goes on: a live view on a terminal, plain lines in a log."""
+"""The display of a run's progress: a live view on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _count(update: Update) -> str:
 
 
 def plain(update: Update) -> None:
-    """Print an update as one line, if it has something to say."""
+    """Print an update as one line, if it has a text."""
     if not update.text:
         return
     stamp = time.strftime("%H:%M:%S")
@@ -39,7 +39,7 @@ def plain(update: Update) -> None:
 
 
 class Live:
-    """A few lines at the bottom of the terminal, redrawn as members arrive."""
+    """A view of a few lines at the bottom of the terminal, redrawn four times a second."""
 
     def __init__(self) -> None:
         from rich.live import Live as RichLive
@@ -57,13 +57,13 @@ class Live:
         self._live.stop()
 
     def show(self, update: Update) -> None:
-        """Take in an update."""
+        """Show an update from the next redraw on."""
         from rich.text import Text
 
         style = "red" if isinstance(update.outcome, Failure) else ""
         if update.text:
             self._recent.append(Text(update.text, style=style, no_wrap=True, overflow="ellipsis"))
-        self._update = update  # drawn four times a second, however fast members come
+        self._update = update  # not drawn here: updates may come much faster than the view is redrawn
 
     def _render(self) -> Any:
         from rich.console import Group

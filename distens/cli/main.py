@@ -1,6 +1,6 @@
 """The command line: `distens run|resume|submit|sweep|predict|report|list`.
 
-Only what a command needs is imported, when it runs: `--help` brings neither torch nor ray nor mlflow.
+A command imports what it needs only when it runs: `--help` loads neither torch nor ray nor mlflow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Set = Annotated[
 
 
 def main() -> None:
-    """Run a command; a user's mistake is a message and an exit code, never a traceback."""
+    """Run a command; a user's mistake gives a message and an exit code, never a traceback."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a member's own module lies beside its config, as with `python -m`
     signal.signal(signal.SIGTERM, _interrupt)
@@ -56,8 +56,8 @@ def main() -> None:
     except SystemExit as done:
         if done.code != STOPPED:
             raise
-        # All is closed. An interrupt that came while a C library ran Python would make the interpreter's own exit
-        # kill itself by the signal, and whoever waits for us would not see our status.
+        # Everything is closed. If the interrupt came while a C library ran Python, the interpreter's own exit would end
+        # the process by the signal, and the parent process would not see this exit code.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(STOPPED)
@@ -101,7 +101,7 @@ def resume(
     path: Annotated[str, typer.Argument(help="The folder of a run that was interrupted.")],
     set_: Set = None,
 ) -> None:
-    """Go on with an interrupted run; only what is missing is trained."""
+    """Resume an interrupted run; only what is missing is trained."""
     _silence()
     from distens import coordinator
 
@@ -115,7 +115,7 @@ def sweep(
     config: Annotated[Path, typer.Argument(help="A YAML file with a `sweep` section; see configs/.")],
     set_: Set = None,
 ) -> None:
-    """Do many runs over values of a config; the same again goes on where it was stopped."""
+    """Carry out many runs over values of a config; the same command again resumes a sweep that was stopped."""
     from distens.config.config import load_config
 
     checked = load_config(config, set_ or ())
@@ -147,7 +147,7 @@ def submit(
     runtime_env: Annotated[Path | None, typer.Option(help="A YAML file: more of Ray's runtime environment.")] = None,
     wait: Annotated[bool, typer.Option(help="Follow the log, and exit as the job does.")] = True,
 ) -> None:
-    """Do a run, the rest of one, or a sweep as a job on a Ray cluster."""
+    """Carry out a run, the rest of a run, or a sweep as a job on a Ray cluster."""
     from distens.cli import submit as jobs
     from distens.config.config import load_config
 
@@ -185,7 +185,7 @@ def predict(
         bool, typer.Option(help="Let the bundle import the modules that it names: that runs their code.")
     ] = False,
 ) -> None:
-    """Predict classes and their probabilities."""
+    """Predict classes and their probabilities, or numbers."""
     from distens.data.source import rows_from_file
     from distens.errors import RunError
     from distens.serve.predictor import load
@@ -217,7 +217,7 @@ def report(
     path: Annotated[str, typer.Argument(help="The folder of a finished run.")],
     out: Annotated[Path | None, typer.Option(help="Also write the page here.")] = None,
 ) -> None:
-    """Print a finished run's table, and where its page is."""
+    """Print a finished run's table of results, and the address of its page."""
     from distens.errors import RunError
     from distens.storage.store import Store
 
@@ -239,7 +239,7 @@ def report(
 def list_(
     storage: Annotated[str, typer.Option(help="Where runs are kept.")] = "runs",
 ) -> None:
-    """List runs with their state and the figures of what they deploy."""
+    """List runs with their state, and the accuracy and NLL of the bundles that they deploy."""
     from distens.storage.store import Store
 
     store = Store(storage)
@@ -250,7 +250,7 @@ def list_(
         try:
             with damage(f"{store.url}/{name}"):
                 lines.append([name, *_state(store, name)])
-        except StorageError:  # the others are shown all the same
+        except StorageError:  # the other runs are still listed
             lines.append([name, "", "damaged", "", "", ""])
     if len(lines) == 1:
         typer.echo(f"no runs in {storage}")
@@ -259,7 +259,7 @@ def list_(
 
 
 def _state(store: Store, name: str) -> list[str]:
-    """Return when a run started, its state, its members, and the figures of what it deploys."""
+    """Return a run's cells in the list: start, state, members, and accuracy and NLL of the bundle that it deploys."""
     from datetime import datetime
 
     info = store.read_json(f"{name}/run.json")
@@ -273,7 +273,7 @@ def _state(store: Store, name: str) -> list[str]:
 
 
 def _size(identity: dict[str, Any]) -> str:
-    """Return how many members, clients, … a run asks for; `?` of a role that is not there."""
+    """Return the size of a run for the list (members, clients, …); `?` if its role is unknown."""
     from distens import registry
 
     role = identity.get("role", "ensemble")
@@ -288,7 +288,7 @@ def _check_kept(config: Config) -> None:
 
 
 def _silence() -> None:
-    """Keep libraries from writing over the live view; ours and their errors still show."""
+    """Keep libraries from writing over the live view; their errors and our own messages are still shown."""
     import logging
     import warnings
 
@@ -301,7 +301,10 @@ def _silence() -> None:
 
 @contextmanager
 def _view() -> Iterator[Any]:
-    """Yield a watcher: a live view on a terminal, plain lines elsewhere; says how to resume when it is stopped."""
+    """Yield a function that shows updates: in a live view on a terminal, as plain lines elsewhere.
+
+    If the run is stopped, print how to resume it, and exit.
+    """
     from distens.cli.live import Live, plain
 
     path: list[str] = []

@@ -1,9 +1,9 @@
-"""A run as a job on a Ray cluster, seen from outside it: what goes along, its log, its exit code.
+"""Submission of a run as a job to a Ray cluster from outside the cluster; the job's log and exit code come back.
 
     config ─► checked here ─► working directory, settings ─► the cluster's head ─► distens run --go-on ─► actors
                                   log, exit code ◄──────────────────┘        └─► storage and MLflow, which all share
 
-A job that was stopped, or whose head died, goes on where it was when the same is submitted again.
+A job that was stopped, or whose head died, resumes where it stopped when it is submitted again.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _PACKAGE = "_ray_pkg_"
 
 @dataclass(frozen=True)
 class Job:
-    """What is submitted.
+    """A job to submit.
 
     Attributes:
-        entrypoint: a shell command, in the working directory.
-        runtime_env: Ray's; the working directory in it.
-        name: of the run; begins the job's own.
+        entrypoint: a shell command, to be run in the working directory.
+        runtime_env: Ray's runtime environment, with the working directory in it.
+        name: the name of the run or sweep, with which the job's own name begins.
     """
 
     entrypoint: str
@@ -73,15 +73,15 @@ class Job:
         variables: Sequence[str] = (),
         more: Path | None = None,
     ) -> Job:
-        """Return the job that does a config's run, or its sweep.
+        """Return the job for a config's run, or for its sweep.
 
         Args:
-            config: what `file` and `overrides` say.
-            variables: names of environment variables that go along besides `PASSED`.
+            config: the config in `file`, with the `overrides`.
+            variables: names of environment variables that are passed to the job besides `PASSED`.
             more: a YAML file with further keys of Ray's runtime environment (`pip`, `env_vars`, `py_modules`, …).
 
         Raises:
-            ConfigError: the job could not do it, or what it did would be lost.
+            ConfigError: the job could not carry out the run, or its results would be lost.
         """
         place, root = file.resolve(), working_dir.resolve()
         if not place.is_relative_to(root):
@@ -98,7 +98,11 @@ class Job:
 
 
 def _checked(config: Config) -> str:
-    """Return the run's name; refuse what the cluster would refuse, as far as that can be known here."""
+    """Return the name of the config's run or sweep, once the config has passed the checks that can be made here.
+
+    Raises:
+        ConfigError: the cluster would refuse the config.
+    """
     check_kept(config, there=False)
     if config.sweep is not None:
         return f"{config.name}-sweep"
@@ -108,15 +112,15 @@ def _checked(config: Config) -> str:
 
 
 def in_package() -> bool:
-    """Return whether this process is a job's, in the folder that Ray unpacked for it."""
+    """Return True if this process belongs to a job, in the folder that Ray unpacked for it."""
     return _PACKAGE in str(Path.cwd())
 
 
 def check_kept(config: Config, there: bool = True) -> None:
-    """Refuse a job whose results would lie in its own folder, which Ray clears away and other nodes do not see.
+    """Refuse a job whose results would lie in its own folder, which Ray deletes and other nodes do not see.
 
     Args:
-        there: on the cluster, whose environment may say where MLflow is.
+        there: whether this is the cluster, whose environment may have the address of MLflow.
 
     Raises:
         ConfigError: storage or tracking is a path relative to that folder.
@@ -190,15 +194,15 @@ def connect(address: str) -> Any:
     """Return Ray's client for jobs.
 
     Raises:
-        RunError: nobody takes jobs there, or we are turned away.
+        RunError: there is no dashboard at the address, or it refuses the connection.
     """
     from ray.job_submission import JobSubmissionClient
 
     for name in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what they pack, and how
+        logging.getLogger(name).setLevel(logging.ERROR)  # hides their messages about packing
     try:
         return JobSubmissionClient(address)
-    except Exception as error:  # Ray raises what `requests` does, and RuntimeError and ConnectionError of its own
+    except Exception as error:  # Ray raises errors of `requests`, and its own RuntimeError and ConnectionError
         raise RunError(
             f"--address {address}: no connection to Ray's dashboard: {error}. A cluster with token authentication "
             "wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH set here too"
@@ -209,9 +213,9 @@ def send(client: Any, job: Job) -> str:
     """Submit a job; return its name.
 
     Raises:
-        RunError: the cluster does not take it, for instance because the working directory is too large.
+        RunError: the cluster does not accept the job, for instance because the working directory is too large.
     """
-    name = f"{job.name}-{uuid.uuid4().hex[:6]}"  # a name is taken once: the same run may need several jobs
+    name = f"{job.name}-{uuid.uuid4().hex[:6]}"  # Ray accepts a name once, but the same run may need several jobs
     deadline = time.monotonic() + AWAY_SECONDS
     while True:
         try:
@@ -222,7 +226,7 @@ def send(client: Any, job: Job) -> str:
                 metadata={"distens": __version__, "run": job.name},
             )
         except (RuntimeError, ValueError, OSError) as error:
-            # A head that has just come up answers, but for a while cannot start anything.
+            # A head that has just come up answers, but cannot start a job for a while.
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise RunError(f"the job was not taken: {error}") from error
         time.sleep(1)
@@ -240,7 +244,7 @@ def follow(client: Any, name: str, say: Callable[[str], None]) -> int:
 
     async def pass_on() -> None:
         nonlocal said, heard
-        before = said  # after a break, the log comes from its beginning
+        before = said  # after a break, the log is sent from its beginning
         async for text in client.tail_job_logs(name):
             heard = time.monotonic()
             new, before = text[before:], max(0, before - len(text))
@@ -265,7 +269,7 @@ def follow(client: Any, name: str, say: Callable[[str], None]) -> int:
         time.sleep(0.2)
     if info.status == JobStatus.STOPPED:
         return STOPPED
-    if info.driver_exit_code is None:  # it never ran, or died with its node
+    if info.driver_exit_code is None:  # the job never ran, or died with its node
         say(f"{info.message}\n")
         return 0 if info.status == JobStatus.SUCCEEDED else FAILED
     return int(info.driver_exit_code)

@@ -1,4 +1,4 @@
-"""Results as tables on a terminal, or in a log."""
+"""Tables of results, for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NARROW = 8
 
 
 def print_sweep(result: SweepResult) -> None:
-    """Print the runs of a sweep, the best of them marked."""
+    """Print the runs of a sweep with the best one marked, the errors of failed runs, and notes."""
     keys = list(result.best.values)
     lines = [["run", *keys, f"{result.metric} (combine)", ""]]
     for run in result.runs:
@@ -35,7 +35,7 @@ def print_sweep(result: SweepResult) -> None:
 
 
 def print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
-    """Print the honest table, what is missing in it, and the verdict."""
+    """Print the table of results, the reasons for missing rows, and the verdict."""
     from distens.evaluate.report import table_lines
 
     typer.echo()
@@ -49,7 +49,7 @@ def print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
 
 
 def print_lines(lines: Sequence[Sequence[str]]) -> None:
-    """Print a table, its headings first."""
+    """Print a table; the first line has the headings."""
     from textwrap import fill
 
     from rich import box
@@ -66,8 +66,8 @@ def print_lines(lines: Sequence[Sequence[str]]) -> None:
             made.add_row(*(Text(cell) for cell in line))
         return made
 
-    # A log has no width: there the table is as wide as it needs to be. A narrow terminal gets folded headings, and may
-    # break lines: half a number would be another.
+    # A log has no width of its own: a table may take 160 columns there. On a narrow terminal, headings are folded, and
+    # the terminal may break lines: Rich would cut numbers, and half a number is another number.
     console = Console(width=None if sys.stdout.isatty() else 160)
     narrow = console.measure(table(False), options=console.options.update(max_width=1000)).maximum > console.width
     if narrow and sys.stdout.isatty():

@@ -1,6 +1,6 @@
-"""Carry out one pack of tasks: the one place where work is done, whichever runner asked for it.
+"""Carry out one pack of tasks: the one place where work is done, whichever runner dispatched it.
 
-pack ──► finished by an earlier attempt? ──► its report
+pack ──► tasks that an earlier attempt finished ──► their reports
      ──► the others, by groups ──► their work carries them out ──► answers
                                             └── raised: in halves or one by one, until the bad task is alone
 """
@@ -25,12 +25,13 @@ from distens.storage.store import Store
 def execute(
     pack: Pack, shared: Shared, threads: int, fetch: Callable[[Held], Any] = lambda held: held.reference
 ) -> list[Answer]:
-    """Carry out the tasks of a pack, and return an answer for each: what came of it, or why there is nothing.
+    """Carry out the tasks of a pack, and return an answer for each, in the pack's order.
 
     A task that an earlier attempt finished, but could not report, is not done again.
 
     Args:
-        fetch: returns what a runner holds.
+        threads: the number of CPU threads that the pack may use.
+        fetch: returns the value that a runner holds.
     """
     from threadpoolctl import threadpool_limits
 
@@ -41,7 +42,7 @@ def execute(
     for task in pack:
         if task.id not in found:
             groups.setdefault(task.work.group(task, context), []).append(task)
-    with threadpool_limits(limits=threads):  # once a pack: it looks at every library that is loaded
+    with threadpool_limits(limits=threads):  # once for each pack: it inspects every library that is loaded
         for tasks in groups.values():
             for answer in _carry_out(tasks, context):
                 found[answer.task_id] = answer
@@ -50,22 +51,23 @@ def execute(
 
 @dataclass(frozen=True)
 class Here:
-    """What work is given in this process (see `distens.runtime.protocol.WorkContext`)."""
+    """The surroundings of work in this process (see `distens.runtime.protocol.WorkContext`)."""
 
     shared: Shared
     threads: int
     fetch: Callable[[Held], Any] = lambda held: held.reference
 
     def given(self, task: Task, name: str) -> Any:
-        """Return what a task was given in memory under a name."""
+        """Return the value that the runner holds for a task under a name."""
         return self.fetch(task.given[name])
 
     def device(self, task: Task) -> str:
-        """Return where a task's numbers are to lie."""
-        return "cpu" if task.resources.processes > 1 else _device(task.resources.gpus)  # a group's look for themselves
+        """Return the torch device for a task's arrays: `cpu` or `cuda`."""
+        # The processes of a group choose their devices themselves.
+        return "cpu" if task.resources.processes > 1 else _device(task.resources.gpus)
 
     def guarded(self, task: Task, carry_out: Callable[[], Report]) -> Outcome:
-        """Return the report that a call makes, or why there is none."""
+        """Return the report that `carry_out` makes, or a failure if it raises."""
         started = time.perf_counter()
         try:
             return carry_out()
@@ -73,12 +75,12 @@ class Here:
             return _failed(task, error, time.perf_counter() - started)
 
     def failure(self, task: Task, error: Exception, seconds: float) -> Failure:
-        """Return what a task raised after so many seconds, as a failure."""
+        """Return the failure of a task that raised an error after some seconds."""
         return _failed(task, error, seconds)
 
 
 def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
-    """Yield the reports of tasks that an earlier attempt, or a lost one, finished."""
+    """Yield the reports of the tasks that an earlier or a lost attempt finished."""
     for task in pack:
         for attempt in store.names(f"members/{task.id}"):
             name = f"members/{task.id}/{attempt}/report.json"
@@ -86,7 +88,7 @@ def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
                 try:
                     with damage(name):
                         report = report_from_json(store.read_json(name))
-                except StorageError:  # it is not there, or damaged
+                except StorageError:  # missing or damaged
                     continue
                 if all(map(store.holds, report.addresses())):
                     yield report
@@ -100,7 +102,7 @@ def _carry_out(tasks: Sequence[Task], context: Here) -> Iterator[Answer]:
             del left[answer.task_id]
             yield answer
         return
-    except Exception as error:  # whatever one task does: below, the others finish and it is found
+    except Exception as error:  # any error of one task: below, the others finish and the bad task is isolated
         if len(tasks) == 1 or not work.divisible:
             seconds = time.perf_counter() - started
             yield from [_failed(task, error, seconds) for task in left.values()]
@@ -116,7 +118,7 @@ def _carry_out(tasks: Sequence[Task], context: Here) -> Iterator[Answer]:
 
 
 def _failed(task: Task, error: Exception, seconds: float) -> Failure:
-    if isinstance(error, StorageFailed):  # no task's fault, and the next would fare no better
+    if isinstance(error, StorageFailed):  # no task is at fault, and the next would fail too
         raise error
     reason: Reason
     if isinstance(error, Diverged):

@@ -1,4 +1,4 @@
-"""Where actors go: the nodes that a cluster has, or is to bring, and the room on them."""
+"""Placement of actors: the nodes that a cluster has, or may bring, and the room on them."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ POLL_SECONDS = 0.5
 
 
 class _Actor:
-    """Trains one pack at a time; keeps libraries loaded and data mapped in between."""
+    """A process that trains one pack at a time, and keeps libraries loaded and data mapped in between."""
 
     def __init__(self, threads: int, search_path: list[str], modules: tuple[str, ...]) -> None:
-        sys.path += [folder for folder in search_path if folder not in sys.path]  # a user's own module, beside a config
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch or LightGBM is loaded, now or when it is needed
+        # For a user's own modules, beside a config.
+        sys.path += [folder for folder in search_path if folder not in sys.path]
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # must precede the import of torch or LightGBM
         for module in modules:
             importlib.import_module(module)
         self._threads = threads
 
     def begin(self, shared: Shared) -> str:
-        """Take what all packs need; return the id of the node that this is on."""
+        """Keep the values that all packs need; return the id of this actor's node."""
         self._shared = shared
         return ray.get_runtime_context().get_node_id()
 
@@ -56,13 +57,14 @@ def _fetch(held: Held) -> Any:
 
 @dataclass(eq=False)
 class Placed:
-    """An actor that was started, and what it occupies.
+    """An actor that was started, and the room that it occupies.
 
     Attributes:
-        handle: Ray's.
-        size: what it occupies, once there is room for it.
-        reservation: of all that a member of several processes needs; the actor itself occupies nothing more.
-        node_id: where it is, once it is up.
+        handle: Ray's handle of the actor.
+        size: the resources that it occupies, once there is room for it.
+        reservation: Ray's placement group with all resources of a member of several processes, within which the actor
+            runs; None for a member of one process.
+        node_id: the actor's node, once it is up.
     """
 
     handle: Any
@@ -71,7 +73,7 @@ class Placed:
     node_id: str = ""
 
     def end(self) -> None:
-        """End the actor, whatever it does, and whatever else is in its reservation."""
+        """End the actor, even if it is busy, and everything else in its reservation."""
         ray.kill(self.handle)
         if self.reservation is not None:
             remove_placement_group(self.reservation)
@@ -79,12 +81,12 @@ class Placed:
 
 @dataclass
 class Places:
-    """Where a run's actors may go.
+    """The nodes on which a run's actors may be placed.
 
     Attributes:
-        usual: the size of most of them.
+        usual: the usual size of an actor.
         labels, placement, wait_seconds, concurrency: see `distens.runtime.ray_actors.RayActors`.
-        modules: what actors import as soon as they are up.
+        modules: the modules that actors import as soon as they are up.
     """
 
     usual: Resources
@@ -97,10 +99,13 @@ class Places:
     _seen: tuple[float, int, int, _sizes.Node] = field(default=(-math.inf, 0, 0, {}), init=False)
 
     def check(self, also: Mapping[str, Resources]) -> None:
-        """See that actors of every size fit on some node; wait for such nodes as long as they may take to come.
+        """Check that actors of every size fit on some node; wait for such nodes for up to `wait_seconds`.
+
+        Args:
+            also: key of the config -> size of the actors that it sets.
 
         Raises:
-            RunError: there is none for one of them.
+            RunError: an actor of some size fits on no node.
         """
         self._others, self._seen = list(dict.fromkeys(also.values())), (-math.inf, 0, 0, {})
         deadline, asked = time.monotonic() + self.wait_seconds, list[Placed]()
@@ -113,7 +118,7 @@ class Places:
                     asked = [self.actor(needs) for needs in dict.fromkeys([self.usual, *self._others])]
                 time.sleep(POLL_SECONDS)
         finally:
-            for actor in asked:  # they only waited: a cluster scales for what waits
+            for actor in asked:  # they were only to wait: a cluster scales up for waiting actors
                 actor.end()
 
     def _missing(self, also: Mapping[str, Resources]) -> RunError | None:
@@ -131,21 +136,21 @@ class Places:
         return [n["Resources"] for n in ray.nodes() if n["Alive"] and wanted <= n.get("Labels", {}).items()]
 
     def slots(self) -> int:
-        """Return how many actors of the usual size the cluster, as it is now, has room for; or is to make room for."""
+        """Return the number of actors of the usual size that the cluster has room for now, or is to make room for."""
         return self._look()[1]
 
     def most(self) -> int:
-        """Return how many actors of the smallest size there is room for in the cluster, as it is now."""
+        """Return the number of actors of the smallest size that the cluster has room for now, at most `concurrency`."""
         return self._look()[2]
 
     @property
     def room(self) -> _sizes.Node:
-        """Return what nodes have together, as far as it is for us."""
+        """Return the sum of the nodes' resources; if `concurrency` actors need more than that, what they need."""
         return self._look()[3]
 
     def _look(self) -> tuple[float, int, int, _sizes.Node]:
         now = time.monotonic()
-        if now - self._seen[0] > ROOM_SECONDS:  # nodes come and go, but asking costs a call to the head
+        if now - self._seen[0] > ROOM_SECONDS:  # nodes come and go, but a look costs a call to the head
             nodes = self._nodes()
             slots, room = max(1, _sizes.count_all(nodes, self.usual)), _sizes.total(nodes)
             most = max([slots, *(_sizes.count_all(nodes, needs) for needs in self._others)])
@@ -159,15 +164,15 @@ class Places:
         return self._seen
 
     def lives(self, node_id: str) -> bool:
-        """Return whether a node is there, as far as the head knows: it gives one up that is silent for some seconds."""
+        """Return True if a node is alive as far as the head knows, which gives up a node that is silent for seconds."""
         return any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())
 
     def free(self) -> int:
-        """Return how many actors of the usual size have room now, beside what else runs on the cluster."""
+        """Return the number of actors of the usual size that fit now beside everything else on the cluster."""
         return _sizes.count(ray.available_resources(), self.usual)
 
     def actor(self, needs: Resources) -> Placed:
-        """Return a new actor, which may wait for room."""
+        """Start an actor of a size, which may have to wait for room, and return it."""
         remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
         options: dict[str, Any] = {"max_restarts": 0}
         reservation = self._reservation(needs) if needs.processes > 1 else None
@@ -187,16 +192,17 @@ class Places:
         return Placed(remote.options(**options).remote(threads, list(sys.path), self.modules), needs, reservation)
 
     def _reservation(self, needs: Resources) -> PlacementGroup:
-        """Return room for all processes of a member at once, which may have to be waited for."""
+        """Return a reservation for all processes of a member at once, which may have to wait for room."""
         parts = [_sizes.amounts(needs.part())] * needs.processes
-        labels: Any = [dict(self.labels)] * needs.processes if self.labels else None  # Ray's default is no list, either
+        labels: Any = [dict(self.labels)] * needs.processes if self.labels else None  # Ray's default is None, too
         return placement_group(parts, self.placement.upper(), bundle_label_selector=labels)
 
 
 def _beside() -> bool:
-    """Return whether this process is a trial of Tune, or the like, for whose members nothing is kept.
+    """Return True if this process is in a placement group that reserves no CPUs for members, as a trial of Tune may be.
 
-    They go beside it then, as those of a run that is no trial. What is kept for them, they take.
+    Members are then placed outside the group, as those of a run that is no trial. If the group reserves CPUs for them,
+    they use these.
     """
     group = ray.util.get_current_placement_group()
     return group is not None and not any("CPU" in bundle for bundle in group.bundle_specs)

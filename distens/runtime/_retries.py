@@ -1,11 +1,13 @@
-"""What is tried again, and when.
+"""Rules for trying a failed member or pack again.
 
-- A member alone that crashed: at once, `retries` times.
-- One that ran out of memory: as often, each time after a longer pause, since what else took it may be over by then.
-- One whose node was lost, which is not its fault: at once, and not counted among its `retries`.
-- A pack that is not divisible (a joint group): as a member alone, all of it together.
-- A pack whose process is gone: what had finished is reported, the rest split in two halves and tried again at once,
-  until the bad member is alone.
+- A single member that crashed is tried again at once, `retries` times.
+- A member that ran out of memory is tried again as often, each time after a longer pause: whatever else used the memory
+  may have ended by then.
+- A member whose node was lost, which is not its fault, is tried again at once; this does not count as one of its
+  `retries`.
+- A pack that is not divisible (a joint group) is treated as a single member, all of it together.
+- If the process of any other pack is gone, the members that had finished are reported. The rest is split in two halves
+  and tried again at once, until the bad member is alone.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ NAMED = 4
 
 
 class Retries:
-    """Packs that are tried again.
+    """The packs of a run that are to be tried again.
 
     Args:
-        retries: how often a member is.
+        retries: how often a member is tried again.
 
     Attributes:
-        waiting: packs for which it is time.
+        waiting: packs whose next attempt is due.
     """
 
     def __init__(self, retries: int) -> None:
@@ -50,28 +52,30 @@ class Retries:
         self.waiting: deque[Pack] = deque()
 
     def seconds(self) -> float | None:
-        """Return how long it is until the next pause is over; None if nothing waits for that."""
+        """Return the number of seconds until the next pause is over; None if no pack is paused."""
         return max(0.0, min(due for due, _ in self._later) - time.monotonic()) if self._later else None
 
     def wake(self) -> None:
-        """Let those whose pause is over wait no longer."""
+        """Move the packs whose pause is over to `waiting`."""
         now = time.monotonic()
         self.waiting += [pack for due, pack in self._later if due <= now]
         self._later = [(due, pack) for due, pack in self._later if due > now]
 
     def later(self, pack: Pack, due: float) -> None:
-        """Queue a pack for later."""
+        """Pause a pack until `due`, a time of `time.monotonic`."""
         self._later.append((due, pack))
 
     def split(self, left: Pack) -> None:
-        """Queue what is left of a lost pack, in halves."""
+        """Queue the unfinished tasks of a lost pack, in two halves."""
         self.waiting += [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
 
     def told(self, outcome: Answer, pack: Pack, node_lost: bool, seconds: float) -> Answer:
-        """Queue a member that failed by itself for its next attempt, if it has one; return its outcome accordingly.
+        """Queue the next attempt of a failed member, if it has one; return the outcome, not final in that case.
 
         Args:
-            seconds: since its pack was begun; a limit of its own holds for all attempts together.
+            pack: the pack that the member was in.
+            node_lost: whether the node went, and the member with it.
+            seconds: time since the pack was begun; a task's `limit_seconds` holds for all its attempts together.
         """
         if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED:
             return outcome
@@ -86,7 +90,7 @@ class Retries:
         again = [_next(task, seconds + pause) for task in together]
         if again[0].limit_seconds is not None and again[0].limit_seconds <= 0:
             return outcome
-        if outcome.task_id != again[0].id:  # of a pack that is not divisible: it is tried again with its first
+        if outcome.task_id != again[0].id:  # a pack that is not divisible is queued once, with its first task
             return replace(outcome, final=False)
         if pause:
             self.later(again, time.monotonic() + pause)
@@ -96,14 +100,17 @@ class Retries:
 
 
 def _next(task: Task, seconds: float) -> Task:
-    """Return the next attempt, once so much of its time is over."""
+    """Return a task's next attempt, after `seconds` of its time limit have passed."""
     left = None if task.limit_seconds is None else task.limit_seconds - seconds
     return replace(task, attempt=task.attempt + 1, limit_seconds=left)
 
 
 def lost(pack: Pack, reason: Reason, message: str, seconds: float, store: Store) -> tuple[Sequence[Answer], list[Task]]:
-    """Return what came of a pack whose actor is gone, and what is left; a member alone counts as it is, and so do those
-    of a pack that is not divisible."""
+    """Return the outcomes of a pack whose actor is gone, and the next attempts of its unfinished tasks.
+
+    A single member, or a pack that is not divisible, fails as it is: nothing is left of it here, and `Retries.told`
+    decides whether it is tried again.
+    """
     if len(pack) == 1 or not pack[0].work.divisible:
         return [Failure(task.id, task.attempt, reason, message, seconds, "") for task in pack], []
     finished = list(finished_before(pack, store))

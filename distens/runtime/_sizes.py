@@ -1,4 +1,4 @@
-"""Actors of several sizes on a cluster's nodes: which fit nowhere, which go next, which make room."""
+"""Actors of several sizes on a cluster's nodes: whether they fit, which pack is next, which actors make room."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ GIB = 2**30
 
 
 def amounts(needs: Resources) -> dict[str, float]:
-    """Return what an actor of a size occupies, by Ray's names."""
+    """Return the amounts that an actor of a size occupies, by Ray's names of resources; zeros are left out."""
     named = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_gib * GIB, **dict(needs.custom)}
     return {kind: amount for kind, amount in named.items() if amount}
 
 
 def count(room: Node, needs: Resources) -> int:
-    """Return how many actors of a size, of one process each, there is room for on one node."""
+    """Return the number of actors of a size, of one process each, that fit on one node."""
     return int(min(room.get(kind, 0.0) / amount for kind, amount in amounts(needs).items()) + EPSILON)
 
 
 def count_all(nodes: Iterable[Node], needs: Resources) -> int:
-    """Return how many actors of a size nodes have room for; the processes of one may be on several."""
+    """Return the number of actors of a size that fit on these nodes; an actor's processes may be on several nodes."""
     return sum(count(node, needs.part()) for node in nodes) // needs.processes
 
 
 def total(nodes: Iterable[Node]) -> Node:
-    """Return what nodes have together."""
+    """Return the sum of the nodes' resources."""
     held: Counter[str] = Counter()
     for node in nodes:
-        held.update(node)  # adds, also what is no whole number
+        held.update(node)  # a Counter adds fractions, too
     return held
 
 
 def fit(needs: Iterable[Resources], room: Node) -> bool:
-    """Return whether all these fit side by side, as if the room were one node."""
+    """Return True if all these sizes fit side by side, as if the room were one node."""
     return not _short(needs, room)
 
 
 def _short(needs: Iterable[Resources], room: Node) -> list[str]:
-    """Return of what there is too little for all these."""
+    """Return the names of the resources of which there is too little for all these sizes."""
     asked = total(amounts(one) for one in needs)
     return [kind for kind, amount in asked.items() if amount > room.get(kind, 0.0) * (1 + EPSILON) + EPSILON]
 
@@ -60,9 +60,11 @@ def next_that_fits(
     """Return the next pack that there is room for; None if there is none before the next outcome.
 
     Args:
-        packs: are pulled where none that waits fits.
-        waiting: gets those that were pulled and do not fit, until there are `most`.
-        held: what packs that are being carried out occupy; beside none, whatever is next fits.
+        packs: pulled from only if no waiting pack fits.
+        waiting: packs that were pulled and did not fit; more are added until there are `most`.
+        held: the sizes of the packs that are being carried out; if there are none, every pack fits.
+        room: the resources of all nodes, occupied or not.
+        most: the largest number of waiting packs.
     """
 
     def fits(pack: Pack) -> bool:
@@ -80,8 +82,11 @@ def next_that_fits(
 
 
 def to_end(spare: Sequence[Resources], held: Sequence[Resources], room: Node) -> list[int]:
-    """Return the places of spare actors that must end so that there is room for what is held; those with GPUs last,
-    unless it is GPUs, or something else that not all have, that there is too little of."""
+    """Return the indices of the spare actors that must end so that there is room for all of `held`.
+
+    Actors that occupy most of the scarce kinds of resource, CPUs aside, end first; among equals, those with the fewest
+    GPUs.
+    """
     left = list(range(len(spare)))
     ended: list[int] = []
     while left and (short := _short([*held, *(spare[place] for place in left)], room)):
@@ -98,14 +103,14 @@ def to_end(spare: Sequence[Resources], held: Sequence[Resources], room: Node) ->
 
 
 def check(nodes: Sequence[Node], usual: Resources, also: Mapping[str, Resources]) -> None:
-    """See that each size fits on some node.
+    """Check that each size fits on some node.
 
     Args:
-        usual: what `runtime` says.
-        also: key of the config -> what it says.
+        usual: the size that the config's `runtime` sets.
+        also: key of the config -> the size that it sets.
 
     Raises:
-        RunError: one does not.
+        RunError: a size fits on no node, or the cluster has room for too few of an actor's processes.
     """
     for where, needs in {"runtime": usual, **also}.items():
         asked = amounts(needs.part())
@@ -131,7 +136,7 @@ def _one(needs: Resources) -> str:
 
 
 def _words(kind: str) -> tuple[str, str, int]:
-    """Return the option that asks for it, what it is called, and how much one of it is by Ray's count."""
+    """Return the option that sets a resource, its name in messages, and the number of Ray's units in one of it."""
     known = {"CPU": ("cpus", "CPUs", 1), "GPU": ("gpus", "GPUs", 1), "memory": ("memory_gib", "GiB", GIB)}
     return known.get(kind, ("custom", kind, 1))
 

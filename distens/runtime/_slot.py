@@ -1,4 +1,4 @@
-"""An actor with a pack: how long it may take, and what came of it."""
+"""An actor with a pack: the pack's time limit, and its outcomes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from distens.storage.store import Store
 
 @dataclass(eq=False)
 class Slot:
-    """An actor and the pack it has: `starting` until the process is up, so that start-up is not the members' time.
+    """An actor and its pack.
 
     Attributes:
-        ref: what it was asked last.
-        since: when.
-        told: how often it was said that it waits.
-        node_lost: the node went, and the actor with it.
+        ref: Ray's reference of the actor's last call.
+        starting: whether that call starts the process, so that the start is not counted as the members' time.
+        since: when the call was made, a time of `time.monotonic`.
+        told: the number of log messages so far that the slot waits for resources.
+        node_lost: whether the node went, and the actor with it.
     """
 
     actor: Placed
@@ -39,23 +40,23 @@ class Slot:
 
     @property
     def needs(self) -> Resources:
-        """Return what the pack occupies."""
+        """Return the resources that the pack occupies."""
         return self.pack[0].resources
 
     def limit(self, timeout_seconds: float | None) -> float:
-        """Return after how many seconds the pack is ended: it has so many for each of its members, or its round's."""
+        """Return the pack's time limit: `timeout_seconds` for each of its members, or a task's own limit if less."""
         own = math.inf if timeout_seconds is None else timeout_seconds * len(self.pack)
         return min([own, *(task.limit_seconds for task in self.pack if task.limit_seconds is not None)])
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What came of a pack.
+    """The outcomes of a pack, and what is left of it.
 
     Attributes:
-        outcomes: of its tasks.
-        left: those that are tried again.
-        lives: whether its actor does, and can take another pack.
+        outcomes: the outcomes of its tasks.
+        left: the next attempts of the tasks that are tried again.
+        lives: whether its actor lives and can take another pack.
     """
 
     outcomes: Sequence[Answer]
@@ -64,13 +65,13 @@ class Ended:
 
 
 def ended(slot: Slot, seconds: float, limit: float, lives: Callable[[str], bool], store: Store) -> Ended:
-    """Return what came of a pack whose call ended, or that is late; end its actor, unless it can take another one.
+    """Return the outcomes of a pack whose call ended or that is late; end its actor unless it can take another pack.
 
     Args:
-        seconds: since it began.
-        limit: after so many it is late.
-        lives: returns whether a node is there, by its id.
-        store: where finished members of a lost pack are looked for.
+        seconds: time since the pack began.
+        limit: the pack's time limit; with more it is late.
+        lives: returns True if the node with an id is alive.
+        store: the folder in which finished members of a lost pack are looked for.
 
     Raises:
         StorageFailed: the actor could not write.
@@ -90,31 +91,31 @@ def ended(slot: Slot, seconds: float, limit: float, lives: Callable[[str], bool]
         raise StorageFailed(str(getattr(error, "cause", error))) from None
     except RayError as error:
         reason, message = reason_of(error), _one_line(error)
-        # A process that died is known to be dead at once; what cannot be reached is on a node that went.
+        # Ray knows at once that a process died; an actor that cannot be reached is on a lost node.
         slot.node_lost = isinstance(error, ActorUnavailableError) or not lives(slot.actor.node_id)
         message = f"its node is lost: {message}" if slot.node_lost else message
     else:
         if all(not isinstance(o, Failure) or o.reason in ("diverged", "refused") for o in outcomes):
             return Ended(outcomes, lives=True)
-        slot.actor.end()  # whatever state it is in: the next pack gets a new process
+        slot.actor.end()  # it may be in any state: the next pack gets a new process
         return Ended(outcomes)
     slot.actor.end()
     return Ended(*lost(slot.pack, reason, message, seconds, store))
 
 
 def reason_of(error: RayError) -> Reason:
-    """Return why a process is gone."""
-    # Ray's memory monitor says so itself; the kernel's only leaves a killed process.
+    """Return the reason of a process's end: `out_of_memory` or `crashed`."""
+    # Only Ray's memory monitor names the cause; the kernel's leaves a killed process.
     oom = isinstance(error, OutOfMemoryError) or "running low on memory" in str(error)
     return "out_of_memory" if oom else "crashed"
 
 
 def _own_time_over(pack: Pack, seconds: float) -> bool:
-    """Return whether the round that these tasks belong to has no more time, so that it makes no sense to try again."""
+    """Return True if a task's own limit has passed: its round has no more time, so another attempt makes no sense."""
     return any(task.limit_seconds is not None and seconds >= task.limit_seconds for task in pack)
 
 
 def _one_line(error: RayError, most: int = 300) -> str:
-    """Return what Ray says of a lost process, as one line: its log shows the last line of a message."""
+    """Return Ray's message about a lost process as one line, since our log shows only the last line of a message."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
     return text if len(text) <= most else f"{text[:most]}…"

@@ -1,4 +1,4 @@
-"""Actors without a pack, which hold room: for whom they are used again, and who makes room for others."""
+"""Actors without a pack, which still occupy room: they take a pack of their size, or end to make room for one."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from distens.runtime._placing import Placed
 
 @dataclass
 class Spare:
-    """All actors of a run that have no pack now.
+    """The actors of a run that have no pack now.
 
     Attributes:
-        idle: are up, and carried one out.
-        prepared: were started before there was one, and may not be up; the oldest first, which is up if any is.
+        idle: actors that are up and have carried out a pack.
+        prepared: actors that were started before there was a pack for them, and may not be up; the oldest first, which
+            is up if any of them is.
     """
 
     idle: list[Placed] = field(default_factory=list)
     prepared: list[Placed] = field(default_factory=list)
 
     def take_idle(self, needs: Resources) -> Placed | None:
-        """Return an idle actor of a size, which is not spare any more; None if there is none."""
+        """Remove and return an idle actor of a size; None if there is none."""
         return _taken(self.idle, needs)
 
     def take_prepared(self, needs: Resources) -> Placed | None:
-        """Return a prepared actor of a size, which is not spare any more; None if there is none."""
+        """Remove and return a prepared actor of a size; None if there is none."""
         return _taken(self.prepared, needs)
 
     def make_room(self, needs: Resources, busy: Sequence[Resources], room: _sizes.Node) -> None:
-        """End actors until there is room for one of this size; those that are spare are of other sizes.
+        """End spare actors until there is room for one of this size; all spare actors have other sizes.
 
         Args:
-            busy: what actors with a pack occupy.
-            room: what there is, taken or not.
+            needs: the size of the actor to make room for.
+            busy: the sizes of actors that have a pack.
+            room: the resources of all nodes, occupied or not.
         """
         spare = [*self.idle, *self.prepared]
         for place in _sizes.to_end([actor.size for actor in spare], [needs, *busy], room):
@@ -44,7 +46,7 @@ class Spare:
             self.prepared = [actor for actor in self.prepared if actor is not spare[place]]
 
     def end(self) -> None:
-        """End all of them."""
+        """End all spare actors."""
         for actor in [*self.idle, *self.prepared]:
             actor.end()
         self.idle, self.prepared = [], []

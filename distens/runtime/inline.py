@@ -1,4 +1,4 @@
-"""One pack after the other, in this process: for tests, debugging and small machines."""
+"""A runner in this process, one pack after the other: for tests, debugging and small machines."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from distens.runtime.protocol import Shared
 
 @dataclass
 class Inline:
-    """Attributes:
-    threads: CPU threads that a pack may use; results are bit-equal only for equal numbers.
-    pack: how many members are trained together.
+    """A runner that carries out packs in this process.
+
+    Attributes:
+        threads: CPU threads that a pack may use; results are bit-equal only for equal numbers of threads.
+        pack: the largest number of members that are trained together.
     """
 
     dispatch_seconds: ClassVar[float] = 0.0
@@ -34,45 +36,45 @@ class Inline:
 
     @property
     def usual(self) -> Resources:
-        """Return what one member occupies."""
+        """Return the resources that one member occupies."""
         return Resources(cpus=self.threads)
 
     @property
     def own(self) -> Mapping[str, Resources]:
-        """Return nothing: one after the other, each has this process."""
+        """Return an empty mapping: one after the other, every member occupies this process."""
         return {}
 
     def prepare(self, packs: int | None, modules: Sequence[str] = ("torch",)) -> None:
-        """Do nothing: there is nothing to wait for."""
+        """Do nothing: there are no processes to prepare."""
 
     def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
-        """Get ready."""
+        """Keep the run's shared values, and set the number of torch's threads."""
         import torch
 
         self._shared, self._threads_before = shared, torch.get_num_threads()
         torch.set_num_threads(self.threads)
 
     def slots(self) -> int:
-        """Return one: this process."""
+        """Return 1: this process."""
         return 1
 
     def free(self) -> int:
-        """Return one."""
+        """Return 1: a pack is pulled only when this process is free."""
         return 1
 
     def hold(self, value: Any) -> Held:
-        """Return the value's own reference."""
+        """Return the value itself as the reference."""
         return Held(value)
 
     def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
-        """Carry out each pack before the next is pulled."""
+        """Carry out each pack before the next one is pulled, and yield its answers."""
         assert self._shared is not None, "start comes first"
         for pack in packs:
             assert pack, "nothing is pending here that an empty pack could wait for"
             yield execute(pack, self._shared, self.threads, lambda held: held.reference)
 
     def stop(self) -> None:
-        """Give torch its threads back."""
+        """Restore the number of torch's threads, and forget the shared values."""
         if self._threads_before and "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(self._threads_before)
         self._shared, self._threads_before = None, 0

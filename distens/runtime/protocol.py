@@ -1,4 +1,4 @@
-"""Where tasks are carried out, and what their work is given there."""
+"""Protocols of runners, which carry out tasks, and of the work that they carry out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from distens.storage.store import Store
 
 @dataclass(frozen=True)
 class Shared:
-    """What every task of a run needs, sent once per node.
+    """The values that every task of a run needs, sent once to each node.
 
     Attributes:
-        store: where to write.
+        store: the folder that tasks write to.
         dataset: the data without the withheld labels.
-        role_data: what the role's own work needs besides, as the role knows it.
+        role_data: further data for the role's own work, of a type that only the role knows.
     """
 
     store: Store
@@ -28,58 +28,71 @@ class Shared:
 
 
 class WorkContext(Protocol):
-    """What work is given where it is carried out: the run's shared values, its part of the machine, and a guard."""
+    """The surroundings of work where it is carried out: the run's shared values, its part of the machine, a guard.
+
+    Example:
+        The method of a work that carries out its tasks one after the other::
+
+            def carry_out(self, tasks, context):
+                for task in tasks:
+                    yield context.guarded(task, lambda: measure(task, context.shared, context.device(task)))
+    """
 
     @property
     def shared(self) -> Shared:
-        """Return what every task of the run needs."""
+        """Return the values that every task of the run needs."""
         ...
 
     @property
     def threads(self) -> int:
-        """Return how many CPU threads the pack may use."""
+        """Return the number of CPU threads that the pack may use."""
         ...
 
     def given(self, task: Task, name: str) -> Any:
-        """Return what a task was given in memory under a name."""
+        """Return the value that the runner holds for a task under a name, see `Task.given`."""
         ...
 
     def device(self, task: Task) -> str:
-        """Return `cpu` or `cuda`, where a task's numbers are to lie.
+        """Return the torch device for a task's arrays: `cpu` or `cuda`.
 
         Raises:
-            Refused: it occupies GPUs, and torch sees none.
+            Refused: the task occupies GPUs, and torch sees none.
         """
         ...
 
     def guarded(self, task: Task, carry_out: Callable[[], Report]) -> Outcome:
-        """Return the report that a call makes, or why there is none: whatever one task does, the run goes on."""
+        """Return the report that `carry_out` makes, or a failure if it raises: one task's error never ends the run.
+
+        Raises:
+            StorageFailed: no task is at fault, and the next would fail too.
+        """
         ...
 
     def failure(self, task: Task, error: Exception, seconds: float) -> Failure:
-        """Return what a task raised after so many seconds, as a failure.
+        """Return the failure of a task that raised an error after some seconds.
 
         Raises:
-            StorageFailed: that is no task's fault, and the next would fare no better.
+            StorageFailed: the error is one. No task is at fault, and the next would fail too.
         """
         ...
 
 
 class Work(Protocol):
-    """What a task does: a frozen dataclass of JSON values, in a folder `work` (of `lifecycle`, or of a role).
+    """The work of a task: a frozen dataclass of JSON values, in a folder `work` (of `lifecycle`, or of a role).
 
-    A runner's process carries out the tasks of a pack that are of one group together::
+    Tasks of a pack whose `work.group(task, context)` is equal are carried out together::
 
-        for answer in tasks[0].work.carry_out(tasks, context):    # tasks[0].work.group(task, context) is that of all
+        for answer in tasks[0].work.carry_out(tasks, context):
             ...
 
-    What one raises is tried again by the halves or singly, if the work is divisible.
+    If `carry_out` raises and the work is divisible, the tasks that have no answer yet are tried again: in halves if
+    memory ran out, else one by one.
 
     Attributes:
         packable: whether tasks whose members can be trained as one program go to an actor together.
-        divisible: whether a pack that is lost or fails is divided, until the bad task is alone; else it is tried again,
-            and fails, as a whole.
-        limit_option: the key of the config that sets `Task.limit_seconds`, for messages; empty if nothing does.
+        divisible: whether a pack that is lost or fails is divided until the bad task is alone. Otherwise the whole pack
+            is tried again and fails together.
+        limit_option: the key of the config that sets `Task.limit_seconds`, for messages; empty if there is no such key.
     """
 
     packable: ClassVar[bool]
@@ -87,33 +100,34 @@ class Work(Protocol):
     limit_option: ClassVar[str]
 
     def group(self, task: Task, context: WorkContext) -> Hashable:
-        """Return what tasks have in common that are carried out together; the task's own id for one that goes alone."""
+        """Return the key of a task's group, which is carried out together; a task that goes alone has its id as key."""
         ...
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
-        """Return family and spec of every plug-in that it names, besides the task's settings."""
+        """Return the family and spec of every plug-in that the work names, besides those in the task's settings."""
         ...
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
-        """Yield an answer for each task of a group, as it is ready."""
+        """Yield an answer for each task of a group, as soon as it is ready."""
         ...
 
 
 class Runner(Protocol):
-    """A dataclass whose fields are its options.
+    """A runner of packs: a dataclass whose fields are its options.
 
-    A run's session holds it from before the data are read until its end:
+    Example:
+        A run's session uses a runner from before the data are read until the run ends::
 
-        runner.prepare(packs, modules)
-        runner.start(shared)
-        for answers in runner.run(packs):
-            ...
-        runner.stop()
+            runner.prepare(count, modules)
+            runner.start(shared)
+            for answers in runner.run(packs):
+                ...
+            runner.stop()
 
     Attributes:
-        pack: how many tasks are dispatched together at most.
-        dispatch_seconds: what handing over one pack costs, however small it is.
-        sized: whether a pack occupies what its tasks' `resources` say; they are the same for all of a pack.
+        pack: the largest number of tasks that are dispatched together.
+        dispatch_seconds: the time that it takes to hand over one pack, however small the pack is.
+        sized: whether a pack occupies the `resources` of its tasks, which are the same for all tasks of a pack.
     """
 
     dispatch_seconds: ClassVar[float]
@@ -122,56 +136,60 @@ class Runner(Protocol):
 
     @property
     def usual(self) -> Resources:
-        """What one member, or one pack, occupies, unless its tasks say otherwise."""
+        """Return the resources that one member, or one pack, occupies unless its tasks have others."""
         ...
 
     @property
     def own(self) -> Mapping[str, Resources]:
-        """Name -> what members of that name occupy instead, as the config says; nothing if all are alike."""
+        """Return name -> resources that the members of that name occupy instead; empty if all members are alike."""
         ...
 
     def prepare(self, packs: int | None, modules: Sequence[str] = ("torch",)) -> None:
-        """Begin to get ready for so many packs, or for all that fit, and return at once; what fails, `start` raises.
+        """Begin to get ready, while the caller reads the data; errors may be raised later, by `start`.
 
-        Not needed: what `start` does takes less time after it. The caller reads the data meanwhile.
+        The call is optional: it makes `start` faster.
 
         Args:
-            modules: large ones that members will need; processes that are to train them import them at once.
+            packs: the number of packs to get ready for; None: as many as fit.
+            modules: large modules that members will need. The processes that will train members import them at once.
         """
         ...
 
     def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
-        """Get ready. Raises RunError if the resources asked for do not exist anywhere.
+        """Get ready to run packs.
 
         Args:
-            also: key of the config -> what tasks will ask for besides `usual`.
+            also: key of the config -> resources that tasks will need besides `usual`.
+
+        Raises:
+            RunError: these resources do not exist anywhere.
         """
         ...
 
     def slots(self) -> int:
-        """Return how many packs are carried out side by side, as things are now, if each occupies `usual`."""
+        """Return the number of packs that can be carried out side by side now, if each occupies `usual`."""
         ...
 
     def free(self) -> int:
-        """Return how many slots wait for a pack now, one at least: packs for all of them are thought of at once."""
+        """Return the number of slots that wait for a pack now, at least one; the caller plans packs for all of them."""
         ...
 
     def hold(self, value: Any) -> Held:
-        """Keep an array, or several, where tasks can have it without a copy for each, as long as the result lives."""
+        """Keep one or several arrays where tasks can read them without a copy each, as long as the result lives."""
         ...
 
     def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
-        """Pull the next pack whenever a slot is free and yield outcomes as they come, in order of arrival.
+        """Pull the next pack whenever a slot is free, and yield lists of answers in order of arrival.
 
-        An empty pack says that there is none before the next outcome: the runner asks again then. A pack is carried
-        out in one slot; its outcomes come together, or in several lists where part of it is tried again; with them may
-        come those of other packs. A failure with `final=False` is a lost attempt: the runner itself tries again with
-        the next attempt number.
+        An empty pack means that there is no pack before the next outcome; the runner then asks again. A pack is carried
+        out in one slot. Its answers come together, or in several lists if part of the pack is tried again; answers of
+        other packs may be in the same list. A failure with `final=False` is a lost attempt: the runner itself tries
+        again with the next attempt number.
         """
         ...
 
     def stop(self) -> None:
-        """Let go of everything that `prepare` and `start` took, running tasks included; again is no harm."""
+        """Release everything that `prepare` and `start` took, and end running tasks; a second call does no harm."""
         ...
 
 
@@ -180,27 +198,31 @@ PLUGINS = (Runner,)
 
 
 class JoinsCluster(Runner, Protocol):
-    """A runner of a cluster that others use too.
+    """A runner on a cluster that is shared with others.
 
-    A sweep, whose runs share one, joins it itself and sees that members fit, before it divides the room among them:
+    Example:
+        A sweep joins the cluster that its runs share and checks that members fit, before it divides the room::
 
-        runner.connect()
-        runner.check()
-        runs = min(concurrency, runner.slots())
+            runner.connect()
+            runner.check()
+            runs = min(concurrency, runner.slots())
     """
 
     def connect(self) -> None:
         """Join the cluster, or start one.
 
         Raises:
-            RunError: there is none at the address, or it turns us away.
+            RunError: there is no cluster at the address, or it refuses the connection.
         """
         ...
 
     def check(self, also: Mapping[str, Resources] = {}) -> None:
-        """See that members fit somewhere, by `resources` and by what tasks will ask for besides (see `Runner.start`).
+        """Check that some node has room for a member of the usual size, and for each size in `also`.
+
+        Args:
+            also: see `Runner.start`.
 
         Raises:
-            RunError: no node is large enough for one.
+            RunError: no node is large enough for one of them.
         """
         ...

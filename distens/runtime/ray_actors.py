@@ -1,15 +1,15 @@
-"""A warm pool of Ray actors, one pack of members each at a time. The only file with Ray's actors.
+"""A runner with a warm pool of Ray actors, each of which carries out one pack of members at a time.
 
     packs ──pull──► slot 1: starting ─► idle ─► busy ──► outcomes ──► yield
                     slot 2: …                    │
                                                  └─ died, timed out, out of memory ─► the actor is replaced,
                                                                                       see `_retries`
 
-A further attempt has the same seed and the next number, and goes on from the last checkpoint.
+A further attempt has the same seed and the next number, and continues from the last checkpoint.
 
-An actor occupies what its packs say, and is used again for such packs alone. Of packs that there is no room for beside
-those that run, a few wait for it while others go first; an idle actor never holds what a pack of another size needs,
-and carries out one of its own size whose actor has no room.
+An actor occupies the resources of its pack, and is used again only for packs with the same resources. Packs that do not
+fit beside the running ones wait for room, a few at most, while others go first. An idle actor ends if a pack of another
+size needs its room. It also takes a pack of its own size whose own actor is still waiting for room.
 
 Ray's own restarts are off (`max_restarts=0`): a restarted actor would run a task again under its old attempt number,
 and a node that vanishes would burn its retries while Ray still waits for it.
@@ -52,24 +52,28 @@ START_FAILURES = 5
 
 @dataclass
 class RayActors:
-    """Attributes:
-    address: a Ray cluster (`auto`, `host:port`, `ray://…`); without one, the cluster found by Ray, or a local Ray.
-    cpus_per_member, gpus_per_member: what one member, or one pack, occupies; GPUs may be shared (`0.25`). A kind to
-        which GPUs are of no use occupies none. Threads are as many as whole CPUs, and weights are the same bits only
-        with as many threads. A member of several processes divides all this among them; each has one CPU at least.
-    memory_gib_per_member: keeps as much memory of a node for it: Ray counts, and does not enforce.
-    custom_per_member: name -> amount, of what nodes were given besides (`ray start --resources`).
-    resources: family, or a federation's client -> what it occupies instead: `{boosting: {cpus: 4}, law: {gpus: 2}}`.
-        Members that occupy different things are not trained together.
-    node_labels: only nodes with all these labels (`ray start --labels`).
-    placement: `pack` fills one node after the other, `spread` puts members on as many as there are.
-    wait_seconds: how long to wait at the start for nodes that are large enough, and that autoscaling may bring. With
-        `concurrency`, so many packs are asked for at once, also beyond what the nodes that there are have room for: a
-        cluster scales for what waits.
-    concurrency: packs at once; without it, as many as the cluster's resources hold.
-    pack: how many members are trained together; `1` gives each an actor of its own.
-    retries: how often a member is tried again whose process died, ran out of memory (after a pause) or raised.
-    timeout_seconds: a member that trains longer is ended and named; a pack has so much time for each of its members.
+    """A runner on a Ray cluster, or on a local Ray.
+
+    Attributes:
+        address: a Ray cluster (`auto`, `host:port`, `ray://…`); without one, the cluster found by Ray, or a local Ray.
+        cpus_per_member, gpus_per_member: the CPUs and GPUs that one member, or one pack, occupies; GPUs may be shared
+            (`0.25`). A kind that cannot use GPUs occupies none. There is one thread for each whole CPU, and weights are
+            bit-equal only for equal numbers of threads. A member of several processes divides all this among them; each
+            has at least one CPU.
+        memory_gib_per_member: memory that is reserved on a node for one member; Ray counts it, but does not enforce it.
+        custom_per_member: name -> amount of the nodes' custom resources (`ray start --resources`).
+        resources: family, or a federation's client -> resources that it occupies instead, such as
+            `{boosting: {cpus: 4}, law: {gpus: 2}}`. Members with different resources are not trained together.
+        node_labels: only nodes with all these labels are used (`ray start --labels`).
+        placement: `pack` fills one node after the other, `spread` puts members on as many nodes as possible.
+        wait_seconds: how long to wait at the start for large enough nodes, which autoscaling may bring. If it is above
+            zero, as many packs as `concurrency` are requested at once, even if the present nodes have no room for them:
+            a cluster scales up for waiting actors.
+        concurrency: the number of packs at once; without it, as many as the cluster has room for.
+        pack: the largest number of members that are trained together; `1` gives each member an actor of its own.
+        retries: how often a member is tried again if its process died, ran out of memory (after a pause) or raised.
+        timeout_seconds: a member that trains longer is ended and reported; a pack has this time for each of its
+            members.
     """
 
     dispatch_seconds: ClassVar[float] = 0.002
@@ -103,7 +107,7 @@ class RayActors:
         self._preparing: _connection.Background | None = None
         self._shared_ref: Any = None
         self._store: Store | None = None
-        self._head: _connection.HeadWatch | None = None  # if it was we who connected
+        self._head: _connection.HeadWatch | None = None  # set only if this runner connected to Ray
         self._start_failures, self._short_since, self._short_until = 0, 0.0, 0.0
         self._retries = Retries(self.retries)
         self._places = _placing.Places(
@@ -112,20 +116,26 @@ class RayActors:
 
     @property
     def usual(self) -> Resources:
-        """Return what one member, or one pack, occupies."""
+        """Return the resources that one member, or one pack, occupies."""
         custom = tuple(sorted(self.custom_per_member.items()))
         return Resources(self.cpus_per_member, self.gpus_per_member, self.memory_gib_per_member, custom)
 
     @property
     def own(self) -> Mapping[str, Resources]:
-        """Return name -> what members of that name occupy instead."""
+        """Return name -> resources that the members of that name occupy instead."""
         return self._own
 
     def prepare(self, packs: int | None, modules: Sequence[str] = _placing.LARGE) -> None:
-        """Connect to Ray, and start actors for so many packs at most, where there is room; go on meanwhile."""
+        """Connect to Ray in the background, and start actors for at most `packs` packs, where there is room.
+
+        In a process that is connected already, all this is done before the call returns.
+
+        Raises:
+            RunError: the process is connected already, and no node is large enough for a member.
+        """
         self._places.modules = tuple(modules)
         if ray.is_initialized():
-            self._prepare(packs)  # in this thread: whatever else it does with Ray, as in a trial of Tune, holds for it
+            self._prepare(packs)  # in this thread, whose placement with Ray (in a trial of Tune) holds for the actors
         else:
             self._preparing = _connection.Background(lambda: self._prepare(packs))
 
@@ -139,10 +149,10 @@ class RayActors:
         self._spare.prepared += [self._places.actor(self.usual) for _ in range(count)]
 
     def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
-        """Connect to Ray, check that every member fits somewhere, and send the data once to the object store.
+        """Connect to Ray, check that every member fits on some node, and send the data once to the object store.
 
         Raises:
-            RunError: no Ray at the address, or no node is large enough for a member.
+            RunError: there is no Ray at the address, or no node is large enough for a member.
         """
         if self._preparing is not None and (error := self._preparing.error()) is not None:
             raise error
@@ -153,38 +163,38 @@ class RayActors:
         log.info("up to %d packs at once, %g CPU each", self.slots(), self.cpus_per_member)
 
     def check(self, also: Mapping[str, Resources] = {}) -> None:
-        """See that members fit somewhere; wait for `wait_seconds` for nodes on which they do.
+        """Check that members of every size fit on some node; wait up to `wait_seconds` for such nodes.
 
         Raises:
-            RunError: no node is large enough for one.
+            RunError: no node is large enough for one of them.
         """
         self._places.check(also)
 
     def slots(self) -> int:
-        """Return how many actors of the usual size the cluster, as it is now, has room for.
+        """Return the number of actors of the usual size that the cluster has room for now, or is to make room for.
 
-        Of other sizes fewer run at once where they are larger, and more where they are smaller.
+        Fewer larger actors, or more smaller ones, run at once.
         """
         return self._places.slots()
 
     def free(self) -> int:
-        """Return how many more packs of the usual size there is room for beside those that run, one at least."""
+        """Return the number of packs of the usual size that fit beside the running ones, at least one."""
         return max(1, self.slots() - len(self._busy))
 
     def connect(self) -> None:
         """Join the cluster, or start one.
 
         Raises:
-            RunError: there is none at the address, or it turns us away.
+            RunError: there is no cluster at the address, or it refuses the connection.
         """
         self._head = _connection.connect(self.address)
 
     def hold(self, value: Any) -> Held:
-        """Put a value into Ray's object store, from where each node takes one copy."""
+        """Put a value into Ray's object store, from which each node takes one copy."""
         return Held(ray.put(value))
 
     def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
-        """Pull a pack for every free actor; yield outcomes in order of arrival."""
+        """Pull packs while there is room for them; yield lists of answers in order of arrival."""
         assert self._shared_ref is not None, "start comes first"
         again = self._retries = Retries(self.retries)
         while True:
@@ -192,7 +202,7 @@ class RayActors:
             while len(self._busy) < self._places.most() and self._may_begin():
                 held = [slot.needs for slot in self._busy]
                 pack = _sizes.next_that_fits(packs, again.waiting, held, self._places.room, self.slots())
-                if pack is None:  # there is no more, or none before the next outcome
+                if pack is None:  # there are no more packs, or none before the next outcome
                     break
                 self._dispatch(pack)
             self._hand_over()
@@ -210,7 +220,7 @@ class RayActors:
                         self._started(slot)
                         continue
                     found = self._ended(slot, seconds)
-                except (RunError, StorageFailed) as error:  # once the others are heard that ended with it
+                except (RunError, StorageFailed) as error:  # raised after the other slots that are ready
                     broken = error
                 else:
                     again.split(found.left)
@@ -221,7 +231,7 @@ class RayActors:
                 raise broken
 
     def _may_begin(self) -> bool:
-        """Return whether a pack may go to an actor: to a new one not while memory is short."""
+        """Return True if a pack may be dispatched: while memory is short, only to an idle actor."""
         return bool(self._spare.idle) or time.monotonic() >= self._short_until
 
     def _dispatch(self, pack: Pack) -> None:
@@ -243,8 +253,10 @@ class RayActors:
         self._busy.append(Slot(actor, pack, actor.handle.execute.remote(pack), False, time.monotonic()))
 
     def _hand_over(self) -> None:
-        """Give packs whose actors are not up to actors for which there are no other packs: what waits for room may wait
-        for theirs, or for a node that never comes."""
+        """Move packs whose actors are not up yet to idle actors of their size.
+
+        An actor that waits for room may wait for that of an idle one, or for a node that never comes.
+        """
         for slot in [slot for slot in self._busy if slot.starting]:
             if self._begun_by_idle(slot.pack):
                 self._busy.remove(slot)
@@ -254,12 +266,14 @@ class RayActors:
                     slot.actor.end()
 
     def _ready(self) -> list[Slot]:
-        """Return slots whose call ended or whose pack's time is over; wait for the first such, or until something that
-        has paused can be tried again."""
+        """Return the slots whose call ended or whose pack is late.
+
+        Waits for the first such slot, or until a paused pack can be tried again; then the list is empty.
+        """
         while self._busy and self._retries.seconds() != 0:
             refs = [slot.ref for slot in self._busy]
             done, _ = ray.wait(refs, num_returns=1, timeout=1.0)
-            if done:  # and whoever else is: a slow search may think of all of them at once
+            if done:  # and all others that are ready: a slow search may propose for all of them at once
                 done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
             now = time.monotonic()
             found = [slot for slot in self._busy if slot.ref in done or self._late(slot, now)]
@@ -284,7 +298,7 @@ class RayActors:
             short, now = reason_of(error) == "out_of_memory", time.monotonic()
             if not short:
                 self._start_failures += 1
-            elif slot.since >= self._short_since:  # of those that began before the last pause, one counts
+            elif slot.since >= self._short_since:  # of the actors begun before the last pause, only one counts
                 self._start_failures += 1
                 self._short_since, self._short_until = now, now + PAUSE_SECONDS * self._start_failures
             if self._start_failures >= START_FAILURES:
@@ -298,7 +312,7 @@ class RayActors:
         self._begin(slot.actor, slot.pack)
 
     def _ended(self, slot: Slot, seconds: float) -> Ended:
-        """Return what came of a pack after so many seconds; keep its actor for the next, if it lives."""
+        """Return the outcomes of a pack after `seconds`, and keep its actor for the next pack if it lives."""
         assert self._store is not None
         found = ended(slot, seconds, slot.limit(self.timeout_seconds), self._places.lives, self._store)
         if found.lives:
@@ -306,9 +320,9 @@ class RayActors:
         return found
 
     def stop(self) -> None:
-        """End our actors, running members included; leave a Ray that was there before us."""
+        """End this runner's actors, running members included; disconnect from Ray if this runner connected to it."""
         if self._preparing is not None:
-            self._preparing.error()  # raised by `start`, if it came so far
+            self._preparing.error()  # only waits; `start` raises the error, if it was called
         if self._head is not None:
             self._head.end()
         if ray.is_initialized():

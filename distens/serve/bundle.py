@@ -1,8 +1,8 @@
-"""A finished run as one folder that predicts: member states, combiner, preprocessing, and no pickle.
+"""A bundle: one folder from which a finished run predicts, with member states, combiner, preprocessing, and no pickle.
 
     members/<id>.safetensors   combine.safetensors   then bundle.json, the completion marker
 
-A member's id is its task's, or `<task>/<part>`; one whose parts are averaged has a file for each of them.
+A member's id is its task's, or `<task>/<part>`; a member whose parts are averaged has a file for each part.
 
 `bundle.json` holds everything else, and every file's size and SHA-256. The same run gives the same bytes.
 """
@@ -46,13 +46,13 @@ _ID = f"{_NAME}(?:/{_NAME})?"
 
 @dataclass(frozen=True)
 class BundleMember:
-    """One selected member.
+    """A selected member of a bundle.
 
     Attributes:
-        id: of its task, or `<task>/<part>`.
-        weight: positive; the selection's.
+        id: its task's id, or `<task>/<part>`.
+        weight: its weight in the selection, positive.
         state: its file, in the run's folder (to write a bundle) or in the bundle (read from one); None if it has parts.
-        parts: name -> the files of those whose predictions are averaged to the member's.
+        parts: name -> file of each part; the member's prediction is the mean of its parts' predictions.
     """
 
     id: str
@@ -63,14 +63,14 @@ class BundleMember:
 
     @classmethod
     def of(cls, entry: Finished, weight: float) -> BundleMember:
-        """Return a finished task, or a selectable part of one, as a member."""
+        """Return the member for a finished task, or for a selectable part of one."""
         task, report = entry.task, entry.report
         if report.averaged:
             return cls(task.id, task.settings, weight, None, {part.name: part.files["state"] for part in report.parts})
         return cls(task.id, task.settings, weight, report.files["state"])
 
     def states(self) -> Mapping[str, Address]:
-        """Return the files of its models by name: one, or those that are averaged."""
+        """Return name -> file of the member's models: one, or those whose predictions are averaged."""
         if self.state is not None:
             return {self.id: self.state}
         return {f"{self.id}/{part}": address for part, address in self.parts.items()}
@@ -78,19 +78,21 @@ class BundleMember:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle holds; its files were there and whole when it was read.
+    """The contents of a bundle, whose files were present and undamaged when it was read.
 
     Attributes:
         store: the bundle's folder.
-        target_spec: of what it predicts, kind and options; building it may import a user's module.
-        column_names: of predictions; of classes, theirs.
+        target_spec: the target's kind and options; building it may import a user's module.
+        column_names: the names of the columns of predictions; for classes, the class names.
         preprocessing: JSON of `distens.data.preprocessing.Preprocessing`.
-        combine: the combiner's kind and options; `combine_state` its file.
+        combine: the combiner's kind and options.
+        combine_state: the combiner's file.
         temperature: applied to the combined probabilities.
         metrics: the run's row of results for this bundle.
-        version: of distens, that wrote it.
-        cascade: how to ask fewer members than all; None for one member, and in bundles older than cascades.
-        extra: whatever else the writer had to say.
+        version: the version of distens that wrote the bundle.
+        cascade: the stages for predictions with fewer members than all; None for one member, and in bundles older than
+            cascades.
+        extra: further values from the writer of the bundle.
     """
 
     store: Store
@@ -157,15 +159,15 @@ def write(
 
 
 def read(path: str) -> Bundle:
-    """Return the bundle in a folder, every file of it checked. Nothing in it is believed, whoever wrote it.
+    """Return the bundle in a folder, once every file has been checked. Nothing in it is trusted, whoever wrote it.
 
     Args:
-        path: a bundle, or a run's folder, whose ensemble is meant (of a federation, what it chose); local or any
-            pyarrow address.
+        path: a bundle, or a run's folder, which stands for the bundle of its ensemble (or for the one that a federation
+            chose); a local path or any pyarrow address.
 
     Raises:
-        BundleError: there is none, the run has not finished, a file is missing, damaged or elsewhere, or a newer
-            version wrote it.
+        BundleError: there is no bundle, the run has not finished, a file is missing, damaged or outside the folder, or
+            a newer version wrote the bundle.
     """
     try:
         store = _open(str(path).rstrip("/") or "/")
@@ -189,7 +191,7 @@ def _open(path: str) -> Store:
 
 
 def _deployed(store: Store) -> list[str]:
-    """Return the names of a run's bundles, the one to deploy first: a federation says which that is."""
+    """Return the possible names of a run's bundle, the chosen one first if the run's results name it."""
     if not store.exists("results.json"):
         return list(USUAL)
     with damage(f"{store.url}/results.json"):
@@ -204,7 +206,7 @@ class _Strict(BaseModel):
 
 
 class _Head(_Strict, extra="ignore"):
-    """What every version writes and reads."""
+    """The keys of `bundle.json` that every version writes and reads."""
 
     format: Annotated[int, Ge(1)]
     distens: str = "?"
@@ -222,7 +224,7 @@ class _Member(_Strict):
     parts: tuple[Annotated[str, Field(pattern=f"^{_NAME}$")], ...] = ()
 
     def states(self) -> list[str]:
-        """Return the names of its models."""
+        """Return the names of the member's models."""
         return [f"{self.id}/{part}" for part in self.parts] or [self.id]
 
     @model_validator(mode="after")
@@ -233,7 +235,10 @@ class _Member(_Strict):
 
 
 class _Marker(_Strict):
-    """`bundle.json`. A key more is another FORMAT, but those of `extra`. A target that is no classes is FORMAT 2."""
+    """The contents of `bundle.json`. A further key, except in `extra`, needs another FORMAT.
+
+    A target other than classes needs format 2.
+    """
 
     format: int
     distens: str
@@ -351,7 +356,7 @@ def _refuse_links(store: Store, name: str) -> None:
 
 
 def _target_to_json(target: Target) -> dict[str, Any]:
-    """Return how a marker names a target: classes by their names alone, as ever."""
+    """Return the marker's entries for a target; for classes only their names, as in format 1."""
     if type(target) is Classes:
         return {"classes": list(target.names)}
     return {"target": registry.resolved(target), "columns": list(target.column_names)}

@@ -1,19 +1,19 @@
-"""Early exit: rows that a few members agree on clearly ask no more of them.
+"""Early exit: rows on which a few members agree clearly are not evaluated by more members.
 
     members of stage 1 ─► margin outside the window? ─yes─► answer
                                    └no─► members of stage 2 ─► … ─► last stage: the full ensemble
 
 Xia and Bouganis 2023, "Window-Based Early-Exit Cascades for Uncertainty Estimation: When Deep Ensembles are More
-Efficient than Single Models": only rows inside a window around the decision threshold go on. Here
-the decision is the class, so the score is the margin between the two most probable classes and its threshold is zero.
-A window of zero width is the first stage alone, one of infinite width the full ensemble.
+Efficient than Single Models": only rows inside a window around the decision threshold go to the next stage. Here the
+decision is the class, so the score is the margin between the two most probable classes, and its threshold is zero. A
+window of zero width is the first stage alone, one of infinite width the full ensemble.
 
 We differ: there are more than two stages, and one number, the window, sets all their thresholds. The mean of the first
-k of M members is a sample of the full mean, drawn without replacement, so it strays from it in proportion to
+k of M members is a sample of all members, drawn without replacement, so it deviates from the full mean in proportion to
 
     spread_k = sqrt(1 / k - 1 / M)            (with weights: see `spread`)
 
-and a row stops after k members when its margin is at least window * spread_k. With one number to choose there is
+and a row stops after k members when its margin is at least window * spread_k. With only one number to choose there is
 little to over-fit, and few rows of *combine* suffice.
 """
 
@@ -40,12 +40,13 @@ CONFIDENCE = 1.645
 
 @dataclass(frozen=True)
 class Stage:
-    """Members that are asked together.
+    """A group of members that predict together.
 
     Attributes:
-        members: places in the bundle.
-        spread: how far the mean of all members asked so far strays from the full one; 0 in the last stage.
-        temperature: of that mean, for rows that stop here; the last stage answers as the full ensemble does.
+        members: the members' indices in the bundle.
+        spread: how far the mean of all members up to this stage deviates from the full mean; 0 in the last stage.
+        temperature: applied to that mean for rows that stop here; unused in the last stage, which predicts as the full
+            ensemble does.
     """
 
     members: tuple[int, ...]
@@ -55,13 +56,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Point:
-    """What one window did on the *combine* split.
+    """The cost and accuracy of one window, measured on the *combine* split.
 
     Attributes:
-        members: asked for a row, on average.
-        share: of the full ensemble's cost.
-        accuracy_change: to the full ensemble's, as it happened.
-        loss_bound: what accuracy it may lose, with 95% confidence; see `_losses`.
+        window: the window.
+        members: the mean number of members per row.
+        share: the cost as a share of the full ensemble's.
+        accuracy_change: the measured accuracy minus the full ensemble's.
+        loss_bound: an upper bound of the loss of accuracy, with 95% confidence; see `_losses`.
     """
 
     window: float
@@ -73,18 +75,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Cascade:
-    """Stages, in order, and what widening windows do."""
+    """The stages of an early exit, in order, and points that were measured for ever wider windows."""
 
     stages: tuple[Stage, ...]
     points: tuple[Point, ...]
 
     def window(self, mean_members: float | None = None, tolerance: float | None = None) -> float:
-        """Return the window for a budget; infinite where only the full ensemble will do.
+        """Return the window for a budget; infinite if only the full ensemble fits it.
 
         Args:
-            mean_members: the widest window whose rows asked at most so many members on average, on *combine*.
-            tolerance: the narrowest window that loses at most this much accuracy, with 95% confidence. Windows are
-                tested from the widest on until one fails, so that testing many costs no confidence (fixed sequence
+            mean_members: choose the widest window with at most this mean number of members per row on *combine*.
+            tolerance: choose the narrowest window that loses at most this much accuracy, with 95% confidence. Windows
+                are tested from the widest on until one fails, so that testing many costs no confidence (fixed sequence
                 testing; Angelopoulos et al. 2021, "Learn then Test").
         """
         window = math.inf
@@ -98,11 +100,11 @@ class Cascade:
         return window
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values that pydantic reads."""
+        """Return the cascade as JSON values, from which pydantic can rebuild it."""
         return asdict(self)
 
     def check(self, members: int) -> None:
-        """See whether its parts make a cascade over so many members.
+        """Check that the stages and points make a cascade over this number of members.
 
         Raises:
             ValueError: they do not.
@@ -120,10 +122,10 @@ class Cascade:
 
 
 def check_budget(mean_members: float | None, tolerance: float | None) -> None:
-    """Refuse a budget that says nothing.
+    """Check a budget.
 
     Raises:
-        ConfigError: both are given, or one is out of range.
+        ConfigError: both values are given, or one is out of range.
     """
     if mean_members is not None and tolerance is not None:
         raise ConfigError("give mean_members or tolerance, not both: each sets the cascade's window")
@@ -141,11 +143,15 @@ def walk(
     finish: Callable[[Floats], Floats],
     inputs: Floats,
 ) -> tuple[Floats, Integers]:
-    """Return probs_NC, and members_N: how many each row asked.
+    """Return probs_NC of the cascade, and members_N, the number of members that predicted each row.
 
     Args:
-        ask: stage number and inputs -> probs_MNC of its members.
+        stages: the stages, in order.
+        window: rows with a margin outside it stop.
+        weights_M: the members' weights, in the bundle's order.
+        ask: stage number and inputs -> probs_MNC of the stage's members.
         finish: probs_MNC of all members, in the bundle's order -> probs_NC of the full ensemble.
+        inputs: the rows, preprocessed.
     """
     members_N = np.zeros(len(inputs), dtype=np.int64)
     open_N = np.arange(len(inputs))
@@ -174,8 +180,10 @@ def walk(
 
 
 def reachable(stages: Sequence[Stage], window: float) -> list[Stage]:
-    """Return the same cascade without stages where no margin (at most 1) could be outside the window: their members
-    are asked together with the next ones, in fewer calls."""
+    """Return the stages without those at which no row can stop, since a margin is at most 1.
+
+    The members of a stage that is left out predict with the next one, in fewer calls.
+    """
     found: list[Stage] = []
     waiting: tuple[int, ...] = ()
     for stage in stages:
@@ -187,22 +195,26 @@ def reachable(stages: Sequence[Stage], window: float) -> list[Stage]:
 
 
 def margins(probs_NC: Floats) -> Floats:
-    """Return how far the most probable class is ahead of the second; 0 for a tie."""
+    """Return margin_N, the most probable class's probability minus the second's; 0 for a tie."""
     two_N2 = np.partition(probs_NC, -2, axis=1)[:, -2:]
     return two_N2[:, 1] - two_N2[:, 0]
 
 
 def stops(margin_N: Floats, window: float, stage: Stage) -> Any:
-    """Return which rows are outside the window."""
+    """Return stop_N, True for rows outside the window; all rows stop at the last stage."""
     return margin_N >= window * stage.spread if stage.spread else np.ones(len(margin_N), dtype=bool)
 
 
 def spread(weights_K: Floats, weights_rest: Floats) -> float:
-    """Return the standard deviation of (mean of those asked) - (mean of all), for members of variance one.
+    """Return the standard deviation of (mean of the first k members) - (mean of all), for members of variance one.
 
-    With W the share of the weights asked, members asked count w (1 / W - 1) in that difference and the rest -w; for
-    equal weights this is sqrt(1 / k - 1 / M), the sampling error with the correction for a finite population
-    (Cochran 1977, "Sampling Techniques", theorem 2.2).
+    With W the first k members' share of all weights, each of these members counts w (1 / W - 1) in that difference, and
+    each of the rest -w. For equal weights this is sqrt(1 / k - 1 / M), the sampling error with the correction for a
+    finite population (Cochran 1977, "Sampling Techniques", theorem 2.2).
+
+    Args:
+        weights_K: the weights of the first k members.
+        weights_rest: the weights of all other members.
     """
     everything = weights_K.sum() + weights_rest.sum()
     asked, rest = weights_K / everything, weights_rest / everything
@@ -217,14 +229,16 @@ def learn(
     costs_M: Floats,
     calibrate: bool = True,
 ) -> Cascade:
-    """Return the cascade of at least two members; everything is learned from the *combine* split.
+    """Return the cascade of at least two members, learned from the *combine* split alone.
 
     Args:
-        probs_MNC, labels_N: of *combine*.
-        full_NC: what the full ensemble says of it; for a combiner that learns, of rows that it did not learn from.
-        weights_M: the selection's, positive.
-        costs_M: what a prediction of each member costs, in any unit.
-        calibrate: fit each stage's temperature; without, it is 1.
+        probs_MNC: the members' predictions on *combine*.
+        labels_N: the labels of *combine*.
+        full_NC: the full ensemble's predictions on *combine*; of a combiner that learns, those for rows that it did not
+            learn from.
+        weights_M: the selection's weights, positive.
+        costs_M: the cost of a prediction by each member, in any unit.
+        calibrate: whether to fit each stage's temperature; otherwise it is 1.
     """
     assert len(weights_M) > 1 and min(weights_M) > 0 and min(costs_M) > 0
     order = _order(probs_MNC, labels_N, weights_M, costs_M)
@@ -246,7 +260,10 @@ def learn(
 
 
 def _bounds(members: int) -> list[tuple[int, int]]:
-    """Return stages of 1, 1, 2, 4, … members: each halves the variance that is left, and few stages cost few calls."""
+    """Return the (first, end) bounds of stages of 1, 1, 2, 4, … members in order.
+
+    Each stage halves the variance that is left, and few stages need few calls.
+    """
     ends = [1]
     while ends[-1] < members:
         ends.append(min(2 * ends[-1], members))
@@ -254,15 +271,16 @@ def _bounds(members: int) -> list[tuple[int, int]]:
 
 
 def _order(probs_MNC: Floats | Sequence[Floats], labels_N: Integers, weights_M: Floats, costs_M: Floats) -> Integers:
-    """Return places such that every prefix is good: next comes who gains most log-likelihood for its cost.
+    """Return the members' indices in an order in which every prefix is good.
 
-    Where all that are left would lose some, next comes who loses least, cheap ones first.
+    The next member is the one with the largest gain of log-likelihood for its cost. If all that are left would lose
+    some, it is the one with the smallest loss times cost.
     """
     rows = np.arange(len(labels_N))
     picked_MN = np.stack([np.asarray(probs_NC)[rows, labels_N] for probs_NC in probs_MNC]).astype(np.float64)
     left, order = list(range(len(weights_M))), []
     total_N, weight = np.zeros(len(labels_N)), 0.0
-    reached = -math.log(np.shape(probs_MNC[0])[1])  # saying nothing
+    reached = -math.log(np.shape(probs_MNC[0])[1])  # the log-likelihood of uniform probabilities
     while left:
         mixed_LN = (total_N + weights_M[left, None] * picked_MN[left]) / (weight + weights_M[left, None])
         reached_L = np.log(np.clip(mixed_LN, FLOOR, None)).mean(axis=1)
@@ -309,26 +327,28 @@ def _points(
 
 
 def _losses(calibrated_NC: Floats, full_N: Integers, class_N: Integers) -> Floats:
-    """Return each row's expected loss of accuracy: p(the full ensemble's class) - p(the cascade's), by the full one.
+    """Return each row's expected loss of accuracy: p(the full ensemble's class) - p(the cascade's class).
 
-    Labels would say 1, 0 or -1 of the few rows whose class changes; these numbers have the same mean where the full
-    ensemble is calibrated, and a far smaller variance. They are never negative: agreement counts, not luck.
+    p are the full ensemble's probabilities. Measured with labels, the loss of the few rows whose class changes would be
+    1, 0 or -1. The expected losses have the same mean if the full ensemble is calibrated, and a far smaller variance.
+    They are never negative: a cascade gains nothing where it is right by luck and the full ensemble is not.
     """
     rows = np.arange(len(full_N))
     return calibrated_NC[rows, full_N] - calibrated_NC[rows, class_N]
 
 
 def _prior(calibrated_NC: Floats, class_KN: Integers) -> float:
-    """Return what one changed row loses, by those that change after the first stage; 1 where none does."""
+    """Return the mean expected loss of the rows whose class changes after the first stage; 1 if there are none."""
     loss_N = _losses(calibrated_NC, class_KN[-1], class_KN[0])
     changed_N = class_KN[-1] != class_KN[0]
     return float(loss_N[changed_N].mean()) if changed_N.any() else 1.0
 
 
 def _bound(loss_N: Floats, prior: float) -> float:
-    """Return an upper bound of the mean at 95% confidence.
+    """Return an upper bound of the mean loss at 95% confidence.
 
-    The normal bound, with one more row that is changed: nothing seen in N rows is no proof (Laplace's rule).
+    It is the normal bound, with one more row whose class changes and which loses `prior`: no change seen in N rows does
+    not prove that there is none (Laplace's rule).
     """
     total, squares = loss_N.sum() + prior, (loss_N**2).sum() + prior**2
     return float((total + CONFIDENCE * math.sqrt(squares)) / (len(loss_N) + 1))

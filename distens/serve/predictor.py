@@ -1,4 +1,4 @@
-"""A bundle that predicts: raw rows in; class probabilities, or numbers, out.
+"""Predictions of a bundle: class probabilities, or numbers, from raw rows.
 
 rows ─► preprocessing ─► members, those of one architecture as one program ─► combiner ─► temperature ─► probs_NC
                                 └─► with a budget: stage by stage, see `distens.serve.cascade`
@@ -40,33 +40,34 @@ Panel = Callable[[Floats], Floats]
 
 
 def load(path: str, *, imports: bool = False) -> Predictor:
-    """Return the predictor in a bundle, or in a finished run's folder. Every file is checked now.
+    """Return the predictor of a bundle, or of a finished run's folder, once every file has been checked.
 
     Args:
         path: a local path or any pyarrow address.
-        imports: let the bundle import the modules that it names, in members of kind `module` and in kinds of the form
-            `package.module:Class`, which runs their code. Without, it predicts only where they are imported already.
+        imports: whether the bundle may import the modules that it names, in members of kind `module` and in kinds of
+            the form `package.module:Class`, which runs their code. If not, these must be imported already.
 
     Raises:
-        BundleError: see `distens.serve.bundle.read`; or the bundle's preprocessing or combiner is unknown here, or it
-            names modules and may not import them.
+        BundleError: see `distens.serve.bundle.read`; or the bundle's preprocessing, combiner or target is unknown here,
+            or it names modules and may not import them.
     """
     return Predictor(bundle.read(str(path)), imports)
 
 
 class Predictor:
-    """Predicts as the run's ensemble (or student) did. Members are loaded when they are first asked.
+    """A predictor that predicts as the run's ensemble (or student) did. Members are loaded when they first predict.
 
-    With a budget, rows that the first members agree on clearly ask no more of them: `mean_members`, how many a row
-    asks on average (at least 1; a clear row asks one, an unclear one may ask all), or `tolerance`, how much accuracy
-    may be lost (0.002: 0.2 points), at 95% confidence. Both are averages, measured on the *combine* split. Where it has
-    too few rows to tell, and with one member, every row asks all.
+    With a budget, rows on which the first members agree clearly are predicted by these alone. A budget is either
+    `mean_members`, the mean number of members that predict a row (at least 1; for a clear row one member, for an
+    unclear row up to all), or `tolerance`, the accuracy that may be lost (0.002: 0.2 points) at 95% confidence. Both
+    are averages, measured on the *combine* split. If that split has too few rows to bound the loss by `tolerance`, or
+    if there is only one member, all members predict every row.
 
     Attributes:
-        bundle: what it was made of.
-        target: what it predicts.
-        classes: the names of predictions' columns: of classes, theirs.
-        members: ids.
+        bundle: the bundle that was loaded.
+        target: the target that is predicted.
+        classes: the names of the columns of predictions; for classes, the class names.
+        members: the members' ids.
     """
 
     def __init__(self, source: Bundle, imports: bool = False) -> None:
@@ -89,20 +90,20 @@ class Predictor:
         """Return probs_NC (float64) of raw rows: a DataFrame with the columns of training, or an array.
 
         Raises:
-            DataError: rows that are not like those of training.
-            BundleError: a member cannot be loaded, or there is a budget and the bundle has no cascade.
-            ConfigError: a budget that is out of range, or two.
+            DataError: the rows are not like those of training.
+            BundleError: a member cannot be loaded or predict, or there is a budget and the bundle has no cascade.
+            ConfigError: the budget is out of range, or there are two.
         """
         return self.ask(rows, mean_members=mean_members, tolerance=tolerance)[0]
 
     def predict(self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None) -> NDArray[Any]:
-        """Return what each row most likely is: the name of a class, or a number; errors as of `predict_proba`."""
+        """Return each row's prediction, the name of a class or a number; raises the errors of `predict_proba`."""
         return self.target.decisions(self.predict_proba(rows, mean_members=mean_members, tolerance=tolerance))
 
     def ask(
         self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None
     ) -> tuple[Floats, Integers]:
-        """Return `predict_proba`, and how many members each row asked (N)."""
+        """Return the result of `predict_proba`, and members_N, the number of members that predicted each row."""
         window = self._window(mean_members, tolerance)
         inputs = self.preprocessing.transform(rows)
         answers = [self.answer(some, window) for some in self._batches(inputs)]
@@ -122,7 +123,7 @@ class Predictor:
         return self.bundle.cascade.window(mean_members, tolerance)
 
     def answer(self, inputs: Floats, window: float = math.inf) -> tuple[Floats, Integers]:
-        """Return what `ask` does, in one step, of rows that are preprocessed, through the cascade's window."""
+        """Return the results of `ask` for preprocessed rows, in one batch, with the cascade's window."""
         with self._blamed("its members cannot predict these rows"):
             probs_NC, asked_N = self._answered(inputs, window)
             self.target.check(probs_NC, len(inputs))
@@ -141,8 +142,11 @@ class Predictor:
 
     @contextmanager
     def _blamed(self, what: str) -> Iterator[None]:
-        """Blame the bundle for whatever goes wrong: its states are somebody's files in some library's hands, and the
-        rows have been checked."""
+        """Turn any error into a BundleError: the rows have been checked, but the states may be anybody's files.
+
+        Args:
+            what: the part of the message that says what failed.
+        """
         try:
             yield
         except BundleError:
@@ -152,7 +156,7 @@ class Predictor:
             raise BundleError(f"{self.bundle.store.url}: {what}: {' '.join(text.split())[:MOST_TEXT]}") from error
 
     def _refuse_imports(self) -> None:
-        """Raises BundleError, before anything of a user's is imported, if something would be."""
+        """Raise BundleError, before any user's module is imported, if the bundle would import one."""
         named = [("members", member.settings, f"member {member.id}") for member in self.bundle.members]
         parts = [("combine", self.bundle.combine, "its combiner"), ("targets", self.bundle.target_spec, "its target")]
         for family, spec, what in (*named, *parts):
@@ -181,7 +185,7 @@ class Predictor:
         return self.bundle.store.read_state(self.bundle.combine_state.path, self.bundle.combine_state)
 
     def _panel(self, places: tuple[int, ...]) -> Panel:
-        """Return these members as one, loaded and stacked the first time; what is never asked is never loaded."""
+        """Return the panel of some members; they are loaded and stacked at the first call, other members never."""
         if places not in self._panels:
             entries = [self.bundle.members[place] for place in places]
             found = [(entry, name, address) for entry in entries for name, address in entry.states().items()]
@@ -196,7 +200,7 @@ class Predictor:
             state = self.bundle.store.read_state(address.path, address)
             columns = len(self.classes)
             made = {"classes": columns, "outputs": columns, "input_shape": list(self.preprocessing.output_shape)}
-            for name in made.keys() & state.meta.keys():  # before anything is made so large
+            for name in made.keys() & state.meta.keys():  # before anything of these sizes is allocated
                 if state.meta[name] != made[name]:
                     raise ValueError(f"its {name} are {shown(state.meta[name])}, the bundle's {made[name]}")
             member = registry.build_member(entry.settings)
@@ -205,7 +209,7 @@ class Predictor:
 
 
 def _together(members: Sequence[Any], keys: Sequence[str | None]) -> Panel:
-    """Return one function that asks all members: those with one key stacked, the others by themselves."""
+    """Return one panel of all members: those with the same key are stacked, those without a key predict one by one."""
     packs: dict[str | int, list[int]] = {}
     for place, key in enumerate(keys):
         packs.setdefault(place if key is None else key, []).append(place)
@@ -224,7 +228,12 @@ def _together(members: Sequence[Any], keys: Sequence[str | None]) -> Panel:
 
 
 def _averaged(panel: Panel, counts: Sequence[int]) -> Panel:
-    """Return a panel of members, each of whose predictions is the mean of so many models', one after the other."""
+    """Return a panel of members, each of which predicts the mean of its models.
+
+    Args:
+        panel: of all models, in the members' order.
+        counts: the number of models of each member.
+    """
     ends = np.cumsum(counts)[:-1]
 
     def averaged(inputs: Floats) -> Floats:

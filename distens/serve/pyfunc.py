@@ -1,4 +1,4 @@
-"""A bundle as an MLflow model, logged from this file's code: MLflow copies the file and the bundle, nothing else."""
+"""A bundle as an MLflow model, logged as code: MLflow copies this file and the bundle, nothing else."""
 
 from typing import Any
 
@@ -10,18 +10,18 @@ from distens.serve.predictor import load
 
 
 class BundleModel(PythonModel):
-    """Raw rows to a DataFrame of probabilities, one column for each class."""
+    """An MLflow model that predicts a DataFrame from raw rows: a column for each class, or for each number."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open the bundle among the model's artifacts. Loading an MLflow model runs its code, so the bundle's too."""
+        """Open the bundle among the model's artifacts; it may import modules, since MLflow models run code anyway."""
         self.predictor = load(context.artifacts["bundle"], imports=True)
 
-    # A DataFrame is the one hint that makes MLflow neither warn nor check: the signature and the bundle's own
-    # preprocessing do. What comes may as well be an array, for a bundle that was made of arrays.
+    # The annotation DataFrame is the only one with which MLflow neither warns nor checks the input: the signature and
+    # the bundle's own preprocessing check it. The input may also be an array, if the bundle was trained on arrays.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return probs_NC; `params` may hold a budget: `mean_members` or `tolerance`, see `Predictor`."""
+        """Return probs_NC as a DataFrame; `params`: a budget (`mean_members` or `tolerance`, see `Predictor`)."""
         probs_NC = self.predictor.predict_proba(model_input, **(params or {}))
         return pd.DataFrame(probs_NC, columns=pd.Index(self.predictor.classes))
 

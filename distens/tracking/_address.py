@@ -12,12 +12,12 @@ _SQLITE = re.compile(r"(sqlite[\w+]*:///)([^?]+)(\?.*)?")
 
 
 def is_store(address: str) -> bool:
-    """Return whether an address is a server's or a database's: MLflow keeps no runs in plain folders any more."""
+    """Return True for the address of a server or a database: MLflow no longer keeps runs in plain folders."""
     return address.startswith("databricks") or ("://" in address and not address.startswith("file:"))
 
 
 def is_server(address: str) -> bool:
-    """Return whether an address is a server's, not a database's."""
+    """Return True for the address of a server, False for that of a database."""
     return address.startswith(("http://", "https://", "databricks"))
 
 
@@ -30,13 +30,13 @@ def pinned(address: str) -> str:
 
 
 def artifacts_beside(address: str, experiment: str) -> str | None:
-    """Return where a new experiment's files go: `mlruns` beside a SQLite file; None leaves it to the server."""
+    """Return the folder for a new experiment's files, in `mlruns` beside a SQLite file; None: the server chooses it."""
     found = _SQLITE.fullmatch(pinned(address))
     return str(Path(found[2]).parent / "mlruns" / safe_key(experiment)) if found else None
 
 
 def how_to_look(address: str, experiment_id: str, run_id: str) -> str:
-    """Return a line that says how to open a run's page."""
+    """Return a line for the user on how to open a run's page."""
     page = f"/#/experiments/{experiment_id}/runs/{run_id}" if run_id else ""
     shown = redact(address)
     if shown.startswith(("http://", "https://")):

@@ -1,7 +1,7 @@
-"""How a run becomes a tree on a tracking server: a parent run, and a child run for every attempt.
+"""A run as a tree on a tracking server: a parent run, and a child run for every attempt.
 
-Everything is looked up before it is written, so that sending again changes nothing. The server itself is behind
-`Server`, five kinds of call that any tracking server has.
+Everything is looked up before it is written, so that sending a record again changes nothing. The server itself is
+behind `Server`, a protocol of the calls that any tracking server has.
 """
 
 from __future__ import annotations
@@ -45,14 +45,22 @@ class Run:
 
 
 class Server(Protocol):
-    """What is asked of a tracking server."""
+    """A tracking server's runs, in one experiment.
+
+    Example:
+        A run is looked up, opened if it is missing, and logged::
+
+            run = next(server.runs("distens.run", key), None) or server.create(name, {"distens.run": key}, now_ms())
+            server.log(run.id, now_ms(), metrics={"ensemble.nll": 0.3}, params={"search.members": "8"})
+            server.close(run.id, "FINISHED", now_ms())
+    """
 
     def runs(self, tag: str, value: str) -> Iterator[Run]:
-        """Yield the experiment's runs with that tag, oldest first."""
+        """Yield the experiment's runs that have this value of a tag, oldest first."""
         ...
 
     def create(self, name: str, tags: Mapping[str, str], start_ms: int) -> Run:
-        """Open a run."""
+        """Open a run, and return it."""
         ...
 
     def log(
@@ -65,7 +73,13 @@ class Server(Protocol):
         step: int = 0,
         history: Mapping[str, Mapping[int, float]] | None = None,
     ) -> None:
-        """Add to a run, in one call where the limits allow; `history` has metrics that come with steps of their own."""
+        """Add entries to a run, in one call if the server's limits allow it.
+
+        Args:
+            at_ms: the time of the metrics.
+            step: the step of `metrics`.
+            history: metric -> step -> value, for metrics with steps of their own.
+        """
         ...
 
     def steps(self, run_id: str, metric: str) -> set[int]:
@@ -73,7 +87,7 @@ class Server(Protocol):
         ...
 
     def close(self, run_id: str, status: str, end_ms: int | None = None) -> None:
-        """Set a run's status; `RUNNING` opens it again."""
+        """Set a run's status; `RUNNING` reopens the run."""
         ...
 
     def text(self, run_id: str, text: str, name: str) -> None:
@@ -86,22 +100,22 @@ class Server(Protocol):
 
 
 def now_ms() -> int:
-    """Return the time as tracking servers write it."""
+    """Return the present time in milliseconds since the epoch."""
     return int(time.time() * 1000)
 
 
 class Logbook:
-    """One connection's view of a run: its parent and what lies under it, read once at the start.
+    """A connection's view of a run: its parent run and the children of that, read once at the start.
 
     Args:
-        within: the name of the sweep that the run is one of, whose folder holds the run's; None for a run by itself.
+        within: the name of the sweep that the run belongs to, whose folder holds the run's; None for a run by itself.
     """
 
     def __init__(self, server: Server, run: RunInfo, within: str | None = None) -> None:
         self.server = server
         self.run = run
         above = {}
-        if within is not None:  # whichever of a sweep's runs comes first opens the sweep's own
+        if within is not None:  # the first of a sweep's runs opens the sweep's own
             sweep = RunInfo(run.name, within, {}, run.storage.rpartition("/")[0], {}, "")
             above = {"mlflow.parentRunId": self._open(sweep, {}).id}
         self.parent = self._open(run, above)
@@ -110,7 +124,7 @@ class Logbook:
         for child in server.runs("mlflow.parentRunId", self.parent.id):
             self._keep(child)
         self._steps: dict[str, set[int]] = {}
-        self._steps_lock = threading.Lock()  # records may come from several threads, of a step one
+        self._steps_lock = threading.Lock()  # records may come from several threads
 
     def _open(self, run: RunInfo, above: Mapping[str, str]) -> Run:
         storage = run.storage if "://" in run.storage else str(Path(run.storage).absolute())
@@ -125,16 +139,16 @@ class Logbook:
         return self.server.create(run.run_name, {**tags, **above}, now_ms())
 
     def _keep(self, child: Run) -> None:
-        # Of thousands of children only what is asked of them again.
+        # There may be thousands of children: only the fields that are needed again are kept.
         contributed = {key: value for key, value in child.metrics.items() if key.partition(".")[0] in CONTRIBUTED}
         kept = Run(child.id, child.status, child.start_ms, {}, metrics=contributed)
         self.children[child.tags.get("distens.record", child.id)] = kept
-        # A failed attempt never hides the member that came of a later one; the newest outcome is the last kept.
+        # A failed attempt never replaces the member of a successful one; of several, the newest is kept.
         if "distens.reason" not in child.tags:
             self.members[child.tags.get("distens.task", "")] = kept
 
     def start(self) -> None:
-        """Say what the run is, and that it is running."""
+        """Log the run's config and versions on the parent run, and open it again unless it runs or has finished."""
         if self.parent.status not in ("RUNNING", "FINISHED"):
             self.server.close(self.parent.id, "RUNNING")
         params = _records.flatten(self.run.config)
@@ -144,7 +158,7 @@ class Logbook:
         self.server.text(self.parent.id, write_yaml(_records.redacted(self.run.config)), "config.yaml")
 
     def member(self, task: Task, outcome: Finished | Failure, at_ms: int) -> None:
-        """Log one attempt as a child run, unless it is there; an interrupted one is completed."""
+        """Log one attempt as a child run, unless the server has it; complete a child run that was interrupted."""
         tags = _records.labels(task, outcome)
         known = self.children.get(tags["distens.record"])
         if known is not None and known.status != "RUNNING":
@@ -158,14 +172,14 @@ class Logbook:
             start_ms = at_ms - int(1000 * seconds)
             child = self.server.create(_records.title(task, outcome), {**tags, **parent}, start_ms)
         params = _records.flatten({**task.settings, "seed": task.seed})
-        # The run's own start as the time of its numbers: sent again they are the same numbers, not further ones.
+        # The metrics' time is the run's own start, so that metrics sent again are not further entries.
         self.server.log(child.id, child.start_ms, metrics=_records.measures(outcome), params=params)
         child.status = "FINISHED" if isinstance(outcome, Finished) else "FAILED"
         self.server.close(child.id, child.status, at_ms)
         self._keep(Run(child.id, child.status, child.start_ms, tags))
 
     def participant(self, done: Participant, at_ms: int) -> None:
-        """Log a participant as a child run, unless it is there; an interrupted one is completed."""
+        """Log a participant as a child run, unless the server has it; complete a child run that was interrupted."""
         record = f"{done.kind}/{done.name}"
         child = self.children.get(record)
         if child is not None and child.status != "RUNNING":
@@ -182,7 +196,7 @@ class Logbook:
         self.children[record] = Run(child.id, "FINISHED", child.start_ms, {})
 
     def progress(self, step: int, metrics: Mapping[str, float], at_ms: int) -> None:
-        """Log the search so far, unless that step is there."""
+        """Log the metrics of a step on the parent run, unless the server has them."""
         fresh = {}
         with self._steps_lock:
             for key, value in _records.numbers(metrics).items():
@@ -195,14 +209,17 @@ class Logbook:
             self.server.log(self.parent.id, at_ms, metrics=fresh, step=step)
 
     def contribution(self, name: str, metrics: Mapping[str, float]) -> None:
-        """Log the weight and diversity of a member, or of a part of one, on the member's own run."""
+        """Log the weight and diversity of a member, or of a part of it, on the member's own run."""
         task_id, _, part = name.partition("/")
         child = self.members.get(task_id)
         if child is not None:
             self._log_new(child, _records.numbers({f"{key}.{part}" if part else key: v for key, v in metrics.items()}))
 
     def results(self, final: Final) -> None:
-        """Log the table: numbers as metrics (`ensemble.accuracy`), all of it as a file, who won as the description."""
+        """Log the table of results on the parent run.
+
+        Its numbers become metrics (`ensemble.accuracy`), the whole table a file, and the verdict the description.
+        """
         metrics: dict[str, float] = {}
         for row, values in final.rows.items():
             metrics |= _records.numbers(values, f"{row}.")
@@ -213,11 +230,11 @@ class Logbook:
             self.server.log(self.parent.id, now_ms(), tags={"mlflow.note.content": note})
 
     def file(self, path: Path, folder: str = "") -> None:
-        """Store a file with the parent run."""
+        """Store a local file with the parent run."""
         self.server.file(self.parent.id, path, folder)
 
     def end(self, status: str) -> None:
-        """Close the parent run."""
+        """Close the parent run with a status of `Tracker.finish`."""
         if self.parent.status != STATUSES[status]:
             self.server.close(self.parent.id, STATUSES[status], now_ms())
 
@@ -229,7 +246,7 @@ class Logbook:
 
 
 def final_records(final: Final) -> Iterator[tuple[str, Callable[[Logbook], None]]]:
-    """Yield what a finished run has to say, in records small enough that each shows progress."""
+    """Yield the label and the call of every record of a finished run, each small enough to show progress."""
     yield "the table of results", lambda book: book.results(final)
     few = len(final.diversity) <= MOST_CONTRIBUTIONS
     for name in sorted({*final.weights, *final.diversity} if few else final.weights):
@@ -243,7 +260,7 @@ def final_records(final: Final) -> Iterator[tuple[str, Callable[[Logbook], None]
 
 
 def run_key(run: RunInfo) -> str:
-    """Return what names a run for good: its config's hash and its data's."""
+    """Return a run's permanent key: its name, which has its config's hash, and its data's fingerprint."""
     return f"{run.run_name}/{run.fingerprint}"
 
 

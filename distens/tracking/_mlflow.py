@@ -1,4 +1,4 @@
-"""The one place that speaks MLflow: runs and models through an explicit client, none of MLflow's global state."""
+"""All calls to MLflow's API: runs and models through an explicit client, without MLflow's global state."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ RUNS_PER_PAGE = 1000
 
 
 def prepare() -> None:
-    """Import MLflow, and have it fail soon: whoever sends tries again."""
-    # Imported here and not in the thread: two threads that import packages with cycles may see half of one.
+    """Import MLflow, and set it to fail soon, since our sender tries again."""
+    # Imported here, not in the sender's thread: two threads that import packages with cycles may see half of one.
     import mlflow.models
     import mlflow.pyfunc  # noqa: F401
 
-    # Ours is the thread that tries again and says so at the end; MLflow's own retries would take minutes each.
-    # A value that the user has set stays.
+    # Our own thread tries again, and reports at the end; MLflow's own retries would take minutes each.
+    # A value that the user has set is kept.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    # A server on an object store would send us there for its files; we may not reach it.
+    # A server on an object store would send us to that store for its files; we may have no access to it.
     os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -43,7 +43,7 @@ def prepare() -> None:
 
 
 class Mlflow:
-    """Runs, files and models at one address, in one experiment, which is made if it is not there."""
+    """The runs, files and models at one address, in one experiment, which is created if it is missing."""
 
     def __init__(self, address: str, experiment: str) -> None:
         from mlflow import MlflowClient
@@ -52,7 +52,7 @@ class Mlflow:
         self.client: MlflowClient = MlflowClient(tracking_uri=address, registry_uri=address)
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
-            # Of this kind the page opens on runs and models; without it MLflow shows what belongs to chat models.
+            # For this kind, the page opens on runs and models; without it, on pages for chat models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             self.experiment_id = self.client.create_experiment(experiment, artifacts_beside(address, experiment), kind)
         else:
@@ -141,9 +141,9 @@ class Mlflow:
             self.client.log_model_artifacts(logged.model_id, f"{folder}/model")
         self.client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        with suppress(MlflowException):  # it exists
+        with suppress(MlflowException):  # the model exists already
             self.client.create_registered_model(model)
-        # By its place, not as `models:/<id>`: a database store would look that up through MLflow's global address.
+        # By its location, not as `models:/<id>`: a database store would look up the id through MLflow's global address.
         return _version(
             self.client.create_model_version(
                 model, logged.artifact_location, run_id, dict(tags), model_id=logged.model_id, await_creation_for=0
@@ -180,7 +180,7 @@ def _version(found: Any) -> Version:
 
 
 def _columns(marker: Mapping[str, Any]) -> Sequence[str]:
-    """Return the names of predictions' columns that a bundle's marker has: of classes, theirs."""
+    """Return the names of the columns of predictions from a bundle's marker: the class names, if it has classes."""
     return marker.get("classes") or marker["columns"]
 
 
@@ -193,8 +193,8 @@ def _signature(rows: Any, classes: Sequence[str]) -> Any:
     else:
         whole = [name for name, kind in rows.dtypes.items() if kind.kind in "iu"]
         found = infer_signature(rows.astype(dict.fromkeys(whole, float))).inputs
-        # A column of whole numbers is of floats where one is missing, and MLflow would refuse the one type or the
-        # other; the bundle's own preprocessing checks these columns.
+        # A column of whole numbers has floats if a value is missing, and MLflow would refuse one of the two types. The
+        # bundle's own preprocessing checks these columns.
         inputs = Schema([ColSpec(AnyType(), spec.name) if spec.name in whole else spec for spec in found.inputs])
     budget = ParamSchema([ParamSpec(name, "double", None) for name in ("mean_members", "tolerance")])
     return ModelSignature(inputs, Schema([ColSpec("double", str(name)) for name in classes]), budget)

@@ -1,4 +1,4 @@
-"""Records as the flat names and short texts that tracking servers take."""
+"""Records as the flat names and short texts that tracking servers accept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY_LENGTH = 250
 
 
 def redacted(value: Any) -> Any:
-    """Return a JSON value with `redact` applied to every text in it."""
+    """Return a JSON value in which `redact` was applied to every text."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
@@ -30,12 +30,15 @@ def redacted(value: Any) -> Any:
 
 
 def safe_key(name: str) -> str:
-    """Return a name of letters, digits and `_ . -` and spaces, as every MLflow store takes it."""
+    """Return the name with every character replaced that not all MLflow stores accept, and cut to KEY_LENGTH.
+
+    Letters, digits, spaces and `_ . -` stay; all else becomes `_`.
+    """
     return re.sub(r"[^\w.\- ]", "_", name)[:KEY_LENGTH] or "_"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested JSON values as dotted names and texts: `{"a": {"b": [1]}}` is `{"a.b": "[1]"}`.
+    """Return nested JSON values as dotted names and texts: `{"a": {"b": [1]}}` becomes `{"a.b": "[1]"}`.
 
     Lists of mappings are numbered (`baselines.0.kind`). Texts are redacted and cut to MLflow's limit.
     """
@@ -53,7 +56,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Return the entries that are finite numbers; nothing else can be drawn in a chart."""
+    """Return the entries that are finite numbers, with safe names; a chart can show nothing else."""
     return {
         safe_key(f"{prefix}{name}"): float(value)
         for name, value in values.items()
@@ -62,19 +65,19 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def attempt_of(outcome: Finished | Failure) -> int:
-    """Return which attempt an outcome ends."""
+    """Return the number of the attempt that an outcome ends."""
     return outcome.report.attempt if isinstance(outcome, Finished) else outcome.attempt
 
 
 def digest(task: Task, outcome: Finished | Failure) -> str:
-    """Return a name for this very outcome: sent again it is the same, trained again (seconds differ) it is not."""
+    """Return a hash of an outcome: the same if it is sent again, another if it is trained again, as seconds differ."""
     record = to_json(outcome.report if isinstance(outcome, Finished) else outcome)
     text = json.dumps([task.id, task.settings, task.seed, record], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def measures(outcome: Finished | Failure) -> dict[str, float]:
-    """Return the numbers of one attempt."""
+    """Return the metrics and costs of one attempt, and the metrics of its parts."""
     if isinstance(outcome, Failure):
         return numbers({"seconds": outcome.seconds})
     report = outcome.report
@@ -108,7 +111,7 @@ def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:
 
 
 def title(task: Task, outcome: Finished | Failure) -> str:
-    """Return a name to read in a list: `m0007 mlp`, `m0007 mlp (attempt 1: crashed)`."""
+    """Return an attempt's name for display: `m0007 mlp`, `m0007 mlp (attempt 1: crashed)`."""
     family = task.settings.get("family", task.settings.get("kind", ""))
     name = f"{task.id} {family}".strip()
     return f"{name} (attempt {outcome.attempt}: {outcome.reason})" if isinstance(outcome, Failure) else name

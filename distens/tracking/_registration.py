@@ -1,4 +1,4 @@
-"""When a bundle becomes a version of a registered model, and when that version becomes the champion."""
+"""Registration of bundles as versions of registered models, and the choice of the champion among versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHECKED = "distens.checked"
 CHAMPION = "champion"
 TOLERANCE = 1e-6
 
-# What a bundle is read and predicted with; pinned in the logged model to what is installed here.
+# The packages that reading and predicting with a bundle need; a logged model pins the versions that are installed here.
 REQUIREMENTS = (
     "distens",
     "lightgbm",
@@ -46,26 +46,35 @@ class Version:
 
 
 class Registry(Protocol):
-    """What is asked of a model registry."""
+    """A model registry: registered models, their versions, and the alias `champion`.
+
+    Example:
+        A bundle is registered, loaded back and promoted::
+
+            version = registry.add("adult", run_id, Path("final/ensemble"), example, {"distens.run": key})
+            probs_NC = registry.predict("adult", version, example)
+            registry.tag("adult", version, "distens.checked", "champion (the first)")
+            registry.promote("adult", version)
+    """
 
     def versions(self, model: str) -> Iterable[Version]:
-        """Return all versions; none if there is no such model."""
+        """Return all versions of a model; none if there is no such model."""
         ...
 
     def champion(self, model: str) -> Version | None:
-        """Return the version with that alias."""
+        """Return the version with the alias `champion`; None if there is none."""
         ...
 
     def add(self, model: str, run_id: str, bundle: Path, example: Any, tags: Mapping[str, str]) -> Version:
-        """Log the bundle as a model of the run and register it."""
+        """Log a bundle as a model of a run, register it, and return the new version."""
         ...
 
     def predict(self, model: str, version: Version, example: Any) -> Floats:
-        """Fetch the version as a user would, and return its probs_NC."""
+        """Fetch a version as a user would, and return its probs_NC for the example's rows."""
         ...
 
     def tag(self, model: str, version: Version, key: str, value: str) -> None:
-        """Tag a version."""
+        """Set a tag of a version."""
         ...
 
     def promote(self, model: str, version: Version) -> None:
@@ -74,11 +83,11 @@ class Registry(Protocol):
 
 
 def register(registry: Registry, book: Logbook, final: Final, bundle: str) -> str:
-    """Register one bundle, check what the registry gives back, and return a line that says what happened.
+    """Register one bundle, check its predictions from the registry, and return a line for the user about the result.
 
-    A server keeps models that cannot be loaded as if nothing were wrong, so the version is fetched, loaded and asked
-    to predict the example before it may become champion. There is no alias `latest` to move: MLflow reserves that
-    word and resolves `models:/NAME@latest` to the newest version by itself.
+    A server stores models that cannot be loaded without an error. So the version is fetched and loaded, and predicts
+    the example, before it may become champion. There is no alias `latest` to move: MLflow reserves that word and
+    resolves `models:/NAME@latest` to the newest version by itself.
     """
     model = model_name(book.run.name, bundle)
     path = final.bundles[bundle]
@@ -113,12 +122,16 @@ def register(registry: Registry, book: Logbook, final: Final, bundle: str) -> st
 
 
 def compare(score: float, fingerprint: str, champion: Version | None, name: str = "NLL") -> tuple[bool, str]:
-    """Return whether a new version becomes champion, and why.
+    """Return True if a new version becomes champion, and the reason in words.
 
-    Scores are of the *combine* split: comparable only on the same data, lower is better.
+    Scores are measured on the *combine* split: they are comparable only on the same data, and lower is better. A
+    champion that was scored on other data, or not at all, gives way.
 
     Args:
-        name: of what was measured.
+        score: of the new version.
+        fingerprint: of the new version's data.
+        champion: the present champion; None if there is none.
+        name: the name of the metric that the scores are.
     """
     if champion is None:
         return True, "the first"
@@ -148,16 +161,16 @@ def _difference(probs_NC: Floats, expected_NC: Any) -> str:
 
 
 def requirements() -> list[str]:
-    """Return the pins of a logged model; MLflow would start a process to guess them."""
+    """Return the pinned requirements of a logged model; without them, MLflow would start a process to guess them."""
     pins = []
     for name in REQUIREMENTS:
         with suppress(PackageNotFoundError):
-            pins.append(f"{name}=={version(name).split('+')[0]}")  # `2.9.1+cpu` is not on the package index
+            pins.append(f"{name}=={version(name).split('+')[0]}")  # the package index has no `2.9.1+cpu`
     return pins
 
 
 def plain(example: Any) -> Any:
-    """Return rows whose column types MLflow's signatures know: categories are texts to it."""
+    """Return the rows with column types that MLflow's signatures know: categories become texts."""
     if not hasattr(example, "columns"):
         return example
     kinds = {name: object for name, kind in example.dtypes.items() if str(kind) == "category"}

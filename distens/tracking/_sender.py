@@ -1,4 +1,4 @@
-"""A background thread that sends records in order, some beside each other, and keeps what cannot be sent.
+"""A background thread that sends records in order, some of them at the same time, and keeps those that fail.
 
 put ──► queue ──► connect, then send(book)        the connection is made again after every error
 │          └─ error ─► pause ─┐
@@ -36,7 +36,13 @@ class _Record(Generic[Book]):
 
 @dataclass(frozen=True)
 class Left:
-    """What was not sent: how many records still wait, what was set aside, and the last error."""
+    """The records that were not sent.
+
+    Attributes:
+        waiting: the number of records in the queue.
+        refused: label and error of each record that was set aside.
+        error: the last error; None if there was none.
+    """
 
     waiting: int
     refused: tuple[str, ...]
@@ -44,14 +50,14 @@ class Left:
 
 
 class Sender(Generic[Book]):
-    """Sends what it is given, for as long as it takes.
+    """A queue of records, and the background thread that sends them, for as long as that takes.
 
     Args:
-        connect: returns what records are sent with, after asking the server what it already holds; raises while
-            the server is away.
-        longest_pause: seconds between attempts at most.
-        width: how many records are sent at the same time at most. A server takes its time for each, most of which it
-            waits for its disk.
+        connect: returns the book that records are sent with, after it has read what the server already holds; raises
+            while the server is away.
+        longest_pause: the longest pause between attempts, in seconds.
+        width: the largest number of records that are sent at the same time. A server needs time for each record, most
+            of which it waits for its disk.
     """
 
     def __init__(self, connect: Callable[[], Book], longest_pause: float = 30.0, width: int = 1) -> None:
@@ -64,16 +70,18 @@ class Sender(Generic[Book]):
         self._closed = False
         self._refused: list[str] = []
         self._error: BaseException | None = None
-        # A daemon: a server that hangs must not keep the process from ending.
+        # A daemon thread, so that a server that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name=NAME, daemon=True)
         self._thread.start()
 
     def put(self, label: str, send: Callable[[Book], None], beside: bool = False) -> None:
-        """Queue one record; returns at once.
+        """Queue one record, and return at once.
 
         Args:
-            beside: it may be sent at the same time as its neighbours that may, too, from another thread; any other
-                waits for all before it.
+            label: the record's name in messages.
+            send: sends the record with a book; it may be called several times.
+            beside: whether the record may be sent from another thread, at the same time as its neighbours for which
+                this is True; any other record waits for all before it.
         """
         with self._changed:
             self._queue.append(_Record(label, send, beside))
@@ -82,12 +90,13 @@ class Sender(Generic[Book]):
     def close(
         self, wait_seconds: float, still: Callable[[int, float], None] | None = None, most_seconds: float = math.inf
     ) -> Left:
-        """Wait until all is sent, or until nothing was sent for `wait_seconds`; then stop.
+        """Wait until all records are sent, or until none was sent for `wait_seconds`; then stop, and return the rest.
 
         Args:
-            wait_seconds: while records are sent this bounds nothing, so that a long backlog is sent whole.
-            most_seconds: the longest wait, whatever is sent.
-            still: is told every `wait_seconds` how many records wait and how many seconds they will take.
+            wait_seconds: the longest wait for one more record. It does not bound the whole wait, so that a long backlog
+                is sent in full.
+            still: called every `wait_seconds`, with the number of waiting records and the seconds that they will take.
+            most_seconds: the longest wait in all, even if records are being sent.
         """
         with self._changed:
             self._longest_pause = min(self._longest_pause, 1.0)
@@ -113,9 +122,9 @@ class Sender(Generic[Book]):
             try:
                 if book is None:
                     book = self._connect()
-            except Exception as error:  # whatever the server or its client does, the run goes on
+            except Exception as error:  # any error of the server or its client: the run continues
                 self._error = error
-                # It is away, so that no record of these was at fault.
+                # The server is away, so none of these records is at fault.
                 for record in records:
                     record.refusals = 0
             else:
@@ -127,8 +136,10 @@ class Sender(Generic[Book]):
             self._pause(0.25 * 2 ** min(failures, 8))
 
     def _sent_all(self, records: list[_Record[Book]], book: Book) -> bool:
-        """Send records side by side, and take those that were sent, or have to be set aside, out of the queue; return
-        whether all were sent."""
+        """Send records at the same time; return True if all were sent.
+
+        Records that were sent, or have to be set aside, leave the queue.
+        """
         beside = [threading.Thread(target=_send, args=(one, book), name=NAME, daemon=True) for one in records[1:]]
         for thread in beside:
             thread.start()
@@ -153,8 +164,7 @@ class Sender(Generic[Book]):
         return not any(record.error for record in records)
 
     def _next(self) -> list[_Record[Book]]:
-        """Return the first record, with those after it that may be sent beside it; wait for one, and return none once
-        closed."""
+        """Return the next records to send at the same time; wait for the first, and return none once closed."""
         with self._changed:
             while not self._queue and not self._closed:
                 self._changed.wait()
@@ -166,7 +176,7 @@ class Sender(Generic[Book]):
     def _pause(self, seconds: float) -> None:
         start = time.monotonic()
         with self._changed:
-            # The longest pause is read anew each time: `close` shortens that of a server which was long away.
+            # The longest pause is read anew each time: `close` shortens it for a server that has been away for long.
             while not self._closed and (left := start + min(seconds, self._longest_pause) - time.monotonic()) > 0:
                 self._changed.wait(left)
 

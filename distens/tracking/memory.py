@@ -1,4 +1,4 @@
-"""What a run logs, as plain values in this process: for notebooks and tests."""
+"""A tracker in memory, whose records are plain values of this process: for notebooks and tests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from distens.tracking.protocol import Final, Participant, RunInfo
 
 @dataclass
 class Memory:
-    """A tracker that keeps what it is told; telling it twice changes nothing.
+    """A tracker that keeps all records in memory; logging a record twice changes nothing.
 
     Attributes:
-        run: what `start` said.
+        run: the argument of `start`.
         members: (task id, attempt) -> task and outcome.
-        steps: step -> metrics of the search so far.
-        participants: name -> what it did.
-        final: what `finish` said; None while the run goes on, and when it did not end well.
-        status: `running`, or what `finish` said; empty before `start`.
+        steps: step -> metrics of the run's progress.
+        participants: name -> the record of a participant.
+        final: the results that `finish` was called with; None until then, and for a run that did not finish.
+        status: `running` after `start`, then the status that `finish` was called with; empty before `start`.
     """
 
     run: RunInfo | None = field(default=None, init=False)
@@ -30,7 +30,7 @@ class Memory:
     status: str = field(default="", init=False)
 
     def start(self, run: RunInfo) -> None:
-        """Keep the run; another run than the last one empties the rest."""
+        """Keep the run's info; forget all other records if it is another run than the last one."""
         if self.run is not None and (self.run.run_name, self.run.storage) != (run.run_name, run.storage):
             self.members, self.steps, self.participants, self.final = {}, {}, {}, None
         self.run, self.status = run, "running"
@@ -41,14 +41,14 @@ class Memory:
         self.members[task.id, attempt] = (task, outcome)
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep the search so far."""
+        """Keep the metrics of a step."""
         self.steps[step] = dict(metrics)
 
     def participant(self, participant: Participant) -> None:
-        """Keep what a participant did."""
+        """Keep the record of a participant."""
         self.participants[participant.name] = participant
 
     def finish(self, final: Final | None, status: str) -> list[str]:
-        """Keep the end; there is nothing to say."""
+        """Keep the results and the status; return no lines for the user."""
         self.final, self.status = final, status
         return []

@@ -1,9 +1,9 @@
-"""A run as a tree in MLflow: the run, a child run for every attempt, figures, tables and registered models.
+"""A tracker for MLflow: the run, a child run for every attempt, figures, tables and registered models.
 
     calls of the run ──► queue ──► a thread ──► MLflow (a local SQLite file, or any tracking server)
 
-A database has one writer, since SQLite is not faster with several; to a server, which takes its time for each request,
-members' records go side by side. While it is away everything waits; the run does not.
+A database gets one record at a time, since SQLite is not faster with several writers. A server, which needs time for
+each request, gets several members' records at the same time. While it is away, the records wait and the run continues.
 """
 
 from __future__ import annotations
@@ -43,19 +43,18 @@ STOPPING_SECONDS = 1.5
 
 @dataclass
 class MlflowRuns:
-    """Logs to MLflow without ever holding up or breaking a run.
+    """A tracker that logs to MLflow, and never delays or breaks a run.
 
     Attributes:
-        uri: a tracking server (`http://host:5000`) or a database (`sqlite:///file.db`, `postgresql://host/db`). Without
-            it the environment's MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory. A password belongs
-            into the environment, since the config is stored with the run.
-        experiment: the run's name unless given.
-        wait_seconds: how long `finish` waits for a server that takes nothing; at most 5 for a run that did not finish,
-            and 1.5 in all for one that was stopped.
-            A server that takes what it is sent is waited for as long as that lasts, and that is said; a member costs
-            one on PostgreSQL about 60 ms of CPU.
+        uri: a tracking server (`http://host:5000`) or a database (`sqlite:///file.db`, `postgresql://host/db`). The
+            default is the environment's MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory. A password
+            belongs in the environment, since the config is stored with the run.
+        experiment: the name of the experiment; the run's name by default.
+        wait_seconds: how long `finish` waits for a server that accepts no record; at most 5 seconds for a run that
+            failed, and 1.5 in all for a run that was stopped. While the server accepts records, `finish` waits until
+            all are sent, and logs that it does; a member costs a server on PostgreSQL about 60 ms of CPU.
         register: whether bundles become versions of registered models.
-        within: the name of the sweep that this run is one of and is nested under; `distens sweep` fills it in.
+        within: the name of the sweep that this run belongs to and is nested under; `distens sweep` sets it.
     """
 
     uri: str | None = None
@@ -87,7 +86,7 @@ class MlflowRuns:
         return self.uri or os.environ.get(ENVIRONMENT) or LOCAL
 
     def start(self, run: RunInfo) -> None:
-        """Begin, or go on with, the parent run."""
+        """Begin the parent run, or continue one that was begun before."""
         _mlflow.prepare()
         if self._sender is not None:
             self._sender.close(0)
@@ -103,25 +102,25 @@ class MlflowRuns:
         return book
 
     def member(self, task: Task, outcome: Finished | Failure) -> None:
-        """Log one attempt."""
+        """Log one attempt as a child run."""
         at_ms = now_ms()
         label = f"{task.id}, attempt {_records.attempt_of(outcome)}"
         self._started().put(label, lambda book: book.member(task, outcome, at_ms), beside=True)
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the search so far on the parent run."""
+        """Log metrics of the run's progress on the parent run."""
         at_ms, metrics = now_ms(), dict(metrics)
         self._started().put(f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True)
 
     def participant(self, participant: Participant) -> None:
-        """Log what a participant did, as a child run."""
+        """Log the record of a participant as a child run."""
         at_ms, label = now_ms(), f"{participant.kind} {participant.name}"
         self._started().put(label, lambda book: book.participant(participant, at_ms), beside=True)
 
     def finish(self, final: Final | None, status: str) -> list[str]:
-        """Send what is left, register the bundles, and return lines for the user."""
+        """Send the records that are left, register the bundles, and return lines for the user."""
         assert status in STATUSES, status
-        if self._sender is None:  # the run failed before it began: there is nothing to say
+        if self._sender is None:  # the run failed before it began: nothing was logged
             return []
         sender, self._sender = self._sender, None
         if final is not None:
@@ -130,7 +129,7 @@ class MlflowRuns:
             for bundle in final.bundles if self.register else ():
                 sender.put(f"the model {bundle}", lambda book, b=bundle: self._register(book, final, b))
         sender.put("the run's status", lambda book: book.end(status))
-        # Whoever stopped a run wants it to end; what is not sent now is sent when it is resumed.
+        # A user who stops a run wants it to end; the remaining records are sent when it is resumed.
         wait_seconds = self.wait_seconds if status == "finished" else min(self.wait_seconds, IMPATIENT_SECONDS)
         left = sender.close(wait_seconds, self._still, STOPPING_SECONDS if status == "stopped" else math.inf)
         return [*self._lines, *self._unsent(left), how_to_look(self._address, *self._page)]

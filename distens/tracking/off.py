@@ -1,4 +1,4 @@
-"""Nothing is logged; the run's folder still holds everything."""
+"""A tracker for runs without tracking; the run's folder still holds everything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distens.tracking.protocol import Final, Participant, RunInfo
 
 @dataclass(frozen=True)
 class Off:
-    """A tracker that forgets."""
+    """A tracker that logs nothing."""
 
     def start(self, run: RunInfo) -> None:
         """Do nothing."""
@@ -26,5 +26,5 @@ class Off:
         """Do nothing."""
 
     def finish(self, final: Final | None, status: str) -> list[str]:
-        """Return no lines."""
+        """Return no lines for the user."""
         return []

@@ -1,4 +1,4 @@
-"""Where a run is logged. A tracker never holds up or breaks a run."""
+"""The protocol of trackers, which log a run, and the values that they log. A tracker never delays or breaks a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from distens.records import Failure, Finished, Task
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known when a run starts."""
+    """A run's name, config and data, as known when it starts.
+
+    Attributes:
+        name: the name in the config, after which the experiment and the registered models are called.
+        run_name: the name of the run's folder, with the config's hash.
+        storage: the address of the run's folder.
+        versions: package -> version.
+        fingerprint: the fingerprint of the data.
+    """
 
     name: str
     run_name: str
@@ -23,27 +31,27 @@ class RunInfo:
 
 
 def model_name(run: str, row: str) -> str:
-    """Return the name of the model that a row of a run's table is registered as: the ensemble has the run's own."""
+    """Return the model name that a row of a run's table is registered under: the run's own name for the ensemble."""
     return run if row == "ensemble" else f"{run}-{row}"
 
 
 @dataclass(frozen=True)
 class Final:
-    """What is known when a run has ended well.
+    """The results of a run that finished.
 
     Attributes:
-        rows: the honest table: row name -> column -> value.
+        rows: the table of results: row name -> column -> value.
         weights: selected member's id -> weight.
         diversity: member's id -> its mean diversity to the selection.
         figures: local PNG files.
         report: the local HTML page.
         bundles: row of the table -> local bundle folder, for rows that may be deployed.
-        scores: bundle -> the usual metric on the *combine* split, to compare with a champion's; none where there
-            are no such rows.
-        example: a few raw rows that the bundles predict (a pandas DataFrame or an array), and no labels.
-        expected: bundle -> probs_NC that it gives for `example`.
-        verdict: who won, in sentences.
-        score_name: what `scores` are.
+        scores: bundle -> the usual metric on the *combine* split, to compare with a champion's; empty if that split has
+            no rows.
+        example: a few raw rows that the bundles can predict (a pandas DataFrame or an array), without labels.
+        expected: bundle -> probs_NC that it predicts for `example`.
+        verdict: the conclusion of the run, in sentences.
+        score_name: the name of the metric in `scores`.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
@@ -61,11 +69,11 @@ class Final:
 
 @dataclass(frozen=True)
 class Participant:
-    """Somebody who took part in a run, over all its tasks together, such as a federation's client.
+    """A participant of a run, such as a federation's client, over all of its tasks.
 
     Attributes:
-        kind: what it is: `client`.
-        metrics: of all that it did: its rows, how often it was asked, ….
+        kind: the kind of participant, such as `client`.
+        metrics: numbers over the whole run, such as its rows and in how many rounds it took part.
         history: metric -> step -> value; steps are those of `Tracker.progress`.
         failures: what went wrong, in sentences.
     """
@@ -78,36 +86,44 @@ class Participant:
 
 
 class Tracker(Protocol):
-    """A dataclass whose fields are its options. Calls return at once; what cannot be sent is kept and sent later.
+    """A log of runs: a dataclass whose fields are its options.
 
-    Sending again, after a resume, what was sent before changes nothing. A run's session calls it:
+    Calls return at once; records that cannot be sent are kept and sent later. Sending a record a second time, after a
+    resume, changes nothing.
 
-        tracker.start(info)
-        tracker.member(task, outcome)  # as outcomes come
-        tracker.progress(step, metrics)
-        notes = tracker.finish(final, status)
+    Example:
+        A run's session calls a tracker::
+
+            tracker.start(info)
+            tracker.member(task, outcome)  # for each outcome
+            tracker.progress(step, metrics)
+            notes = tracker.finish(final, status)
     """
 
     def start(self, run: RunInfo) -> None:
-        """Begin, or go on with, the parent run."""
+        """Begin the parent run, or continue one that was begun before."""
         ...
 
     def member(self, task: Task, outcome: Finished | Failure) -> None:
-        """Log one attempt: a member that finished, or a failure (with `final=False` another attempt follows)."""
+        """Log one attempt of a task: a finished member, or a failure (with `final=False`, another attempt follows)."""
         ...
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the search so far on the parent run: `best_single`, `ensemble`, `finished`, `failed`."""
+        """Log a run's progress on the parent run, such as `best_single`, `ensemble`, `finished` and `failed`."""
         ...
 
     def participant(self, participant: Participant) -> None:
-        """Log what somebody did who took part besides the tasks, once all is over."""
+        """Log the record of a participant, at the end of the run."""
         ...
 
     def finish(self, final: Final | None, status: str) -> list[str]:
-        """Send what is left, within bounded time, and return lines for the user: where to look, what was not sent.
+        """Send the records that are left, within bounded time, and return lines for the user.
 
-        `status` is `finished`, `failed` or `stopped`; without `final` nothing is registered.
+        The lines say where to find the log, and which records were not sent.
+
+        Args:
+            final: the results; None: no model is registered.
+            status: `finished`, `failed` or `stopped`.
         """
         ...
 
