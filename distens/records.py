@@ -308,7 +308,7 @@ class Finished(Record):
     report: Report
 
     def models(self) -> Sequence[Finished]:
-        """Return the models to select from, each as if it had a task of its own: the task's, or its selectable parts."""
+        """Return the models to select from, each as if it had its own task: the task's model or selectable parts."""
         task, report = self.task, self.report
         if report.averaged or not report.parts:
             return [self]

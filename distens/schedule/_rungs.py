@@ -36,7 +36,7 @@ def furthest(maximum: int | None, lengths: Mapping[str, Length]) -> int:
     """Return the epochs of the last rung: the option `maximum`, or the epochs in the members' settings.
 
     Raises:
-        ValueError: the members cannot be trained in rungs or for so many epochs, or their settings give several
+        ValueError: the members cannot be trained in rungs or up to `maximum`, or their settings give several
             numbers of epochs.
     """
     if not lengths:

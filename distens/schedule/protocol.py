@@ -61,7 +61,7 @@ class Decision:
 class Schedule(Protocol):
     """A schedule: a frozen dataclass whose fields are its options.
 
-    It keeps no state between calls: its decisions follow from the history alone. The plan fills in its options once.
+    It keeps no state between calls: its decisions follow only from the history. The plan fills in its options once.
     Then a run calls `decide` whenever an actor is free, and `standing` at the end:
 
         >>> from distens import registry
@@ -79,7 +79,7 @@ class Schedule(Protocol):
             lengths: family -> its length of training; only families that can be trained in parts.
 
         Raises:
-            ValueError: the schedule has no effect on these families, or they cannot be trained for so many epochs.
+            ValueError: the schedule has no effect on these families, or cannot be trained for the epochs that it needs.
         """
         ...
 

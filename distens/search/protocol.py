@@ -41,8 +41,8 @@ PLUGINS = (Search,)
 class Blind(Search, Protocol):
     """A search that uses nothing in the history except the settings already known.
 
-    The settings of a member then follow from its number alone, whatever it is dispatched with and whatever has come
-    back. So the ensemble's role draws members ahead, and sends members together that can be trained together:
+    The settings of a member then follow only from its number, and not from other members in its pack or from results.
+    So the ensemble's role draws members ahead, and sends members together that can be trained together:
 
         >>> from distens import registry, seeding
         >>> from distens.records import History

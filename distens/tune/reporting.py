@@ -220,7 +220,7 @@ def param_space(config: Config | Mapping[str, Any] | str | Path) -> dict[str, An
 
 
 def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., None]:
-    """Return a function for `tune.Tuner`: it trains the member in `config["member"]` on the config's data and reports it.
+    """Return a function for `tune.Tuner`: it trains and reports the member in `config["member"]`, on the config's data.
 
     The data are loaded here, once, and every trial reads them from Ray's object store. A trial occupies the resources
     that the config's `runtime` gives one member. The same settings make the same member, under the same name: a trial
