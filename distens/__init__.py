@@ -50,7 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: `import distens` alone brings neither torch nor ray nor mlflow.
+    # Loaded on first use: `import distens` alone imports neither torch nor ray nor mlflow.
     if name not in _HOME:
         raise AttributeError(f"module 'distens' has no attribute {name!r}")
     return getattr(importlib.import_module(f"distens.{_HOME[name]}"), name)

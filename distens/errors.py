@@ -1,4 +1,4 @@
-"""What can go wrong that a user, an operator or a member is to blame for.
+"""Errors that are caused by a user, an operator or a member, not by a bug of ours.
 
 Every message says what is wrong, where, what was found and what is allowed. A broken invariant of our own is an
 `assert` instead, and shows a traceback.
@@ -15,9 +15,9 @@ from distens.credentials import redact
 
 
 class DistensError(Exception):
-    """Base of every error that speaks to the user; the command line prints it without a traceback.
+    """The base of every error that is shown to the user; the command line prints it without a traceback.
 
-    Whatever its message repeats, of a config or of a library's own error, it repeats without credentials.
+    Its message may quote a config or a library's own error; credentials in such quotes are hidden.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -25,36 +25,38 @@ class DistensError(Exception):
 
 
 class ConfigError(DistensError):
-    """The configuration cannot be run as it stands."""
+    """An error in the config: it cannot be run as it is."""
 
 
 class DataError(DistensError):
-    """The data, or rows to predict, are not what the configuration or the model says."""
+    """An error in the data or in rows to predict: they do not match the config or the model."""
 
 
 class StorageError(DistensError):
-    """A run's folder cannot be written or read, or a file in it is damaged."""
+    """An error of storage: a run's folder cannot be written or read, or a file in it is damaged."""
 
 
 class StorageFailed(StorageError):
-    """Storage takes or gives nothing: it is full, away for too long, or not ours. No member is at fault whose files it
-    was to take: the run ends, and can go on later."""
+    """A failure of the storage as a whole: it is full, unreachable for too long, or refuses access.
+
+    The member whose files were to be written is not at fault. The run ends, and can be resumed later.
+    """
 
 
 class RunError(DistensError):
-    """A run cannot start, go on or finish (not enough resources, every member failed, …)."""
+    """An error of a run: it cannot start, continue or finish (not enough resources, every member failed, …)."""
 
 
 class BundleError(DistensError):
-    """A bundle is damaged, incomplete, or written by a newer version."""
+    """An error of a bundle: it is damaged, incomplete, or written by a newer version."""
 
 
 class Diverged(DistensError):
-    """A member's loss or predictions stopped being finite; it is marked and left out, and not tried again."""
+    """An error of a member: its loss or predictions are not finite. It is marked, left out, not tried again."""
 
 
 class Refused(DistensError):
-    """A member cannot be trained with these settings on these data; it is not tried again."""
+    """An error of a member: it cannot be trained with these settings on these data. It is not tried again."""
 
 
 AMISS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -63,10 +65,14 @@ AMISS = (ArithmeticError, AssertionError, AttributeError, LookupError, Recursion
 
 @contextmanager
 def damage(where: str, kind: type[DistensError] = StorageError) -> Iterator[None]:
-    """Turn what is raised where a file does not hold what it should (AMISS) into one error that names the file.
+    """Turn the errors that the content of a damaged file causes (AMISS) into one error that names the file.
+
+    Args:
+        where: the file, for the message.
+        kind: the class of the error to raise.
 
     Raises:
-        DistensError: of that kind: the body failed so.
+        DistensError: an error of class `kind`, if the body raised one of AMISS.
     """
     try:
         yield
@@ -81,14 +87,14 @@ class _Short(Repr):
         self.maxstring = self.maxother = 200
 
     def repr_str(self, x: str, level: int) -> str:
-        return super().repr_str(redact(x), level)  # first: what is cut might be told no more
+        return super().repr_str(redact(x), level)  # before the cut: a shortened credential might not be recognised
 
 
 _SHORT = _Short()
 
 
 def shown(value: object) -> str:
-    """Return a value as a message repeats it: what was found, and never megabytes of it."""
+    """Return a value as text for a message: shortened, and without credentials."""
     return _SHORT.repr(value)
 
 

@@ -1,7 +1,7 @@
-"""Which tasks share an actor, and how many: members of one architecture are trained as one program.
+"""Packs: which tasks are sent to one actor together, and how many. Members of one architecture train as one program.
 
-Members of a kind that can (see `distens.members.protocol.Packable`) share a pack when all settings are equal that the
-kind does not call `free`.
+Members of a kind that supports it (see `distens.members.protocol.Packable`) share a pack if all their settings are
+equal, except those that the kind lists as `free`.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ RECENT = 20
 
 
 def free(settings: Settings) -> tuple[str, ...]:
-    """Return the settings, dotted, in which members of one pack may differ; none for a kind that cannot be packed."""
+    """Return the dotted names of settings in which members of one pack may differ; none for a kind without packs."""
     cls = registry.find("members", settings["kind"], "members")
     return tuple(cls.free) if registry.able(cls, Packable) else ()
 
 
 def key(settings: Settings) -> str | None:
-    """Return what members of one pack share; None for a kind that trains one member at a time."""
+    """Return the key that members of one pack share; None for a kind that trains one member at a time."""
     return settings_key(_without(settings, free(settings))) if free(settings) else None
 
 
 def asking_key(settings: Settings) -> str | None:
-    """Return what members share that are stacked for prediction; None for a kind that predicts one at a time."""
+    """Return the key that members stacked for prediction share; None for a kind that predicts one member at a time."""
     cls = registry.find("members", settings["kind"], "members")
     if not registry.able(cls, Stackable):
         return None
@@ -69,15 +69,15 @@ def _without(settings: Settings, names: Sequence[str]) -> dict[str, Any]:
 
 @dataclass
 class Planner:
-    """Says how many tasks to send to an actor together, and why.
+    """A rule for the number of tasks that are sent to an actor together; it also keeps the reasons.
 
     Attributes:
-        pack: what the user asked for.
-        slots: returns how many packs can run at a time.
-        dispatch_seconds: what handing over one pack costs.
-        on_gpu: returns whether a member of given settings is trained on one.
+        pack: the pack size that the user set, or `auto`.
+        slots: returns the number of packs that can run at a time.
+        dispatch_seconds: the time that dispatching one pack costs.
+        on_gpu: returns True if a member with given settings is trained on a GPU.
         input_shape, classes: of the data.
-        reasons: what was decided: family -> a sentence.
+        reasons: family -> a sentence that gives the pack size and the reason for it.
     """
 
     pack: PackSize
@@ -92,12 +92,13 @@ class Planner:
     def size(
         self, settings: Settings, left: int, finished: Sequence[Finished] | None = None, blind: bool = False
     ) -> int:
-        """Return how many tasks to send together with one of these settings, itself included.
+        """Return the size of the pack in which to send a task with these settings, that task included.
 
         Args:
-            left: how many tasks there are still to send, at least 1.
-            finished: what a search knows; without, the tasks are all given, and packs do not wait for knowledge.
-            blind: the search makes no use of that.
+            left: the number of tasks still to be sent, at least 1.
+            finished: the tasks that a search learns from; None: all tasks are given in advance, so that their packs
+                need not stay small until there are results.
+            blind: True if the search makes no use of `finished`.
         """
         if self.pack != "auto":
             return max(1, min(self.pack, left))
@@ -118,12 +119,12 @@ class Planner:
             try:
                 member = registry.build_member(settings)
                 self._advice[shared] = member.pack_advice(self.input_shape, self.classes, self.on_gpu(settings))
-            except Exception as error:  # whatever a member's own code does: it is named where it is trained
+            except Exception as error:  # any error of a member's own code: it is reported where the member is trained
                 self._advice[shared] = (1, str(error))
         return self._advice[shared]
 
     def _batch(self, finished: Sequence[Finished]) -> int:
-        """Return how many short tasks make dispatch a small part of their time."""
+        """Return the number of short tasks to send together, so that dispatch takes a small part of their time."""
         recent = finished[-RECENT:]
         if not self.dispatch_seconds or len(recent) < RECENT:
             return 1

@@ -1,7 +1,7 @@
 """The small frozen values that travel between coordinator, runners, storage and tracking.
 
-A record holds ids, numbers and addresses, never a model. `State` is the one value with arrays in it: it is what a
-member is made of, and it goes from a member to storage and back, not through the coordinator.
+A record holds ids, numbers and addresses, never a model. Only `State` holds arrays: it is what a member has learned,
+and it goes from a member to storage and back, not through the coordinator.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ Reason = Literal["crashed", "out_of_memory", "timed_out", "diverged", "refused"]
 
 
 class Record:
-    """Travels as its fields: a frozen dataclass with slots is otherwise restored by a loop over descriptions of them,
-    which takes three times as long."""
+    """A base of frozen dataclasses with slots that pickles the values of their fields.
+
+    Without it Python restores such a dataclass by a loop over its field descriptions, which takes three times as long.
+    """
 
     __slots__ = ()
 
@@ -37,7 +39,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Address(Record):
-    """Where a finished file lies in a run's folder, and what it must hash to."""
+    """The address of a finished file: its path in a run's folder, and the SHA-256 that its content must have."""
 
     path: str
     sha256: str
@@ -45,10 +47,10 @@ class Address(Record):
 
 
 class Files(Mapping[str, Address]):
-    """Addresses of files in one folder, in a third of the memory: a driver keeps those of every member.
+    """The addresses of files in one folder, in a third of the memory: a driver keeps the addresses of every member.
 
     Args:
-        files: what it is to equal.
+        files: the mapping that the new one equals.
     """
 
     __slots__ = ("_folder", "_names", "_numbers")
@@ -80,7 +82,10 @@ class Files(Mapping[str, Address]):
 
 
 def compact(files: Mapping[str, Address]) -> Mapping[str, Address]:
-    """Return `Files`, if they are in one folder; what an earlier attempt left, and the last one used, is in another."""
+    """Return the files as `Files` if they are in one folder, else as a dict.
+
+    There are two folders if the last attempt used files that an earlier attempt left.
+    """
     folders = {address.path.rpartition("/")[0] for address in files.values()}
     return Files(files) if len(folders) <= 1 else dict(files)
 
@@ -90,7 +95,7 @@ _NAMES: dict[Names, Names] = {}
 
 
 def _shared(names: Names) -> Names:
-    return _NAMES.setdefault(names, names)  # those of all members are alike
+    return _NAMES.setdefault(names, names)  # the names are the same for all members: one tuple serves them all
 
 
 def _restored(folder: str, names: Names, numbers: bytes) -> Files:
@@ -101,7 +106,7 @@ def _restored(folder: str, names: Names, numbers: bytes) -> Files:
 
 @dataclass(frozen=True)
 class State:
-    """What a member has learned: arrays (dense, little-endian) and a JSON-able description of how to use them."""
+    """The learned state of a member: arrays (dense, little-endian) and a JSON-able description of how to use them."""
 
     arrays: Mapping[str, NDArray[Any]]
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -109,19 +114,20 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Held(Record):
-    """Something that a runner keeps in memory for tasks, by the runner's own reference; it ends with the process."""
+    """A value that a runner keeps in memory for tasks, by the runner's own reference; it is lost with the process."""
 
     reference: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Resources(Record):
-    """What one member occupies while it trains.
+    """The resources that one member occupies while it trains.
 
     Attributes:
-        memory_gib: 0: nobody counts it.
-        custom: name -> amount, of what a cluster's nodes have besides; in order of names.
-        processes: how many train it together, each with an equal part of all this, which may be on a node of its own.
+        memory_gib: 0: memory is not counted.
+        custom: (name, amount) of each custom resource of a cluster's nodes, in order of names.
+        processes: the number of processes that train the member together. Each occupies an equal part of all the
+            resources, and may be on a node of its own.
     """
 
     cpus: float = 1.0
@@ -131,7 +137,7 @@ class Resources(Record):
     processes: int = 1
 
     def part(self) -> Resources:
-        """Return what each of the member's processes occupies."""
+        """Return the resources that each of the member's processes occupies."""
         count = self.processes
         custom = tuple((name, amount / count) for name, amount in self.custom)
         return Resources(self.cpus / count, self.gpus / count, self.memory_gib / count, custom)
@@ -139,10 +145,10 @@ class Resources(Record):
 
 @dataclass(frozen=True, slots=True)
 class Teacher(Record):
-    """One selected model as a distiller sees it.
+    """A selected model as a distiller uses it.
 
     Attributes:
-        name: of its task, or `<task>/<part>`; older journals have none.
+        name: the name of its task, or `<task>/<part>`; empty in older journals.
     """
 
     settings: Settings
@@ -153,21 +159,22 @@ class Teacher(Record):
 
 @dataclass(frozen=True, slots=True)
 class Task(Record):
-    """Something to be done on an actor: a member to be trained, or one rung of it, …. The same id and seed give the
-    same result on any attempt.
+    """A unit of work for an actor: to train a member, or one rung of it, ….
+
+    The same id and seed give the same result on any attempt.
 
     Attributes:
         id: unique in the run, e.g. `m0007` for search, `student`, `larger_single-1`; `m0007-9` for a rung.
-        purpose: why it is done, of an enumeration of its role's.
-        settings: what to train.
-        seed: the only source of chance.
-        work: what is done (see `distens.runtime.protocol.Work`): a frozen dataclass of JSON values.
-        member: the name that the rungs of one member share; its id, where it is trained in one go.
-        attempt: 1 for the first; fences off a late writer.
-        budget: epochs to train up to, from where the member's rung below ended; None: all that the settings say.
-        bracket: the members that a schedule compares with each other share it; empty where there is only one.
-        given: what the work is given in memory, by name; it ends with the process, and no journal has it.
-        limit_seconds: after which it is ended, if the runner's own limit does not come first.
+        purpose: why the task is carried out, a value of its role's enumeration.
+        settings: the settings of the member to train.
+        seed: the only source of randomness.
+        work: what to do (see `distens.runtime.protocol.Work`): a frozen dataclass of JSON values.
+        member: the name that the rungs of one member share; the task's id if the member is trained in one go.
+        attempt: 1 for the first; it keeps a late writer of an earlier attempt apart.
+        budget: the epochs to train up to, from where the member's rung below ended; None: the epochs in the settings.
+        bracket: the name shared by members that a schedule compares with each other; empty if there is only one.
+        given: values in memory for the work, by name; they are lost with the process, and no journal holds them.
+        limit_seconds: the time after which the task is ended, if the runner's own limit does not end it before.
     """
 
     id: str
@@ -190,13 +197,13 @@ class Task(Record):
 
 @dataclass(frozen=True, slots=True)
 class Part(Record):
-    """One of several models that a training left.
+    """One of several models that one training produced.
 
     Attributes:
-        name: within its task; everywhere else it is `<task>/<part>`.
-        metrics: measured of this part alone, and what its training adds.
+        name: its name within the task; everywhere else the model is called `<task>/<part>`.
+        metrics: metrics measured on this part alone, and those that its training adds.
         parameters, predict_ms_per_1000: see `Report`.
-        files: `state`; and predictions, if it can be selected by itself.
+        files: `state`; and predictions, if the part can be selected by itself.
     """
 
     name: str
@@ -208,23 +215,23 @@ class Part(Record):
 
 @dataclass(frozen=True, slots=True)
 class Report(Record):
-    """A task that finished: one model, or several parts.
+    """The report of a finished task, which produced one model or several parts.
 
-    Parts are *averaged* (folds of one member: one prediction, the mean of theirs) or *selectable* (snapshots, members
-    of a joint group: each is a model by itself). Metrics, cost and predictions of the report are the average's; or, so
-    that search has one number and one prediction of a task, those of the selectable part that is best by the target's
-    usual metric.
+    Parts are *averaged* (folds of one member: the mean of their predictions is one prediction) or *selectable*
+    (snapshots, members of a joint group: each is a model by itself). If parts are averaged, the report has the
+    average's metrics, cost and predictions. If they are selectable, it has those of the part that is best by the
+    target's usual metric, so that a search has one number and one prediction for each task.
 
     Attributes:
-        metrics: measured on the *search* split: `nll` and `error` (lower is better); and what the member adds.
-        seconds: training time of this attempt, and of the attempts whose checkpoints it went on from.
-        parameters: numbers that the member learned or stores.
+        metrics: measured on the *search* split: `nll` and `error` (lower is better), and those that the member adds.
+        seconds: training time of this attempt, and of the attempts whose checkpoints it resumed from.
+        parameters: the count of numbers that the member learned or stores.
         predict_ms_per_1000: milliseconds to predict 1,000 rows, loading excluded.
-        node: the host that trained it.
+        node: the host that trained the member.
         files: `state`, and predictions (probs_NC) on the splits `search`, `combine` and `test`; an average has no
             state.
-        parts: in the order in which they were left; none of a training that leaves one model.
-        averaged: whether the parts make one prediction together.
+        parts: the parts in the order in which they were produced; empty if there is one model.
+        averaged: True if the parts are averaged to one prediction.
     """
 
     task_id: str
@@ -239,20 +246,20 @@ class Report(Record):
     averaged: bool = False
 
     def states(self) -> dict[str, Address]:
-        """Return the states whose predictions are averaged to the report's, by name: one, but for averaged parts."""
+        """Return the states behind the report's prediction, by name: one for each averaged part, else a single one."""
         if self.averaged:
             return {f"{self.task_id}/{part.name}": part.files["state"] for part in self.parts}
         return {self.task_id: self.files["state"]}
 
     def addresses(self) -> Iterator[Address]:
-        """Yield the address of every file that it names."""
+        """Yield the address of every file of the report and its parts."""
         for files in (self.files, *(part.files for part in self.parts)):
             yield from files.values()
 
 
 @dataclass(frozen=True, slots=True)
 class Failure(Record):
-    """A task that did not finish. `final` is false when it will be tried again."""
+    """The failure of a task that did not finish; `final` is False if the task will be tried again."""
 
     task_id: str
     attempt: int
@@ -270,28 +277,38 @@ Outcome = Report | Failure
 
 
 class Answer(Protocol):
-    """What a runner gives back of a task: an outcome, or an answer of the work's own, which nobody journals."""
+    """What a runner returns for a task: an outcome, or an answer of the work's own class, which is not journalled.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True, slots=True)
+        ... class Counted(Record):
+        ...     task_id: str
+        ...     attempt: int
+        ...     rows: int
+        >>> answer: Answer = Counted("client-3", attempt=1, rows=120)  # for a task with this id
+    """
 
     @property
     def task_id(self) -> str:
-        """Return which task it is of."""
+        """Return the id of the task."""
         ...
 
     @property
     def attempt(self) -> int:
-        """Return which attempt at it."""
+        """Return the number of the attempt at the task."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Finished(Record):
-    """A task with its report."""
+    """A finished task with its report."""
 
     task: Task
     report: Report
 
     def models(self) -> Sequence[Finished]:
-        """Return what can be selected of it, each as if it were a task of its own: itself, or its selectable parts."""
+        """Return the models to select from, each as if it had its own task: the task's model or selectable parts."""
         task, report = self.task, self.report
         if report.averaged or not report.parts:
             return [self]
@@ -304,14 +321,14 @@ class Finished(Record):
         return found
 
     def teachers(self, weight: float) -> list[Teacher]:
-        """Return it as a distiller sees it, who mixes probabilities: states that are averaged share its weight."""
+        """Return the task's teachers for a distiller, which mixes probabilities: averaged states share the weight."""
         states = self.report.states()
         return [Teacher(self.task.settings, state, weight / len(states), name) for name, state in states.items()]
 
 
 @dataclass(frozen=True, slots=True)
 class Failed(Record):
-    """A task with its final failure."""
+    """A failed task with its final failure."""
 
     task: Task
     failure: Failure
@@ -319,11 +336,11 @@ class Failed(Record):
 
 @dataclass(frozen=True, slots=True)
 class Rung(Record):
-    """The tasks of one bracket that train up to one number of epochs.
+    """The tasks of one bracket that train up to the same number of epochs.
 
     Attributes:
-        asked: the members that were sent here, in order of dispatch.
-        done: what came back, in order of arrival.
+        asked: the names of the members that were sent to this rung, in order of dispatch.
+        done: the tasks that came back, in order of arrival.
     """
 
     asked: Sequence[str] = ()
@@ -336,19 +353,20 @@ def _no_predictions(task_id: str) -> Floats:
 
 @dataclass(frozen=True)
 class History:
-    """All that search and schedule may know, in order of arrival (finished, failed) or of dispatch (pending).
+    """All that a search and a schedule may know, in order of arrival (finished, failed) or of dispatch (pending).
 
-    Of a member trained in rungs, `finished` holds the highest rung that finished, at its first one's place; it is
-    failed or pending only while it has none. A rung that failed above another is in `rungs` alone.
+    For a member trained in rungs, `finished` holds its highest finished rung, at the place of its first. The member is
+    in `failed` or `pending` only while none of its rungs has finished. A rung that failed after a lower one finished is
+    in `rungs` alone.
 
     Attributes:
-        metric: the key of `Report.metrics` that search minimises.
-        targets_N: of the *search* split.
+        metric: the key of `Report.metrics` that the search minimises.
+        targets_N: the targets of the *search* split.
         predictions: task id -> probs_NC on the *search* split (read on demand, memory-mapped, read-only).
-        keys: what `known` returns; None to gather it from the entries.
-        rungs: (bracket, epochs) -> what was sent there and what came back; empty without a schedule.
-        started: bracket -> how many members, those that no rung takes included.
-        target: what targets and predictions are (see `distens.targets.protocol.Target`); None: classes.
+        keys: the keys that `known` returns; None to gather them from the entries.
+        rungs: (bracket, epochs) -> the members sent there and the tasks that came back; empty without a schedule.
+        started: bracket -> the number of members started, including those that no rung takes.
+        target: the kind of targets and predictions (see `distens.targets.protocol.Target`); None: classes.
     """
 
     finished: Sequence[Finished] = ()
@@ -367,8 +385,10 @@ class History:
         return self._values
 
     def known(self) -> Set[str]:
-        """Return the `settings_key` of all settings that were ever dispatched (in the bracket that is being filled,
-        where there are several). A look-up, not to be copied lightly: it holds as many keys as there are members."""
+        """Return the `settings_key` of all settings ever dispatched; with several brackets, in the one being filled.
+
+        The set has one key for each member, so avoid copying it.
+        """
         return self._known
 
     @cached_property
@@ -386,11 +406,11 @@ class History:
 
 
 def task_of(name: str) -> str:
-    """Return the id of the task that left a model: the name itself, or what stands before a part's."""
+    """Return the id of the task that produced a model: the name itself, or the text before a part's `/`."""
     return name.partition("/")[0]
 
 
-_encode = json.JSONEncoder(sort_keys=True).encode  # made once: `json.dumps` would make one at every call
+_encode = json.JSONEncoder(sort_keys=True).encode  # made once: `json.dumps` would make an encoder at every call
 
 
 def settings_key(settings: Settings) -> str:

@@ -1,5 +1,6 @@
-"""Plug-ins by name: `distens/search/divbo.py` holds the class `DivBO` and is `kind: divbo` in a config; a class `Mine`
-in a user's own `my_lab/search.py` is `kind: my_lab.search:Mine`.
+"""Plug-ins by name: `kind: divbo` in a config is the class `DivBO` in `distens/search/divbo.py`.
+
+A class `Mine` in a user's own `my_lab/search.py` is `kind: my_lab.search:Mine`.
 
 A plug-in is a dataclass whose fields are its options; there is no other list of names or options. A field annotated
 `Annotated[…, Plugin("models")]` is itself a plug-in of that family, given as `{kind: name, option: …}` or, without
@@ -38,14 +39,14 @@ P = TypeVar("P")
 
 @dataclasses.dataclass(frozen=True)
 class Plugin:
-    """Marks a field whose value is a plug-in of the named family."""
+    """A mark of a field whose value is a plug-in of the named family."""
 
     family: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """Marks a field whose text is an address `package.module:Class`; making the plug-in imports that module."""
+    """A mark of a field whose text is an address `package.module:Class`; building the plug-in imports that module."""
 
 
 def names(family: str) -> list[str]:
@@ -73,7 +74,7 @@ def find(family: str, kind: Any, where: str) -> type:
     """Return the class of a plug-in; the module of an address is imported.
 
     Raises:
-        ConfigError: see `check_kind`; or the class at an address is not there, or is no plug-in of the family.
+        ConfigError: see `check_kind`; or there is no class at an address, or it is no plug-in of the family.
     """
     check_kind(family, kind, where)
     if not addresses.is_address(kind):
@@ -85,10 +86,10 @@ def find(family: str, kind: Any, where: str) -> type:
 
 
 def check_kind(family: str, kind: Any, where: str) -> None:
-    """See that a kind is the name of a file of the family, or can be an address. Nothing of a user's is imported.
+    """Check that a kind is the name of a file of the family, or has the form of an address; no user code is imported.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the kind is neither.
     """
     if addresses.is_address(kind):
         addresses.check(kind, f"{where}.kind")
@@ -105,14 +106,14 @@ def options(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 def able(plugin: object, capability: type[P]) -> TypeGuard[P]:
-    """Return True if a plug-in, or the plug-ins of a class, have all that a protocol of their family names.
+    """Return True if a plug-in, or the plug-ins of a class, have every name in a protocol of their family.
 
         if registry.able(merger, Corrects):
             correction = merger.correct(client, memory, start_P)
 
-    What is asked for comes from the protocol, so a misspelt name is an error. An attribute that the protocol annotates
-    `Literal[…]` must have such a value: `blind: ClassVar[bool] = False` is as good as none. Of a class, what needs no
-    instance may be used.
+    The names come from the protocol, so a misspelt name is an error. An attribute that the protocol annotates
+    `Literal[…]` must have one of those values: `blind: ClassVar[bool] = False` counts as missing. If a class is given,
+    the caller may use only what needs no instance.
     """
     cls = plugin if isinstance(plugin, type) else type(plugin)
     return has_names(cls, capability) and all(
@@ -121,7 +122,7 @@ def able(plugin: object, capability: type[P]) -> TypeGuard[P]:
 
 
 def has_names(cls: type, capability: type) -> bool:
-    """Return True if a class of plug-ins has every name of a protocol, whatever the values; options are names too."""
+    """Return True if a class of plug-ins has every name in a protocol, whatever the values; options count as names."""
     fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
     return all(name in fields or getattr(cls, name, None) is not None for name in named(capability))
 
@@ -157,7 +158,7 @@ def plugin_family(cls: type, option: str) -> str | None:
 
 
 def same_option(cls: type, other: type, name: str) -> bool:
-    """Return whether two plug-ins have an option of one name that takes the same values."""
+    """Return True if two plug-in classes have an option of this name that takes the same values."""
     return all(name in options(each) for each in (cls, other)) and _hints(cls)[name] == _hints(other)[name]
 
 
@@ -183,7 +184,7 @@ def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> A
         family: a folder of plug-ins, e.g. `search`.
         spec: `name`, or `{kind: name, option: value, …}`.
         where: the place in the config, for messages.
-        beside: keys that may stand beside the options in that place, to suggest when an option is unknown.
+        beside: other keys allowed in that place of the config, also suggested when an option is unknown.
 
     Raises:
         ConfigError: unknown kind or option, a missing option, a value out of range, an option without effect.
@@ -209,9 +210,9 @@ def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> A
     try:
         made = cls(**checked)
         if addresses.is_address(kind):
-            raw_values.check(resolved(made))  # it is stored with a run, as JSON
+            raw_values.check(resolved(made))  # the options are stored with a run, as JSON
         return made
-    except ValueError as error:  # a plug-in's __post_init__: options that contradict each other or have no effect
+    except ValueError as error:  # from a plug-in's __post_init__: options contradict each other or have no effect
         raise ConfigError(f"{where}: {error}") from error
 
 
@@ -235,13 +236,13 @@ def _check(cls: type, option: str, value: Any, where: str) -> Any:
 
 
 def describe(error: ValidationError, where: str = "") -> str:
-    """Return pydantic's findings as one line each: where, what is wrong, what was found."""
+    """Return pydantic's errors as one line each: the place, what is wrong, and the value found."""
     lines = []
     for item in error.errors(include_url=False):
-        # Constraint and tagged-union steps of pydantic's path are its own words, not places in a config.
+        # Steps with "[" in pydantic's path name constraints and tagged unions, not places in a config.
         place = ".".join([where] * bool(where) + [str(step) for step in item["loc"] if "[" not in str(step)])
         text = item["msg"].removeprefix("Value error, ")
-        if not place or item["type"] == "missing":  # what was found would be everything
+        if not place or item["type"] == "missing":  # the input is the whole mapping, too long to show
             lines.append(f"{place}: {text}" if place else text)
         else:
             lines.append(f"{place}: {text[0].lower() + text[1:]}, found {shown(item['input'])}")
@@ -249,7 +250,7 @@ def describe(error: ValidationError, where: str = "") -> str:
 
 
 def kind_of(plugin: Any) -> str:
-    """Return the name of a built plug-in: its file's, or the whole address of one that is not distens' own."""
+    """Return the kind of a built plug-in: the name of its file, or the whole address of a class outside distens."""
     cls = type(plugin)
     return cls.__module__.rpartition(".")[2] if addresses.is_ours(cls) else f"{cls.__module__}:{cls.__qualname__}"
 
@@ -275,12 +276,12 @@ def _plain(value: Any) -> Any:
 
 
 def unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:
-    """Yield (place, module) of every module that making a plug-in would import, and that is not imported yet.
+    """Yield (place, module) of every module that building a plug-in would import, and that is not imported yet.
 
-    Nothing of a user's is imported. What a plug-in in such a module would itself import, cannot be known.
+    No user code is imported. Modules that a plug-in in such a module would import in turn cannot be known.
 
     Raises:
-        ConfigError: an unknown kind.
+        ConfigError: a kind is unknown.
     """
     kind, given = split_spec(spec, where)
     check_kind(family, kind, where)
@@ -298,12 +299,12 @@ def unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:
                 yield where, module
 
 
-# What a user's own class must be --------------------------------------------------------------------------------------
+# Checks of a user's own class -----------------------------------------------------------------------------------------
 
 
 @cache
 def _fault(family: str, cls: type) -> str:
-    """Return what is wrong with somebody's class as a plug-in of a family, as the rest of a sentence; "" if nothing."""
+    """Return the fault of a user's class as a plug-in of a family, as the rest of a sentence; "" if there is none."""
     main = importlib.import_module(f"distens.{family}.protocol").PLUGINS
     lacking = {asked.__name__: _lacking(cls, asked) for asked in main}
     if all(lacking.values()):
@@ -325,13 +326,13 @@ def _fault(family: str, cls: type) -> str:
     try:
         for name in known:
             _adapter(cls, name)
-    except Exception as error:  # pydantic's and Python's own, of a dozen types
+    except Exception as error:  # errors of pydantic and Python, of a dozen types
         return f"has options whose types cannot be checked: {' '.join(str(error).split())}"
     return ""
 
 
 def _lacking(cls: type, asked: type) -> list[str]:
-    """Return the names of a protocol that a class has not: a stub that it inherits from the protocol is not there."""
+    """Return the names in a protocol that a class lacks; a stub inherited from the protocol counts as lacking."""
     fields, lacking = getattr(cls, "__dataclass_fields__", {}), []
     for name, values in named(asked).items():
         found = getattr(cls, name, None)

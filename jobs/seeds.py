@@ -2,8 +2,8 @@
 
     python jobs/seeds.py configs/digits.yaml --seeds 5 --out results.json
 
-Each seed draws its own splits, settings and initial weights. Differences to the ensemble are paired by seed. Runs that
-have finished are read, not repeated, so the command can be interrupted and given again.
+Each seed draws its own splits, settings and initial weights. Differences to the ensemble are paired by seed. Finished
+runs are read, not repeated, so the command can be interrupted and started again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = ("accuracy", "nll", "brier", "ece", "aurc", "parameters", "train_secon
 
 
 def finished(config: Config) -> dict[str, Any]:
-    """Return the results of one run, trained now if it is not there."""
+    """Return the results of one run, which is carried out now if it has none."""
     resolved = check(config).config
     store = Store(f"{resolved.storage}/{resolved.run_name()}")
     if not store.exists("results.json"):

@@ -1,4 +1,4 @@
-"""What a Ray job does: a sweep, or the rest of one that was stopped.
+"""A Ray job that carries out a sweep, or the rest of a sweep that was stopped.
 
 ray job submit --working-dir . -- python jobs/sweep.py configs/sweep_wine.yaml --set storage=s3://bucket/runs
 """

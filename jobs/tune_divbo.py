@@ -2,11 +2,10 @@
 
     python jobs/tune_divbo.py                                       # scikit-learn's breast_cancer, 24 trials
     python jobs/tune_divbo.py --config configs/digits.yaml --trials 40 --concurrent 4
-    python jobs/tune_divbo.py --restore                             # after Ctrl-C, a crash or a kill: goes on
+    python jobs/tune_divbo.py --restore                             # after Ctrl-C, a crash or a kill: continues
 
-It shows what is to be written in place of `distens run` by whoever has Ray Tune already: schedulers, stoppers,
-callbacks and `Tuner.restore` are Tune's own. The ensemble at the end is a run like any other, with its table, page and
-MLflow run.
+It shows users of Ray Tune what to write in place of `distens run`: schedulers, stoppers, callbacks and `Tuner.restore`
+are Tune's own. The ensemble at the end is a run like any other, with its table, page and MLflow run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What schedules with rungs share: their epochs, the best of a rung, and for which members they work."""
+"""Functions for schedules with rungs: the epochs of the rungs, the best of a rung, and a check of the members."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from distens.schedule.protocol import Length
 def budgets(minimum: int, maximum: int, eta: int) -> tuple[int, ...]:
     """Return the epochs of the rungs, rising: maximum, maximum / eta, … rounded down, none below the minimum.
 
-    Counted from above, where the papers count from below (r eta^k), so that the last rung is the maximum whatever it
-    is. With a maximum eta times as large there is one rung more, and the others are the same.
+    Rungs are counted from above, where the papers count from below (r eta^k), so that the last rung is always the
+    maximum. If the maximum is eta times as large, there is one rung more, and the others are the same.
 
     Raises:
         ValueError: there is only one rung.
@@ -33,10 +33,11 @@ def budgets(minimum: int, maximum: int, eta: int) -> tuple[int, ...]:
 
 
 def furthest(maximum: int | None, lengths: Mapping[str, Length]) -> int:
-    """Return the epochs of the last rung: the option, or what the members' settings say.
+    """Return the epochs of the last rung: the option `maximum`, or the epochs in the members' settings.
 
     Raises:
-        ValueError: the members cannot be trained in rungs, or not so far, or the settings do not say how far.
+        ValueError: the members cannot be trained in rungs or up to `maximum`, or their settings give several
+            numbers of epochs.
     """
     if not lengths:
         raise ValueError("no effect: no family of `members` can be trained in parts")
@@ -63,10 +64,9 @@ def furthest(maximum: int | None, lengths: Mapping[str, Length]) -> int:
 
 
 def best(entries: Sequence[Finished | Failed], metric: str, count: int, gone: Set[str] = frozenset()) -> list[Finished]:
-    """Return the best so many of a rung but for members that are gone, best first; equal ones in order of their names,
-    not of arrival.
+    """Return those of a rung's `count` best entries that finished and whose members are not in `gone`, best first.
 
-    A failed member is the worst: it takes part in counting, and is never among the best.
+    Ties are broken by the members' names, not by the order of arrival. A failed member counts as the worst.
     """
     if not count:
         return []

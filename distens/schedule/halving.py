@@ -16,24 +16,27 @@ from distens.schedule.protocol import Decision, Length, Promotion, Start
 
 @dataclass(frozen=True)
 class Halving:
-    """Start every member with few epochs; whenever a slot is free, let the best of a rung go on (ASHA, algorithm 2).
+    """Halving: all members start with few epochs, and free slots train the best of a rung further (ASHA, algorithm 2).
 
-        9 epochs   m4                                     a free slot looks from above for a member that is among the
-        3 epochs   m0  m4  m7                             best 1 / eta of those that came back in its rung, and was
-        1 epoch    m0  m1  m2  m3  m4  m5  m6  m7  m8     not promoted; there is none: it starts a new member
+        9 epochs   m4                                     a free slot looks, from the top rung down, for a member that
+        3 epochs   m0  m4  m7                             is among the best 1 / eta of those that came back in its rung
+        1 epoch    m0  m1  m2  m3  m4  m5  m6  m7  m8     and was not promoted; without one it starts a new member
 
-    Nothing waits: a member may be promoted that would not be if all had come back, a smaller share the more there are
-    (paper, section 3.2). That is all that the order of arrival decides. Where a search learns, later members are
-    better, and more than 1 / eta are among the best when they come: of 16 LeNets with `divbo` 7 to 9 went to the second
-    rung and 3 to 5 to the third, where a third would be 5 and 1 (`configs/fashion_mnist.yaml`, three seeds).
+    Slots do not wait for a complete rung. So a member may be promoted that would not be if all had come back; the share
+    of such members falls as their number grows (paper, section 3.2). The order of arrival decides nothing else. If a
+    search learns, later members are better, and more than 1 / eta of them are among the best when they arrive: of 16
+    LeNets with `divbo`, 7 to 9 were promoted to the second rung and 3 to 5 to the third, where one third would be 5
+    and 1 (`configs/fashion_mnist.yaml`, three seeds).
 
     Where we differ: rungs are counted from above (`distens.schedule._rungs.budgets`), and a member that failed counts
-    as the worst of its rung. Members of families that cannot be trained in parts are trained whole, outside the rungs.
+    as the worst of its rung. Members of families that cannot be trained in parts are trained in one go, outside the
+    rungs.
 
     Attributes:
-        minimum: epochs of the first rung, at least.
-        maximum: epochs of the last; without, what the members' settings say. It may be raised later, by factors of eta.
-        eta: one in so many goes on, to so many times the epochs.
+        minimum: the least number of epochs of the first rung.
+        maximum: epochs of the last rung; None: the epochs in the members' settings. It may be raised later, by factors
+            of eta.
+        eta: one in eta members is promoted, to eta times the epochs.
     """
 
     minimum: Annotated[int, Ge(1)] = 1
@@ -45,14 +48,14 @@ class Halving:
             budgets(self.minimum, self.maximum, self.eta)
 
     def planned(self, lengths: Mapping[str, Length]) -> Halving:
-        """Return the schedule with its maximum (see `Schedule`)."""
+        """Return the schedule with its maximum filled in (see `Schedule`)."""
         return replace(self, maximum=furthest(self.maximum, lengths))
 
     def total(self, members: int | None) -> int | None:
-        """Return as many as the search is given.
+        """Return the number of members that the search is given.
 
         Raises:
-            ValueError: so few that none can be the best 1 / eta of every rung.
+            ValueError: there are too few members for one to be among the best 1 / eta of every rung.
         """
         rungs = self._budgets()
         least = self.eta ** (len(rungs) - 1)
@@ -67,7 +70,7 @@ class Halving:
         return members
 
     def decide(self, history: History) -> Decision:
-        """Return all that may be promoted, from the highest rung down, or that a member may be started."""
+        """Return the promotions that are due, from the highest rung down, and the start of a new member."""
         rungs = self._budgets()
         promote: list[Promotion] = []
         for low, high in reversed(list(pairwise(rungs))):
@@ -78,7 +81,7 @@ class Halving:
         return Decision(promote, Start(budget=rungs[0]))
 
     def standing(self, history: History) -> Sequence[Finished]:
-        """Return the highest rung of every member."""
+        """Return the highest finished rung of every member."""
         return history.finished
 
     def _budgets(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Hyperband (Li et al. 2018, "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization"), deepened."""
+"""Hyperband (Li et al. 2018, "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization"), deepening."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from distens.schedule.protocol import Decision, Length, Promotion, Start
 
 @dataclass(frozen=True)
 class Bracket:
-    """Successive halving of `members` members: to each rung, one in eta of the one below.
+    """A bracket: `members` members start in its first rung, and one in eta of each rung is promoted to the next.
 
-    Its name tells the epochs at which it begins, the same in every deepening.
+    Its name has the epochs of its first rung, which are the same in every deepening.
     """
 
     budgets: tuple[int, ...]
@@ -26,16 +26,16 @@ class Bracket:
 
     @property
     def name(self) -> str:
-        """What its members' names begin with."""
+        """Return the name, with which the names of its members begin."""
         return f"b{self.budgets[0]}"
 
 
 @dataclass(frozen=True)
 class Hyperband:
-    """Halve several times, from many members with few epochs each to few with all of them (algorithm 1).
+    """Hyperband: several brackets, from many members with few epochs each to few members with all (algorithm 1).
 
-    Of 81 epochs and eta 3 there are five brackets. Bracket s starts n = ceil((s_max + 1) eta^s / (s + 1)) members,
-    and of n members in a rung floor(n / eta) go on, when all of it have come back:
+    With 81 epochs and eta 3 there are five brackets. Bracket s starts n = ceil((s_max + 1) eta^s / (s + 1)) members.
+    Of the n members of a rung floor(n / eta) are promoted, when all of them have come back:
 
         epochs   b1   b3   b9   b27   b81        (the paper's table 1 has 27, 9 and 6 for 34, 15 and 8: it rounds
              1   81                              before it multiplies; algorithm 1 does not)
@@ -44,23 +44,25 @@ class Hyperband:
             27    3    3    5     8
             81    1    1    1     2     5
 
-    Brackets do not wait for each other: while a rung is out, the next bracket's members are started. Equal values go
-    by name, so the order of arrival decides nothing.
+    Brackets do not wait for each other: while a rung is in training, members of the next bracket are started. Ties are
+    broken by name, so the order of arrival decides nothing.
 
-    **Deepening** (Brandt et al. 2023, "Iterative Deepening Hyperband"): the brackets of 27 epochs are those of 81
+    **Deepening** (Brandt et al. 2023, "Iterative Deepening Hyperband"): the brackets for 27 epochs are those for 81
     without the last rung, and with fewer members: 27 of b1's 81, 12 of 34, 6 of 15, 4 of 8. Members are numbered, and
-    their settings drawn, bracket by bracket. So after `maximum` was raised by eta, a run that goes on uses every rung
-    it has, and with `search: random` it selects what a fresh run selects. What was promoted among fewer, and would
-    not be among all, counts with its lower rung: the paper's discarding variant.
+    their settings drawn, bracket by bracket. So if `maximum` is raised by a factor of eta, a resumed run uses every
+    rung that it has finished, and with `search: random` it selects the same members as a fresh run. A member that was
+    promoted among fewer members, and would not be among all, counts with its lower rung: the paper's discarding
+    variant.
 
-    Where we differ: rungs are counted from above (`distens.schedule._rungs.budgets`); a member that failed is the worst
-    of its rung. Members of families that cannot be trained in parts take their place in a bracket, but are trained
-    whole and leave its rungs to the others.
+    Where we differ: rungs are counted from above (`distens.schedule._rungs.budgets`); a member that failed counts as
+    the worst of its rung. Members of families that cannot be trained in parts take a place in a bracket, but are
+    trained in one go and take no part in its rungs.
 
     Attributes:
-        minimum: epochs of the first rung of the first bracket, at least.
-        maximum: epochs of the last; without, what the members' settings say. It may be raised later, by factors of eta.
-        eta: one in so many goes on, to so many times the epochs.
+        minimum: the least number of epochs of the first rung of the first bracket.
+        maximum: epochs of the last rung; None: the epochs in the members' settings. It may be raised later, by factors
+            of eta.
+        eta: one in eta members is promoted, to eta times the epochs.
     """
 
     minimum: Annotated[int, Ge(1)] = 1
@@ -72,14 +74,14 @@ class Hyperband:
             budgets(self.minimum, self.maximum, self.eta)
 
     def planned(self, lengths: Mapping[str, Length]) -> Hyperband:
-        """Return the schedule with its maximum (see `Schedule`)."""
+        """Return the schedule with its maximum filled in (see `Schedule`)."""
         return replace(self, maximum=furthest(self.maximum, lengths))
 
     def total(self, members: int | None) -> int | None:
-        """Return the members of all brackets.
+        """Return the number of members of all brackets.
 
         Raises:
-            ValueError: the search was given a number.
+            ValueError: the search was given a number of members.
         """
         total = sum(bracket.members for bracket in self._brackets())
         if members is not None:
@@ -87,14 +89,14 @@ class Hyperband:
         return total
 
     def _brackets(self) -> list[Bracket]:
-        """Return the brackets, in the order in which they are started: s from s_max down to 0."""
+        """Return the brackets in the order in which they start: s from s_max down to 0."""
         assert self.maximum is not None, "planned comes first"
         rungs = budgets(self.minimum, self.maximum, self.eta)
         sizes = {s: -(-len(rungs) * self.eta**s // (s + 1)) for s in range(len(rungs))}
         return [Bracket(rungs[-1 - s :], sizes[s]) for s in reversed(range(len(rungs)))]
 
     def decide(self, history: History) -> Decision:
-        """Return what complete rungs promote, and the first bracket that is not full."""
+        """Return the promotions of complete rungs, and the start of members in the first bracket that is not full."""
         promote: list[Promotion] = []
         start: Start | None = None
         for bracket in self._brackets():
@@ -107,13 +109,16 @@ class Hyperband:
         return Decision(promote, start)
 
     def standing(self, history: History) -> Sequence[Finished]:
-        """Return each member's highest rung, but for those that a rung's final word left behind; bracket by bracket,
-        by name: the same order whatever came first."""
+        """Return each member's highest rung that counts, bracket by bracket in order of names.
+
+        A rung does not count if the rung below is complete and does not promote the member (see Deepening). The order
+        of arrival has no influence on the order of the result.
+        """
         finished = sorted((e for e in history.finished if e.task.budget is None), key=lambda e: e.task.id)
         for bracket in self._brackets():
             latest: dict[str, Finished] = {}
             ahead = {budget: {e.task.member for e in entries} for budget, entries in self._promoted(history, bracket)}
-            going: set[str] | None = None  # not said yet: all
+            going: set[str] | None = None  # None: no complete rung below has decided, so all count
             for budget in bracket.budgets:
                 going = ahead.get(budget, going)
                 for entry in history.rungs.get((bracket.name, budget), Rung()).done:
@@ -123,7 +128,7 @@ class Hyperband:
         return finished
 
     def _promoted(self, history: History, bracket: Bracket) -> Iterator[tuple[int, list[Finished]]]:
-        """Yield, for each rung that is complete, the epochs of the next and who goes on there."""
+        """Yield, for each complete rung, the epochs of the next rung and the entries that are promoted to it."""
         if history.started.get(bracket.name, 0) < bracket.members:
             return
         members = set(history.rungs.get((bracket.name, bracket.budgets[0]), Rung()).asked)

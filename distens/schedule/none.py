@@ -1,4 +1,4 @@
-"""Every member is trained in one go, as long as its settings say."""
+"""No schedule: every member is trained in one go, for the epochs in its settings."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from distens.schedule.protocol import Decision, Length, Start
 
 @dataclass(frozen=True)
 class NONE:  # `None` is Python's own
-    """No rungs: members are started until there are as many as asked for."""
+    """NONE: no rungs; members are started until there are as many as the search is given."""
 
     def planned(self, lengths: Mapping[str, Length]) -> NONE:
-        """Return itself: there is nothing to fill in."""
+        """Return the schedule itself: there is nothing to fill in."""
         return self
 
     def total(self, members: int | None) -> int | None:
-        """Return as many as the search is given."""
+        """Return the number of members that the search is given."""
         return members
 
     def decide(self, history: History) -> Decision:
-        """Return that another member may be started."""
+        """Return the start of another member."""
         return Decision(start=Start())
 
     def standing(self, history: History) -> Sequence[Finished]:

@@ -1,4 +1,4 @@
-"""Which members go on training, and how far."""
+"""Schedules: which members are trained further, and for how many epochs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from distens.records import Finished, History, Settings
 
 @dataclass(frozen=True)
 class Length:
-    """How long members of one family are trained.
+    """The length of training of one family's members.
 
     Attributes:
-        epochs: what their settings say; several where they differ.
-        last: the epoch at which the rate of one of them ends; None: they may be trained on for ever.
+        epochs: the epochs in their settings; several if they differ.
+        last: the first epoch at which a member's learning rate ends; None: training may continue without limit.
     """
 
     epochs: tuple[int, ...]
@@ -26,7 +26,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Promotion:
-    """A member that goes on from where a rung of it ended, up to a number of epochs."""
+    """A member to be trained further: from where its rung `entry` ended, up to `budget` epochs."""
 
     entry: Finished
     budget: int
@@ -34,12 +34,12 @@ class Promotion:
 
 @dataclass(frozen=True)
 class Start:
-    """New members may be started.
+    """A start of new members.
 
     Attributes:
-        bracket: where they belong; it begins their names.
+        bracket: the bracket of the new members; their names begin with it.
         budget: epochs of their first rung; None: they are trained in one go.
-        left: how many at most; None: as many as the search is given.
+        left: the largest number of members to start; None: as many as the search is given.
     """
 
     bracket: str = ""
@@ -49,18 +49,20 @@ class Start:
 
 @dataclass(frozen=True)
 class Decision:
-    """What free slots do, promotions first and the most urgent of them first. Neither: they wait for what is pending,
-    and when nothing is, the search is over."""
+    """A decision on free slots: promotions come first, the most urgent of them first, then new members.
+
+    Without either, free slots wait for pending tasks; if none are pending, the search is over.
+    """
 
     promote: Sequence[Promotion] = ()
     start: Start | None = None
 
 
 class Schedule(Protocol):
-    """A frozen dataclass whose fields are its options. It keeps nothing between calls: what it decides follows from
-    history alone.
+    """A schedule: a frozen dataclass whose fields are its options.
 
-    The plan fills it in once; then a run asks it whenever an actor is free, and at the end what counts:
+    It keeps no state between calls: its decisions follow only from the history. The plan fills in its options once.
+    Then a run calls `decide` whenever an actor is free, and `standing` at the end:
 
         >>> from distens import registry
         >>> from distens.records import History
@@ -74,15 +76,15 @@ class Schedule(Protocol):
         """Return the schedule with every option filled in.
 
         Args:
-            lengths: family -> how long its members are trained; families that can be trained in parts alone.
+            lengths: family -> its length of training; only families that can be trained in parts.
 
         Raises:
-            ValueError: it has no effect on these families, or they cannot be trained so far.
+            ValueError: the schedule has no effect on these families, or cannot be trained for the epochs that it needs.
         """
         ...
 
     def total(self, members: int | None) -> int | None:
-        """Return how many members are started, of as many as the search is given; None: no number is set.
+        """Return the number of members to start, given the number set for the search; None: no number is set.
 
         Raises:
             ValueError: the number has no effect, or is too small for the schedule to have its full effect.
@@ -90,11 +92,11 @@ class Schedule(Protocol):
         ...
 
     def decide(self, history: History) -> Decision:
-        """Return what to do next. The work is proportional to a rung's members at most, not to epochs or settings."""
+        """Return the next decision; its cost grows with the members of a rung at most, not with epochs or settings."""
         ...
 
     def standing(self, history: History) -> Sequence[Finished]:
-        """Return what counts in the end: one entry for each member, in any order."""
+        """Return the entries that count in the end: one for each member, in any order."""
         ...
 
 

@@ -12,10 +12,10 @@ TREES = 20
 
 
 class Forest:
-    """A regression forest that knows how sure it is.
+    """A regression forest that predicts a mean and a variance.
 
-    Each leaf has the mean and variance of its rows; the forest's variance is the law of total variance over trees,
-    mean(leaf variance) + variance(leaf means).
+    Each leaf has the mean and variance of its rows. The forest's variance follows from the law of total variance over
+    trees: mean(leaf variance) + variance(leaf means).
     """
 
     def __init__(self, features_MD: Floats, values_M: Floats, seed: int) -> None:
@@ -33,7 +33,7 @@ class Forest:
 
 
 def expected_improvement(mean_P: Floats, variance_P: Floats, best: float) -> Floats:
-    """Return E[max(best - y, 0)] for y ~ Normal(mean, variance): how much lower than `best` to hope for."""
+    """Return E[max(best - y, 0)] for y ~ Normal(mean, variance): the expected improvement on `best`."""
     std_P = np.sqrt(variance_P)
     sure = std_P < 1e-12
     z = (best - mean_P) / np.where(sure, 1.0, std_P)
@@ -42,11 +42,11 @@ def expected_improvement(mean_P: Floats, variance_P: Floats, best: float) -> Flo
 
 
 def tame(values_M: Floats) -> Floats:
-    """Return values with very bad ones brought to Tukey's fence, upper quartile + 1.5 interquartile ranges.
+    """Return the values with very bad ones lowered to Tukey's fence, upper quartile + 1.5 interquartile ranges.
 
-    A log-likelihood has no upper end: one member at 20 among many near 0.3 would make the forest unsure of everything
-    near it, and expected improvement would chase that. The order of good values is untouched. (Not in the paper, which
-    minimises an error rate.)
+    A negative log-likelihood has no upper limit: one member at 20 among many near 0.3 would make the forest uncertain
+    about all settings near it, and expected improvement would pursue that uncertainty. The order of good values does
+    not change. (Not in the paper, which minimises an error rate.)
     """
     low, high = np.quantile(values_M, [0.25, 0.75])
     return np.minimum(values_M, high + 1.5 * (high - low)) if high > low else values_M

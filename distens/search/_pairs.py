@@ -1,4 +1,4 @@
-"""The pair surrogate: how diverse two settings will be, and how sure that is (DivBO specification, section 3)."""
+"""The pair surrogate: it predicts the diversity of two settings, with a spread (DivBO specification, section 3)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ TREES, LEARNING_RATE = 50, 0.2
 
 
 class PairSurrogate:
-    """Boosted trees from [enc(i); enc(j)] to Div(i, j), `models` times; their mean and spread.
+    """A surrogate of diversity: `models` boosted-tree models from [enc(i); enc(j)] to Div(i, j), their mean and spread.
 
-    All ordered pairs of observed members are rows, each member with itself included (the surrogate learns a diagonal of
-    zeros); beyond `max_rows` a random part in which both orders stay together and half of the pairs, if there are so
-    many, have a `kept` member: those are what is asked for, but without the others nothing is learned of pairs of new
-    settings (250 members, 5,000 rows: Kendall's tau of held-out pairs is 0.67 with pairs of kept members alone).
-    Columns that are constant or repeat another are left out: "active" bits often are.
+    Its rows are all ordered pairs of observed members, including each member with itself (so that the surrogate learns
+    a diagonal of zeros). If there are more than `max_rows`, it learns from a random part of them: both orders of a pair
+    stay together, and half of the pairs, if there are enough, have a `kept` member. Pairs with kept members are those
+    to be predicted later, but without the other pairs nothing is learned about pairs of new settings (250 members,
+    5,000 rows: Kendall's tau of held-out pairs is 0.67 with pairs of kept members alone). Columns that are constant or
+    repeat another column are left out, as many "active" bits are.
 
-    Two traps are avoided. Models that differ in their seed alone are identical: rows (80% per tree) and columns (80%)
-    are drawn. LightGBM's 20 rows per leaf give a constant for 5 members and a blunt model for 20: a leaf needs a 500th
-    of the rows, 3 to 20. (Kendall's tau on held-out pairs in a space of 12 families, 20 members: 0.81 with 3, 0.62 with
-    20; 1 row per leaf would leave no variance.) Even so the spread over models is about a tenth of the true error: what
-    is sampled from it is close to the mean.
+    Two traps are avoided. Models that differ only in their seed would be identical, so rows (80% per tree) and columns
+    (80%) are sampled. With LightGBM's default of 20 rows per leaf the model is constant for 5 members and blunt for 20,
+    so a leaf needs a 500th of the rows, between 3 and 20. (Kendall's tau on held-out pairs in a space of 12 families,
+    20 members: 0.81 with 3, 0.62 with 20; 1 row per leaf would leave no variance.) Even so the spread over models is
+    about a tenth of the true error, so that samples from it are close to the mean.
 
     Args:
         features_MD: encoded settings of the observed members.
         div_MM: their diversity.
-        kept: places of the members whose pairs matter most, the pool.
+        kept: indices of the members whose pairs matter most, the pool.
+        models: the number of models.
+        max_rows: the largest number of rows to learn from.
     """
 
     def __init__(
@@ -63,27 +66,27 @@ class PairSurrogate:
         self._models = [read_trees(lightgbm.train({**options, "seed": s}, rows, TREES)) for s in seeds]
 
     def towards(self, right_QD: Floats) -> Towards:
-        """Return the predictions for pairs with these."""
+        """Return an object that predicts pairs with these Q settings."""
         return Towards([Partners(trees, right_QD[:, self._columns]) for trees in self._models], self._columns)
 
 
 class Towards:
-    """(mean_PQ, std_PQ) over the models for pairs with Q settings, each the mean of both orders of the pair."""
+    """A predictor of (mean_PQ, std_PQ) over the models for pairs with Q settings, each the mean of both orders."""
 
     def __init__(self, partners: Sequence[Partners], columns: Integers) -> None:
         self._partners, self._columns = partners, columns
 
     def predict(self, left_PD: Floats) -> tuple[Floats, Floats]:
-        """Return those of P settings."""
+        """Return (mean_PQ, std_PQ) for pairs of P settings with the Q settings."""
         left_PD = left_PD[:, self._columns]
         return self.over([partners.predict(left_PD) for partners in self._partners])
 
     def predict_one(self, place: int) -> tuple[Floats, Floats]:
-        """Return those of one of the Q settings itself, P = 1."""
+        """Return (mean_PQ, std_PQ) for pairs of one of the Q settings with all of them: P = 1."""
         return self.over([partners.predict_one(place) for partners in self._partners])
 
     def over(self, predicted: Sequence[Floats]) -> tuple[Floats, Floats]:
-        """Return mean and spread of what each model predicts."""
+        """Return the mean and the standard deviation of the models' predictions."""
         return np.mean(predicted, axis=0), np.std(predicted, axis=0)
 
 

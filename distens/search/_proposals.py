@@ -1,4 +1,4 @@
-"""Where proposals come from: new settings drawn from the space, and a walk uphill from settings already tried."""
+"""Sources of proposals: new settings drawn from the space, and walks uphill from settings already tried."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def draw_new(
 ) -> list[Settings]:
     """Return up to `count` different settings, none of them in `taken`.
 
-    Fewer come back where the space is exhausted (the end of a list; else told by a long row of misses: a finite space
-    is not enumerated), or, once `needed` are found, where draws repeat themselves so often that more would cost too
-    much.
+    Fewer are returned if the space is exhausted, or if `needed` settings are found and draws repeat so often that more
+    would cost too much. A list is exhausted at its end. Any other space counts as exhausted after a long row of draws
+    without a new one, as finite spaces are not enumerated.
     """
     found: dict[str, Settings] = {}
     misses = 0
@@ -51,11 +51,11 @@ def walk_uphill(
     taken: Set[str],
     rng: np.random.Generator,
 ) -> list[Settings]:
-    """Return the highest new settings that each walk saw, without repeats; all walks go in step.
+    """Return the highest new settings that each walk found, without repeats; all walks take each step together.
 
     Args:
         starts: settings already tried.
-        height: encoded settings (P x width) -> P numbers to climb.
+        height: encoded settings (P x width) -> P numbers to maximise.
         taken: keys of settings that are not new.
     """
     here = list(starts)

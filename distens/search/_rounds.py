@@ -1,4 +1,4 @@
-"""What Bayesian searches share: fit a forest, gather proposals, rank them, pick; once more with the pick pending.
+"""The round of Bayesian searches: fit a forest, gather proposals, rank them, pick; repeat with the pick pending.
 
 finished, failed ──► forest ──► fantasies of the pending ──► forest ─┬─► expected improvement ─► ranks ─┐
                                                                      └─► walks uphill ┐                 ├─► pick
@@ -24,14 +24,27 @@ from distens.space.space import Space
 
 
 class Penalty(Protocol):
-    """What is added to the rank of the expected improvement. Proposals are known by their place."""
+    """A penalty on proposals, added to their ranks by expected improvement; a proposal is identified by its index.
+
+    Example:
+        >>> class PreferEarly:  # with proposals of equal improvement, pick the first
+        ...     def __init__(self, count):
+        ...         self._count = count
+        ...     def ranks(self):
+        ...         return 0.1 * np.arange(self._count)
+        ...     def picked(self, place):
+        ...         pass
+        >>> penalty: Penalty = PreferEarly(3)
+        >>> int(np.argmin(np.array([2.0, 2.0, 2.0]) + penalty.ranks()))
+        0
+    """
 
     def ranks(self) -> Floats:
-        """Return penalty_P; less is better."""
+        """Return penalty_P; lower is better."""
         ...
 
     def picked(self, place: int) -> None:
-        """Take note that a proposal is now pending."""
+        """Record that the proposal at an index is now pending."""
         ...
 
 
@@ -53,19 +66,25 @@ EXAMPLES = 1000
 
 
 def evenly(examples: int) -> slice:
-    """Return EXAMPLES of so many at most, evenly spaced."""
+    """Return a slice that takes at most EXAMPLES of the examples, evenly spaced."""
     return slice(None, None, -(-examples // EXAMPLES))
 
 
 def greedy_pool() -> Any:
-    """Return ensemble selection as in DivBO's paper: 25 picks, neither cut nor bagged."""
+    """Return the greedy selector of DivBO's paper: 25 picks, neither cut nor bagged."""
     return build("select", {"kind": "greedy", "size": 25, "cut": False, "bags": 1}, "search.pool")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How many proposals a round weighs: `local` walks from settings already tried, the rest drawn; how many picks are
-    random at first, and which share of the later ones."""
+    """The numbers of a round.
+
+    Attributes:
+        proposals: the number of proposals that are ranked.
+        local: how many of them come from walks from settings already tried; the rest are drawn.
+        initial: the number of first picks that are random.
+        explore: the share of later picks that are random.
+    """
 
     proposals: int
     local: int
@@ -88,10 +107,10 @@ def propose(
 ) -> list[Settings]:
     """Return `count` settings: random until `budget.initial` are finished or pending and 2 finished, then by rank.
 
-    The generator is spent by one number, whatever the options, and every source of chance is derived from it by name.
+    One number is drawn from `rng`, whatever the options; every other random generator is derived from it by name.
 
     Args:
-        goal: what is minimised; None for the metric, to be improved on from its least value so far.
+        goal: returns the values to minimise and the value to improve on; None: the metric and its least value so far.
     """
     root = int(rng.integers(2**63))
     taken, finished = history.known(), len(history.finished)
@@ -118,7 +137,7 @@ def _ranked(
     make_penalty: MakePenalty | None,
     goal: Goal | None,
 ) -> list[Settings]:
-    """Return up to `count` new settings, each the best by rank given those before it (see `REFIT`)."""
+    """Return up to `count` new settings, each the best by rank given the earlier ones (see `REFIT`)."""
     values = trained_on(history)
     values_M = np.concatenate([values, np.full(len(history.failed), values.max())])
     places = representative(values_M, TRIED, generator(root, "tried"))
@@ -146,7 +165,7 @@ def _ranked(
         return expected_improvement(*forest.predict(features_PD), best)
 
     order = np.argsort(-improvement(tried_MD), kind="stable")
-    # A narrowed space holds few of those tried; none of the others leads into it.
+    # A narrowed space contains few of the settings tried; walks from the others do not lead into it.
     starts = list(islice((tried[i] for i in order if space.contains(tried[i])), budget.local))
     proposals = walk_uphill(space, starts, improvement, taken, generator(root, "walks"))
     drawn_taken, drawn = taken | set(map(settings_key, proposals)), budget.proposals - budget.local
@@ -174,11 +193,11 @@ def _ranked(
 
 
 def trained_on(history: History) -> Floats:
-    """Return the metric of every finished member as it would be with the epochs of the last rung.
+    """Return the metric of every finished member, estimated for the epochs of the last rung.
 
-    A member that a schedule stopped early is worse for that alone, and a search that took it as it is would keep away
-    from settings of members that were not lucky enough to go on. From rung to rung, those that did go on improved by a
-    median; the others are taken to have improved as much. Without a schedule these are the values themselves.
+    A member that a schedule stopped early has a worse value for that reason alone, and a search that took the value
+    unchanged would avoid the settings of members that were not lucky enough to be promoted. The estimate adds, for each
+    higher rung, the median change of the members that were promoted to it. Without a schedule, values are unchanged.
     """
     values_M = history.values()
     budgets = sorted({budget for _, budget in history.rungs})
@@ -197,7 +216,7 @@ def trained_on(history: History) -> Floats:
 
 
 def representative(values_M: Floats, most: int, rng: np.random.Generator) -> Integers:
-    """Return the places, in order, of at most so many members: the best half, and of the others a random half."""
+    """Return the indices, in order, of at most `most` members: half are the best, half are drawn from the others."""
     if len(values_M) <= most:
         return np.arange(len(values_M))
     order_M = np.argsort(values_M, kind="stable")

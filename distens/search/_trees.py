@@ -1,9 +1,9 @@
-"""Predict all pairs of two sets at once with boosted trees over [left; right], without writing the pairs down.
+"""Predictions of boosted trees over [left; right] for all pairs of two sets at once, without a row for each pair.
 
-A leaf is reached when all splits on its way say so: those on the left half and those on the right half. With L(leaf, p)
-and R(leaf, q) for "p (q) passes all splits on its half", a tree's prediction is the product of matrices
-sum over leaves of L(leaf, p) value(leaf) R(leaf, q): exact, and the work grows with P + Q where rows written out
-grow with P Q.
+A leaf is reached if all splits on the path to it are passed: those on the left half and those on the right half. With
+L(leaf, p) and R(leaf, q) for "p (q) passes all splits on its half", a tree's prediction is the product of matrices
+sum over leaves of L(leaf, p) value(leaf) R(leaf, q). This is exact, and splits are evaluated for P + Q settings, where
+rows written out would need P Q.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ ROWS = 256
 
 
 class Partners:
-    """One half of all pairs to come: what its settings pass on the way to every leaf, in bits, worked out once.
+    """The Q settings on one side of all pairs, with the leaves whose splits on their half they pass, computed once.
 
     Args:
-        trees: grown on rows [enc; enc] of twice the width of `right_QD`.
+        trees: trees grown on rows [enc; enc], of twice the width of `right_QD`.
+        right_QD: the encoded settings.
     """
 
     def __init__(self, trees: list[Tree], right_QD: Floats) -> None:
@@ -67,7 +68,7 @@ class Partners:
         self._bits = np.concatenate([np.packbits(leaves, axis=1) for leaves in self._leaves(right_DQ, (1, 0))])
 
     def _leaves(self, features_DQ: Floats, halves: tuple[int, int]) -> Iterator[NDArray[np.bool_]]:
-        """Yield what settings pass on the way to each tree's leaves, as one half of a pair and then as the other."""
+        """Yield `_passes` of each tree, with the settings as one half of a pair and then as the other."""
         return (_passes(tree, features_DQ, half * len(features_DQ)) for half in halves for tree in self._trees)
 
     def predict(self, left_PD: Floats) -> Floats:
@@ -75,13 +76,13 @@ class Partners:
         return self._sum(np.concatenate(list(self._leaves(np.ascontiguousarray(left_PD.T), (0, 1)))))
 
     def predict_one(self, place: int) -> Floats:
-        """Return the same for one of the partners itself, 1 x Q; what it passes is known."""
+        """Return the same predictions, 1 x Q, for one of the partners; the splits that it passes are known."""
         byte, bit = divmod(place, 8)
         passed = self._bits[:, byte] & (128 >> bit) != 0
         return self._sum(np.roll(passed, len(passed) // 2)[:, None])
 
     def _sum(self, left_LP: NDArray[np.bool_]) -> Floats:
-        """Return the sum over leaves, on whose way each of the left half passes what `left_LP` says."""
+        """Return half the sum over leaves of L(leaf, p) value(leaf) R(leaf, q), with `left_LP` as L: shape P x Q."""
         total_PQ = np.zeros((left_LP.shape[1], self._count), dtype=np.float32)
         reached = np.flatnonzero(left_LP.any(axis=1))
         for leaves in np.split(reached, range(ROWS, len(reached), ROWS)):
@@ -91,7 +92,7 @@ class Partners:
 
 
 def _passes(tree: Tree, features_DQ: Floats, start: int) -> NDArray[np.bool_]:
-    """Return (leaf, Q): whether all splits on features start … start + D, on the way to the leaf, are passed."""
+    """Return (leaf, Q), True if all splits on the D features from `start` on are passed on the path to the leaf."""
     width, columns = features_DQ.shape
     nodes = [np.ones(columns, dtype=bool)] * max(1, len(tree.feature))
     leaves = np.ones((len(tree.value), columns), dtype=bool)

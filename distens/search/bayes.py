@@ -1,4 +1,4 @@
-"""Bayesian optimisation with a random forest: the search that looks at each member alone."""
+"""Bayesian optimisation with a random forest: a search that values each member by itself."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from distens.space.space import Space
 
 @dataclass(frozen=True)
 class Bayes:
-    """Propose the settings with the largest expected improvement of the metric under a probabilistic random forest
-    (Hutter et al. 2011, "SMAC"; sections 5 and 6 of the DivBO specification without diversity).
+    """Bayes: the largest expected improvement under a probabilistic random forest (Hutter et al. 2011, "SMAC").
 
-    Pending members count as finished with the forest's mean as their value, so that several run at once; failed ones
-    with the worst value observed. Very bad values are brought to Tukey's fence before the forest sees them.
-    Of more than 1,000 members, the best 500 and a random 500 of the others are learned from.
+    It follows sections 5 and 6 of the DivBO specification, without diversity, and improves the metric. Pending members
+    count as finished with the forest's mean as their value, so that several members can run at once. Failed members
+    count as finished with the worst value observed. Very bad values are lowered to Tukey's fence before the forest is
+    fitted. Of more than 1,000 members, the forest learns from the best 500 and a random 500 of the others.
 
     Attributes:
-        proposals: how many settings are weighed at each step, drawn uniformly but for `local` of them.
-        local: how many walks uphill from the most promising settings already tried.
-        initial: how many members, finished or pending, are drawn at random before the forest is asked.
-        explore: the share of later members that are drawn at random all the same.
+        proposals: the number of settings ranked at each step, drawn uniformly except `local` of them.
+        local: the number of walks uphill from the most promising settings already tried.
+        initial: the number of members, finished or pending, drawn at random before the forest is used.
+        explore: the share of later members that are drawn at random as well.
     """
 
     proposals: Annotated[int, Ge(2)] = 5000

@@ -26,34 +26,34 @@ _MEMBERS = 500
 
 @dataclass(frozen=True)
 class DivBO:
-    """Propose settings that promise a good member or one unlike those an ensemble would use now.
+    """DivBO: settings that promise a good member, or one unlike those that an ensemble would use now.
 
-    Proposals are ranked by expected improvement (as `Bayes` does, with `beta: 0` its very picks) and by
+    Proposals are ranked by expected improvement (as in `Bayes`; with `beta: 0` the picks are the same) and by
 
         alpha_div(x) = mean over n of min over theta in P of m_n(theta, x),  m_n ~ Normal(mean, variance)   (eq. 4)
 
     where P is the pool, the members that ensemble selection takes from history, and mean and variance come from a
     surrogate of Div over pairs. The pick minimises R_perf + w(t) R_div, w(t) = beta (sigmoid(tau t) - 0.5), t the
-    number of finished members: beta / 2 in the limit, so that picks are among the best 2.5% by improvement.
+    number of finished members. The limit of w is beta / 2, so that picks are among the best 2.5% by improvement.
 
-    Where we differ from the paper, or it is silent: both orders of a pair are averaged; the `samples` normal numbers
-    of a pool member are shared by all proposals, which leaves each alpha_div distributed as in eq. 4 and takes that
-    noise out of their comparison; pending members have the forest's mean as their value and stand in P, so that the
-    next pick is pushed away from them; failed members have the worst value and never enter pairs or P. The
-    forest learns from 1,000 members at most and P and pairs are of 500 at most, the best half and a random half of the
-    others: a step costs the same whether 1,000 or 10,000 have finished.
+    Where we differ from the paper, or where it is silent: both orders of a pair are averaged; the `samples` normal
+    numbers of a pool member are shared by all proposals, which leaves each alpha_div distributed as in eq. 4 and
+    removes that noise from their comparison; pending members have the forest's mean as their value and belong to P, so
+    that the next pick is pushed away from them; failed members have the worst value and never enter pairs or P. The
+    forest learns from 1,000 members at most, P and pairs are of 500 members at most: half of them are the best, half
+    are drawn from the others. So a step costs the same after 1,000 finished members as after 10,000.
 
     Attributes:
-        beta: how much diversity counts; accuracy of members falls clearly from 0.2 (paper, figure 7).
-        tau: how fast it comes to count.
+        beta: the weight of diversity; the accuracy of members falls clearly from 0.2 (paper, figure 7).
+        tau: how fast the weight of diversity grows with the number of finished members.
         pool: the selector that makes P.
-        proposals: how many settings are weighed at each step, drawn uniformly but for `local` of them.
-        local: how many walks uphill from the most promising settings already tried.
-        initial: how many members, finished or pending, are drawn at random first.
-        explore: the share of later members that are drawn at random all the same.
+        proposals: the number of settings ranked at each step, drawn uniformly except `local` of them.
+        local: the number of walks uphill from the most promising settings already tried.
+        initial: the number of members, finished or pending, drawn at random first.
+        explore: the share of later members that are drawn at random as well.
         samples: N of eq. 4.
-        models: how many boosted models the pair surrogate has.
-        max_pairs: how many ordered pairs it learns from at most.
+        models: the number of boosted models in the pair surrogate.
+        max_pairs: the largest number of ordered pairs that the pair surrogate learns from.
     """
 
     beta: Annotated[float, Ge(0)] = 0.05
@@ -91,7 +91,7 @@ class DivBO:
 
 
 class _DiversityRanks:
-    """w(t) R_div of all proposals, brought up to date as proposals become pending (a `Penalty`)."""
+    """A `Penalty`: w(t) R_div of all proposals, updated as proposals become pending."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class _DiversityRanks:
         pool = np.flatnonzero(
             search.pool.select(probs_MNC, history.targets_N, history.metric, **unless_classes(history.target))
         )
-        # The sampling error of so many rows, about 0.01, is well below the surrogate's own.
+        # With this many rows the sampling error, about 0.01, is well below the surrogate's own error.
         rows = evenly(len(history.targets_N))
         div_MM = diversity([probs_NC[rows] for probs_NC in probs_MNC])
         surrogate = PairSurrogate(finished_MD, div_MM, pool, search.models, search.max_pairs, seed)
@@ -122,11 +122,11 @@ class _DiversityRanks:
         self._join(*self._diversity.predict(np.vstack([finished_MD[pool], pending_QD])))
 
     def ranks(self) -> Floats:
-        """Return w(t) times the rank of alpha_div: 1 for the largest, the mean rank for equals."""
+        """Return w(t) times the rank of alpha_div: 1 for the largest, the mean rank for ties."""
         return self._weight * rankdata(-self._least_SP.mean(axis=0))
 
     def picked(self, place: int) -> None:
-        """Let a proposal join the pool."""
+        """Add a proposal to the pool."""
         self._join(*self._diversity.predict_one(place))
 
     def _join(self, mean_TP: Floats, std_TP: Floats) -> None:

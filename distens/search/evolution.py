@@ -20,22 +20,23 @@ TRIES = 100
 
 @dataclass(frozen=True)
 class Evolution:
-    """Change one thing about the best of a few of the newest members (algorithm 1 of the paper).
+    """Evolution: mutations, in one domain, of the best among a few of the newest members (algorithm 1 of the paper).
 
-    The population are the `population` members that finished last: whoever is oldest dies, not whoever is worst, so
-    that good settings live on only through children that do well again. `sample` of them are drawn with replacement,
-    and the best of these is the parent of the next member: the same but for one domain (`Space.neighbour`; there is no
-    crossing). Neural ensemble search evolves its pool of members this way (Zaidi et al. 2021, "NES-RE"; there, parents
-    are those whom an ensemble would take).
+    The population is the `population` members that finished last. The oldest member dies, not the worst, so that good
+    settings survive only through children that do well again. `sample` members of the population are drawn with
+    replacement, and the best of these is the parent of the next member, which differs from it in one domain
+    (`Space.neighbour`; there is no crossover). Neural ensemble search evolves its pool of members this way (Zaidi et
+    al. 2021, "NES-RE"; there, parents are members that an ensemble would take).
 
-    Where we differ from the paper: members run side by side, so that a batch is of as many tournaments in one
-    population, which moves on as members arrive; a child that is known already is not trained again; failed members
+    Where we differ from the paper: members run side by side, so a batch holds one tournament for each new member in the
+    same population, which changes as members arrive; a child that is already known is not trained again; failed members
     have no children.
 
     Attributes:
-        population: how many are alive (100 in the paper, for 20,000 members; 30 in DivBO's comparison, for 250).
+        population: the number of living members (100 in the paper, for 20,000 members; 30 in DivBO's comparison, for
+            250).
         sample: how many of them compete to be the parent; more is greedier (a quarter of the population in the paper).
-        initial: how many members, finished or pending, are drawn at random first (in the paper a population).
+        initial: the number of members, finished or pending, drawn at random first (in the paper a population).
     """
 
     population: Annotated[int, Ge(1)] = 30
@@ -47,7 +48,7 @@ class Evolution:
         born = len(history.finished) + len(history.pending)
         first = max(0, len(history.finished) - self.population)
         alive = zip(history.finished[first:], trained_on(history)[first:].tolist(), strict=True)
-        # A narrowed space holds few of those alive; a child of any other would not lie in it.
+        # A narrowed space contains few of the living members; children of the others would not lie in it.
         parents = [(value, entry.task.settings) for entry, value in alive if space.contains(entry.task.settings)]
         random = min(count, max(0, self.initial - born)) if parents else count
         picks = draw(space, random, history.known(), rng)
@@ -55,7 +56,7 @@ class Evolution:
         while len(picks) < count and (child := self._child(parents, space, history.known(), taken, rng)) is not None:
             picks.append(child)
             taken.add(settings_key(child))
-        if len(picks) < count:  # nothing new is near
+        if len(picks) < count:  # there are no new settings near the parents
             picks += draw(space, count - len(picks), history.known() | taken, rng)
         return picks
 

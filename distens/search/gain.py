@@ -1,4 +1,4 @@
-"""Bayesian optimisation of what a member would add to the ensemble (our own; no pairs, no weight of diversity)."""
+"""Bayesian optimisation of a member's gain for the ensemble (our own method; no pairs, no weight of diversity)."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from distens.targets.classes import unless_classes
 
 @dataclass(frozen=True)
 class Gain:
-    """Propose the settings with the largest expected improvement of the ensemble that would be selected now.
+    """Gain: settings with the largest expected improvement of the ensemble that would be selected now.
 
     Let E(n) be the probability that the ensemble gives the label of row n, and p(n) that of a member. Mixed in with
-    weight a, the member changes the ensemble's negative log-likelihood (of numbers: its squared error, likewise) by
+    weight a, the member changes the ensemble's negative log-likelihood (for a target of numbers: likewise its squared
+    error) by
 
         loss((1 - a) E + a p) - loss(E) = -mean over n of log(1 + a (p(n) / E(n) - 1))
 
-    A member gets credit for the rows that the ensemble finds hard, and nothing for being unlike it in a useless way:
-    good and different are one number, where DivBO adds two ranks up. The change, divided by a, is computed again for
-    every finished member at each step, since the ensemble has changed; a forest learns it from settings; proposals are
-    ranked by expected improvement on zero, the ensemble as it is. In the limit of small a the best mixture is the one
-    that no member changes for the better (Cover 1984, "An Algorithm for Maximizing Expected Log Investment Return",
+    A member gets credit for rows that the ensemble finds hard, and none for useless differences: quality and diversity
+    are one number, where DivBO adds two ranks. The change, divided by a, is computed again for every finished member at
+    each step, since the ensemble has changed. A forest learns this change from settings, and proposals are ranked by
+    expected improvement on zero, the value of the present ensemble. In the limit of small a the best mixture is the one
+    that no member improves (Cover 1984, "An Algorithm for Maximizing Expected Log Investment Return",
     theorem 1); a finite weight keeps single rows with E(n) near zero from deciding everything.
 
     With the Brier score the limit is loss(p) - loss(E) - mean |p(n) - E(n)|^2, the ambiguity decomposition (Krogh and
     Vedelsby 1995, "Neural Network Ensembles, Cross Validation, and Active Learning"); it found worse ensembles. More
-    than 1,000 members, pending ones and failed ones are treated as by `Bayes`.
+    than 1,000 members, pending members and failed members are treated as in `Bayes`.
 
     Attributes:
-        pool: the selector that makes the ensemble; by the target's usual metric (`nll` of classes) whatever the run's
-            is, as errors have no slope.
-        weight: a, what the newcomer gets; 0.04 is one pick of 25.
-        proposals: how many settings are weighed at each step, drawn uniformly but for `local` of them.
-        local: how many walks uphill from the most promising settings already tried.
-        initial: how many members, finished or pending, are drawn at random first.
-        explore: the share of later members that are drawn at random all the same.
+        pool: the selector that makes the ensemble. It uses the target's usual metric (`nll` of classes), whatever the
+            run's metric is, as errors have no slope.
+        weight: a, the weight of the new member; 0.04 is one pick of 25.
+        proposals: the number of settings ranked at each step, drawn uniformly except `local` of them.
+        local: the number of walks uphill from the most promising settings already tried.
+        initial: the number of members, finished or pending, drawn at random first.
+        explore: the share of later members that are drawn at random as well.
     """
 
     pool: Annotated[Any, Plugin("select")] = field(default_factory=greedy_pool)

@@ -1,4 +1,4 @@
-"""Which settings next."""
+"""Searches: the settings to train next."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from distens.space.space import Space
 
 
 class Search(Protocol):
-    """A frozen dataclass whose fields are its options. It remembers nothing: everything follows from history.
+    """A search: a frozen dataclass whose fields are its options.
 
-    A run asks it for as many settings as actors are free:
+    It keeps no state: its proposals follow from the history. A run calls it for as many settings as actors are free:
 
         >>> import numpy as np
         >>> from distens import registry
@@ -39,13 +39,19 @@ PLUGINS = (Search,)
 
 
 class Blind(Search, Protocol):
-    """A search that looks at nothing in history except which settings are known.
+    """A search that uses nothing in the history except the settings already known.
 
-    The ensemble's plan of work asks. A member's settings then follow from its number alone, whatever it is dispatched
-    with and whatever has come back, so members that can be trained together are drawn ahead and sent together:
+    The settings of a member then follow only from its number, and not from other members in its pack or from results.
+    So the ensemble's role draws members ahead, and sends members together that can be trained together:
 
-        if registry.able(search, Blind):
-            settings = search.propose(History(keys=known), space, 1, seeding.generator(seed, "search", number))[0]
+        >>> from distens import registry, seeding
+        >>> from distens.records import History
+        >>> from distens.space.space import Space
+        >>> space = Space({"net": {"kind": "classifier", "epochs": {"low": 1, "high": 9}}})
+        >>> search = registry.build("search", "random", "search")
+        >>> registry.able(search, Blind)
+        True
+        >>> settings = search.propose(History(keys=set()), space, 1, seeding.generator(0, "search", 7))[0]
 
     Attributes:
         blind: True.

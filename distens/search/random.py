@@ -14,7 +14,7 @@ from distens.space.space import Space
 
 @dataclass(frozen=True)
 class Random:
-    """Draw settings uniformly (families first, log scale where the space says so), none of them twice."""
+    """Random: uniform draws without repeats (families first, on a log scale where the space has one)."""
 
     blind: ClassVar[Literal[True]] = True
 

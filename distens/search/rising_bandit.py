@@ -1,4 +1,4 @@
-"""Rising bandits (Li et al. 2020, "Efficient Automatic CASH via Rising Bandits", AAAI): which family is worth more?"""
+"""Rising bandits (Li et al. 2020, "Efficient Automatic CASH via Rising Bandits", AAAI): a choice of families."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from distens.space.space import Space
 
 @dataclass(frozen=True)
 class RisingBandit:
-    """Search each family by itself, as `Bayes` does, and give up families that cannot become the best any more.
+    """RisingBandit: `Bayes` for each family by itself, without families that can no longer become the best.
 
-    Families are arms, and an arm's reward is the best that it has reached, y = -metric: it rises, ever more slowly.
-    The families that are left take turns. With y_n the reward after n members of a family, C the window and L what is
-    left of the horizon,
+    Families are arms. An arm's reward is the best value that it has reached, y = -metric: it rises ever more slowly.
+    The remaining families take turns. With y_n the reward after n members of a family, C the window and L the rest of
+    the horizon,
 
         growth = (y_n - y_{n-C}) / C,    upper = y_n + growth L,    lower = y_n
 
     and a family is dropped when its upper bound is below the lower bound of another one. The best is never dropped.
 
-    Where we differ from the paper, or it is silent: bounds are worked out from history at each call, not once a round;
-    as L only shrinks towards a horizon, a dropped family stays dropped unless a member that was still training brings
-    it back. Upper bounds are not cut at 1, for a metric may have any scale. A failed member is a play that brought
-    nothing: growth is per play, failures included (history does not say between which members they fell). No family is
-    dropped before it was played more than C times, and those whose settings are used up are passed over. L is
-    counted in members, as if all that are left went to that family.
+    Where we differ from the paper, or where it is silent: bounds are computed from history at each call, not once a
+    round. With a fixed horizon L only shrinks, so a dropped family stays dropped unless a member that was still
+    training brings it back. Upper bounds are not cut at 1, since a metric may have any scale. A failed member is a play
+    without gain: growth is per play, failures included (history does not tell when they occurred). No family is dropped
+    before it was played more than C times, and families whose settings are used up are skipped. L is counted in
+    members, as if all remaining members were of that family.
 
     Attributes:
-        turn: how many members a family trains before it is the next one's turn.
-        window: C. Li et al.'s method is often run with 7, in DivBO's comparison with three turns of five: `turn: 5,
-            window: 15`. With 12 families no drop comes before 12 x 8 = 96 members then; of 100 members of four tables
-            the best 25 are on average the 22nd best of 400 settings with 3, the 37th with 7.
-        horizon: how many members the search is for, as in the paper; beyond it only the best family is played. By
-            default the search looks as far ahead as it looks back, L = the members that it saw finish or fail: no
-            budget has to be known, and a family that was dropped while it rose comes back as L grows.
-        initial: how many members of each family are drawn at random before its forest is asked.
+        turn: the number of members that a family trains before the next family's turn.
+        window: C. Li et al.'s method is often run with 7; DivBO's comparison uses three turns of five: `turn: 5,
+            window: 15`. With 7 and 12 families, no family is dropped before 12 x 8 = 96 members. For 100 members on
+            four tables, the best 25 are on average the 22nd best of 400 settings with a window of 3, the 37th with 7.
+        horizon: the number of members that the search is for, as in the paper; beyond it only the best family is
+            played. None: the search looks as far ahead as it looks back, L = the number of members that finished or
+            failed so far. No budget has to be known then, and a family that was dropped while its reward rose comes
+            back as L grows.
+        initial: the number of members of each family drawn at random before its forest is used.
         proposals, local: as in `Bayes`, for one family.
     """
 
@@ -80,7 +81,7 @@ class RisingBandit:
         return Budget(self.proposals, self.local, self.initial)
 
     def _turns(self, arms: Sequence[_Arm], count: int) -> list[str]:
-        """Return the families of the next members: of those left, whichever had the fewest turns, in order."""
+        """Return the families of the next members: each time the first remaining family with the fewest turns."""
         curves = {arm.family: Curve(arm.rewards, len(arm.history.failed)) for arm in arms}
         kept = left(curves, self.window, self.horizon)
         plays = {arm.family: curves[arm.family].plays + len(arm.history.pending) for arm in arms}
@@ -98,30 +99,30 @@ class RisingBandit:
 
 
 class Curve(NamedTuple):
-    """What a family has reached: its best reward after each member that finished, and how many failed."""
+    """The rewards of a family: its best reward after each finished member, and the number of failed members."""
 
     rewards: Sequence[float]
     failed: int = 0
 
     @property
     def plays(self) -> int:
-        """How many of its members are done."""
+        """Return the number of members that finished or failed."""
         return len(self.rewards) + self.failed
 
     @property
     def lower(self) -> float:
-        """The reward that it has for certain."""
+        """Return the lower bound of the family's reward: the reward that it has reached."""
         return self.rewards[-1] if self.rewards else -math.inf
 
     def upper(self, window: int, ahead: int) -> float:
-        """Return what it may reach in `ahead` more plays."""
+        """Return the upper bound of the family's reward after `ahead` more plays."""
         finished = len(self.rewards)
         if self.plays <= window:
-            return math.inf  # too early to say
+            return math.inf  # too few plays for a bound
         span = min(window, finished - 1)
         if span < 1:
             return self.lower
-        # Of its plays only so many finish: growth per play is less than growth per member.
+        # Some plays fail, so growth per play is less than growth per finished member.
         growth = (self.rewards[-1] - self.rewards[-1 - span]) / span * finished / self.plays
         return self.lower + growth * ahead
 
@@ -135,7 +136,7 @@ def left(curves: Mapping[str, Curve], window: int, horizon: int | None) -> list[
 
 
 class _Arm(NamedTuple):
-    """One family: its part of space and history, and the best reward so far after each member that finished."""
+    """An arm: one family with its part of space and history, and its best reward after each finished member."""
 
     family: str
     space: Space
@@ -149,12 +150,12 @@ class _Arm(NamedTuple):
             finished=[entry for entry in history.finished if entry.task.settings["family"] == family],
             failed=[entry for entry in history.failed if entry.task.settings["family"] == family],
             pending=[task for task in history.pending if task.settings["family"] == family],
-            keys=history.known(),  # a look-up of all families does for each
+            keys=history.known(),  # the keys of all families serve for each one
         )
         return cls(family, space.only(family), part, np.maximum.accumulate(-trained_on(part)).tolist())
 
     def new(self, count: int) -> int:
-        """Return how many settings are left that are not known, `count` at most."""
+        """Return the number of settings of the family that are not known yet, at most `count`."""
         tasks = [entry.task for entries in (self.history.finished, self.history.failed) for entry in entries]
         tasks += self.history.pending
         if self.space.count - len(tasks) >= count:

@@ -9,7 +9,7 @@
     )
     result = distens.tune.ensemble(tuner.fit(), "configs/digits.yaml")
 
-The words trial and param_space are Tune's, and are used where Tune is spoken to. This package alone imports `ray.tune`.
+The words trial and param_space are Tune's, and are used only in this package. No other package imports `ray.tune`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a search in Tune knows: which trials were asked for, and what came of them.
+"""The knowledge of a search in Tune: the trials that it suggested, and their outcomes.
 
-Kept as plain entries in order of arrival, from which everything else follows. With a folder each entry is in its
-journal before it is acted on: Tune's own snapshot of an experiment may be ten seconds old when its driver is killed.
+It is kept as plain entries in order of arrival, from which everything else follows. With a folder, each entry is in the
+journal there before it is acted on: Tune's own snapshot of an experiment may be ten seconds old when its driver is
+killed.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ Entry = dict[str, Any]
 
 
 class Book:
-    """All trials of one experiment, by their ids.
+    """The trials of one experiment, by their ids.
 
     Args:
-        store: where the journal lies, or is begun; None to keep entries in memory alone.
+        store: the folder of the journal, which is begun if there is none; None to keep entries only in memory.
     """
 
     def __init__(self, store: Store | None = None) -> None:
@@ -42,31 +43,33 @@ class Book:
             self._journal.replay(self._take)
 
     def task(self, name: str) -> Task:
-        """Return what a trial was asked to do."""
+        """Return the task of a trial."""
         return self.pending[name] if name in self.pending else self.done[name].task
 
     def ask(self, task: Task) -> None:
-        """Note that a trial is about to start."""
+        """Record that a trial is about to start."""
         self._add({"task": task_to_json(task)})
 
     def tell(self, outcome: Outcome, place: str = "") -> None:
-        """Note what came of a trial, and in which folder its files are. A second outcome of one is left out, but for
-        the report of one that failed and was resumed."""
+        """Record the outcome of a trial, and the folder of its files.
+
+        A second outcome of the same trial is ignored, except the report of a trial that had failed and was resumed.
+        """
         recovered = isinstance(self.done.get(outcome.task_id), Failed) and isinstance(outcome, Report)
         if outcome.task_id in self.pending or recovered:
             self._add({kind_of(outcome): to_json(outcome), "place": place})
 
     def lose(self, known: Sequence[str]) -> None:
-        """Note that of the pending trials Tune knows only these; the settings of the others are to be asked again."""
+        """Record that Tune knows only these of the pending trials; the settings of the others are suggested again."""
         lost = [name for name in self.pending if name not in known]
         if lost:
             self._add({"lost": lost})
 
     def restore(self, entries: Sequence[Entry]) -> None:
-        """Take the entries of a snapshot; the journal, where there is one, holds them and what came after.
+        """Take the entries of a snapshot; the journal, if there is one, holds them and the later ones.
 
         Raises:
-            StorageError: the journal is another experiment's.
+            StorageError: the journal belongs to another experiment.
         """
         if self._journal is None:
             self.__init__()
@@ -81,7 +84,7 @@ class Book:
         self.lose([entry["task"]["id"] for entry in entries if "task" in entry])
 
     def history(self, metric: str, labels_N: Integers, predictions: Callable[[str], Floats]) -> History:
-        """Return what a search may know."""
+        """Return the history that a search may know."""
         done = self.done.values()
         return History(
             finished=[entry for entry in done if isinstance(entry, Finished)],
@@ -109,7 +112,7 @@ class Book:
             report = report_from_json(entry["report"])
             task = self.task(report.task_id)
             self.pending.pop(report.task_id, None)
-            self.done.pop(report.task_id, None)  # it had failed
+            self.done.pop(report.task_id, None)  # a failure, if the trial failed and was resumed
             self.done[report.task_id] = Finished(task, report)
             self.places[report.task_id] = entry["place"]
         else:
@@ -126,13 +129,13 @@ class Book:
 
 
 def key_of(metric: str, mode: str) -> str:
-    """Return what a user's metric is called in records: what selection measures, whose name it has to be."""
+    """Return the name of a user's metric in records, which must be one that selection measures: `error` or `nll`."""
     last = metric.rsplit("/", 1)[-1]
     return "error" if (last, mode) in (("error", "min"), ("accuracy", "max")) else "nll"
 
 
 def value_of(result: Mapping[str, Any] | None, metric: str, mode: str) -> float | str:
-    """Return what a search minimises, or why there is nothing."""
+    """Return the value that a search minimises, or the reason why there is none."""
     if not result or metric not in result:
         return f"no {metric!r} was reported"
     value = float(result[metric])

@@ -1,4 +1,4 @@
-"""Spaces written for Tune: from our templates, and to and from JSON."""
+"""Spaces of Tune: made from our templates, and converted to and from JSON."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from distens.tune.spaces import template_of
 
 
 def to_json(value: Any) -> Any:
-    """Return a space of Tune's as JSON values, so that a search can be restored without being given it again.
+    """Return a space of Tune as JSON values, so that a search can be restored without its space being given again.
 
     Raises:
-        TypeError: it holds a function, or another object that is no JSON value.
+        TypeError: the space holds a function, or another object that is no JSON value.
     """
     if isinstance(value, sample.Categorical):
         return {"choices": [to_json(option) for option in value.categories]}
@@ -34,7 +34,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(saved: Mapping[str, Any]) -> Any:
-    """Return what `to_json` was given."""
+    """Rebuild the space from `to_json`'s value."""
     ((kind, value),) = saved.items()
     if kind == "choices":
         return tune.choice([from_json(option) for option in value])
@@ -47,12 +47,12 @@ def from_json(saved: Mapping[str, Any]) -> Any:
 
 
 def param_space(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a config's `members` section as a space for Tune: `{"member": a choice of families}`."""
+    """Return a config's `members` section as a space of Tune: `{"member": a choice of families}`."""
     return {"member": tune.choice([{"family": name, **tuned(template)} for name, template in members.items()])}
 
 
 def tuned(value: Any) -> Any:
-    """Return a template of ours (see `distens.space.space`) with Tune's domains for ours."""
+    """Return a template of ours (see `distens.space.space`) with Tune's domains in place of ours."""
     if isinstance(value, Mapping):
         if "choices" in value:
             return tune.choice([tuned(option) for option in value["choices"]])

@@ -1,4 +1,4 @@
-"""One run of a sweep, in a trial's process: begun, gone on with, or found finished; and measured on *combine*."""
+"""One run of a sweep, in a trial's process: it is started, resumed or found finished, and measured on *combine*."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILURE = "failure.txt"
 
 
 def changed(values: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's plain values with some set anew, by their dotted keys."""
+    """Return a config's plain values with some of them replaced, by their dotted keys."""
     out = json.loads(json.dumps(values))
     for key, value in by.items():
         put(out, key, value, "sweep.over.")
@@ -42,15 +42,15 @@ def run_one(
     search_path: Sequence[str],
     folder: str,
 ) -> None:
-    """Do one run, if it is not done, and report its metric.
+    """Carry out one run, if it is not done, and report its metric.
 
     Args:
-        config: what Tune suggests: dotted key -> value.
+        config: the values that Tune suggests: dotted key -> value.
         base: the values of the config that is swept.
-        more: sections that are ours: where it runs and is tracked.
+        more: sections that the sweep sets: `runtime` and `tracking`.
         objective: a row of the table, and a measure.
-        search_path: where the driver finds modules.
-        folder: where the driver works, and relative paths of the config begin: Tune's trials work elsewhere.
+        search_path: the folders in which the driver finds modules.
+        folder: the driver's working folder, to which paths in the config are relative: Tune's trials run elsewhere.
     """
     if os.path.isdir(folder):
         os.chdir(folder)
@@ -66,11 +66,11 @@ def run_one(
         if row not in found:
             raise RunError(f"{store.url}: the run has no row {row!r}")
         value = found[row][measure]
-    except StorageFailed:  # no fault of the run's: Tune tries it again, as if its process had died
+    except StorageFailed:  # not the run's fault: Tune tries the run again, as if its process had died
         raise
-    except Exception as error:  # whatever went wrong in one run: the sweep goes on and names it
+    except Exception as error:  # any error of one run: the sweep continues and names it
         store.write(FAILURE, f"{type(error).__name__}: {error}".encode())
-        value = math.nan  # if it were raised, that would be tried again, too
+        value = math.nan  # if the error were raised, Tune would try the run again
     tune.report({"value": value})
 
 

@@ -1,7 +1,8 @@
-"""What a trial leaves behind for an ensemble: a member's state and predictions, by address.
+"""Reports of trials for an ensemble: a member's state and predictions, by address.
 
 Files lie as in a run (see `distens.storage.store`), in a folder that all trials of an experiment share, with settings
-and seed in `task.json` beside them. The trial's result holds metrics, and where `report.json` lies, with its SHA-256.
+and seed in `task.json` beside them. The trial's result holds metrics, and the address of `report.json` with its
+SHA-256.
 """
 
 from __future__ import annotations
@@ -66,23 +67,24 @@ def report(
     storage: str | None = None,
     checkpoint: tune.Checkpoint | None = None,
 ) -> None:
-    """Report as `ray.tune.report` does, and where a trained member, or what it predicts, was written.
+    """Write a trained member or predictions, and report their address with the metrics, as `ray.tune.report` does.
 
-    A member's `nll` and `error` on the *search* rows are among what is reported.
+    A member's `nll` and `error` on the *search* rows are reported with the metrics.
 
     Args:
-        metrics: what to report; of a member also what its `fit` returned (`parameters`, and `seconds` if measured).
-        member: a trained member (see `build`): with these an ensemble can be deployed.
+        metrics: the metrics to report; with a member also those that its `fit` returned (`parameters`, and `seconds`
+            if measured).
+        member: a trained member (see `build`), from which an ensemble can be deployed.
         rows: with a member: split -> inputs, for `search`, `combine` and `test`.
         labels: with a member: labels_N of the *search* rows.
         seed: with a member: the seed it was trained with.
-        predictions: instead of a member: probs_NC of the *search* rows. They let a search look for diversity; an
+        predictions: instead of a member: probs_NC of the *search* rows. A search can use them to look for diversity; an
             ensemble cannot be deployed from them.
-        storage: a folder that all trials share; without, `distens` in the folder of Tune's experiment.
+        storage: a folder that all trials share; None: `distens` in the folder of Tune's experiment.
         checkpoint: as in `ray.tune.report`.
 
     Raises:
-        ConfigError: something is missing or contradicts the rest.
+        ConfigError: an argument is missing or contradicts another.
         Diverged: predictions are not finite.
     """
     _check_arguments(metrics, member, rows, labels, predictions)
@@ -120,7 +122,7 @@ def _check_arguments(metrics: Any, member: Any, rows: Any, labels: Any, predicti
 
 
 def _experiment_storage() -> str:
-    """Return a folder beside the trials of Tune's experiment, wherever that is kept."""
+    """Return a folder beside the trials of Tune's experiment, wherever Tune keeps it."""
     context = tune.get_context().get_storage()
     kind = context.storage_filesystem.type_name
     if kind not in ("local", "s3", "gcs", "hdfs", "abfs"):
@@ -157,12 +159,12 @@ def _write_predictions(store: Store, name: str, probs_NC: Floats) -> Report:
 
 
 def write_task(store: Store, task: Task) -> None:
-    """Write what a member is trained from beside where its report will be."""
+    """Write the task that a member is trained from, in the folder where its report will be."""
     store.write_json(f"members/{task.id}/{task.attempt}/task.json", {"task": task_to_json(task), "at": time.time()})
 
 
 def _next(store: Store, name: str) -> int:
-    """Return the number of the next attempt: one that no earlier one, or a late writer, has."""
+    """Return the number of the next attempt, which no earlier attempt or late writer has."""
     return 1 + max((int(n) for n in store.names(f"members/{name}") if n.isdigit()), default=0)
 
 
@@ -179,7 +181,7 @@ def _address(store: Store, made: Report) -> str:
 
 
 def as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
-    """Return a config, given as one, as a mapping, or as a YAML file's path."""
+    """Return the config that is given as a config, a mapping, or the path of a YAML file."""
     if isinstance(config, Config):
         return config
     return parse(config) if isinstance(config, Mapping) else load_config(config)
@@ -189,7 +191,7 @@ def planned(config: Config | Mapping[str, Any] | str | Path) -> Plan:
     """Return the plan of a config whose members are trained in trials.
 
     Raises:
-        ConfigError: it is not valid, or has a section without effect there.
+        ConfigError: the config is not valid, or has a section without effect in trials.
     """
     plan = check(as_config(config).model_copy(update={"sweep": None}))
     if registry.kind_of(plan.schedule) != "none":
@@ -204,7 +206,7 @@ def absolute(url: str) -> str:
 
 
 def experiment_folder(config: Config) -> str:
-    """Return where trials of a plan's config leave their members, and the search its journal."""
+    """Return the folder where trials of a plan's config leave their members, and the search its journal."""
     return absolute(f"{config.storage.rstrip('/')}/{config.run_name()}-tune")
 
 
@@ -218,12 +220,12 @@ def param_space(config: Config | Mapping[str, Any] | str | Path) -> dict[str, An
 
 
 def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., None]:
-    """Return what `tune.Tuner` runs: it trains the member in `config["member"]` on the config's data and reports it.
+    """Return a function for `tune.Tuner`: it trains and reports the member in `config["member"]`, on the config's data.
 
-    The data are loaded here, once, and are read from Ray's object store by every trial. A trial occupies what the
-    config's `runtime` gives one member. The same settings make the same member, under the same name: a trial that is
-    run again goes on from the last checkpoint, or finds that all is done. `seed` beside `member` in the space makes
-    others.
+    The data are loaded here, once, and every trial reads them from Ray's object store. A trial occupies the resources
+    that the config's `runtime` gives one member. The same settings make the same member, under the same name: a trial
+    that is run again resumes from the last checkpoint, or finds that training is done. A `seed` beside `member` in the
+    space makes other members.
 
     Raises:
         ConfigError, DataError: the config is not valid, or its data cannot be read.
@@ -241,7 +243,7 @@ def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., 
 def _train(
     config: Mapping[str, Any], *, root: int, resources: Resources, search_path: Sequence[str], shared: Shared
 ) -> None:
-    sys.path += [folder for folder in search_path if folder not in sys.path]  # a user's own module, beside a config
+    sys.path += [folder for folder in search_path if folder not in sys.path]  # for a user's own module beside a config
     settings: Settings = config["member"]
     key = settings_key({**settings, "seed": config.get("seed")})
     name = f"{settings['family']}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""From Tune's results to a run: its trials become members of a run whose search is done, and the run is finished."""
+"""From Tune's results to a run: trials become members of a run whose search is done, and the run is completed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class _Trained:
-    """A member that a trial left behind."""
+    """A trained member that a trial left."""
 
     store: Store
     task: Task
@@ -56,20 +56,22 @@ def ensemble(
 ) -> Result:
     """Select, combine, calibrate, evaluate, bundle and register an ensemble of the members that trials reported.
 
-    This is a run (see `distens.run`) in a folder of its own, to which members' files are copied: it has the same table,
-    page and bundles, is tracked alike, and if it is interrupted `distens resume` goes on with it. Members that finished
-    in trials which Tune forgot when its driver was killed are among them; trials that failed are named.
+    This is a run (see `distens.run`) in a folder of its own, to which members' files are copied. It has the same table,
+    page and bundles, is tracked in the same way, and if it is interrupted, `distens resume` continues it. Members that
+    finished in trials which Tune forgot when its driver was killed are included; trials that failed are named.
 
     Args:
-        results: what `tuner.fit()` returned.
-        config: the config whose `trainable` it was. Without, `data` must be given, and members are what trials trained.
-        storage: the folder that trials reported to, if no trial in `results` says so.
-        overwrite: delete a run of the same name first.
-        watch: is told how far it is.
-        sections: sections of the config, to be used instead: `data=…, select="greedy", combine="average", tracking=…`.
+        results: the results that `tuner.fit()` returned.
+        config: the config that `trainable` was made from. None: `data` must be given, and the members are those that
+            trials trained.
+        storage: the folder that trials reported to, if no trial in `results` names it.
+        overwrite: delete a run of the same config first.
+        watch: is called with the progress.
+        sections: sections that replace those of the config: `data=…, select="greedy", combine="average", tracking=…`.
 
     Raises:
-        RunError: no trial reported a member, or members predicted other rows than the data's.
+        RunError: no trial reported a member, members predicted other rows than the data's, or there is a run of this
+            config already.
         ConfigError: a section is not valid.
     """
     trained, without = _members(results, storage)
@@ -89,8 +91,10 @@ def ensemble(
 
 
 def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], dict[str, tuple[Any, str]]]:
-    """Return the members in the folders that trials name, in order of time; and trial -> its config and why it has
-    none."""
+    """Return the members in the folders that trials name, in order of time, and the trials without a member.
+
+    The second value is trial -> (its config, the reason why it has no member).
+    """
     places = dict.fromkeys([storage] if storage else [])
     without: dict[str, tuple[Any, str]] = {}
     for result in results:
@@ -116,7 +120,7 @@ def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], 
 
 
 def _last(store: Store, name: str) -> _Trained | str:
-    """Return the newest member of that name that is complete; or why there is none, if anything was meant to be."""
+    """Return the newest complete member of that name; else the reason why there is none, or "" without a report."""
     for attempt in sorted(filter(str.isdigit, store.names(f"members/{name}")), key=int, reverse=True):
         folder = f"members/{name}/{attempt}"
         if not store.exists(f"{folder}/report.json"):
@@ -156,7 +160,11 @@ def _fixed(task: Task) -> dict[str, Any]:
 
 
 def _check_rows(loaded: Loaded, trained: Sequence[_Trained]) -> None:
-    """Refuse predictions of other rows than the data's: everything after this would be wrong without a sign."""
+    """Refuse predictions of other rows than the data's, with which every later result would be wrong without a sign.
+
+    Raises:
+        RunError: a member's predictions have other shapes, or another NLL on the *search* split than it reported.
+    """
     labels = loaded.dataset.labels
     for one in trained:
         probs = {split: one.store.read_predictions(one.report.files[split]) for split in HELD_OUT}
@@ -175,7 +183,7 @@ def _check_rows(loaded: Loaded, trained: Sequence[_Trained]) -> None:
 
 
 def _fill(store: Store, trained: Sequence[_Trained], without: Mapping[str, tuple[Any, str]]) -> None:
-    """Copy what members left, and journal all of it as tasks that came back."""
+    """Copy the members' files, and journal all trials as tasks that finished or failed."""
     ledger = Ledger(store)
     for one in trained:
         for address in one.report.addresses():

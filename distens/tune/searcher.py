@@ -3,9 +3,9 @@
     Tune: suggest ─► lost settings, points to evaluate, else search.propose(history) ─► journal ─► a trial's config
           on_trial_complete ─► journal ─► history
 
-It remembers records alone, and keeps them as JSON. So a restored one says what it would have said: `Tuner.restore`
-brings back the trials that Tune knows; those that it forgot, because they came after its last snapshot, are in the
-journal: finished ones stay known, and the settings of unfinished ones are suggested again.
+The searcher keeps only records, as JSON. So a restored searcher suggests the same as one that was never interrupted.
+`Tuner.restore` brings back the trials that Tune knows. Trials that Tune forgot, because they came after its last
+snapshot, are in the journal: the finished ones stay known, and the settings of unfinished ones are suggested again.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ FORMAT = 1
 
 
 class _NoPredictions(Exception):
-    """A search asked for what trials did not report."""
+    """An error: a search needs predictions that trials did not report."""
 
 
 class DivBOSearch(Searcher):
-    """Suggests what one of our searches proposes, given what Tune's trials reported.
+    """A searcher of Ray Tune that suggests what one of our searches proposes from the reports of Tune's trials.
 
-    Trials that report their predictions by `distens.tune.report` let a search look for diversity; without them, or
-    without `labels`, it goes on as plain Bayesian optimisation and says so once.
+    If trials report their predictions by `distens.tune.report`, a search can look for diversity. Without predictions,
+    or without `labels`, it continues as plain Bayesian optimisation and logs a warning once.
 
     Args:
-        space: as for `tune.Tuner(param_space=…)`, which is read unless it is given here.
-        metric: what trials report; any name, `a/b` for a nested one. Tune's own `metric` unless given here.
-        mode: `min` or `max`.
+        space: as for `tune.Tuner(param_space=…)`, which is used if no space is given here.
+        metric: the metric that trials report; any name, `a/b` for a nested one. None: Tune's own `metric`.
+        mode: `min` or `max`; None: Tune's own `mode`.
         search: one of `distens/search`, by name or as `{kind: name, option: …}`.
         labels: labels_N of the rows that trials predict for the search.
-        storage: a folder for the journal, of this experiment alone; any pyarrow address. Without it a driver that is
-            killed forgets what finished since Tune's last snapshot.
-        seed: the only source of chance, but for what functions of `tune.sample_from` do.
-        points_to_evaluate: configs to begin with; what one leaves out is drawn.
+        storage: a folder for the journal, of this experiment alone; any pyarrow address. Without it, a driver that is
+            killed loses the results since Tune's last snapshot.
+        seed: the only source of randomness, except for functions of `tune.sample_from`.
+        points_to_evaluate: configs to begin with; values that a config leaves out are drawn.
 
     Raises:
         ConfigError: an unknown search or option, or a space that cannot be searched.
@@ -89,7 +89,7 @@ class DivBOSearch(Searcher):
         self._storage, self._seed = absolute(storage) if storage else None, seed
         self._points = list(points_to_evaluate or ())
         self._book: Book | None = None
-        self._known = False  # whether Tune's trials are those that the book has as pending
+        self._known = False  # True if Tune's trials are those that the book has as pending
         self._warned = False
 
     @classmethod
@@ -98,7 +98,7 @@ class DivBOSearch(Searcher):
 
         Args:
             config: a config or its YAML file.
-            options: instead of the config's: see the constructor.
+            options: arguments of the constructor that replace the config's.
         """
         plan = planned(config)
         given = {
@@ -112,11 +112,11 @@ class DivBOSearch(Searcher):
         return cls(**{**given, **options})
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles the searcher with the tuner. What is in the journal is read from there.
+        # Tune pickles the searcher with the tuner. Entries in a journal are read from the journal instead.
         return {**self.__dict__, "_book": None if self._storage else self._book, "_known": False}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Take Tune's objective and space; False if a space was given before."""
+        """Take Tune's objective and space; return False if a space was given before."""
         _check_objective(metric, mode)
         for name, ours, theirs in (("metric", self._metric, metric), ("mode", self._mode, mode)):
             if ours and theirs and ours != theirs:
@@ -137,7 +137,7 @@ class DivBOSearch(Searcher):
         return space.config(book.pending[trial_id].settings)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take note of a trial's last result; of a trial without one, that it failed."""
+        """Record a trial's last result; a trial without a result failed."""
         book = self._opened()
         if trial_id not in book.pending and trial_id not in book.done:
             return
@@ -161,7 +161,7 @@ class DivBOSearch(Searcher):
         pruned: bool = False,
         intermediate_values: list[float] | None = None,
     ) -> None:
-        """Take note of a config that was evaluated elsewhere; it predicts nothing."""
+        """Record a config that was evaluated elsewhere; it has no predictions."""
         space, book = self._ready(), self._opened()
         drawn = space.space.draw(generator(self._seed, "given", len(book.entries)))
         name = f"given-{len(book.entries)}"
@@ -169,14 +169,14 @@ class DivBOSearch(Searcher):
         self.on_trial_complete(name, {str(self._metric): value}, error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Write what is known as JSON."""
+        """Write the state of the search as JSON."""
         Path(checkpoint_path).write_text(json.dumps(self.get_state(), allow_nan=False), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
-        """Know what `save` wrote, and what the journal has besides.
+        """Restore the state that `save` wrote, and the journal's later entries.
 
         Raises:
-            StorageError: this is no such file, or the journal is another experiment's.
+            StorageError: the file does not hold such a state, or the journal belongs to another experiment.
         """
         try:
             self.set_state(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
@@ -184,19 +184,19 @@ class DivBOSearch(Searcher):
             raise StorageError(f"{checkpoint_path}: not the state of a DivBOSearch: {error}") from error
 
     def get_state(self) -> dict[str, Any]:
-        """Return what is known as JSON values."""
+        """Return the state of the search as JSON values."""
         space = None
         if self._space is not None:
-            with suppress(TypeError):  # it holds more than JSON can; `suggest` says what to do
+            with suppress(TypeError):  # no JSON values: `suggest` tells the user what to do
                 space = to_json(self._space.param_space)
         entries = list(self._opened().entries)
         return {"format": FORMAT, "metric": self._metric, "mode": self._mode, "space": space, "entries": entries}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Know what `get_state` returned, and what the journal has besides."""
+        """Restore the state that `get_state` returned, and the journal's later entries."""
         if state["format"] != FORMAT:
             raise StorageError(f"a state of format {state['format']}; this version reads format {FORMAT}")
-        # Tune itself gives none of these again unless `Tuner.restore` is given a `param_space`.
+        # Tune passes none of these again unless `Tuner.restore` is given a `param_space`.
         self._metric, self._mode = self._metric or state["metric"], self._mode or state["mode"]
         if self._space is None and state["space"] is not None:
             self._space = TuneSpace(from_json(state["space"]))
@@ -205,7 +205,7 @@ class DivBOSearch(Searcher):
 
     @property
     def book(self) -> Book:
-        """What is known so far."""
+        """Return the book of the trials so far."""
         return self._opened()
 
     @property
@@ -230,7 +230,7 @@ class DivBOSearch(Searcher):
         return self._space is not None and self._space.space.contains(settings)
 
     def _settle(self, book: Book) -> None:
-        """Without a snapshot to go by, nobody works on what the journal has as pending."""
+        """Mark the journal's pending trials as lost if no snapshot was restored: no process trains them then."""
         if not self._known:
             book.lose([])
             self._known = True
@@ -287,7 +287,7 @@ def _check_objective(metric: Any, mode: Any) -> None:
 
 
 def _reported(result: Mapping[str, Any]) -> tuple[str, Report | None]:
-    """Return what a trial wrote by `distens.tune.report`, if it did: its folder and its report."""
+    """Return the folder and the report that a trial wrote by `distens.tune.report`; ("", None) without one."""
     if FOLDER_KEY not in result:
         return "", None
     found = json.loads(result[FOLDER_KEY])
@@ -297,7 +297,7 @@ def _reported(result: Mapping[str, Any]) -> tuple[str, Report | None]:
 
 
 def _plain(search: Search) -> Search:
-    """Return the search that goes by the metric alone, with what options both have in common."""
+    """Return `bayes`, a search that uses only the metric, with the options that it shares with the given search."""
     bayes = registry.find("search", "bayes", "search")
     given = registry.resolved(search)
     options = {name: given[name] for name in registry.options(bayes) if registry.same_option(type(search), bayes, name)}

@@ -4,9 +4,9 @@
         ▼ read                                                                                   ▲ config
     settings {"family": …, "kind": "tune", "/lr": 0.003, "/net": {"option": 0, "/width": 32}} ───┘
 
-Settings name domains alone, by their paths: what is fixed stays where it is and may be any object. A choice is its
-place among the options, so that options may be any objects too, and one that is chosen brings the domains inside it.
-What `sample_from` derives is no setting: it is worked out again from the others.
+Settings hold only domains, by their paths: fixed values stay in the space and may be any objects. The setting of a
+choice is the index of an option, so that options may be any objects too, together with the domains inside that option.
+Values that `sample_from` derives are no settings: they are computed again from the others.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ Path = tuple[Any, ...]
 
 
 class TuneSpace:
-    """A space as Tune's users write it.
+    """A space as users of Tune write it.
 
-    Where a choice at the top is among mappings that each name their own `family`, those are the families of the space;
-    else there is one, named `config`.
+    If a choice at the top level is among mappings that each name a different `family`, those are the families of the
+    space; else there is one family, named `config`.
 
     Attributes:
-        space: the same as ours; settings of it become trials' configs by `config`.
-        param_space: as it was given.
+        space: the same space as one of ours; `config` turns its settings into trials' configs.
+        param_space: the space as it was given.
 
     Raises:
-        ConfigError: a grid, or a domain that is none of Tune's own.
+        ConfigError: the space has a grid, or a domain that is none of Tune's own.
     """
 
     def __init__(self, param_space: Mapping[str, Any]) -> None:
@@ -72,17 +72,17 @@ class TuneSpace:
         return {"kind": KIND, **self._tree.template(), **taken}
 
     def config(self, settings: Settings) -> dict[str, Any]:
-        """Return the config of a trial, what `sample_from` derives included."""
+        """Return the config of a trial, including the values that `sample_from` derives."""
         config = self._tree.build(settings)
         if self._tree.derives:
             config = next(iter(generate_variants(config)))[1]
         return config
 
     def settings(self, config: Mapping[str, Any], drawn: Settings) -> Settings:
-        """Return the settings that make a config; what it leaves out is as drawn.
+        """Return the settings that make a config; values that the config leaves out are those of `drawn`.
 
         Raises:
-            ConfigError: a value lies outside of its domain, or is of a key that the space does not have.
+            ConfigError: a value lies outside its domain, or its key is not in the space.
         """
         read = self._tree.read(config, drawn, "points_to_evaluate")
         family = self._families[0]
@@ -120,7 +120,7 @@ class _Number:
 
 
 class _Choice:
-    """Options by their places."""
+    """A choice, whose setting is the index of an option."""
 
     def __init__(self, options: Sequence[Any], where: str) -> None:
         if not options:
@@ -138,7 +138,7 @@ class _Choice:
 
     def read(self, value: Any, drawn: Any, where: str) -> Any:
         for place, option in enumerate(self.options):
-            # What a given option leaves out is as drawn only where that option was drawn.
+            # Values that an option leaves out are those of `drawn` only if the same option was drawn.
             same = drawn if isinstance(drawn, Mapping) and drawn["option"] == place else None
             try:
                 read = option.read(value, same, where)
@@ -171,7 +171,7 @@ class _Tree:
         return {key: part.template for key, part in self.parts.items()}
 
     def build(self, settings: Any) -> Any:
-        # Numbers and places alone are copied: what is fixed may be large, or an address in Ray's object store.
+        # Only numbers and choices are copied: fixed values may be large, or addresses in Ray's object store.
         found = {path: self.parts[key].build(settings[key]) for key, path in self._paths.items()}
         return _placed(self.value, (), found)
 
@@ -221,7 +221,7 @@ def _part(domain: sample.Domain, where: str) -> _Part:
         if isinstance(domain, sample.Float) and math.isfinite(domain.lower) and math.isfinite(domain.upper):
             return _range(float(domain.lower), float(domain.upper), log, step, where)
         if isinstance(domain, sample.Integer):
-            # Tune leaves the upper end out, except where there is a quantum other than 1.
+            # Tune excludes the upper end, except with a quantum other than 1.
             upper = int(domain.upper) - (step in (None, 1))
             return _range(int(domain.lower), upper, log, None if step == 1 else step, where)
     found = f"{type(domain).__name__} sampled by {type(sampler).__name__}, {domain.domain_str}"
@@ -229,8 +229,10 @@ def _part(domain: sample.Domain, where: str) -> _Part:
 
 
 def template_of(domain: sample.Domain) -> Any:
-    """Return a range or a normal distribution of Tune's as a template of ours (see `distens.space.space`); the number
-    itself where there is only one."""
+    """Return a range or a normal distribution of Tune as a template of ours (see `distens.space.space`).
+
+    A range of a single number is returned as that number.
+    """
     part = _part(domain, "param_space")
     return part.options[0].value if isinstance(part, _Choice) else part.template
 
@@ -264,7 +266,7 @@ def _placed(value: Any, path: Path, found: Mapping[Path, Any]) -> Any:
 
 
 def _at(value: Any, path: Path) -> tuple[bool, Any]:
-    """Return whether there is something at a path, and what."""
+    """Return (True, the value at a path), or (False, None) if there is no value."""
     for step in path:
         try:
             value = value[step]
@@ -274,7 +276,11 @@ def _at(value: Any, path: Path) -> tuple[bool, Any]:
 
 
 def _check_keys(template: Any, value: Any, where: str) -> None:
-    """Refuse what a config has beside the space: a key that is not there, another value of what is fixed."""
+    """Refuse a config with a key that is not in the space, or with another value than a fixed one.
+
+    Raises:
+        ConfigError: it has such a key or value.
+    """
     if isinstance(template, sample.Domain):
         return
     if isinstance(template, Mapping) and isinstance(value, Mapping):

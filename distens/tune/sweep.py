@@ -1,14 +1,14 @@
-"""Whole runs over values of their own config, as trials of Ray Tune: `distens sweep`.
+"""Sweeps: whole runs over values of their own config, as trials of Ray Tune (`distens sweep`).
 
     sweep.over ─► every end checked ─► search ─► journal ─► a run of its own, in the sweep's folder ─► combine split ─┐
                                           ▲                                                                          │
                                           └──────────────────────────────────────────────────────────────────────────┘
 
-The metric is of the *combine* split. The *test* split of each run is read once, by that run, for its table, and decides
-nothing here; what it says of the best run is unbiased by the choice.
+The metric is measured on the *combine* split. Each run reads its *test* split once, for its table. That split decides
+nothing here, so the best run's results on it are not biased by the choice.
 
-A sweep that is stopped or killed goes on where it was: its journal says which runs were begun, runs that finished are
-not done again, and one that was interrupted resumes. No state of Tune's own is needed for that.
+A sweep that was stopped or killed continues where it was: its journal holds the runs that were started, finished runs
+are not repeated, and an interrupted run resumes. No state of Tune's own is needed for that.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Swept:
     """One run of a sweep.
 
     Attributes:
-        values: dotted key -> the value it was run with.
+        values: dotted key -> the value in this run.
         value: the sweep's metric on the *combine* split; None for a run that failed.
         path: the run's folder.
-        why: why it failed.
+        why: the reason why the run failed; empty if it did not.
     """
 
     values: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Swept:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What `sweep` returns: its folder, its runs in order of arrival, the best of them, and where to look."""
+    """The result of `sweep`: its folder and metric, its runs in order of arrival, the best of them, and notes."""
 
     path: str
     metric: str
@@ -80,14 +80,14 @@ class SweepResult:
 
 
 def sweep(config: Config, say: Callable[[str], None] = lambda line: None) -> SweepResult:
-    """Do the runs of a config's `sweep` section that are not done yet, and return them all.
+    """Carry out the runs of a config's `sweep` section that are not done yet, and return the result of all runs.
 
     Args:
         config: a config with a `sweep` section.
-        say: is told a line for every run.
+        say: is called with a line for every run.
 
     Raises:
-        ConfigError: a value that is to be swept is not valid, at either end, or has no effect.
+        ConfigError: an end of a swept range is not valid in the config, or a swept key has no effect.
         RunError: every run failed.
     """
     job = _Sweep(config)
@@ -108,7 +108,7 @@ class _Sweep:
         self.folder = absolute(f"{config.storage.rstrip('/')}/{self.name}")
 
     def go(self, say: Callable[[str], None]) -> SweepResult:
-        coordinator.open_storage(self.config)  # it can be written
+        coordinator.open_storage(self.config)  # fails now if it cannot be written
         store = Store(self.folder)
         values = self.config.model_dump(mode="json")
         store.write("sweep.yaml", write_yaml(values).encode())
@@ -146,8 +146,8 @@ class _Sweep:
 
     def _fit(self, search: DivBOSearch, left: int, runner: RayActors, say: Callable[[str], None]) -> None:
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours
-        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # of which a part comes however silent it is asked to be
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # we handle Ctrl-C ourselves
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # part of the new output is printed whatever `verbose` is
         base = self.config.model_copy(update={"sweep": None, "storage": self.folder})
         kept, runs, runtime = self._room(runner)
         run = tune.with_parameters(
@@ -176,10 +176,10 @@ class _Sweep:
         ).fit()
 
     def _room(self, runner: RayActors) -> tuple[dict[str, float], int, Any]:
-        """Return what Tune keeps for a run, how many runs go on at once, and their runtime.
+        """Return the resources that Tune reserves for a run, the number of runs at a time, and their `runtime` section.
 
-        A run's members are not kept room for: they go where `runtime` says, as those of any run, and a run has room for
-        its share of what there is; nodes may come and go. What Tune keeps, it waits for as long as it takes.
+        Tune reserves no resources for a run's members: they are placed by `runtime`, as in any run, and each run gets
+        an equal share of the slots. Nodes may come and go. Tune waits for reserved resources as long as it takes.
         """
         if not isinstance(self.plan.runner, RayActors):
             cpus = self.plan.runner.usual.cpus
@@ -202,7 +202,7 @@ class _Sweep:
         return values, f"{self.folder}/{checked(parse(config)).config.run_name()}"
 
     def swept(self, entry: Finished | Failed) -> Swept:
-        """Return what came of one run."""
+        """Return one run of the sweep, with its value or the reason why it failed."""
         values, path = self.run_of(entry.task.settings)
         if isinstance(entry, Failed):
             store = Store(path)
@@ -225,13 +225,13 @@ class _Sweep:
 
 
 class _Lines(tune.Callback):
-    """Says a line for every run that ends."""
+    """A callback that reports a line for every run that ends."""
 
     def __init__(self, job: _Sweep, search: DivBOSearch, say: Callable[[str], None]) -> None:
         self._job, self._search, self._say = job, search, say
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune keeps the state of callbacks
+        return {}  # Tune saves the state of callbacks; this one needs none
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         pass
@@ -270,7 +270,7 @@ def _objective(config: Config) -> tuple[str, str, str]:
 
 
 def _space(config: Config) -> dict[str, Any]:
-    """Return the template of what is swept, every key checked."""
+    """Return the template of the swept values, with every key checked."""
     assert config.sweep is not None
     registry.build("search", config.sweep.search, "sweep.search")
     for key, domain in config.sweep.over.items():
@@ -286,7 +286,7 @@ def _space(config: Config) -> dict[str, Any]:
 
 
 def _check_ends(config: Config, space: Space) -> Plan:
-    """Return the plan of the config itself; every end of every range must be a config as well."""
+    """Return the plan of the config itself, after a check that every end of every range makes a valid config."""
     base = config.model_copy(update={"sweep": None})
     plan, values = checked(base), base.model_dump(mode="json")
     for corner in space.corners():
@@ -317,7 +317,7 @@ def _shown(values: Mapping[str, Any]) -> str:
 
 
 def _final(result: SweepResult, row: str) -> Final:
-    """Return what tracking shows of a sweep: its best run, and all of them as a table."""
+    """Return the final record of a sweep for tracking: its best run, and all runs as a table."""
     measured = Store(result.best.path).read_json(MEASURED)[row]
     rows: dict[str, Any] = {"best": {f"combine_{name}": value for name, value in measured.items()}}
     for run in result.runs:

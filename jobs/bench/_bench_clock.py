@@ -1,4 +1,4 @@
-"""CPU time and wall time of one contender, over all the processes that work for it."""
+"""A clock of CPU time and wall time of one contender, over all the processes that work for it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 
 class Clock:
-    """Started and stopped by the contender itself, once what is paid once per session is ready.
+    """A clock that the contender itself starts and stops, after all costs that occur once per session.
 
     Args:
-        tree: count the processes below this one too: Ray's, those of Ray's own that do no training as well. Only such
-            as live at start and stop are counted, else the next contender would pay for what Ray tidies up or sets
-            ready after the last one.
-        cold: the contender is to start its actors inside the clock; processes that are new at the stop count too.
+        tree: count the child processes too, including processes of Ray that do no training. Only processes that live
+            both at the start and at the stop are counted, else the next contender would pay for what Ray cleans up or
+            prepares after the last one.
+        cold: the contender starts its actors while the clock runs; processes that are new at the stop count too.
     """
 
     def __init__(self, tree: bool, cold: bool = False) -> None:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 
 class Slices(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches of rows that are in memory, in a new order each epoch: what a DataLoader does, without its cost.
+    """Batches of rows in memory, in a new order each epoch, as from a DataLoader but without its cost.
 
     The rows are brought into order once per epoch: less work than once per batch for small rows, the same for images.
     """
@@ -42,11 +42,11 @@ class Slices(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 def train_plainly(job: Job, rate: float, seed: int, layout: torch.memory_format = torch.preserve_format) -> nn.Module:
-    """Train one network as one would by hand."""
+    """Train one network with a plain PyTorch loop."""
     torch.manual_seed(seed)
     inputs, labels_N, _ = tensors(job.problem, job.device)
     inputs = inputs.to(memory_format=layout)
-    network: Any = job.problem.network().to(job.device)  # torch's type hints do not know a network's layout
+    network: Any = job.problem.network().to(job.device)  # torch's type hints lack a network's layout
     network = network.to(memory_format=layout)
     optimizer = job.make_optimizer(network, rate)
     for _ in range(job.epochs):
@@ -58,7 +58,7 @@ def train_plainly(job: Job, rate: float, seed: int, layout: torch.memory_format 
 
 
 def plain(job: Job, clock: Clock) -> list[float]:
-    """Train one network after the other, by hand."""
+    """Train one network after the other with a plain PyTorch loop."""
     clock.start()
     networks = [train_plainly(job, rate, seed) for rate, seed in zip(job.rates_M, job.seeds_M, strict=True)]
     clock.stop()
@@ -66,7 +66,7 @@ def plain(job: Job, clock: Clock) -> list[float]:
 
 
 def plain_channels_last(job: Job, clock: Clock) -> list[float]:
-    """Train one network after the other by hand, images and filters in the layout that convolutions like best."""
+    """Train one network after the other with a plain loop, in the fastest memory layout for convolutions."""
     if job.problem.inputs.ndim != 4:
         raise NotImplementedError("images only")
     members = list(zip(job.rates_M, job.seeds_M, strict=True))
@@ -77,10 +77,10 @@ def plain_channels_last(job: Job, clock: Clock) -> list[float]:
 
 
 def torchensemble(job: Job, clock: Clock, usual: bool = False) -> list[float]:
-    """Train TorchEnsemble's ensemble of independent networks. One learning rate for all: it has no other way.
+    """Train TorchEnsemble's ensemble of independent networks. It takes one learning rate for all of them.
 
     Args:
-        usual: feed it with the DataLoader of its documentation, row by row, instead of the fastest one.
+        usual: use the DataLoader of its documentation, row by row, instead of the fastest one.
     """
     voting_classifier = importlib.import_module("torchensemble").VotingClassifier
     inputs, labels_N, _ = tensors(job.problem, job.device)
@@ -91,12 +91,12 @@ def torchensemble(job: Job, clock: Clock, usual: bool = False) -> list[float]:
         def __init__(self) -> None:
             super().__init__(*job.problem.network().children())
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints the first batch of every epoch
+    with contextlib.redirect_stdout(io.StringIO()):  # TorchEnsemble prints the first batch of every epoch
         torch.manual_seed(job.seeds_M[0])
         clock.start()
         ensemble = voting_classifier(estimator=Network, n_estimators=job.members, cuda=job.device == "cuda")
         ensemble.set_optimizer(name, **options)
-        fastest = DataLoader(Slices(inputs, labels_N), batch_size=None)  # it wants a DataLoader
+        fastest = DataLoader(Slices(inputs, labels_N), batch_size=None)  # `fit` takes only a DataLoader
         ensemble.fit(
             _loader(inputs, labels_N) if usual else fastest, epochs=job.epochs, log_interval=10**9, save_model=False
         )
@@ -158,16 +158,16 @@ def lightning(job: Job, clock: Clock, usual: bool = False) -> list[float]:
 
 
 def sklearn(job: Job, clock: Clock) -> list[float]:
-    """Train scikit-learn's MLPClassifier, one after the other; Adam with an L2 penalty, it has no AdamW."""
+    """Train one MLPClassifier of scikit-learn after the other, with Adam and an L2 penalty, as it has no AdamW."""
     from sklearn.neural_network import MLPClassifier
 
     problem = job.problem
     if "hidden" not in problem.model or job.device != "cpu":
         raise NotImplementedError("dense networks on a CPU only")
     fitted = []
-    size: Any = BATCH_SIZE  # its type hints know `auto` alone
+    size: Any = BATCH_SIZE  # its type hints allow only `auto`
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it stops at max_iter
+        warnings.simplefilter("ignore")  # the warning that it stops at max_iter
         clock.start()
         for rate, seed in zip(job.rates_M, job.seeds_M, strict=True):
             network = MLPClassifier(

@@ -1,4 +1,4 @@
-"""distens in the training benchmark: a pack, and packs through warm Ray actors as a run has them."""
+"""distens in the training benchmark: a pack in this process, and packs on warm Ray actors as in a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def packed(job: Job, clock: Clock) -> list[float]:
 
 
 class Pool:
-    """A run's runner with warm actors and a store of its own in a temporary folder, for one problem at a time."""
+    """A run's runner with warm actors and its own store in a temporary folder, for one problem at a time."""
 
     def __init__(self, actors: int = 1) -> None:
         self._actors = actors
@@ -46,7 +46,7 @@ class Pool:
         self._dispatched = 0
 
     def __call__(self, job: Job, clock: Clock) -> list[float]:
-        """Train all members as one pack of one actor, which writes their states and predictions."""
+        """Train all members as one pack on one actor, which writes their states and predictions."""
         if clock.cold:
             self.close()
             clock.start()
@@ -98,7 +98,7 @@ class Pool:
         self._runner.start(Shared(self._store, job.problem.dataset().for_members()))
 
     def _pack(self, job: Job) -> list[Task]:
-        """Return tasks that no earlier call has done: what lies in the store would not be done again."""
+        """Return tasks with new ids: a task whose result is in the store would not be carried out again."""
         self._dispatched += 1
         return [
             Task(f"r{self._dispatched}-m{m}", "search", job.settings(rate), seed, self._runner.usual, work=Train())

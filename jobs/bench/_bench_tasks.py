@@ -1,4 +1,4 @@
-"""What the training benchmark trains: three data sets, one network each, and one list of members for everybody."""
+"""The problems of the training benchmark: three data sets, a network for each, and the same members for everybody."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HELD_OUT_IMAGES = 1500
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows to learn from and rows held out, with the network that learns them.
+    """A data set with rows to learn from and rows held out, and the network that learns them.
 
     Attributes:
         inputs, held_inputs: float32, rows first.
@@ -46,16 +46,16 @@ class Problem:
         return int(self.labels_N.max()) + 1
 
     def network(self) -> nn.Module:
-        """Return a freshly initialised network; without the flattening that flat rows do not need."""
+        """Return a freshly initialised network, without the flattening if rows are already flat."""
         built: Any = registry.build("models", self.model, "model").build(self.inputs.shape[1:], self.classes)
         return built[1:] if isinstance(built[0], nn.Flatten) and self.inputs.ndim == 2 else built
 
     def examples(self) -> Examples:
-        """Return the rows to learn from, as a member sees them."""
+        """Return the rows to learn from, as a member gets them."""
         return Examples(self.inputs, self.labels_N, self.classes)
 
     def dataset(self) -> Dataset:
-        """Return the rows as a run sees them: the held-out rows are three splits."""
+        """Return the rows as a run has them: the held-out rows are three splits."""
         parts = dict(
             zip(("search", "combine", "test"), np.array_split(np.arange(len(self.held_labels_N)), 3), strict=True)
         )
@@ -66,7 +66,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Job:
-    """What every contender is asked for: M members that differ in seed and learning rate."""
+    """The work of every contender: M members that differ in seed and learning rate."""
 
     problem: Problem
     members: int
@@ -116,7 +116,7 @@ _tensors: dict[tuple[str, str], tuple[Tensor, ...]] = {}
 
 
 def tensors(problem: Problem, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return inputs, labels_N and held-out inputs on the device; copied once per process."""
+    """Return inputs, labels_N and held-out inputs on the device; they are copied once per process."""
     key = (problem.name, device)
     if key not in _tensors:
         arrays = (problem.inputs, problem.labels_N, problem.held_inputs)
@@ -164,10 +164,10 @@ def tabular() -> Problem:
 
 
 def lenet(folder: str) -> Problem:
-    """Return 5,000 training and 1,500 test images of Fashion-MNIST, LeNet.
+    """Return 5,000 training and 1,500 test images of Fashion-MNIST, with LeNet.
 
     Args:
-        folder: holds the four idx files.
+        folder: the folder of the four idx files.
     """
 
     def read(part: str, what: str, rows: int) -> Any:

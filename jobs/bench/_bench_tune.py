@@ -1,4 +1,4 @@
-"""Ray Tune's two kinds of trials, with reused actors and the least of everything else."""
+"""Ray Tune's two kinds of trials, with reused actors and as little else as possible."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHECKPOINT_S": 
 
 
 class Timekeeper(tune.Callback):
-    """Leaves out what happens once: the first trial starts the actor and loads torch, the clock starts at its end.
+    """A callback that starts the clock after a first trial, which starts the actor and loads torch, and stops it.
 
-    A cold clock runs from the start; then there is no such trial.
+    A cold clock runs from the start; then there is no such first trial.
     """
 
     def __init__(self, clock: Clock, trials: int) -> None:
@@ -30,7 +30,7 @@ class Timekeeper(tune.Callback):
         self._missing -= 1
         self.accuracies.append(trial.last_result["accuracy"])
         self.actors.append(trial.last_result["pid"])
-        if self._missing == self._trials:  # a cold clock has passed that point
+        if self._missing == self._trials:  # a cold clock never reaches this number
             self.accuracies.clear()
             self._clock.start()
         if self._missing == 0:
@@ -41,17 +41,17 @@ class Trial(tune.Trainable):
     """A trial that trains one network in one step."""
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
-        """Keep the job, data included."""
+        """Keep the job with its data."""
         assert job is not None, "Tune passes what `with_parameters` was given"
         self._config, self._job = config, job
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Become the next trial."""
+        """Take the config of the next trial."""
         self._config = new_config
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train."""
+        """Train the network and return its accuracy."""
         return {**_train(self._config, self._job), "done": True}
 
 

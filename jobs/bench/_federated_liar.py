@@ -1,4 +1,4 @@
-"""A client that, by its name, sends its update turned round."""
+"""A kind of client: clients with certain names send their updates with the opposite sign."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,16 @@ from distens.records import Floats
 
 @dataclass
 class Flipped(Client):
-    """Attributes:
-    flips: the clients that lie.
+    """A client that flips the sign of its update if its name is listed.
+
+    Attributes:
+        flips: the names of the clients that do so.
     """
 
     flips: tuple[str, ...] = ()
 
     def train(self, start_P: Floats, shards: Sequence[Any], round: int, device: str = "cpu") -> Iterator[Any]:
-        """Yield what clients learned, of some with the opposite sign."""
+        """Yield the updates of clients, those of some with the opposite sign."""
         for place, found in super().train(start_P, shards, round, device):
             if isinstance(found, Diverged) or shards[place].client not in self.flips:
                 yield place, found

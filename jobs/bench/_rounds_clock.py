@@ -1,4 +1,4 @@
-"""What a process and all below it have used so far; for interpreters that have nothing but the standard library."""
+"""CPU seconds of a process and its descendants; for interpreters that have only the standard library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cpu_seconds() -> float:
-    """Return CPU seconds of this process and all below it, ended ones too if their parents noted it (Linux)."""
+    """Return CPU seconds of this process and its descendants, and of ended ones that were waited for (Linux)."""
     parents, ticks = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():

@@ -2,10 +2,10 @@
 
     python jobs/bench/_rounds_flower.py ASKED.json
 
-Its message API as documented, with `run_simulation`, which starts no server processes as `flwr run` does; FedAvg, no
-evaluation on clients. The app is a module that actors import, not one that travels with every message; an actor keeps
-its network and each client's rows. Where clients do nothing, they send on what they were sent, undecoded, and nobody
-loads torch.
+It uses Flower's message API as documented, with `run_simulation`, which starts no server processes, unlike `flwr run`;
+FedAvg, no evaluation on clients. The app is a module that actors import, so that it is not sent with every message; an
+actor keeps its network and each client's rows. Clients that do nothing return what they received, undecoded, and no
+process loads torch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def lenet(classes: int) -> Any:
 
 @functools.cache
 def rows(path: str, mean: float, scale: float) -> Any:
-    """Return a client's images, scaled, and labels."""
+    """Return a client's scaled images and labels."""
     import torch
 
     with np.load(path) as found:
@@ -107,7 +107,7 @@ def first(asked: dict[str, Any]) -> Any:
 
 
 def main(path: str) -> None:
-    """Do all rounds, print when each of them ended."""
+    """Carry out all rounds and print the time at which each of them ended."""
     import _rounds_flower as app
     from flwr.app import ConfigRecord, MetricRecord  # pyright: ignore[reportMissingImports]
     from flwr.clientapp import ClientApp  # pyright: ignore[reportMissingImports]

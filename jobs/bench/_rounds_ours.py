@@ -33,7 +33,7 @@ class Idle(Client):
 
 
 def main(path: str) -> None:
-    """Do all rounds, print when each of them ended."""
+    """Carry out all rounds and print the time at which each of them ended."""
     import distens
     from distens.config.config import parse
     from distens.lifecycle.progress import Update

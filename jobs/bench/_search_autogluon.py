@@ -4,7 +4,7 @@
 
 reads FOLDER/train.parquet and FOLDER/test.parquet (the label in `target`), keeps its models in FOLDER/models and prints
 test error and negative log-likelihood, and the CPU seconds of the fit. AutoGluon divides its `time_limit` among models
-by the clock it sees, so it is shown CPU seconds: what else the machine does takes nothing from it.
+by the clock that it reads, so that clock counts CPU seconds: other load on the machine takes nothing from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FLOOR = 1e-12
 
 
 def main(folder: str, seconds: float, preset: str, metric: str) -> None:
-    """Fit, predict, print."""
+    """Fit, predict and print the result."""
     import numpy as np
     import pandas as pd
     from autogluon.tabular import TabularPredictor  # pyright: ignore[reportMissingImports]

@@ -1,6 +1,6 @@
-"""A clock that shows CPU seconds: time limits of whatever runs in this process are then limits on work, not on waiting.
+"""A clock that shows CPU seconds, so that time limits in this process are limits on work, not on waiting.
 
-It needs nothing but the standard library: competitors in interpreters of their own use it too.
+It needs only the standard library: competitors in interpreters of their own use it too.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def spent() -> float:
 
 
 def count_cpu_seconds() -> None:
-    """Let `time.time`, `monotonic` and `perf_counter` go on by CPU seconds from now on.
+    """Make `time.time`, `monotonic` and `perf_counter` count CPU seconds from now on.
 
-    Modules that bound these functions before (threading, queue) keep the real ones, so that waits end when they should.
+    Modules that bound these functions earlier (threading, queue) keep the real ones, so that waits end on time.
     """
     for name in ("time", "monotonic", "perf_counter"):
         began = getattr(time, name)() - spent()

@@ -12,7 +12,7 @@ from distens.records import Floats
 
 
 def critical_differences(path: Path, names: Sequence[str], ranks_M: Floats, difference: float, title: str) -> None:
-    """Draw average ranks on a line, best on the left; bars join what Nemenyi's test does not tell apart."""
+    """Draw average ranks on a line, best on the left; bars join methods that Nemenyi's test does not separate."""
     from matplotlib.figure import Figure
 
     order = np.argsort(ranks_M, kind="stable")

@@ -1,4 +1,4 @@
-"""Replays as work for processes: one file per table, method and repetition; what is there is not done again."""
+"""Replays as work for processes: one file per table, method and repetition; existing files are not made again."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SHARED = {"search": ("space.py", "_*.py", "search/_*.py", "diversity/*.py", "sel
 
 
 def _loaded() -> dict[tuple[str, str], str]:
-    """Import all searches and selectors; return, for each, eight digits that name its code.
+    """Import all searches and selectors; return, for each, eight digits that identify its code.
 
-    At once, and when the process starts: files that are edited later are neither imported half-way through a
-    comparison nor taken for what made its results.
+    All are imported when the process starts: files that are edited later are neither imported during a comparison nor
+    mistaken for the code that made its results.
     """
     root, codes = Path(registry.__file__).parent, {}
     for family, patterns in SHARED.items():
@@ -50,7 +50,7 @@ def _code(family: str, spec: Any) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """One table and repetition with all methods: what a process is given."""
+    """The work of one process: one table and repetition with all methods."""
 
     cache: str
     table: str
@@ -62,11 +62,11 @@ class Job:
     out: str
 
     def file(self, method: str) -> Path:
-        """Return where a result is kept."""
+        """Return the file of a method's result."""
         return Path(self.out) / self.table / f"{method}-{self.repetition}.json"
 
     def todo(self) -> list[str]:
-        """Return the methods with something left to do."""
+        """Return the methods whose results are missing or incomplete."""
         return [name for name in self.methods if self._missing(name, _known(self.file(name)))]
 
     def _missing(self, method: str, known: Mapping[str, Any] | None) -> list[str]:
@@ -81,7 +81,7 @@ class Job:
         return [name for name, spec in self.selectors.items() if name not in have or have[name]["spec"] != spec]
 
     def carry_out(self) -> str:
-        """Do what is left, one file per method; return a line about it."""
+        """Carry out the remaining work, one file per method; return a line about it."""
         started, did = time.process_time(), []
         with threadpool_limits(1):
             for method in self.todo():
@@ -116,7 +116,7 @@ _LAST: dict[tuple[str, str], tuple[Table, Floats]] = {}
 
 
 def _table(cache: str, name: str) -> tuple[Table, Floats]:
-    """Return a table and its diversities; the last one asked for is kept."""
+    """Return a table and its diversities; the last one is cached."""
     if (cache, name) not in _LAST:
         _LAST.clear()
         table = read(Path(cache) / f"{name}.npz")

@@ -1,10 +1,11 @@
 """Searches at work, at equal CPU seconds: distens with several searches, and AutoGluon.
 
-Every contender is a process of its own with one thread, whose clock shows CPU seconds (`_search_clock`), so that a busy
-machine takes time from nobody. All have the same rows: distens trains on *train*, selects on *search* and calibrates on
-*combine*; AutoGluon is given these three together, as it validates by itself. The same test rows judge all.
+Every contender is a process of its own with one thread, whose clock shows CPU seconds (`_search_clock`), so that other
+load on the machine takes no time from it. All have the same rows: distens trains on *train*, selects on *search* and
+calibrates on *combine*; AutoGluon gets these three together, as it validates by itself. All are measured on the same
+test rows.
 
-    python jobs/bench/_search_live.py CONFIG     one run of distens, printing its result: what the bench starts
+    python jobs/bench/_search_live.py CONFIG     one run of distens that prints its result; the bench starts it
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Live:
         path: the table.
         repetition: with the table's name, the seed of splits and searches.
         seconds: CPU seconds of each search.
-        metric: what is minimised.
-        folder: where results are kept, and runs while they last.
+        metric: the metric to minimise.
+        folder: the folder of the results, and of the runs until they end.
     """
 
     path: Path
@@ -45,7 +46,7 @@ class Live:
     folder: Path
 
     def file(self, method: str) -> Path:
-        """Return where a result is kept."""
+        """Return the file of a method's result."""
         return self.folder / self.path.stem / f"{method}-{self.repetition}.json"
 
     def config(self, sections: Mapping[str, Any]) -> Any:
@@ -67,7 +68,7 @@ class Live:
         return parse(values)
 
     def distens(self, method: str, sections: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the result of one search, made now if it is not there."""
+        """Return the result of one search, which is run now if there is none."""
         file = self.file(method)
         if not file.exists():
             given = file.with_suffix(".config.json")
@@ -79,10 +80,11 @@ class Live:
         return json.loads(file.read_text())
 
     def autogluon(self, python: str, seconds: float, preset: str = "best_quality") -> dict[str, Any]:
-        """Return AutoGluon's result within so many CPU seconds, made now if it is not there.
+        """Return AutoGluon's result, which is made now if there is none.
 
         Args:
-            python: an interpreter that has it.
+            python: an interpreter that has AutoGluon.
+            seconds: the CPU seconds of its fit.
         """
         file, folder = self.file(AUTOGLUON), self.folder / "autogluon"
         if not file.exists():

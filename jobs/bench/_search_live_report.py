@@ -1,4 +1,4 @@
-"""What live runs say together: ranks, errors relative to a reference, CPU seconds really used."""
+"""A report on live runs: ranks, errors relative to a reference, CPU seconds really used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def values(found: Found, method: str, what: str) -> Floats:
 def relative(losses_TR: Floats, reference_TR: Floats) -> Floats:
     """Return (mean of the first - mean of the reference) / mean of the reference, by table: (T,).
 
-    A reference that errs nowhere would make any error infinitely worse: such tables are NaN.
+    With a reference without errors, any error would be infinitely worse: such tables are NaN.
     """
     mean_T, reference_T = losses_TR.mean(axis=1), reference_TR.mean(axis=1)
     return np.where(reference_T > 0, (mean_T - reference_T) / np.where(reference_T > 0, reference_T, 1.0), np.nan)

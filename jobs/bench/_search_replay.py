@@ -1,10 +1,10 @@
-"""Replay a search on a cached table: the search names settings of the table, their results are looked up.
+"""Replays of searches on a cached table: a search proposes settings of the table, whose results are looked up.
 
     picks ──► search.propose(history, space among the table's settings) ──► simulated clock ──► history ──► …
 
 The first `initial` settings are one random order of the table's settings per repetition, the same for all methods. With
-several members in flight each result arrives when its cached training time has passed. All chance is derived from the
-table's name, the repetition and the number of the proposal, so a replay is the same on every machine.
+several members in flight each result arrives when its cached training time has passed. All randomness is derived from
+the table's name, the repetition and the number of the proposal, so a replay is the same on every machine.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _POOL = Greedy(size=25, cut=False, bags=1)
 
 @dataclass(frozen=True)
 class Plan:
-    """How every method of a comparison is replayed.
+    """The rules by which every method of a comparison is replayed.
 
     Attributes:
-        metric: what is minimised, `error` or `nll`.
-        evaluations: how many settings are tried.
-        initial: how many of these are the same random ones for all methods.
-        in_flight: how many are under way at once.
+        metric: the metric to minimise, `error` or `nll`.
+        evaluations: the number of settings that are tried.
+        initial: how many of these are the same random settings for all methods.
+        in_flight: the number of members in training at a time.
     """
 
     metric: str = "error"
@@ -55,19 +55,19 @@ class Plan:
 
 @dataclass
 class Trace:
-    """What happened. Settings are known by their place in the table.
+    """The trace of one replay. Settings are given by their index in the table.
 
     Attributes:
-        asked: in order of proposal.
-        arrived: in order of arrival.
-        pool_diversity: of each proposal, its least diversity to the members greedy selection took from those that were
-            finished; None while there were none, and for settings that failed.
-        least_diversity: the same to all members finished or under way.
+        asked: settings in order of proposal.
+        arrived: settings in order of arrival.
+        pool_diversity: each proposal's least diversity to the members that greedy selection took from the finished
+            ones; None while there were none, and for settings that failed.
+        least_diversity: each proposal's least diversity to all members finished or in training.
         propose_cpu: CPU seconds of each proposal that the search made.
-        simulated_seconds: when the last result arrived, training alone.
+        simulated_seconds: the time at which the last result arrived, counting only training.
         members_seconds: the sum of the training times.
-        surrogates: smallest and mean spread of what the search's surrogates said (see `watched`).
-        changed: how many of the picks that were probed the diversity weight changed, and of how many.
+        surrogates: smallest and mean spread of the predictions of the search's surrogates (see `watched`).
+        changed: the number of probed picks that the diversity weight changed, and the number of probed picks.
     """
 
     asked: list[int] = field(default_factory=list)
@@ -91,7 +91,7 @@ def filled(spec: Any, others: Sequence[str]) -> Any:
 
 
 class Replay:
-    """One table, one repetition: what its methods share."""
+    """One table and one repetition, with all that its methods share."""
 
     def __init__(self, table: Table, repetition: int, plan: Plan, div_KK: Floats | None = None) -> None:
         self.table, self.plan = table, plan
@@ -102,7 +102,7 @@ class Replay:
         self.div_KK = diversities(table) if div_KK is None else div_KK
 
     def run(self, spec: Any) -> Trace:
-        """Return what a search does with this table."""
+        """Return the trace of a search on this table."""
         search = registry.build("search", spec, "search")
         trace, history = Trace(), _Past(self)
         clock, under_way = 0.0, []
@@ -133,7 +133,7 @@ class Replay:
             k = self._proposal(search, now, number)
             trace.propose_cpu.append(time.process_time() - before)
             if len(history.finished) in PROBES and getattr(search, "beta", 0):
-                with watched():  # what it says now is not the search's
+                with watched():  # predictions of this probe are not those of the search
                     plain = self._proposal(replace(search, beta=0.0), now, number)
                 trace.changed = [trace.changed[0] + (plain != k), trace.changed[1] + 1]
         assert k not in history.known, f"{self.table.name}: settings were proposed twice"
@@ -153,7 +153,7 @@ class Replay:
 
 
 def diversities(table: Table) -> Floats:
-    """Return the diversity of every pair of the table's settings on the *search* split; NaN where one failed."""
+    """Return the diversity of every pair of the table's settings on the *search* split; NaN if one of them failed."""
     div_KK = np.full((len(table.settings), len(table.settings)), np.nan)
     done = np.flatnonzero(table.place_K >= 0)
     div_MM = diversity(table.probs_search_MNC)
@@ -162,7 +162,7 @@ def diversities(table: Table) -> Floats:
 
 
 class _Past:
-    """What has been tried, as lists that grow; `now` is what search may know."""
+    """The settings tried so far, as lists that grow; `now` returns the history that a search may know."""
 
     def __init__(self, replay: Replay) -> None:
         self._table, self._metric = replay.table, replay.plan.metric
@@ -192,7 +192,7 @@ class _Past:
         )
 
     def pool(self) -> list[int]:
-        """Return the members that greedy selection would use; looked up anew once there is a fifth more of them."""
+        """Return the members that greedy selection would use; it is repeated once 5% more members have finished."""
         if len(self.finished) >= 1.05 * self._pool_of:
             self._pool_of = len(self.finished)
             self._pool = [k for k, w in zip(self.finished, self._weights(), strict=True) if w]
@@ -219,11 +219,11 @@ class _Past:
 
 
 def selected(table: Table, arrived: Sequence[int], spec: Any, metric: str, budgets: Sequence[int]) -> dict[str, Any]:
-    """Return what a selector makes of the members of a trace: search and test metrics at the end, and at budgets.
+    """Return search and test metrics of a selector's ensemble of the members of a trace, at the end and at budgets.
 
     Args:
-        arrived: settings in order of arrival; those that failed are passed over.
-        budgets: numbers of evaluations after which it is asked as well; the last is the end.
+        arrived: settings in order of arrival; those that failed are skipped.
+        budgets: numbers of evaluations after which members are selected as well; the end is always added.
     """
     selector = registry.build("select", spec, "select")
     row: dict[str, Any] = {}

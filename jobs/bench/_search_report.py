@@ -1,4 +1,4 @@
-"""What replays say together: ranks, tests, costs and self-tests; tables on screen, and the same as Markdown."""
+"""A report on replays: ranks, tests, costs and self-tests; tables on screen, and the same as Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PHASES = ((6, 25), (26, 50), (51, 75), (76, 100))
 
 @dataclass(frozen=True)
 class Results:
-    """All replays of one comparison that every method has, tables and repetitions in order.
+    """The replays of one comparison, of all tables and repetitions that every method has, in order.
 
     Attributes:
         runs: (table, repetition, method) -> a result as `_search_replay` wrote it.
@@ -37,11 +37,11 @@ class Results:
     left_out: int
 
     def losses(self, method: str, selector: str, what: str, at: str = "") -> Floats:
-        """Return a figure of every table and repetition: (T, R).
+        """Return a measure of every table and repetition: (T, R).
 
         Args:
-            what: e.g. `test_error`.
-            at: after how many evaluations; the end by default.
+            what: the measure, e.g. `test_error`.
+            at: the number of evaluations after which it was measured; empty: the end.
         """
 
         def one(table: str, repetition: int) -> float:
@@ -60,13 +60,13 @@ class Results:
         return sorted(name for name, codes in found.items() if len(codes) > 1)
 
     def figure(self, method: str, key: str) -> Floats:
-        """Return a figure of every trace, (T, R); for lists, their sum."""
+        """Return a number of every trace, (T, R); for lists, their sum."""
         values = [[self.runs[t, r, method]["trace"][key] for r in self.repetitions] for t in self.tables]
         return np.array([[sum(v) if isinstance(v, list) else v for v in row] for row in values], dtype=np.float64)
 
 
 def gather(folders: Mapping[str, Path], tables: Sequence[str] | None, methods: Sequence[str] | None) -> Results:
-    """Return what lies in folders of replays: label -> folder; a label other than "" is added to its methods' names.
+    """Return the results in folders of replays: label -> folder; a label other than "" is added to its methods' names.
 
     Raises:
         SystemExit: there is nothing to compare.
@@ -114,18 +114,18 @@ class Section:
 
 
 def ranks_of(results: Results, contenders: Sequence[tuple[str, str]], what: str, at: str = "") -> tuple[Floats, Floats]:
-    """Return average ranks over tables and repetitions, and over tables of the means of repetitions (the paper's)."""
+    """Return average ranks over tables and repetitions, and over the tables' means of repetitions (as in the paper)."""
     losses_TRM = np.stack([results.losses(*contender, what, at) for contender in contenders], axis=2).round(12)
     return average_ranks(losses_TRM.reshape(-1, len(contenders))), average_ranks(losses_TRM.mean(axis=1).round(12))
 
 
 def named(contender: tuple[str, str]) -> str:
-    """Return how a method with a selector is called."""
+    """Return the name of a method with a selector."""
     return " + ".join(contender)
 
 
 def summary(results: Results, contenders: Sequence[tuple[str, str]]) -> Section:
-    """Return ranks, means and the gap of each contender, best first, and what its search cost."""
+    """Return ranks, means and the gap of each contender, best first, and the cost of its search."""
     what = f"test_{results.metric}"
     over_all, of_means = ranks_of(results, contenders, what)
     found, rows = {}, []
@@ -167,7 +167,7 @@ def grid(results: Results) -> Section:
 
 
 def duels(results: Results, contenders: Sequence[tuple[str, str]]) -> Section:
-    """Return each contender against each: tables better/same/worse, and Wilcoxon over the tables' means."""
+    """Return comparisons of each contender with each: tables better/same/worse, and Wilcoxon over the tables' means."""
     what = f"test_{results.metric}"
     losses = [results.losses(*contender, what) for contender in contenders]
     pairs = [(i, j) for i in range(len(losses)) for j in range(i + 1, len(losses))]
@@ -234,7 +234,7 @@ def anytime(results: Results, selector: str) -> Section:
 
 
 def diversity(results: Results) -> Section:
-    """Return how unlike the pool suggestions are, over the evaluations."""
+    """Return the diversity of proposals to the pool, over the evaluations."""
     rows, data = [], {}
     for method in results.methods:
         values = np.array(
@@ -279,7 +279,7 @@ def costs(results: Results) -> Section:
 
 
 def self_tests(results: Results) -> tuple[Section, list[str]]:
-    """Return what the searches' surrogates did, and a line for each silent fault."""
+    """Return the spreads of the searches' surrogates, and a line for each silent fault."""
     rows, faults, data = [], [], {}
     for method in results.methods:
         runs = [run for key, run in results.runs.items() if key[2] == method]

@@ -1,4 +1,4 @@
-"""Comparing methods over tables (Demšar 2006, "Statistical Comparisons of Classifiers over Multiple Data Sets")."""
+"""Comparison of methods over tables (Demšar 2006, "Statistical Comparisons of Classifiers over Multiple Data Sets")."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ ALPHA = 0.05
 
 
 def average_ranks(losses_BM: Floats) -> Floats:
-    """Return the mean over blocks (rows) of each method's rank; 1 is the lowest loss, equals share their ranks."""
+    """Return the mean over blocks (rows) of each method's rank; 1 is the lowest loss, ties share their ranks."""
     return rankdata(losses_BM, axis=1).mean(axis=0)
 
 
 def wilcoxon(differences_N: Floats) -> float:
     """Return the two-sided p of Wilcoxon's signed-rank test, exactly, whatever ties there are.
 
-    Differences of zero are left out, as Wilcoxon did; 1 where nothing is left. Twice the mean ranks are whole numbers,
-    so the distribution of their signed sum is found by adding one difference after the other. Differences that are
-    equal but for rounding (to 12 decimals) tie.
+    Differences of zero are left out, as Wilcoxon did; p is 1 if none remain. Twice the mean ranks are whole numbers, so
+    the distribution of their signed sum is computed by adding one difference after the other. Differences that are
+    equal when rounded to 12 decimals tie.
     """
     differences_N = np.round(np.asarray(differences_N, dtype=np.float64), 12)
     differences_N = differences_N[differences_N != 0]
@@ -40,7 +40,7 @@ def wilcoxon(differences_N: Floats) -> float:
 
 @dataclass(frozen=True)
 class Counts:
-    """On how many tables one method is better, no different, or worse than another."""
+    """The numbers of tables on which one method is better than another, no different, or worse."""
 
     better: int
     same: int
@@ -60,7 +60,7 @@ def by_table(losses_TRA: Floats, losses_TRB: Floats) -> Counts:
     for differences_R in losses_TRA - losses_TRB:
         if wilcoxon(differences_R) > ALPHA:
             counts["same"] += 1
-        else:  # the signed ranks, not the mean, are what was tested
+        else:  # the test is on the signed ranks, not on the mean
             signed = rankdata(np.abs(differences_R)) * np.sign(differences_R)
             counts["better" if signed.sum() < 0 else "worse"] += 1
     return Counts(**counts)
@@ -94,14 +94,16 @@ def friedman(losses_BM: Floats) -> tuple[float, float]:
 
 
 def critical_difference(methods: int, blocks: int, alpha: float = ALPHA) -> float:
-    """Return how far two average ranks must lie apart (Nemenyi): q sqrt(M (M + 1) / (6 B)), q the studentized range
-    over sqrt(2)."""
+    """Return the critical difference of two average ranks (Nemenyi): q sqrt(M (M + 1) / (6 B)).
+
+    q is the studentized range over sqrt(2).
+    """
     q = float(studentized_range.ppf(1 - alpha, methods, np.inf)) / np.sqrt(2)
     return float(q * np.sqrt(methods * (methods + 1) / (6 * blocks)))
 
 
 def cliques(ranks_M: Floats, difference: float) -> list[tuple[int, int]]:
-    """Return (first, last) places, by rank, of the largest groups of methods that the test does not tell apart."""
+    """Return (first, last) places, by rank, of the largest groups of methods that the test does not separate."""
     ordered = np.sort(ranks_M)
     spans = [(i, int(np.searchsorted(ordered, rank + difference)) - 1) for i, rank in enumerate(ordered)]
     return [

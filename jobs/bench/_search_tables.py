@@ -1,8 +1,8 @@
 """The cached tables of the search benchmark: random settings, evaluated once by distens itself, with their predictions.
 
-A table's file `<table>.npz` holds `info` (JSON: the run's config, and of every member its settings, metrics and
-seconds, or why it failed) and for the splits search, combine and test `probs_<split>` (members x rows x classes,
-float32) and `labels_<split>`. Nothing is fitted on *combine* here, so the last two are one: the test rows.
+A table's file `<table>.npz` holds `info` (JSON: the run's config, and for every member its settings, metrics and
+seconds, or the reason why it failed) and for the splits search, combine and test `probs_<split>` (members x rows x
+classes, float32) and `labels_<split>`. Nothing is fitted on *combine* here, so the last two are one: the test rows.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ def families() -> dict[str, Any]:
 
 
 def shares(rows: int) -> dict[str, float]:
-    """Return the splits of a table with so many rows: 60/20/20 with *train* and *search* bounded, the rest is test
-    (half of it by the name of *combine*)."""
+    """Return the splits of a table: 60/20/20 with *train* and *search* bounded, the rest is test.
+
+    Half of the test rows are called *combine*.
+    """
     used = min(rows, MOST["rows"])
     train, search = min(0.6 * rows, MOST["train"]) / used, min(0.2 * rows, MOST["search"]) / used
     combine = (1 - train - search) / 2
@@ -77,7 +79,7 @@ def run_config(path: Path, seed: int, storage: Path, search: Mapping[str, Any], 
 
     Args:
         path: the table, a Parquet file with the column `target`.
-        seed: of the choice of rows, the splits, the settings and the members.
+        seed: the seed of the choice of rows, the splits, the settings and the members.
         search: the config's section: `kind`, `members` and options.
         runtime: the config's section.
     """
@@ -107,7 +109,7 @@ def run_config(path: Path, seed: int, storage: Path, search: Mapping[str, Any], 
 
 
 def _without_rare_classes(path: Path, folder: Path) -> Path:
-    """Return a table whose classes all have a row for each of the four splits: itself, or a copy with less rows."""
+    """Return a table whose classes all have a row for each of the four splits: the table, or a copy with fewer rows."""
     table = pd.read_parquet(path)
     counts = table["target"].value_counts()
     usual = table["target"].isin(counts.index[counts.to_numpy() >= 4])
@@ -119,9 +121,9 @@ def _without_rare_classes(path: Path, folder: Path) -> Path:
 
 
 def build(path: Path, seed: int, cache: Path, members: int) -> str:
-    """Evaluate random settings of a table on the pool and write its file; return a line about it.
+    """Evaluate random settings of a table on the pool of actors and write its file; return a line about it.
 
-    Rows of classes with less than four are left out: nursery has one of two rows.
+    Classes with fewer than four rows are left out: the table nursery has a class of two rows.
     """
     started = time.time()
     runtime = {"kind": "ray_actors", "timeout_seconds": 60.0, "cpus_per_member": 1, "pack": 1}
@@ -172,15 +174,16 @@ def build(path: Path, seed: int, cache: Path, members: int) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """One cached table. K settings, of which some failed; a member's place in the predictions is `place_K`, else -1.
+    """A cached table with K settings, of which some failed.
 
     Attributes:
-        name: of the table.
-        space: what its settings were drawn from, narrowed to them.
+        name: the table's name.
+        space: the space that its settings were drawn from, narrowed to them.
         settings: K settings, in the order in which they were drawn.
-        metrics: of each, `error` and `nll` on the *search* split; None where it failed.
-        reasons: of each, why it failed; None where it did not.
-        seconds_K: what its training took.
+        metrics: for each, `error` and `nll` on the *search* split; None if it failed.
+        reasons: for each, the reason why it failed; None if it did not.
+        seconds_K: the training times.
+        place_K: the index of each member in the predictions; -1 if it failed.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Listen to the surrogates while searches use them: a constant one, or one without variance, is a silent fault."""
+"""Observation of surrogates while searches use them: a constant one, or one without variance, is a silent fault."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FEW = 5
 
 @dataclass
 class Seen:
-    """Spreads of surrogates' outputs: name -> of each use."""
+    """The spreads of surrogates' outputs: name -> the spread of each use."""
 
     spreads: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, name: str, value: Any) -> None:
-        """Take note of one."""
+        """Record the spread of one use."""
         self.spreads.setdefault(name, []).append(float(value))
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """Return by name the least, the mean and the number of uses."""
+        """Return, by name, the least and the mean spread, and the number of uses."""
         return {
             name: {"least": min(values), "mean": float(np.mean(values)), "uses": len(values)}
             for name, values in sorted(self.spreads.items())
@@ -35,7 +35,7 @@ class Seen:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Seen]:
-    """Listen to `Forest` and `PairSurrogate`, wherever they are used.
+    """Observe `Forest` and `PairSurrogate`, wherever they are used.
 
     `performance` and `diversity` are standard deviations of the predicted means over proposals (0: constant);
     `performance_std` and `diversity_std` are the mean predicted deviation (0: no variance).

@@ -1,4 +1,4 @@
-"""Sections of a report on the screen, as Markdown, and as JSON with what they are of."""
+"""Sections of a report on the screen, as Markdown, and as JSON with the conditions of the measurement."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def markdown(section: Section) -> str:
 
 
 def heading(results: Results) -> str:
-    """Return what was compared, in two sentences."""
+    """Return two sentences that describe the comparison."""
     first = next(iter(results.runs.values()))
     text = (
         f"{len(results.tables)} tables, {len(results.repetitions)} repetitions, {first['evaluations']} evaluations of "
@@ -115,7 +115,7 @@ def _about(results: Results) -> dict[str, Any]:
 def write_simply(
     stem: Path, title: str, about: Mapping[str, Any], specs: Mapping[str, Any], sections: Sequence[Section]
 ) -> None:
-    """Write sections with what they are of, as `stem`.md and `stem`.json."""
+    """Write sections and the conditions of the measurement, as `stem`.md and `stem`.json."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     about = {"date": time.strftime("%Y-%m-%d"), **about, "versions": _versions()}
     text = [f"# {title}, {about['date']}\n", *map(markdown, sections), "## How it was made\n"]

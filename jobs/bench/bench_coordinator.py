@@ -1,17 +1,18 @@
-"""What a member costs beside its training: members that learn nothing, so that all that is left is the coordinator's.
+"""The cost of a member besides its training: members learn nothing, so that only the coordinator's cost remains.
 
     python jobs/bench/bench_coordinator.py --out coordinator.json
     python jobs/bench/bench_coordinator.py --members 1000 --pack 1 --pack auto
 
 Every row is a run of its own in a fresh process: `search: random` over one range, the Ray runner, no tracking, no
 student and no baselines, every outcome printed as a line (to a file). The member kind is a class in a file beside the
-runs, `kind: constant:Constant`, as anybody's own may be; it predicts the same probabilities for every row. The last
-row gives functions of the same cost to Ray Tune (`reuse_actors`), which keeps no predictions.
+runs, `kind: constant:Constant`, like a user's own; it predicts the same probabilities for every row. The last row gives
+functions of the same cost to Ray Tune (`reuse_actors`), which keeps no predictions.
 
-CPU is the driver's own (all its threads), from the first dispatch to the last outcome, which includes waiting for Ray's
-first actors to start; without the first 100 members, which does not; and over the whole run with selection, figures,
-page and bundle, most of whose cost is the same for any number of members. Memory is the growth of the driver's resident
-set after the first 100 members: to the last outcome, and to the end of the run, when it has loaded what draws figures.
+CPU is the driver's own (all its threads). It is given from the first dispatch to the last outcome, which includes the
+start of Ray's first actors; without the first 100 members, which excludes it; and over the whole run with selection,
+figures, page and bundle, most of whose cost is the same for any number of members. Memory is the growth of the driver's
+resident set after the first 100 members: to the last outcome, and to the end of the run, when the libraries for figures
+are loaded.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def main(
     found: list[list[dict[str, float]]] = [[] for _ in asked]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         Path(folder, "constant.py").write_text(MEMBER)
-        for repetition in range(repetitions):  # interleaved, so that a busy moment meets all rows alike
+        for repetition in range(repetitions):  # interleaved, so that a busy moment affects all rows alike
             for row, results in zip(asked, found, strict=True):
                 results.append(_in_a_process(row, Path(folder), repetition))
                 print(row, results[-1], file=sys.stderr, flush=True)
@@ -116,7 +117,7 @@ def _medians(results: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 class Meter:
-    """The process's CPU and wall seconds so far, without those of reading the meter, and its resident megabytes."""
+    """A meter of the process's CPU and wall seconds, without those of reading it, and of its resident megabytes."""
 
     spent = (0.0, 0.0)
 

@@ -1,15 +1,16 @@
-"""Federations compared on the same clients: what one shot can make of them, how rounds learn, who withstands liars.
+"""Federations compared on the same clients: one shot, rounds, and robustness against clients that lie.
 
     python jobs/bench/bench_federated.py one-shot --data DIR --out RUNS  methods and weights, three alphas, three seeds
     python jobs/bench/bench_federated.py one-shot --mixed --data DIR --out RUNS  clients of several architectures
     python jobs/bench/bench_federated.py rounds --data DIR --out RUNS  rules and corrections, accuracy by round
-    python jobs/bench/bench_federated.py robust --data DIR --out RUNS  two of ten clients send their update turned round
-    python jobs/bench/bench_federated.py report --out RUNS  what lies there, also while more is being done
+    python jobs/bench/bench_federated.py robust --data DIR --out RUNS  two of ten clients flip the sign of their update
+    python jobs/bench/bench_federated.py report --out RUNS  the results so far, also while jobs still run
 
 `DIR` is a folder with the four idx files of Fashion-MNIST, or another source with a test part. A job is one partition
-and seed; all its methods see the same clients (the partition follows from the seed and the rule alone), one thread
-each; what lies in `RUNS` is not done again. Reported is what the last epoch or round left, on the test part, read once.
-`rounds` follows the weights on 1,800 rows of the server's own, which nothing else uses.
+and seed; all its methods have the same clients (the partition follows from the seed and the rule alone), with one
+thread each. Results in `RUNS` are not computed again. The report is on the models after the last epoch or round, on the
+test part, which is read once. `rounds` also measures the weights after each round on 1,800 rows of the server's own,
+which nothing else uses.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ Data = Annotated[str, typer.Option(help="A folder of idx files, or any source.")
 
 
 def client(**changes: Any) -> dict[str, Any]:
-    """Return the settings of the clients: LeNet-5, as in Co-Boosting's paper but for fewer epochs."""
+    """Return the settings of the clients: LeNet-5, as in Co-Boosting's paper, with fewer epochs."""
     usual = {
         "kind": "client",
         "model": "lenet",
@@ -107,7 +108,7 @@ def values(data: str, out: Path, seed: int, splits: Mapping[str, float], **chang
 
 
 def shares(labelled: int) -> dict[str, float]:
-    """Return splits with the same training rows, however many the server knows the labels of."""
+    """Return splits with the same training rows for any number of labelled rows at the server."""
     rows = TRAIN + SERVER
     return {"train": TRAIN / rows, "search": labelled / rows, "combine": (SERVER - labelled) / rows}
 
@@ -122,11 +123,11 @@ def carried_out(config: dict[str, Any]) -> tuple[dict[str, Any], Path]:
 
 
 def one_shot_job(data: str, out: Path, alpha: float, seed: int, clients: int, besides: str) -> dict[str, Any]:
-    """Return accuracies of every method on one partition: `students` by what taught them, and `ensembles`.
+    """Return accuracies of every method on one partition: `students` by their teachers, and `ensembles`.
 
     Args:
-        besides: `ablated` also leaves out single parts of ours; `mixed` has clients take turns at the architectures of
-            `MIXED`, which nobody can merge; the student has the first.
+        besides: `ablated` also leaves out single parts of our method; `mixed` gives the architectures of `MIXED` to
+            clients in turn, which cannot be merged; the student has the first.
     """
     federated = {"clients": clients, "partition": {"kind": "dirichlet_clients", "alpha": alpha}, "rounds": 1}
     shared = {"federated": federated, "members": {"client": client()}, "merge": "uniform"}
@@ -159,11 +160,11 @@ def one_shot_job(data: str, out: Path, alpha: float, seed: int, clients: int, be
 
 
 def _ensembles(folder: Path, asked: Mapping[str, Mapping[str, Any]], rows: Mapping[str, str]) -> dict[str, float]:
-    """Return the accuracy of the clients together, by what is averaged and by weights: known ones, and learned ones.
+    """Return the accuracy of the clients' ensemble, by the average and the weights, which are known or learned.
 
     Args:
-        asked: row of the run -> the distiller it comes from.
-        rows: row -> what it is called.
+        asked: row of the run -> the distiller that it comes from.
+        rows: row -> its name.
     """
     from distens.counts import disco
     from distens.members.client import told_histogram
@@ -220,7 +221,7 @@ def rounds_job(data: str, out: Path, method: str, seed: int, rounds: int) -> dic
 
 
 def robust_job(data: str, out: Path, method: str, lying: int, seed: int, rounds: int) -> dict[str, Any]:
-    """Return the accuracy under one rule with so many clients that lie."""
+    """Return the accuracy under one rule with `lying` clients that lie."""
     plain = client(kind="_federated_liar:Flipped", epochs=1, batch_size=50, learning_rate=0.05, momentum=0.0)
     plain["flips"] = [f"c{i}" for i in range(lying)]
     federated = {"clients": 10, "rounds": rounds, "partition": "iid"}
@@ -257,7 +258,7 @@ def one_shot(
     mixed: Annotated[bool, typer.Option(help="Clients of several architectures.")] = False,
     processes: int = 2,
 ) -> None:
-    """Compare what a server can make of clients that train once."""
+    """Compare methods for a server whose clients train only once."""
     jobs = {
         f"alpha{a:g}-clients{clients}-{s}": (a, s, clients, "mixed" if mixed else "ablated" if a == ABLATED_AT else "")
         for s in range(seeds)
@@ -277,7 +278,7 @@ def rounds(data: Data, out: Out, seeds: int = 3, number: int = 60, processes: in
 
 @app.command()
 def robust(data: Data, out: Out, seeds: int = 3, number: int = 20, processes: int = 2) -> None:
-    """Compare rules with and without two of ten clients that turn their update round."""
+    """Compare rules with and without two of ten clients that flip the sign of their update."""
     jobs = {f"{m}-{liars}-{s}": (m, liars, s, number) for s in range(seeds) for m in ROBUST for liars in (0, 2)}
     _all(out, "robust", jobs, data, processes)
     report(out)
@@ -285,7 +286,7 @@ def robust(data: Data, out: Out, seeds: int = 3, number: int = 20, processes: in
 
 @app.command()
 def report(out: Out) -> None:
-    """Print what lies there."""
+    """Print the results so far."""
     console, kinds = Console(width=160), ("one-shot", MIXED_SHOT, "rounds", "robust")
     if not any(path for kind in kinds for path in (out / kind).glob("*.json")):
         typer.echo(f"--out: no results in {out}: no .json in {', '.join(kinds)}, which those commands fill", err=True)
@@ -305,7 +306,7 @@ def _spread(numbers: list[float]) -> str:
 
 
 def _one_shot_table(found: list[dict[str, Any]], kind: str, title: str) -> Table:
-    """Return rows by what there is, and how the worst job does beside uniform weights of the same average."""
+    """Return a table of students and ensembles, with the worst job's result relative to uniform weights."""
     alphas = sorted({job["alpha"] for job in found})
     title = f"{title}, {kind}: test accuracy (%), mean ± standard deviation over partitions"
     table = Table(title=title + "; last: the worst job against uniform weights" * (kind == "ensembles"))

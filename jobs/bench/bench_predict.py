@@ -1,19 +1,19 @@
-"""What a prediction of 16 members costs: one by one, stacked, and through a cascade; accuracy beside time.
+"""The cost of a prediction of 16 members: one by one, stacked, and through a cascade; accuracy beside time.
 
     python jobs/bench/bench_predict.py --out predict.json             # digits, MLPs 64-128-128-10; needs no files
     python jobs/bench/bench_predict.py --data breast_cancer           # a table, MLPs 30-64-64-2; needs no files
     python jobs/bench/bench_predict.py --data fashion_mnist --cache runs/bench    # LeNets; the folder of four idx files
 
-Members are the product's own classifiers with learning rates of their own, trained here or taken from --cache, weighted
-equally, and written as a bundle. Every row but the two loops predicts from that bundle. The loops ask the same members
-one by one: `one by one` through `member.predict`, `plain PyTorch` through the bare networks in inference mode; both
-then take the mean. Figures begin with preprocessed rows and end with probabilities; what preprocessing adds to each of
-them has a line of its own. Cascades are learned on the *combine* split; *test* is read once, for accuracy, negative
-log-likelihood and calibration error.
+Members are distens' own classifiers with different learning rates, trained here or taken from --cache, weighted
+equally, and written as a bundle. Every row except the two loops predicts from that bundle. The loops evaluate the same
+members one by one: `one by one` through `member.predict`, `plain PyTorch` through the bare networks in inference mode;
+both then take the mean. Times begin with preprocessed rows and end with probabilities; the time that preprocessing adds
+to each of them has a line of its own. Cascades are learned on the *combine* split; *test* is read once, for accuracy,
+negative log-likelihood and calibration error.
 
 Times are CPU milliseconds per 1,000 rows, in one thread, at several batch sizes: medians of interleaved repetitions.
-Ratios are medians of the repetitions' ratios to `one by one`, lowest and highest in brackets. `share` is what part of
-the members' arithmetic was done.
+Ratios are medians of the repetitions' ratios to `one by one`, lowest and highest in brackets. `share` is the part of
+the members' arithmetic that was done.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Bench:
 
     settings: list[dict[str, Any]]
     loaded: Loaded
-    test_rows: Any  # raw; what members see of them is in `loaded`
+    test_rows: Any  # raw; the members' inputs are in `loaded`
     served: predictor.Predictor
     members: list[Any]
 
 
 def prepare(data: str, members: int, train_rows: int, epochs: int, cache: Path) -> Bench:
-    """Train what the cache does not have, and write the bundle."""
+    """Train the members that the cache does not have, and write the bundle."""
     if data in MLPS:
         section = DataSection(source=f"sklearn:{data}", rows=None)
         model: dict[str, Any] = {"kind": "mlp", "hidden": MLPS[data]}
@@ -178,7 +178,7 @@ def _plain(bench: Bench, weights_M: Floats) -> Contender:
 
 
 def cpu_ms_per_1000(ask: Callable[[Any], Any], rows: Any, batch: int) -> float:
-    """Return CPU milliseconds per 1,000 rows, given in batches."""
+    """Return CPU milliseconds per 1,000 rows, predicted in batches."""
     total, done = len(rows), 0
     started = time.process_time()
     while time.process_time() - started < SECONDS:

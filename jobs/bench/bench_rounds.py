@@ -4,14 +4,14 @@
     python jobs/bench/bench_rounds.py --flower-python VENV/bin/python --case lenet --images FOLDER_OF_IDX_FILES
 
 Both have two actors of one CPU and one thread each, FedAvg over all clients, no evaluation, and no dashboard. Clients
-that do nothing send back what they were sent; they show what a round itself costs. LeNet's clients have the same rows
-on both sides, the same architecture, batch size, rate and one epoch.
+that do nothing return what they received; they show the cost of a round itself. LeNet's clients have the same rows on
+both sides, the same architecture, batch size, rate and one epoch.
 
-In the clock on both sides: from the start of a fresh Python process, so imports, reading and scaling of rows, start of
-Ray and of actors, first weights; a round ends when the server has the merged weights. distens has, besides, checked
-every update by then and begins to write the round to disk, while it hands out the next; it loads torch in all
-processes, Flower only for LeNet. Outside on both sides: what comes after the last round. An uncounted run of each
-before fills the caches of files.
+The clock on both sides begins with the start of a fresh Python process, so it includes imports, reading and scaling of
+rows, the start of Ray and of actors, and the first weights. A round ends when the server has the merged weights. By
+then distens has also checked every update, and begins to write the round to disk while it dispatches the next; it loads
+torch in all processes, Flower only for LeNet. On both sides the clock excludes everything after the last round. A first
+run of each, which is not counted, fills the file caches.
 
 Repetitions alternate. `first` is seconds from the process's start to the end of round 1; `round` the median of the
 later rounds; `CPU` the CPU seconds of all processes, Ray's own included, to the end of round 1. Wall times of a busy
@@ -49,10 +49,10 @@ WANTED = {("", "first"): 2.0, ("idle-200", "round"): 3.0, ("idle-10-47mb", "roun
 
 @dataclass(frozen=True)
 class Case:
-    """What a row of the table measures.
+    """The case that a row of the table measures.
 
     Attributes:
-        rows: that clients divide among them.
+        rows: the number of rows, which are divided among the clients.
         hidden: widths of a multilayer perceptron whose clients do nothing; None for LeNet, which is trained.
     """
 
@@ -62,12 +62,12 @@ class Case:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """The arrays of weights where nothing is trained."""
+        """Return the shapes of the weights if nothing is trained."""
         widths = [FEATURES, *(self.hidden or ()), CLASSES]
         return [shape for i, width in enumerate(widths[1:]) for shape in ((width, widths[i]), (width,))]
 
     def members(self) -> dict[str, Any]:
-        """Return a config's section."""
+        """Return the `members` section of a config."""
         if self.hidden is not None:
             return {"client": {"kind": "idle", "model": {"kind": "mlp", "hidden": list(self.hidden)}}}
         given = {"epochs": 1, "batch_size": BATCH, "learning_rate": RATE, "clip": None}
@@ -114,7 +114,7 @@ def main(
 
 @dataclass(frozen=True)
 class Bench:
-    """Runs both sides, in processes of their own, in a folder that goes away."""
+    """A bench that runs both sides, in processes of their own, in a temporary folder."""
 
     folder: Path
     rounds: int
@@ -138,7 +138,7 @@ class Bench:
         found: dict[str, list[dict[str, Any]]] = {"distens": [], "flower": []}
         if self.flower_python is not None:
             self.flower(name, asked, 2)
-        for repetition in range(repetitions):  # interleaved, so that a busy moment meets both alike
+        for repetition in range(repetitions):  # interleaved, so that a busy moment affects both alike
             found["distens"].append(self.ours(name, case, source, self.rounds, str(repetition)))
             if found["distens"][-1]["partition"] != warm["partition"]:
                 raise SystemExit(f"{name}: clients had other rows than in the run before")
@@ -168,7 +168,7 @@ class Bench:
         return self._timed(f"{name}-distens", sys.executable, "_rounds_ours.py", config, case.clients, rounds)
 
     def asked(self, name: str, case: Case, source: Source, run: str) -> dict[str, Any]:
-        """Return what Flower is given: the very clients that a run of distens had."""
+        """Return the input of Flower, with the same clients as a run of distens."""
         from distens.partition.protocol import Partition
         from distens.storage.store import Store
 
@@ -237,7 +237,7 @@ class Bench:
 
 
 def made_up(path: Path, case: Case) -> Source:
-    """Write rows of the bench's own making: numbers, or images of ten shapes under noise."""
+    """Write artificial rows: numbers, or images of ten shapes under noise."""
     rng, total = np.random.default_rng(0), case.rows + TEST_ROWS
     labels_N = np.arange(total) % CLASSES
     if case.hidden is not None:
@@ -251,7 +251,7 @@ def made_up(path: Path, case: Case) -> Source:
 
 
 def read(path: Path, case: Case, images: Path | None) -> Source:
-    """Write as many rows of a folder of idx files."""
+    """Write rows drawn from a folder of idx files, for the case and the test."""
     from distens.config.sections import DataSection
     from distens.data import source
 

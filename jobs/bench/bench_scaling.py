@@ -1,19 +1,19 @@
-"""How a run grows with its cluster: measured on two cores, simulated beyond.
+"""The scaling of a run with its cluster: measured on two cores, simulated beyond.
 
     python jobs/bench/bench_scaling.py measure --out scaling.json
     python jobs/bench/bench_scaling.py simulate --gpus 8 --gpus 64 --gpus 512 --out simulated.json
 
-`measure` does the same run on one and on two nodes of one core each (a head without room for members beside them), each
-node bound to a core of its own; the driver and the head take what they need of both. Efficiency is the time on one node
-over twice the time on two, from the first dispatch to the last outcome.
+`measure` carries out the same run on one and on two nodes of one core each, with a head that takes no members. Each
+node is bound to a core of its own; the driver and the head use both cores. Efficiency is the time on one node over
+twice the time on two, from the first dispatch to the last outcome.
 
 `simulate` runs the real coordinator (search, schedule, journal, selection, bundle) against members that take virtual
 time: the CPU seconds of the driver's one thread are measured and added to the clock, training is lognormal.
-A journal entry also costs what storage makes it wait, measured on the temporary folder's disk or where `--journal` says
-(`s3://bucket/folder`); MLflow is a thread that takes `--logging-ms` a member, which `bench_tracking.py` measures.
-`training` is the share of GPU time from the first dispatch to the last outcome in which members train; `without the
-driver` what it would be if the driver took no time: the rest is idle only because the last members end at different
-times. The network and Ray's own head are not simulated.
+A journal entry also costs its wait for storage, measured on the temporary folder's disk or at the address `--journal`
+(`s3://bucket/folder`). MLflow is a thread that takes `--logging-ms` a member, which `bench_tracking.py` measures.
+`training` is the share of GPU time, from the first dispatch to the last outcome, in which members train. `without the
+driver` is that share if the driver took no time: the rest is idle only because the last members end at different times.
+The network and Ray's own head are not simulated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Annotated, Any
 
 import typer
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "drill"))  # clusters and services are its
+sys.path.insert(0, str(Path(__file__).parents[1] / "drill"))  # clusters and services are defined there
 
 RUNNER = '''
 """A cluster of any size, in virtual time. What the coordinator does between two packs is measured."""
@@ -185,7 +185,7 @@ def measure(
         raise SystemExit("two cores are needed")
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for repetition in range(repetitions):  # interleaved, so that a busy moment meets both alike
+        for repetition in range(repetitions):  # interleaved, so that a busy moment affects both alike
             for nodes in seconds:
                 with Cluster(cpus=0, jobs=False) as cluster:
                     for core in cores[:nodes]:
@@ -238,7 +238,7 @@ def simulate(
 
 
 def _waits_ms(url: str) -> float:
-    """Return how long a journal entry waits for storage: the median of many, without their CPU."""
+    """Return the milliseconds that a journal entry waits for storage: the median of many, without their CPU."""
     from distens.storage.journal import Journal
     from distens.storage.store import Store
 
@@ -263,7 +263,7 @@ def _child(kind: str, asked: Mapping[str, Any], environment: Mapping[str, str]) 
 
 @app.command(hidden=True)
 def child(text: str) -> None:
-    """Do one run, in a process of its own."""
+    """Carry out one run, in a process of its own."""
     asked = json.loads(text)
     print(json.dumps({"train": _train, "simulated": _simulated}[asked["kind"]](asked)))
 
@@ -352,11 +352,11 @@ def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _judged(asked: Mapping[str, Any], found: Mapping[str, Any], logging_seconds: float) -> dict[str, Any]:
-    """Return what a simulated run took, and what held it up."""
+    """Return the times of a simulated run, and its first bottleneck."""
     gpus, ends, durations = asked["gpus"], found["ends"], found["durations"]
     wall, free = max(ends), _without_driver(durations, gpus)
     logged = 0.0
-    for end in ends:  # in order: one thread
+    for end in ends:  # in order, as one thread logs them
         logged = max(logged, end) + logging_seconds
     driver, waiting = found["driver_seconds"], max(0.0, logged - wall)
     shares = {
@@ -378,7 +378,7 @@ def _judged(asked: Mapping[str, Any], found: Mapping[str, Any], logging_seconds:
 
 
 def _without_driver(durations: Sequence[float], gpus: int) -> float:
-    """Return when the last member would end, each begun as soon as a GPU is free."""
+    """Return the time at which the last member would end if each started as soon as a GPU is free."""
     free = [0.0] * gpus
     for seconds in durations:
         heapq.heapreplace(free, free[0] + seconds)

@@ -1,4 +1,4 @@
-"""Searches and selectors on 24 tables: which finds the best ensemble in 100 evaluations, and what that costs.
+"""Searches and selectors on 24 tables: the quality of their ensembles after 100 evaluations, and the costs.
 
     python jobs/bench/bench_search.py build --tables DIR --cache DIR
     python jobs/bench/bench_search.py replay --cache DIR --out RUNS --repetitions 10
@@ -7,11 +7,11 @@
     python jobs/bench/bench_search.py live --tables DIR --out LIVE --autogluon-python VENV/bin/python
 
 `build` evaluates 400 random settings of 12 families on each table (`DIR/*.parquet`, the label in `target`), with
-distens itself, and keeps their predictions: a few minutes per table. `replay` gives these same members to every search,
-100 of 400 by its own choice, and their results to every selector: seconds to a minute per search. Methods of one
-repetition begin with the same random settings, so they are compared in pairs. `report` shows ranks, tests, costs and
-the self-tests of what lies there, also while more is being done. `live` trains: equal CPU seconds for every search and
-for AutoGluon.
+distens itself, and keeps their predictions: a few minutes per table. `replay` lets every search choose 100 of these 400
+members, and gives their results to every selector: seconds to a minute per search. Methods of one repetition begin with
+the same random settings, so they are compared in pairs. `report` shows ranks, tests, costs and self-tests of the
+results so far, also while replays still run. `live` trains members, with equal CPU seconds for every search and for
+AutoGluon.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 
 def named(options: list[str] | None, family: str, usual: dict[str, Any]) -> dict[str, Any]:
-    """Return name -> spec of options: the name of a usual one, or `name=spec`, a spec being a kind or JSON."""
+    """Return name -> spec of options: each the name of a usual one, or `name=spec`, where a spec is a kind or JSON."""
     if not options:
         return usual
     found = {}
@@ -76,7 +76,7 @@ def build(
     members: int = 400,
     only: Annotated[list[str] | None, typer.Option("--table", help="These tables alone.")] = None,
 ) -> None:
-    """Evaluate random settings of every table; tables that are there already are passed over."""
+    """Evaluate random settings of every table; tables that exist already are skipped."""
     (cache / "runs").mkdir(parents=True, exist_ok=True)
     for seed, path in enumerate(sorted(tables.glob("*.parquet"))):
         if (only is None or path.stem in only) and not (cache / f"{path.stem}.npz").exists():
@@ -137,7 +137,7 @@ def report(
     results: Annotated[Path | None, typer.Option(help="A folder for search_<date>.md, .json and pictures.")] = None,
     name: Annotated[str, typer.Option(help="Instead of search_<date>.")] = "",
 ) -> None:
-    """Print ranks, tests, costs and self-tests; exit with status 3 where a search is silently broken."""
+    """Print ranks, tests, costs and self-tests; exit with status 3 if a search is silently broken."""
     pairs = [tuple(text.rsplit("+", 1)) for text in contender or ()]
     methods = list(dict.fromkeys(pair[0] for pair in pairs)) or None
     folders = {text.rpartition("=")[0]: Path(text.rpartition("=")[2]) for text in out}
@@ -182,7 +182,7 @@ def live(
     autogluon_python: Annotated[Path | None, typer.Option(help="An interpreter that has AutoGluon.")] = None,
     results: Annotated[Path | None, typer.Option(help="A folder for live_<date>.md and .json.")] = None,
 ) -> None:
-    """Let searches work for equal CPU seconds, and AutoGluon for as many as the one of them that used most."""
+    """Run searches for equal CPU seconds, and AutoGluon for as many as the longest of them used."""
     methods = {name: {"search": name} for name in LIVE}
     if method:
         methods = {name: json.loads(text) for name, _, text in (option.partition("=") for option in method)}

@@ -1,20 +1,20 @@
-"""Selection and diversity at size: time, peak memory and the same selections, against a plain NumPy version and others.
+"""Selection and diversity at size: time, peak memory and agreement, against a plain NumPy version and others.
 
     python jobs/bench/bench_selection.py --members 1000 --rows 10000 --classes 10 --out selection.json
 
 Greedy selection (Caruana) of `--size` additions by `nll` and by `error`: distens with one and with 20 bootstrap
 samples of the rows (the default of a run), a plain NumPy version (for each addition, for each member: the mean with
 it, its metric), AutoGluon's `EnsembleSelection`, DeepHyper's `GreedySelector` and `TopKSelector`; and distens'
-quadratic programme, another procedure with the same purpose. Then the measures of diversity, each against the matrix
-product that it needs, alone: for `diversity` one product of all pairs of members per example, in float64 and in
+quadratic programme, another procedure with the same purpose. Then the measures of diversity, each against only the
+matrix product that it needs: for `diversity` one product of all pairs of members per example, in float64 and in
 blocks of 256 members, whole and, as the matrix is symmetric, its upper half; for the others one product in float32.
 
 Every measurement is a process of its own with one thread; repetitions are interleaved, and the table has medians (the
 JSON file has all). Peak memory is that of the whole process, interpreter and data included. "same" tells whether the
-members and weights selected are those of the plain version (ties are settled alike: members already in, then the same
-random order; other libraries settle them in their own way, stop early or renormalise). AutoGluon and DeepHyper are
+members and weights selected are those of the plain version (ties are broken alike: members already selected, then the
+same random order; other libraries break ties in their own way, stop early or renormalise). AutoGluon and DeepHyper are
 optional: name an interpreter that has them, and NumPy, with `--competitors`; they take minutes at full size, so
-`--members 100` with them is a good start. A row that did not run says why.
+`--members 100` with them is a good start. A row that did not run shows the reason.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ FLOOR = 1e-12
 
 
 def make(members: int, rows: int, classes: int, folder: Path) -> None:
-    """Write probs.npy (members x rows x classes, float32) and labels.npy: members of unequal skill, rows of unequal
-    difficulty on which members err together."""
+    """Write probs.npy (members x rows x classes, float32) and labels.npy.
+
+    Members have unequal skill, and rows unequal difficulty, so that members err together.
+    """
     rng = np.random.default_rng(0)
     labels_N = rng.integers(classes, size=rows)
     shared_NC = 0.7 * rng.normal(size=(rows, classes)).astype(np.float32)
@@ -53,7 +55,7 @@ def make(members: int, rows: int, classes: int, folder: Path) -> None:
 
 
 def plain(probs_MNC: Any, labels_N: Any, metric: str, size: int) -> Any:
-    """Return weights_M of greedy selection as one would write it down."""
+    """Return weights_M of greedy selection in plain NumPy."""
     members, examples = len(probs_MNC), np.arange(len(labels_N))
     order_M = np.random.default_rng(0).permutation(members)
     sum_NC, counts_M, losses_M = np.zeros(probs_MNC.shape[1:]), np.zeros(members), np.zeros(members)
@@ -98,7 +100,7 @@ def autogluon(probs_MNC: Any, labels_N: Any, metric: str, size: int) -> Any:
 
 
 def deephyper(probs_MNC: Any, labels_N: Any, metric: str, size: int, kind: str) -> Any:
-    """Return weights_M of DeepHyper's selectors, one addition to the best member at least."""
+    """Return weights_M of one of DeepHyper's selectors, with at least one addition to the best member."""
     from deephyper.ensemble.aggregator import MixedCategoricalAggregator  # pyright: ignore[reportMissingImports]
     from deephyper.ensemble.loss import CategoricalCrossEntropy, ZeroOneLoss  # pyright: ignore[reportMissingImports]
     from deephyper.ensemble.selector import GreedySelector, TopKSelector  # pyright: ignore[reportMissingImports]
@@ -123,7 +125,7 @@ def measure_of_diversity(probs_MNC: Any, labels_N: Any, name: str) -> None:
 
 
 def products_per_example(probs_MNC: Any, upper: bool, block: int = 256) -> None:
-    """Multiply, for every example, the members' probabilities with themselves: float64, in blocks that stay cached."""
+    """Multiply, for every example, the members' probabilities with themselves: float64, in cached blocks."""
     members = len(probs_MNC)
     size = min(block, members)
     step = max(1, block * block // (size * size))
@@ -180,7 +182,7 @@ def measure(folder: Path, name: str, metric: str, size: int) -> dict[str, Any]:
         arguments = (probs_MNC,)
     small = [a[:2, :50] if a is probs_MNC else a[:50] if a is labels_N else a for a in arguments]
     if name in SELECTIONS:
-        call(*small[:3], 1, **options)  # imports are not what is measured
+        call(*small[:3], 1, **options)  # imports are not measured
     elif call is measure_of_diversity:
         call(*small, **options)
     cpu, wall = time.process_time(), time.perf_counter()
@@ -234,7 +236,7 @@ def main(
 
 
 def summarise(found: dict[tuple[str, str], list[dict[str, Any]]], name: str, metric: str) -> dict[str, Any]:
-    """Return one row of the table: medians, and ratios paired by repetition against what it is held to."""
+    """Return one row of the table: medians, and ratios to its baseline, paired by repetition."""
     row: dict[str, Any] = {"metric": metric, "name": name}
     mine = found[name, metric]
     if "why" in mine[-1]:

@@ -1,18 +1,18 @@
-"""What logging a run to MLflow costs, and what becomes of it when the server is away for a while.
+"""The cost of logging a run to MLflow, and its completeness after an outage of the server.
 
     python jobs/bench/bench_tracking.py --members 1000 --actors 16 --out tracking.json
     python jobs/bench/bench_tracking.py --members 1000 --actors 16 --outage 120
 
-A run of members that only wait, by actors on Ray, logged to `mlflow server` on PostgreSQL with its artifacts in an S3
-store, all of them processes of this machine that the script starts and ends; with `--uri` to a server that is there
-(which can then not be stopped). Members wait so that 16 actors fit on few cores; logging does all that it does for
+A run whose members only wait, on Ray actors, is logged to `mlflow server` on PostgreSQL with its artifacts in an S3
+store. All of them are processes of this machine that the script starts and ends; with `--uri` it logs to an existing
+server (which cannot be stopped then). Members wait so that 16 actors fit on few cores; logging does the same as for
 members that train.
 
-`logging s` is how long the driver's threads that log were at it, one at least, while members trained, and the share of
-that time; `after the last member` how long the run waited for it at the end, and in all that time it sends what is due
-only then (weights, figures, models). CPU is the driver's logging threads', and of the server with its workers.
-Requests are those of MLflow's client. In the end all is asked back: each member's run has to be there once, finished,
-with its numbers.
+`logging s` is the time in which at least one of the driver's logging threads was at work while members trained, and its
+share. `after the last member` is the time that the run waited for logging at the end, when it also sends what is due
+only then (weights, figures, models). CPU is given for the driver's logging threads, and for the server with its
+workers. Requests are those of MLflow's client. In the end everything is read back: each member's run has to exist once,
+finished, with its numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Annotated, Any
 
 import typer
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "drill"))  # clusters and services are its
+sys.path.insert(0, str(Path(__file__).parents[1] / "drill"))  # clusters and services are defined there
 
 from _services import Process, mlflow_server, postgresql, s3
 
@@ -92,7 +92,7 @@ def main(
         raise SystemExit("--outage stops the server, so it has to be ours: leave out --uri")
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL is another user's
+        folder.chmod(0o755)  # PostgreSQL runs as another user
         server = None
         if not uri:
             database = stack.enter_context(postgresql(folder))
@@ -110,7 +110,7 @@ def main(
 
 
 def _measured(asked: dict[str, Any], uri: str, folder: Path, server: Process | None, outage: float) -> dict[str, float]:
-    """Do the run in a process of its own; stop and start the server in the middle of it."""
+    """Carry out the run in a process of its own; stop and restart the server in the middle of it."""
     import distens
 
     (folder / "waiting.py").write_text(MEMBER)
@@ -154,7 +154,7 @@ def _server_cpu(server: Process | None) -> float:
 
 
 class Meter:
-    """What the threads that log have done: how long one was at it, their CPU, and requests to the server."""
+    """A meter of the logging threads: the time in which one was at work, their CPU, and requests to the server."""
 
     def __init__(self) -> None:
         self.cpu = self._before = self._since = 0.0
@@ -163,12 +163,12 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Return how long one of them has been at it, what they are doing now included."""
+        """Return the seconds in which at least one thread was at work, up to now."""
         return self._before + (time.perf_counter() - self._since if self._busy else 0.0)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Add what is done inside."""
+        """Add the time of the body."""
         cpu = time.thread_time()
         with self._lock:
             self._since = self._since if self._busy else time.perf_counter()
@@ -181,7 +181,7 @@ class Meter:
                 self.cpu += time.thread_time() - cpu
 
     def install(self) -> None:
-        """Measure what the tracker's thread does from now on."""
+        """Measure the tracker's threads from now on."""
         import requests
 
         from distens.tracking._sender import Sender
@@ -269,11 +269,11 @@ def _run(asked: dict[str, Any]) -> None:
     print(json.dumps(found), flush=True)
 
 
-# What MLflow holds ----------------------------------------------------------------------------------------------------
+# The runs in MLflow ---------------------------------------------------------------------------------------------------
 
 
 def _asked_back(uri: str, asked: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many members' runs are missing, there twice, or without their end or their numbers."""
+    """Return the numbers of members' runs that are missing, duplicate, unfinished or without their metrics."""
     from collections import Counter
 
     from mlflow import MlflowClient

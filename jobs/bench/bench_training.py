@@ -7,18 +7,18 @@
 It shows CPU time (of all processes at work) and wall time of training M members, and the accuracy of these members on
 rows held out. All contenders have the same rows, networks, epochs, batch size, optimizer and device, and on a CPU one
 thread. Members differ in seed (initial weights and order of rows) and in learning rate (log-uniform between 5e-4 and
-2e-3), the same ones for everybody; but TorchEnsemble has one seed and one rate for all (the geometric mean), and
-scikit-learn has no AdamW and takes Adam with an L2 penalty of that size.
+2e-3), and are the same for all contenders, with two exceptions: TorchEnsemble takes one seed and one rate for all (the
+geometric mean), and scikit-learn has no AdamW and takes Adam with an L2 penalty of that size.
 
-The clock counts from untrained to trained. What happens once per session, like loading torch, starting Ray and its
-actors, is warmed up before and left out, for us and for everybody alike; so are predictions, except where a contender
-needs its own: `pool` writes states and predictions, as a run does, and a Tune trial reports its accuracy. Ray's own
-processes are counted for those who use it. `pool` and Tune have one actor; with `--cold` both start
-it inside the clock, as each run of Tune and of distens does. Repetitions are interleaved (A B C A B C),
-times are medians (least to most), ratios are medians of the repetitions' own ratios.
+The clock counts from untrained to trained members. Costs that occur once per session, like loading torch and starting
+Ray and its actors, are paid before and left out, for all contenders alike. So are predictions, except where a contender
+needs them: `pool` writes states and predictions, as a run does, and a Tune trial reports its accuracy. Ray's own
+processes are counted for contenders that use it. `pool` and Tune have one actor; with `--cold` both start it while the
+clock runs, as each run of Tune and of distens does. Repetitions are interleaved (A B C A B C), times are medians (least
+to most), ratios are medians of the repetitions' own ratios.
 
-`--efficiency` shows how well two actors share the work: M/2 times one member's training time, over the wall time for
-M members; it wants an idle machine with two cores. The script needs `pip install psutil`; every competitor is optional:
+`--efficiency` measures the efficiency of two actors: M/2 times one member's training time, over the wall time for M
+members; it needs an idle machine with two cores. The script needs `pip install psutil`; every competitor is optional:
 `pip install torchensemble lightning scikit-learn "ray[tune]"`. The defaults take about 25 minutes on two cores.
 """
 
@@ -60,9 +60,9 @@ class Contender:
     """A row of the table.
 
     Attributes:
-        function: `module:name` of what trains, imported when it is asked for; nothing for the pool.
-        ray: it works in Ray's processes too.
-        sizes: the M that are worth the wait; all if none are given.
+        function: `module:name` of the function that trains, imported when it is needed; empty for the pool.
+        ray: True if it works in Ray's processes too.
+        sizes: the numbers of members M that are worth the wait; empty: all.
     """
 
     label: str
@@ -88,7 +88,7 @@ CONTENDERS = {
 
 @dataclass
 class Row:
-    """What one contender needed for M members; a value per repetition, an accuracy per member."""
+    """The times of one contender for M members, one per repetition, and the accuracy of each member."""
 
     contender: str
     members: int
@@ -99,7 +99,7 @@ class Row:
 
 
 def train(jobs: Sequence[Job], names: Sequence[str], chosen: bool, repeats: int, pool: Pool, cold: bool) -> list[Row]:
-    """Return the rows of one problem: every M, every contender."""
+    """Return the rows of one problem, for every M and every contender."""
     rows: list[Row] = []
     for job in jobs:
         sizes = {name: CONTENDERS[name].sizes for name in names}
@@ -183,7 +183,7 @@ def _times(seconds: Sequence[float]) -> str:
 
 
 def share(jobs: Sequence[Job], packs: Sequence[int], repeats: int) -> list[dict[str, Any]]:
-    """Print how well two actors share the work; return it as JSON values."""
+    """Print the efficiency of two actors; return it as JSON values."""
     k = EFFICIENCY_ACTORS
     pool = Pool(actors=k)
     table = Table(title=f"{k} actors: M/{k} times one member's training time, over the wall time; medians of {repeats}")
@@ -228,7 +228,7 @@ def share(jobs: Sequence[Job], packs: Sequence[int], repeats: int) -> list[dict[
 
 
 def surroundings(device: str) -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the versions and the hardware that the results depend on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

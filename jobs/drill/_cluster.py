@@ -1,6 +1,6 @@
-"""A Ray cluster of this machine's processes, for drills and tests: a head, and nodes that come and go.
+"""A Ray cluster of processes on this machine, for drills and tests: a head, and nodes that come and go.
 
-All of it is ours: its own folder, ports and token, so that nothing else on the machine joins it or is joined by it.
+It has its own folder, ports and token, so that it cannot mix with another cluster on the machine.
 """
 
 from __future__ import annotations
@@ -26,25 +26,26 @@ END_SECONDS = 20.0
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens at."""
+    """Return a free port of the loopback."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
 
 
 class Cluster:
-    """A head, and the nodes that `add` brings; `close`, or the end of a `with`, ends them all.
+    """A head, and the nodes that `add` starts; `close`, or the end of a `with`, ends them all.
 
     Args:
-        cpus: of the head, for members.
-        env: variables for all that belongs to it.
-        jobs: whether it takes jobs, for which the head needs a dashboard, half of its start.
-        scaling: up to so many nodes of one CPU each come for what waits, by Ray's autoscaler, and go when idle.
+        cpus: the CPUs of the head, for members.
+        env: environment variables for all processes of the cluster.
+        jobs: True if it takes jobs, for which the head needs a dashboard, which takes half of its start.
+        scaling: the largest number of nodes, of one CPU each, that Ray's autoscaler starts for waiting tasks and ends
+            when idle.
 
     Attributes:
-        address: for drivers.
-        dashboard: for jobs.
-        env: the environment of all that belongs to it, drivers too.
+        address: the address for drivers.
+        dashboard: the address for jobs.
+        env: the environment of all processes of the cluster, including drivers.
     """
 
     def __init__(self, cpus: float = 1, env: Mapping[str, str] = {}, jobs: bool = True, scaling: int = 0) -> None:
@@ -61,7 +62,7 @@ class Cluster:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
             "RAY_TMPDIR": self.folder,
-            "RAY_raylet_start_wait_time_s": f"{START_SECONDS:.0f}",  # Ray's 30 s are few on a busy machine
+            "RAY_raylet_start_wait_time_s": f"{START_SECONDS:.0f}",  # Ray's 30 s are too few on a busy machine
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
         }
@@ -73,7 +74,7 @@ class Cluster:
             scaled = {}
             if self._scaling:
                 scaled = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-                plan = Path(self.folder, "scaling.json")  # which is YAML, too
+                plan = Path(self.folder, "scaling.json")  # JSON is YAML, too
                 plan.write_text(json.dumps(_scaling(self._scaling, self._cpus, self.address)))
                 words += [f"--autoscaling-config={plan}"]
             head, log = self._start(words, scaled)
@@ -89,17 +90,17 @@ class Cluster:
         return "127.0.0.1"
 
     def within(self, node: int) -> list[str]:
-        """Return what stands before a command that is to run where a node is."""
+        """Return the prefix of a command that is to run on a node's host."""
         return []
 
     def ray(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run one of Ray's own commands, where the head is."""
+        """Run one of Ray's own commands on the head's host."""
         command = [*self.within(0), sys.executable, "-m", "ray.scripts.scripts", *words]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
 
     @property
     def nodes(self) -> list[psutil.Popen]:
-        """Return the nodes that there are besides the head, the oldest first."""
+        """Return the nodes besides the head, the oldest first."""
         return self._nodes[1:]
 
     def actors(self) -> list[psutil.Process]:
@@ -117,13 +118,13 @@ class Cluster:
     ) -> psutil.Popen:
         """Start a node; return its process, with the rest of the node below it, once it has joined.
 
-        One after the other: of two that start at the same time on one machine, one never comes up.
+        Nodes are started one after the other: of two that start at the same time on one machine, one never comes up.
 
         Args:
-            store_mib: how large its object store is.
-            spare_gib: Ray ends processes once the machine uses so much more memory than now.
+            store_mib: the size of its object store.
+            spare_gib: Ray ends processes once the machine uses this much more memory than now.
         """
-        # In one folder with another node, it would unpack a job's files over those that the job's driver works in.
+        # In the folder of another node, it would unpack a job's files over those that the job's driver works in.
         words = [f"--address={self.address}", f"--num-cpus={cpus}", f"--temp-dir={self.folder}/{self._started}"]
         words += [f"--resources={json.dumps(dict(resources))}"] if resources else []
         words += [f"--labels={','.join(f'{k}={v}' for k, v in labels.items())}"] if labels else []
@@ -133,23 +134,23 @@ class Cluster:
         return node
 
     def kill(self, node: psutil.Popen) -> None:
-        """End a node as a loss of power would."""
+        """Kill a node at once, as a loss of power would."""
         for process in _below(node):
             _send(process.kill)
         self._nodes.remove(node)
         node.wait()
 
     def replace(self) -> None:
-        """End all of it as a loss of power would, and start another head, which knows nothing of this one."""
+        """Kill the whole cluster at once, and start another head, which has no record of this one."""
         for node in list(self._nodes):
             self.kill(node)
         shutil.rmtree(self.folder, ignore_errors=True)
         self._open()
 
     def close(self) -> None:
-        """End all of it."""
+        """End the whole cluster."""
         below = [process for node in self._nodes for process in _below(node)]
-        if not self._scaling:  # what an autoscaler brought does not end with the head, nor the head without that
+        if not self._scaling:  # an autoscaler's nodes do not end with the head, nor the head without their end
             for node in reversed(self._nodes):
                 _send(node.terminate)
             _await_end(below)
@@ -169,8 +170,8 @@ class Cluster:
 
     def _start(self, words: list[str], env: Mapping[str, str] = {}) -> tuple[psutil.Popen, Path]:
         command = [*self.within(self._started), sys.executable, "-m", "ray.scripts.scripts", "start", *words]
-        # Without a port of its own, a node's agent goes without where another of this machine has the usual one: then a
-        # head takes no jobs.
+        # Without its own port, a node's agent has none if another agent on this machine has the usual one. A head then
+        # takes no jobs.
         command += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
         place = Path(f"{self.folder}/node{self._started}.log")
         self._started += 1
@@ -188,7 +189,7 @@ class Cluster:
 
 
 def _scaling(nodes: int, head_cpus: float, address: str) -> dict[str, Any]:
-    """Return an autoscaler's config, whose provider starts nodes as processes of the head's."""
+    """Return an autoscaler's config, whose provider starts nodes as child processes of the head."""
     unused = ["initialization_commands", "rsync_exclude", "rsync_filter", "cluster_synced_files"]
     unused += [f"{who}setup_commands" for who in ("", "head_", "worker_")]
     unused += [f"{who}_start_ray_commands" for who in ("head", "worker")]
@@ -214,7 +215,7 @@ def _scaling(nodes: int, head_cpus: float, address: str) -> dict[str, Any]:
 
 
 def _below(node: psutil.Popen) -> list[psutil.Process]:
-    """Return a node's processes; none if it has ended by itself."""
+    """Return a node's processes; none if the node has ended by itself."""
     with suppress(psutil.NoSuchProcess):
         return [node, *node.children(recursive=True)]
     return []
@@ -237,7 +238,7 @@ def _limits(spare_gib: float) -> dict[str, str]:
 
 
 def _await_end(processes: list[psutil.Process]) -> None:
-    """Wait until they have ended, or some time. Whose parent has gone may stay as a zombie: that is an end, too."""
+    """Wait until processes have ended, END_SECONDS at most; a zombie whose parent has gone counts as ended."""
     deadline = time.monotonic() + END_SECONDS
     while any(map(_lives, processes)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -250,5 +251,5 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _send(call: Callable[[], None]) -> None:
-    with suppress(psutil.NoSuchProcess):  # it has ended by itself
+    with suppress(psutil.NoSuchProcess):  # the process has ended by itself
         call()

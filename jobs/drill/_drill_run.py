@@ -1,4 +1,4 @@
-"""One run that something happens to: drivers of its own on a cluster, and what came of it."""
+"""One run of a drill: its drivers on a cluster, and its outcome."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ MOST = 300
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with.
+    """The outcome of a run.
 
     Attributes:
         deployed: SHA-256 of every member's state in the bundle, the members' weights, and the ensemble's test NLL;
-            None if the run did not come so far.
-        finished: how many members did.
-        failed: member -> why it was given up.
-        attempts: of all members together.
-        steps: of training, those that were lost included.
-        step_seconds: what one took.
+            None if the run did not write a bundle.
+        finished: the number of members that finished.
+        failed: member -> the reason why it failed.
+        attempts: the number of attempts of all members together.
+        steps: the number of training steps, including those that were lost.
+        step_seconds: the time of one step.
     """
 
     deployed: tuple[dict[str, str], dict[str, float], float] | None
@@ -54,18 +54,18 @@ class Outcome:
 
 
 class Run:
-    """A run of one config of `_drill_project`, on a cluster whose DRILL_FOLDER is ours.
+    """A run of one config of `_drill_project`, on a cluster with the same DRILL_FOLDER.
 
     Args:
         folder: DRILL_FOLDER.
         storage: a folder or an address.
-        rng: says which actor, node, … it is that something happens to.
-        mlflow: the server that it is tracked by, if it is.
-        proxy: what its storage is behind, if it is.
+        rng: chooses the actor, node, … that a fault affects.
+        mlflow: the server that tracks the run, if any.
+        proxy: the proxy in front of its storage, if any.
         command: `run` or `sweep`.
 
     Attributes:
-        codes: with what its drivers ended.
+        codes: the exit codes of its drivers.
     """
 
     def __init__(
@@ -95,16 +95,16 @@ class Run:
 
     @property
     def url(self) -> str:
-        """Return its folder, the only one in the storage."""
+        """Return the run's folder, the only one of its config in the storage."""
         name = load_config(PROJECT / self.config, self.overrides).name
         return f"{self.storage}/{next(n for n in Store(self.storage).names() if n.startswith(f'{name}-'))}"
 
     def start(self) -> None:
-        """Begin."""
+        """Start a driver for the run."""
         self._go(self.command, self.config, *(word for one in self.overrides for word in ("--set", one)))
 
     def resume(self) -> None:
-        """Go on, in another process."""
+        """Resume the run, in another process."""
         self.start() if self.command == "sweep" else self._go("resume", self.url)
 
     def _go(self, *words: str) -> None:
@@ -115,7 +115,7 @@ class Run:
             )
 
     def ended(self) -> bool:
-        """Return whether its driver is done with it."""
+        """Return True if its driver has ended."""
         return self.driver.poll() is not None
 
     def wait(self, seconds: float = LONGEST_SECONDS) -> int:
@@ -126,13 +126,13 @@ class Run:
         return code
 
     def finish(self) -> None:
-        """Wait for the end, and if it is not that of the run, resume it."""
+        """Wait for the driver's end; if the run did not finish, resume it and wait again."""
         if self.wait() != 0:
             self.resume()
             self.wait()
 
     def stop(self) -> None:
-        """Leave no process behind."""
+        """Kill all processes of the run."""
         if self.neighbour is not None:
             self.neighbour.kill()
             self.neighbour.wait()
@@ -145,7 +145,7 @@ class Run:
         (self.folder / f"{what}-{whose}").touch()
 
     def told(self) -> dict[str, str]:
-        """Return which marks went wrong -> how."""
+        """Return mark -> fault, for the members that went wrong."""
         pairs = (told.name.split("-", 1) for told in self.folder.glob("*-*"))
         return {mark: what for what, mark in pairs if mark != "any"}
 
@@ -153,11 +153,11 @@ class Run:
         return sum(one.stat().st_size for one in (self.folder / "steps").iterdir())
 
     def steps(self) -> int:
-        """Return how many training steps were done so far."""
+        """Return the number of training steps so far."""
         return self._all_steps() - self._before
 
     def await_steps(self, count: float) -> bool:
-        """Wait until so many steps were done; return False if the driver ends before that."""
+        """Wait until `count` steps were done; return False if the driver ends before that."""
         while self.steps() < count:
             if self.ended():
                 return False
@@ -165,15 +165,15 @@ class Run:
         return True
 
     def ledger(self) -> Ledger:
-        """Return what was asked and what came back."""
+        """Return the run's ledger, read from its journal."""
         return Ledger(Store(self.url))
 
     def log(self) -> str:
-        """Return what the drivers printed."""
+        """Return the output of the drivers."""
         return self._log.read_text(errors="replace")
 
     def said(self) -> list[str]:
-        """Return what the drivers printed besides progress and the table, without the time."""
+        """Return the lines that the drivers printed besides progress and the table, without the time."""
         lines, table = [], False
         for line in self.log().splitlines():
             stamped = re.match(r"\d\d:\d\d:\d\d (\[.*?\] )?", line)
@@ -183,7 +183,7 @@ class Run:
         return lines
 
     def outcome(self) -> Outcome:
-        """Return what came of it; its bundle is read and checked."""
+        """Return the outcome of the run, after its bundle was read and checked."""
         ledger = self.ledger()
         done, failed = ledger.finished("search"), ledger.failed("search")
         steps = self.steps()
@@ -208,7 +208,7 @@ class Run:
 
 
 def disagrees(address: str, url: str) -> str:
-    """Return what a tracking server says otherwise than a run's folder, or lacks; nothing if they agree."""
+    """Return a difference between a tracking server and a run's folder; "" if they agree."""
     from mlflow import MlflowClient
 
     client, store = MlflowClient(address), Store(url)

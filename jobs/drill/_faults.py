@@ -1,4 +1,4 @@
-"""What can go wrong, each done for real to a run on a cluster: by drills, by the soak and by tests alike."""
+"""Faults that are really caused to a run on a cluster: by drills, by the soak and by tests alike."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong.
+    """A fault.
 
     Attributes:
-        happens: does it, at once, and returns when it is over, with whatever is put right again; and what the run
-            came to feel of it, where that is not plain from how it ended.
-        before: what it needs, when the run begins.
-        codes: with what the run's drivers end.
-        named: how many members are given up, by design.
-        overrides: of the run's config.
-        node: of the nodes that it is done to (see `Cluster.add`).
+        happens: causes the fault at once, and returns when it is over and repaired. It may return a text on the fault's
+            effect on the run, if the run's end does not show it.
+        before: prepares the fault when the run starts.
+        codes: the exit codes of the run's drivers.
+        named: the number of members that fail by design.
+        overrides: overrides of the run's config.
+        node: options of the nodes (see `Cluster.add`).
         needs: `mlflow`, `tmpfs`, `s3` or `hosts`.
     """
 
@@ -49,8 +49,8 @@ class Fault:
 
 
 def actor(cluster: Cluster, run: Run) -> None:
-    """A training process is killed."""
-    while True:  # it may end by itself before we are there, or be between two of them
+    """Kill a training process."""
+    while True:  # there may be none for a moment, between two of them
         found = cluster.actors()
         if found or run.ended():
             break
@@ -60,46 +60,46 @@ def actor(cluster: Cluster, run: Run) -> None:
 
 
 def node(cluster: Cluster, run: Run) -> None:
-    """A node loses power; another comes later."""
+    """Kill a node as a loss of power would; start another one later."""
     cluster.kill(run.rng.choice(cluster.nodes))
     time.sleep(AWAY_SECONDS)
     cluster.add()
 
 
 def driver(cluster: Cluster, run: Run) -> None:
-    """The driver is killed."""
-    with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+    """Kill the driver."""
+    with suppress(psutil.NoSuchProcess):  # the driver may have ended by itself
         run.driver.kill()
 
 
 def stop(cluster: Cluster, run: Run) -> None:
-    """The driver is asked to end."""
+    """Ask the driver to stop."""
     with suppress(psutil.NoSuchProcess):
         run.driver.terminate()
 
 
 def crash(cluster: Cluster, run: Run) -> None:
-    """A member's settings always raise."""
+    """Let a member raise an error in every attempt."""
     run.tell("crash")
 
 
 def diverge(cluster: Cluster, run: Run) -> None:
-    """A member's loss is no number any more."""
+    """Let a member's loss become NaN."""
     run.tell("diverge")
 
 
 def hang(cluster: Cluster, run: Run) -> None:
-    """A member does not end."""
+    """Let a member hang."""
     run.tell("hang")
 
 
 def memory(cluster: Cluster, run: Run) -> None:
-    """A member needs more memory than there is."""
+    """Let a member allocate more memory than there is."""
     run.tell("memory")
 
 
 def mlflow(cluster: Cluster, run: Run) -> None:
-    """The tracking server is killed; it comes back later."""
+    """Kill the tracking server, and start it again later."""
     assert run.mlflow is not None
     run.mlflow.stop(signal.SIGKILL)
     time.sleep(AWAY_SECONDS)
@@ -131,7 +131,7 @@ MOST_PAGES = 20
 
 
 def neighbour(cluster: Cluster, run: Run) -> None:
-    """Bring another driver, with an actor on every node."""
+    """Start another driver, with an actor on every node."""
     run.neighbour = subprocess.Popen(
         [sys.executable, "-c", NEIGHBOUR],
         env=cluster.env,
@@ -143,9 +143,9 @@ def neighbour(cluster: Cluster, run: Run) -> None:
 
 
 def objects(cluster: Cluster, run: Run) -> str:
-    """A neighbour on the same cluster fills every node's object store, and more, until two members have come through.
+    """Let a neighbour on the same cluster overfill every node's object store, until two members have finished.
 
-    A training process is killed, too, so that the data have to come to another while there is no room for them.
+    A training process is killed, too, so that the data have to be sent to another one while there is no room for them.
     """
     assert run.neighbour is not None and run.neighbour.stdin is not None and run.neighbour.stdout is not None
     run.neighbour.stdout.readline()
@@ -163,7 +163,7 @@ def objects(cluster: Cluster, run: Run) -> str:
 
 
 def disk(cluster: Cluster, run: Run) -> None:
-    """The run's storage is full but for a little; room is made when the run has ended."""
+    """Fill the run's storage except for a few pages, and free it when the run has ended."""
     filler = Path(run.storage, "filler")
     with filler.open("wb", buffering=0) as out:
         with suppress(OSError):
@@ -189,7 +189,7 @@ def _storage(mode: str) -> Callable[[Cluster, Run], str]:
 
 
 def head(cluster: Cluster, run: Run) -> None:
-    """The whole cluster is gone, and another takes its place."""
+    """Kill the whole cluster, and start another in its place."""
     count = len(cluster.nodes)
     cluster.replace()
     for _ in range(count):
@@ -206,7 +206,7 @@ def _cut(seconds: float) -> Callable[[Cluster, Run], None]:
             run.driver.wait(seconds)
         cluster.mend(lost)
         run.driver.wait(LONGEST_SECONDS)
-        cluster.kill(lost)  # Ray's processes on it have given up, or may; the next drill has a new one
+        cluster.kill(lost)  # Ray's processes on it may have ended; the next drill has a new node
 
     return happens
 

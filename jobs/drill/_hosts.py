@@ -1,7 +1,7 @@
 """A Ray cluster of separate hosts on one machine: each a network namespace with an address and a link of its own.
 
-As root, on Linux, with iproute2. Hosts share the file system, as if it were mounted on all of them; for Ray each has a
-folder of its own, by which its drivers and nodes find each other.
+It needs root, Linux and iproute2. Hosts share the file system, as if it were mounted on all of them. For Ray, each has
+a folder of its own, through which its drivers and nodes find each other.
 
     host 0 (head, drivers)   host 1   host 2 …
           │ eth0                │        │          10.77.0.1, .2, .3 …
@@ -21,12 +21,12 @@ from _cluster import Cluster
 
 
 class Hosts(Cluster):
-    """A head and nodes, as of `Cluster`, each on a host of its own."""
+    """A cluster as of `Cluster`, with the head and each node on a host of its own."""
 
     def __init__(self, cpus: float = 1, env: Mapping[str, str] = {}, jobs: bool = True) -> None:
         self._name = f"d{os.getpid()}"
         self._made: list[str] = []
-        self._numbers: dict[int, int] = {}  # process of a node -> its host
+        self._numbers: dict[int, int] = {}  # process id of a node -> its host
         self._namespace("switch")
         self._ip("switch", "link", "add", "bridge", "type", "bridge")
         self._ip("switch", "link", "set", "bridge", "up")
@@ -37,7 +37,7 @@ class Hosts(Cluster):
         return f"10.77.0.{node + 1}"
 
     def within(self, node: int) -> list[str]:
-        """Return what stands before a command that is to run on a host; make the host, if need be."""
+        """Return the prefix of a command that is to run on a host, which is made if there is none."""
         host, shared, own = f"host{node}", f"{self.folder}/ray", f"{self.folder}/{node}"
         if host not in self._made:
             self._namespace(host)
@@ -49,19 +49,19 @@ class Hosts(Cluster):
                 self._ip(host, "link", "set", link, "up")
             for folder in (shared, own):
                 Path(folder).mkdir(exist_ok=True)
-        mounted = f'mount --bind {own} {shared} && exec "$@"'  # in the namespace of mounts that `ip netns exec` makes
+        mounted = f'mount --bind {own} {shared} && exec "$@"'  # in the mount namespace that `ip netns exec` makes
         return ["ip", "netns", "exec", f"{self._name}{host}", "sh", "-c", mounted, "sh"]
 
     def cut(self, node: psutil.Popen) -> None:
-        """Cut the link of a node's host: nothing comes through, and nobody is told."""
+        """Cut the link of a node's host: no packet passes, and no side gets an error."""
         self._ip("switch", "link", "set", f"to{self._numbers[node.pid]}", "nomaster")
 
     def mend(self, node: psutil.Popen) -> None:
-        """Let its link work again."""
+        """Restore the link of a node's host."""
         self._ip("switch", "link", "set", f"to{self._numbers[node.pid]}", "master", "bridge")
 
     def close(self) -> None:
-        """End all of it."""
+        """End the cluster and its hosts."""
         super().close()
         for name in self._made:
             with suppress(subprocess.CalledProcessError):

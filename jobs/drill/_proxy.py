@@ -1,4 +1,4 @@
-"""A server between clients and an S3 store, that can be told to be away, slow, or too busy."""
+"""A server between clients and an S3 store that can be made unreachable, slow or too busy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ CHUNK = 1 << 16
 
 
 class Proxy(ThreadingTCPServer):
-    """Passes connections on to a port of the loopback; `with` starts and ends it.
+    """A proxy that forwards connections to a port of the loopback; `with` starts and ends it.
 
     Attributes:
         mode: `through`; `away`, connections are closed; `slow`, each piece takes a second; `busy`, answers 503.
-        touched: how many connections met another mode.
+        touched: the number of connections that met another mode than `through`.
     """
 
     daemon_threads = True
@@ -32,7 +32,7 @@ class Proxy(ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def become(self, mode: str) -> None:
-        """Change the mode; cut what is open."""
+        """Change the mode; cut open connections."""
         self.mode = mode
         for one in list(self._open):
             with suppress(OSError):
@@ -54,7 +54,7 @@ class Proxy(ThreadingTCPServer):
             with socket.create_connection(("127.0.0.1", self.behind)) as store:
                 threading.Thread(target=self._pump, args=(client, store), daemon=True).start()
                 self._pump(store, client)
-        except OSError:  # cut, by us or by them
+        except OSError:  # one of the sides has cut it
             pass
         finally:
             self._open.discard(client)
@@ -69,7 +69,7 @@ class Proxy(ThreadingTCPServer):
             target.shutdown(socket.SHUT_WR)
 
     def server_close(self) -> None:
-        """End, and cut what is open."""
+        """End the server, and cut open connections."""
         self.shutdown()
         self.become("away")
         super().server_close()

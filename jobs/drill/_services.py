@@ -1,7 +1,7 @@
-"""What a cluster's runs share, as processes of this machine: PostgreSQL, an S3 store, `mlflow server` on both.
+"""Services that a cluster's runs share, as processes of this machine: PostgreSQL, an S3 store, `mlflow server`.
 
-Each lives in a folder of its own and on the loopback, and ends with the `with` that began it. Passwords are made up for
-it, and travel in the environment.
+Each has a folder of its own, listens on the loopback, and ends with the `with` that started it. Passwords are made for
+each service, and are passed in the environment.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ START_SECONDS = 180.0
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
+    """Return a free port of the loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 class Process:
-    """A server, in a session of its own, so that its children end with it.
+    """A server process, in a session of its own, so that its children end with it.
 
     Args:
-        ready: raises OSError until it answers.
-        log: where its output goes.
-        user: whose process it is.
+        ready: raises OSError until the server answers.
+        log: the file of its output.
+        user: the user that it runs as; None: the present one.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """Return its process's id, while there is one."""
+        """Return the id of its process; None if there is none."""
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start it; return once it answers."""
+        """Start the server; return once it answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=self._environment, user=self._user, start_new_session=True
@@ -73,7 +73,7 @@ class Process:
         raise SystemExit(f"{self._command[0]} does not answer:\n{self._log.read_text()[-3000:]}")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it and its children; return when it is gone."""
+        """End the server and its children; return when it has ended."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
@@ -92,7 +92,7 @@ class Process:
 def postgresql(folder: Path) -> Iterator[str]:
     """Run Debian's PostgreSQL in a folder; yield the address of an empty database, with its password.
 
-    Not even root may run it as root: then it is the system's user `postgres`, who must be able to reach the folder.
+    PostgreSQL does not run as root: root runs it as the system's user `postgres`, who must have access to the folder.
     """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
@@ -111,7 +111,7 @@ def postgresql(folder: Path) -> Iterator[str]:
     (folder / "password").unlink()
     server = [f"{programs[-1]}/postgres", "-D", str(home / "data"), "-p", str(port), "-k", str(home)]
     server += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
-    # SIGINT is its fast shutdown, which does not wait until everybody has left.
+    # SIGINT is its fast shutdown, which does not wait for clients to disconnect.
     process = Process(server, lambda: _greeted(port), home / "log", user=user)
     (home / "log").touch()
     process.start()
@@ -123,7 +123,7 @@ def postgresql(folder: Path) -> Iterator[str]:
 
 
 def _greeted(port: int) -> None:
-    # SSLRequest of PostgreSQL's protocol: a server that is up answers one letter.
+    # SSLRequest of PostgreSQL's protocol: a server that is ready answers one letter.
     with socket.create_connection(("127.0.0.1", port), timeout=2) as door:
         door.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
         if not door.recv(1):
@@ -132,7 +132,7 @@ def _greeted(port: int) -> None:
 
 @contextmanager
 def s3(folder: Path, buckets: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Run moto's S3 store, which is in memory, with some buckets; yield the environment that opens it."""
+    """Run moto's S3 store, which is in memory, with some buckets; yield the environment for its clients."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -146,19 +146,19 @@ def s3(folder: Path, buckets: Sequence[str]) -> Iterator[dict[str, str]]:
 def mlflow_server(
     folder: Path, database: str, artifacts: str, environment: Mapping[str, str], workers: int = 2
 ) -> tuple[Process, str]:
-    """Return `mlflow server`, not started yet, and its address: artifacts go through it, so that clients need no keys.
+    """Return `mlflow server`, not started yet, and its address; it passes artifacts on, so that clients need no keys.
 
     Args:
-        artifacts: a folder, or `s3://bucket/folder`, opened by `environment`.
+        artifacts: a folder, or `s3://bucket/folder` with its keys in `environment`.
     """
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--artifacts-destination", artifacts, "--workers", str(workers)]
-    # A worker that imports for longer than this, at its first artifact, is killed in the middle of a request.
+    # A worker whose imports at its first artifact take longer than this is killed in the middle of a request.
     command += ["--uvicorn-opts", "--timeout-worker-healthcheck 120"]
-    given = {**environment, "MLFLOW_BACKEND_STORE_URI": database}  # not among the arguments, which all users see
-    given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # processes for judging language models
+    given = {**environment, "MLFLOW_BACKEND_STORE_URI": database}  # not in the arguments, which all users can see
+    given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # no processes for judging language models
     return Process(command, lambda: _answers(f"{address}/health"), folder / "mlflow.log", given), address
 
 

@@ -1,4 +1,4 @@
-"""A driver that does one run after the other, as a service would, and says how large it is.
+"""A driver that carries out one run after the other, as a service would, and reports its size.
 
 Each line of its input is `{"command": …, "config": …, "overrides": […], "answer": FILE}`.
 """
@@ -18,7 +18,7 @@ import psutil
 
 
 def size() -> dict[str, float]:
-    """Return this process's memory, what nobody needs any more given back first, open files and threads."""
+    """Return this process's memory, after unused memory was released, its open files and its threads."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     here = psutil.Process()
@@ -26,7 +26,7 @@ def size() -> dict[str, float]:
 
 
 def main() -> None:
-    """Do what is asked, until there is no more."""
+    """Carry out the runs on standard input, until its end."""
     import distens
     from distens.tune.sweep import sweep
 
@@ -37,7 +37,7 @@ def main() -> None:
         try:
             config = distens.load_config(asked["config"], asked["overrides"])
             (sweep if asked["command"] == "sweep" else distens.run)(config)
-        except Exception:  # the next one is done whatever this one did
+        except Exception:  # the next run is carried out whatever happened to this one
             traceback.print_exc()
             code = 1
         answer: dict[str, Any] = {"code": code, "before": before, "after": size()}

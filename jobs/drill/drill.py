@@ -1,12 +1,11 @@
-"""Drills: a real run on a real Ray cluster, something goes wrong half way, and what comes of it is compared with a run
-that nothing happened to.
+"""Drills: a real run on a real Ray cluster has a fault half way, and its outcome is compared with an undisturbed run.
 
     python jobs/drill/drill.py --times 3 --out drills.json            all of them
     python jobs/drill/drill.py actor node --times 1                   some
 
-Every drill is at a random moment between 20 and 80 % of the training steps. Steps are counted for real, by the network
-itself, so that what is trained twice shows. `disk` needs root, for a file system of its own; `cut`
-and `gone`, in which the link of a host is cut for a minute and for good, for networks of their own.
+Every fault occurs at a random moment between 20 and 80 % of the training steps. The network itself counts steps, so
+that steps trained twice are counted twice. `disk` needs root for a file system of its own; `cut` and `gone`, in which
+the link of a host is cut for a minute and for good, need root for networks of their own.
 """
 
 from __future__ import annotations
@@ -41,19 +40,19 @@ Start = Callable[..., Run]
 
 @dataclass(frozen=True)
 class Drill:
-    """What came of one.
+    """The result of one drill.
 
     Attributes:
-        moment: when it happened, as a part of the steps of the reference.
-        before: members that had finished by then.
-        lost: members that were given up, besides those that had to be.
-        extra_seconds: of training, that the reference did not need; `extra_percent` of all that it needed.
-        equal: whether the bundle's states, weights and test NLL are those of the reference, to the bit.
-        codes: with what the run's drivers ended.
-        felt: what the run came to feel of it, where that is not plain from the rest.
-        said: what the run said, besides progress.
-        untracked: what MLflow says otherwise.
-        fine: whether all is as it should be.
+        moment: the moment of the fault, as a share of the steps of the reference.
+        before: the number of members that had finished by then.
+        lost: the number of failed members, except those that fail by design.
+        extra_seconds: training time that the reference did not need; `extra_percent`: in percent of its steps.
+        equal: True if the bundle's states, weights and test NLL are those of the reference, to the bit.
+        codes: the exit codes of the run's drivers.
+        felt: the effect of the fault on the run, if the other fields do not show it.
+        said: the lines that the run printed, besides progress.
+        untracked: a difference between MLflow and the run's folder; empty if there is none.
+        fine: True if everything is as it should be.
     """
 
     fault: str
@@ -74,14 +73,14 @@ class Drill:
 
 
 class Ground:
-    """A cluster and services, and runs on them that nothing happens to, to compare with."""
+    """A cluster with services, on which drills and undisturbed reference runs are carried out."""
 
     def __init__(self, cluster: Cluster, start: Start, mlflow: str) -> None:
         self._cluster, self._start, self._mlflow = cluster, start, mlflow
         self._quiet: dict[frozenset[str], Outcome] = {}
 
     def reference(self, without: frozenset[str] = frozenset()) -> Outcome:
-        """Return what comes of a run in which members with these marks are given up, and nothing else happens."""
+        """Return the outcome of an undisturbed run, in which only members with these marks fail."""
         if without not in self._quiet:
             run = self._start()
             for mark in without:
@@ -96,7 +95,7 @@ class Ground:
         return self._quiet[without]
 
     def drill(self, name: str, fault: Fault, seed: str) -> Drill:
-        """Do one."""
+        """Carry out one drill."""
         rng = random.Random(seed)
         moment = rng.uniform(0.2, 0.8)
         steps = self.reference().steps
@@ -115,7 +114,7 @@ class Ground:
         seconds = time.monotonic() - began
         self._mend()
         told, said = frozenset(run.told()) if fault.named else frozenset(), run.said()
-        found = run.outcome()  # before the reference, whose steps would be counted too
+        found = run.outcome()  # before the reference run, whose steps would be counted too
         expected = self.reference(told)
         lost, extra, codes = len(found.failed) - fault.named, found.steps - expected.steps, tuple(run.codes)
         equal = found.deployed is not None and found.deployed == expected.deployed
@@ -147,7 +146,7 @@ class Ground:
 
 @contextmanager
 def ground(node: Mapping[str, Any] = {}, needs: str = "", overrides: Sequence[str] = ()) -> Iterator[Ground]:
-    """Yield what faults need (see `Fault`), for runs with some overrides."""
+    """Yield a cluster with the services that a fault needs (see `Fault`), for runs with some overrides."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drill")))
         storage, env, mlflow = f"{folder}/storage", {"DRILL_FOLDER": str(folder)}, ""
@@ -162,7 +161,7 @@ def ground(node: Mapping[str, Any] = {}, needs: str = "", overrides: Sequence[st
             stack.callback(subprocess.run, ["umount", "-l", storage], check=True)
         if needs == "s3":
             keys = stack.enter_context(_services.s3(folder, ["drills"]))
-            os.environ.update(keys)  # we look past the proxy
+            os.environ.update(keys)  # this process reads without the proxy
             port = int(keys["AWS_ENDPOINT_URL"].rpartition(":")[2])
             given["proxy"] = proxy = stack.enter_context(Proxy(port))
             storage, env = "s3://drills", {**env, "AWS_ENDPOINT_URL": proxy.address}
@@ -180,7 +179,7 @@ def ground(node: Mapping[str, Any] = {}, needs: str = "", overrides: Sequence[st
 
 
 def show(drill: Drill) -> None:
-    """Print one."""
+    """Print one drill."""
     print(
         f"{'ok  ' if drill.fine else 'FAIL'} {drill.fault:8} at {drill.moment:.0%} ({drill.before} finished): "
         f"lost {drill.lost}, named {dict(drill.named) or 'none'}, {drill.attempts} attempts, "
@@ -193,7 +192,7 @@ def show(drill: Drill) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Do the drills that were asked for."""
+    """Carry out the drills that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=", ".join(FAULTS))
     parser.add_argument("--times", type=int, default=3)

@@ -1,14 +1,14 @@
-"""Golden runs: small runs of every role, one process, every kind named; every number of theirs that is not a time.
+"""Golden runs: small runs of every role in one process, with every kind named, and all their numbers except times.
 
     python jobs/drill/golden.py --out before.json             # under one version of the code
     python jobs/drill/golden.py --compare before.json         # under another: equal to the bit, or exit code 1
 
-A change that is to change no behaviour leaves these numbers as they are, to the bit, on one machine and with the same
-versions of torch, scikit-learn and LightGBM. Other machines round otherwise, so the numbers are kept beside the results
-(`jobs/results/`) and are compared by whoever measures, not in a test.
+A change that is meant to keep the behaviour leaves these numbers equal to the bit, on one machine and with the same
+versions of torch, scikit-learn and LightGBM. Other machines round differently, so the numbers are kept beside the
+results (`jobs/results/`) and are compared by hand, not in a test.
 
-What is compared: `results.json`; of every member its state and its predictions; what every bundle predicts when it is
-read back. Arrays stand as SHA-256 of their bytes.
+The comparison covers `results.json`, every member's state and predictions, and the predictions of every bundle when it
+is read back. Arrays are compared by the SHA-256 of their bytes.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ RUNS: dict[str, tuple[str | dict[str, Any], list[str]]] = {
 
 
 def numbers(name: str, folder: str) -> dict[str, Any]:
-    """Return every number of one run that is not a time, by its place."""
+    """Return every number of one run that is not a time, by its path."""
     import distens
 
     given, overrides = RUNS[name]
@@ -114,7 +114,7 @@ def numbers(name: str, folder: str) -> dict[str, Any]:
         config = distens.load_config(CONFIGS / given, [*COMMON, *overrides, f"storage={folder}"])
     else:
         path = Path(folder) / f"{name}.yaml"
-        path.write_text(json.dumps(given))  # which is YAML too
+        path.write_text(json.dumps(given))  # JSON is YAML too
         config = distens.load_config(path, [*COMMON, *overrides, f"storage={folder}"])
     run = Path(distens.run(config).path)
     found: dict[str, Any] = {"folder": run.name}
@@ -153,7 +153,7 @@ def _arrays(file: Path) -> Iterator[tuple[str, str]]:
         from safetensors.numpy import load_file
 
         for name, array in sorted(load_file(file).items()):
-            if name != "skops":  # an archive that names objects by their place in memory; predictions tell
+            if name != "skops":  # an archive with addresses in memory; predictions are compared instead
                 yield name, _digest(array)
         return
     import pyarrow as pa
@@ -168,7 +168,7 @@ def _digest(array: np.ndarray[Any, Any]) -> str:
 
 
 def main() -> None:
-    """Run, then write or compare."""
+    """Carry out the runs, then write or compare their numbers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--compare", type=Path)

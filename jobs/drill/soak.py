@@ -1,9 +1,9 @@
-"""A soak: many short runs of every role on one cluster and one MLflow server, something going wrong in each.
+"""A soak: many short runs of every role on one cluster and one MLflow server, with a fault in each.
 
     python jobs/drill/soak.py --minutes 30 --out soak.json
 
-Every other run is done by one driver that lives through all of it, so that what it does not give back shows. After each
-run: are its members there, are its actors gone, do MLflow and the run's folder agree, does its bundle predict?
+One driver that lives throughout carries out every other run, so that leaks show. Each run is checked: its members are
+complete, its actors have ended, MLflow and the run's folder agree, and its bundle predicts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ OF_DRIVERS = ("driver", "stop")
 
 
 class Life:
-    """The driver that lives on."""
+    """The driver that lives throughout the soak."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self._folder, self._numbers = folder, count()
@@ -72,7 +72,7 @@ class Life:
             )
 
     def ask(self, run: Run) -> Path:
-        """Have a run done; return where the answer will be."""
+        """Ask the driver for a run; return the file in which its answer will be."""
         answer = self._folder / f"answer{next(self._numbers)}.json"
         asked = {"command": run.command, "config": run.config, "overrides": run.overrides, "answer": str(answer)}
         self.process.stdin.write(json.dumps(asked) + "\n")
@@ -80,14 +80,14 @@ class Life:
         return answer
 
     def end(self) -> None:
-        """End it."""
+        """End the driver."""
         self.process.stdin.close()
         self.process.kill()
         self.process.wait()
 
 
 class Lived(Run):
-    """A run by a driver that has done others before."""
+    """A run by the driver that lives throughout the soak."""
 
     def __init__(self, life: Life, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
@@ -95,18 +95,18 @@ class Lived(Run):
         self.answer: dict[str, Any] = {}
 
     def start(self) -> None:
-        """Begin."""
+        """Ask the driver for the run."""
         self._answer = self._life.ask(self)
 
     def resume(self) -> None:
-        """Leave it: nothing that happens to such a run ends it."""
+        """Do nothing: no fault ends the driver of such a run."""
 
     def ended(self) -> bool:
-        """Return whether its driver is done with it."""
+        """Return True if its driver has answered or ended."""
         return self._answer.exists() or self.driver.poll() is not None
 
     def wait(self, seconds: float = LONGEST_SECONDS) -> int:
-        """Return 0 for a run that finished."""
+        """Return the driver's exit code for the run: 0 if it finished."""
         until = time.monotonic() + seconds
         while not self.ended() and time.monotonic() < until:
             time.sleep(0.1)
@@ -120,12 +120,12 @@ class Lived(Run):
 
 @dataclass(frozen=True)
 class Soaked:
-    """What came of one run.
+    """The result of one run of the soak.
 
     Attributes:
-        lost: members that were given up and did not have to be.
-        wrong: what is not as it should be.
-        before, after: the size of its driver, if that lives on.
+        lost: the number of failed members, except those that fail by design.
+        wrong: a line for each finding that is not as it should be.
+        before, after: the size of its driver, if that driver lives throughout.
     """
 
     role: str
@@ -146,14 +146,14 @@ def folders(run: Run) -> list[str]:
 
 
 def lost(run: Run, url: str) -> list[str]:
-    """Return which members were given up, and why, although nothing was done to them that they do not survive."""
+    """Return a line for each failed member, with the reason, except those that fail by design."""
     results = Store(url).read_json("results.json")
     given_up = [one for one in results["failures"] or () if one["final"]]
     return [f"{one['id']}: {one['reason']}: {one['message']}"[:MOST] for one in given_up[len(run.told()) :]]
 
 
 def left_actors(cluster: Cluster) -> int:
-    """Return how many actors are there although their run has ended; they have a moment to go."""
+    """Return the number of actors left after the end of their run; they have GONE_SECONDS to end."""
     until = time.monotonic() + GONE_SECONDS
     while (found := len(cluster.actors())) and time.monotonic() < until:
         time.sleep(0.2)
@@ -161,13 +161,13 @@ def left_actors(cluster: Cluster) -> int:
 
 
 def tell_the_rest(run: Run, url: str) -> None:
-    """Resume a run that has finished, but gave up waiting for MLflow."""
+    """Resume a run that finished without waiting any longer for MLflow, so that it sends the rest."""
     command = [sys.executable, "-m", "distens.cli", "resume", url, "--set", "runtime={kind: inline}"]
     subprocess.run(command, cwd=PROJECT, env=run.cluster.env, stdout=subprocess.DEVNULL, check=True)
 
 
 def examine(run: Run, address: str, rows: Any, fault: str) -> tuple[int, list[str]]:
-    """Return how many members were lost, and what else is wrong."""
+    """Return the number of lost members, and a line for each finding."""
     if run.codes[-1] != 0:
         return 0, [f"exit {run.codes}: {' | '.join(run.said()[-3:])}"]
     missing, wrong = list[str](), []
@@ -191,7 +191,7 @@ def examine(run: Run, address: str, rows: Any, fault: str) -> tuple[int, list[st
 
 
 def slope(done: Sequence[Soaked], what: str) -> str:
-    """Return how what the living driver holds grew, after its first two runs, which load what is needed."""
+    """Return the growth of the living driver's size after its first two runs, in which modules are loaded."""
     values = [one.after[what] for one in done if one.after]
     if len(values) < 4:
         return f"{what}: {[round(value, 1) for value in values]}"
@@ -202,7 +202,7 @@ def slope(done: Sequence[Soaked], what: str) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Soak."""
+    """Carry out the soak and print a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
@@ -215,7 +215,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"none of {', '.join(faults)} can happen to {', '.join(without)}")
     rng, done, numbers = random.Random(asked.seed), list[Soaked](), count()
     sys.path.insert(0, str(PROJECT))
-    importlib.import_module("net")  # the bundles' network: no bundle imports it by itself
+    importlib.import_module("net")  # the bundles' network, which no bundle imports by itself
     rows = np.random.default_rng(0).uniform(0, 16, (20, 8, 8)).astype(np.float32)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak")))
@@ -231,7 +231,7 @@ def main(words: Sequence[str] | None = None) -> int:
             number = next(numbers)
             role = roles[number % len(roles)]
             command, config, overrides = ROLES[role]
-            lives = bool((number + number // len(roles)) % 2 and suited(faults, role, lives=True))  # each role by turns
+            lives = bool((number + number // len(roles)) % 2 and suited(faults, role, lives=True))  # each role in turn
             fault = rng.choice(suited(faults, role, lives))
             tracked = f"tracking={{kind: mlflow_runs, uri: '{address}'}}"
             place = (cluster, folder, f"{folder}/runs/{number}")
@@ -250,7 +250,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return what reads a list of some of them."""
+    """Return a function that reads a comma-separated list of some of the names."""
 
     def read(text: str) -> list[str]:
         found = text.split(",")
@@ -262,13 +262,13 @@ def some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def suited(faults: Sequence[str], role: str, lives: bool) -> list[str]:
-    """Return what can happen to a run: neither to its driver if that is to live on, nor in a network it has not."""
+    """Return the faults that suit a run: none of its driver if that lives on, none of a network that it lacks."""
     without = (*(OF_DRIVERS if lives else ()), *(() if ROLES[role][1] == "drill.yaml" else OF_NET))
     return [name for name in faults if name not in without]
 
 
 def soaked(run: Run, role: str, fault: str, address: str, rows: Any) -> Soaked:
-    """Do one run, with something going wrong once it has journalled a few entries."""
+    """Carry out one run, with a fault once it has journalled a few entries."""
     began = time.monotonic()
     run.start()
     try:
@@ -290,7 +290,7 @@ def soaked(run: Run, role: str, fault: str, address: str, rows: Any) -> Soaked:
 
 
 def report(done: Sequence[Soaked]) -> None:
-    """Print all of it in short."""
+    """Print a summary of the soak."""
     wrong, sizes = sum(bool(one.wrong) for one in done), [slope(done, what) for what in ("mib", "files", "threads")]
     print(f"{len(done)} runs: {dict(Counter(one.role for one in done))}")
     print(f"what went wrong in them: {dict(Counter(one.fault for one in done))}")

@@ -1,7 +1,7 @@
-"""A user's network that counts its steps for real, and goes wrong when it is told to.
+"""A user's network that counts its training steps, and has a fault on request.
 
-Both through the folder that DRILL_FOLDER names: `steps/<process>` grows by a byte a step, and whoever is first to find
-`<what>-any` renames it to its own `<what>-<mark>`, and does it, again in each further attempt.
+Both use the folder that DRILL_FOLDER names. `steps/<process>` grows by a byte a step. The first network that finds
+`<what>-any` renames it to its own `<what>-<mark>`, and then has that fault, in this and in each further attempt.
 """
 
 import os
@@ -15,7 +15,7 @@ MOST_GIB = 6.0
 
 
 def allocate(found: Path, logits: torch.Tensor) -> torch.Tensor:
-    """Take memory until the process is ended; once."""
+    """Allocate memory until the process is killed; only once."""
     found.unlink()
     held = []
     for _ in range(round(MOST_GIB * 16)):
@@ -31,12 +31,12 @@ def sleep(found: Path, logits: torch.Tensor) -> torch.Tensor:
 
 
 def diverge(found: Path, logits: torch.Tensor) -> torch.Tensor:
-    """Return no numbers."""
+    """Return NaN."""
     return logits * float("nan")
 
 
 def crash(found: Path, logits: torch.Tensor) -> torch.Tensor:
-    """Raise."""
+    """Raise an error."""
     return logits / (1 // 0)
 
 
@@ -44,7 +44,7 @@ ILLS = {"memory": allocate, "hang": sleep, "diverge": diverge, "crash": crash}
 
 
 class Net(nn.Module):
-    """One hidden layer; `mark` has no effect but to name the member."""
+    """A network with one hidden layer; `mark` only names the member."""
 
     def __init__(
         self, input_shape: tuple[int, ...], classes: int, hidden: int = 32, dropout: float = 0.0, mark: float = 0.0
@@ -73,7 +73,7 @@ class Net(nn.Module):
             if whose == "any":
                 try:
                     os.rename(folder / name, found)
-                except FileNotFoundError:  # another was first
+                except FileNotFoundError:  # another network was first
                     continue
             elif whose != str(self.mark):
                 continue
