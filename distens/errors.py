@@ -60,7 +60,7 @@ class Refused(DistensError):
 
 
 AMISS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What Python raises where a file does not hold what it should."""
+"""The errors that Python raises on the content of a damaged file."""
 
 
 @contextmanager

@@ -19,20 +19,20 @@ from distens.members.protocol import Packable, Stackable
 from distens.records import Finished, Settings, settings_key
 
 PackSize = Annotated[int, Ge(1)] | Literal["auto"]
-"""How many tasks go to an actor at a time; `auto` asks a `Planner`."""
+"""The number of tasks sent to an actor at a time; `auto`: a `Planner` chooses it."""
 
 SHARE = 8
-"""A pack of the search is at most one part in so many of what is already known: its members have one architecture, so
-large packs early on would leave the others unseen."""
+"""A pack of the search has at most one task for each SHARE finished tasks: its members have one architecture, so
+large packs early on would leave the other architectures untried."""
 
 OVERHEAD = 100
 """Tasks that take less than this many times their dispatch are dispatched several at a time."""
 
 MOST = 64
-"""Short tasks dispatched together at most, where nothing is gained by training them as one program."""
+"""The largest number of short tasks dispatched together if they are not trained as one program."""
 
 RECENT = 20
-"""Finished tasks whose mean time says how short tasks are; before there are as many, they go one by one."""
+"""The number of last finished tasks whose mean time is used; before, tasks are dispatched one by one."""
 
 
 def free(settings: Settings) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from distens.records import Floats, Integers
 
 FLOOR = 1e-12
-"""Probabilities are kept above this when a logarithm is taken."""
+"""The least probability when a logarithm is taken; smaller ones are raised to it."""
 
 
 PRIOR = 0.25

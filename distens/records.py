@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Settings = Mapping[str, Any]
-"""What one member is told to be: JSON values only. Always has `family` (its name in the config's `members`)
+"""The settings of one member: JSON values only. They always have `family` (its name in the config's `members`)
 and `kind` (the plug-in in `distens/members`)."""
 
 Floats = NDArray[np.floating[Any]]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distens.storage.store import Store
 
 USER_ERROR, FAILED, STOPPED = 2, 1, 130
-"""Exit codes: the config or the data are wrong; the run failed; it was stopped and can be resumed."""
+"""Exit codes: the config or the data are wrong; the run failed; the run was stopped and can be resumed."""
 
 app = typer.Typer(
     add_completion=False,

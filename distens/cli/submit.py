@@ -33,18 +33,18 @@ PASSED = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
 )
-"""Environment variables that go along where they are set: where storage and MLflow are. Who we are to them, the nodes'
-own environment says: Ray shows a job's environment to whoever may see the job."""
+"""Environment variables that are passed to the job if they are set: the addresses of storage and MLflow. Credentials
+for them belong in the nodes' own environment: Ray shows a job's environment to everyone who may see the job."""
 
 SECRET = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL")
 
 EXCLUDED = (".git", ".venv", "venv", "__pycache__", "mlruns", "mlflow.db*")
-"""Besides what `.gitignore` names."""
+"""Files that are not sent to the cluster, besides those that `.gitignore` names."""
 
 FAILED, STOPPED = 1, 130
 
 AWAY_SECONDS = 120.0
-"""How long a head that does not answer, or is not ready, is asked again."""
+"""How long calls to a head that does not answer, or is not ready, are repeated."""
 
 _PACKAGE = "_ray_pkg_"
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from distens.tune.sweep import SweepResult
 
 NARROW = 8
-"""Characters of a heading's line where the terminal is narrow."""
+"""Characters in a line of a heading on a narrow terminal."""
 
 
 def print_sweep(result: SweepResult) -> None:

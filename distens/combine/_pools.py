@@ -19,7 +19,7 @@ from distens.records import Floats, Integers
 FORMS = ("constant", "per_class", "linear")
 
 _FLOOR = 1e-4
-"""Under a logarithm a zero is a veto: one member of nearest neighbours or trees would overrule all the others."""
+"""Smaller probabilities are raised to this: under a logarithm a zero of one member would overrule all the others."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from distens.records import Floats, State
 from distens.targets.protocol import Target, Targets
 
 TINY = float(np.finfo(np.float32).tiny)
-"""Members speak float32: what they say is less is kept at this."""
+"""Members predict float32: smaller probabilities are raised to this."""
 
 
 @dataclass(frozen=True)

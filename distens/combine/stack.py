@@ -16,12 +16,12 @@ from distens.records import Floats, Integers, State
 from distens.targets.protocol import Target, Targets
 
 _STRENGTHS = (100.0, 10.0, 1.0)
-"""What cross-validation chooses from, simplest (nearest to the selection's own weights) first."""
+"""The values of l2 that cross-validation chooses from, simplest (nearest to the selection's own weights) first."""
 
 _USUAL = 10.0
 _FOLDS = 5
 _ROUGHLY = 1e-9
-"""Of the loss, as a share: where fits may stop that are only compared."""
+"""The tolerance, as a share of the loss, of fits that are only compared."""
 
 _AVERAGE = "average"
 Option = tuple[str, float]

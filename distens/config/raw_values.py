@@ -10,7 +10,7 @@ from distens.credentials import holds
 from distens.errors import shown
 
 MOST_VALUES = 1_000_000
-"""YAML's aliases make any number of values of a few lines."""
+"""The most values that a config may have: YAML's aliases turn a few lines into any number of values."""
 
 DEEPEST = 64
 

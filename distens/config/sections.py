@@ -69,7 +69,7 @@ class DataSection(Section):
 
 
 MEMBERS = 32
-"""How many members are started where neither search nor schedule says when to stop."""
+"""The number of members that are started where neither search nor schedule sets a limit."""
 
 
 class SearchSection(BaseModel):

@@ -13,9 +13,9 @@ from distens.errors import shown
 from distens.records import Floats
 
 CHUNK_CELLS = 1 << 22
-"""Numbers that are held as float64 at a time: a whole copy would be eight times a set of images in bytes."""
+"""The number of values held as float64 at a time: a copy of a whole set of images takes eight times its bytes."""
 LARGEST = float(np.finfo(np.float32).max)
-"""Values beyond this, infinity among them, are refused."""
+"""The largest magnitude of a value; larger ones, infinity included, are refused."""
 
 
 @dataclass(frozen=True, eq=False)

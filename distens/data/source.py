@@ -29,7 +29,7 @@ Rows = Any
 
 SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 NUMBERS = ("sklearn:diabetes",)
-"""Sources whose target is a number, if nobody says otherwise."""
+"""Sources whose target is a number unless `data.task` says otherwise."""
 
 TASKS = {"classification": "classes", "regression": "values"}
 """Task -> the kind of its target."""

@@ -18,9 +18,9 @@ from distens.records import Floats, Integers
 from distens.targets import _levels as levels
 
 MOST_LEVELS = 64
-"""At most this many levels of a column get an indicator of their own, the most frequent in *train* …"""
+"""The most levels of a column that get an indicator of their own: those most frequent in *train*."""
 FEWEST_ROWS = 3
-"""… and only those with this many rows in *train*; the rest of those in *train* share one, "other"."""
+"""The fewest rows in *train* of a level with its own indicator; the other levels in *train* share one, "other"."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from distens.training.dropout import Masks, adopt
 from distens.training.network import local_chance, parameters, seed_global
 
 CLIP = 10.0
-"""The longest gradient that is followed, as in the code of DENSE and Co-Boosting."""
+"""Longer gradients are scaled down to this length, as in the code of DENSE and Co-Boosting."""
 
 Curves = dict[str, list[float]]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distens.training import network
 
 NOISE = 256
-"""Numbers that a row is made from."""
+"""The number of random numbers that one row is made from."""
 
 
 class Range:

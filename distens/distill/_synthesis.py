@@ -19,7 +19,7 @@ from distens.distill.protocol import Server
 from distens.training.context import Context
 
 _MADE_AT = 3.0
-"""The temperature at which a generator tells student and ensemble apart."""
+"""The temperature of the divergence of student and ensemble in the generator's loss."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from distens.training.dropout import Dropout, adopt
 from distens.training.stacked import Unstackable, kinds
 
 _FEW_CHANNELS = 4
-"""Up to as many channels of the inputs, the written-out backward step of a first convolution is the faster one."""
+"""For inputs of at most this many channels, the written-out backward step of a first convolution is the faster one."""
 
 Call = Callable[[Tensor], Tensor]
 

@@ -19,10 +19,10 @@ from distens.distill._teachers import Frozen
 from distens.training.network import local_chance
 
 _SHARES = (1.0, 0.5, 0.25)
-"""Of the way to new weights, how far is tried."""
+"""The shares of the way to new weights that are tried, in order."""
 
 _ROWS = 256
-"""That teachers are asked about at a time."""
+"""The number of rows that teachers predict at a time."""
 
 
 class Weighing:

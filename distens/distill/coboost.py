@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from distens.distill._weighing import Weighing
 
 FEWEST = 50
-"""Labelled rows below which a server's own are no judge of weights."""
+"""A server with fewer labelled rows than this does not judge weights by them."""
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 Average = Literal["logits", "probabilities", "classwise"]
-"""What weighted teachers say together, as logits A_w(x); f_k are theirs, s the softmax.
+"""The kinds of mean of weighted teachers, as logits A_w(x); f_k are the teachers' logits, s is the softmax.
 
 `logits`: sum_k w_k f_k(x) / sum_k w_k.
 `probabilities`: log (sum_k w_k s(f_k(x)) / sum_k w_k).
 `classwise`: for class c, log (sum_k w_k n_k^c s(f_k(x))_c / sum_k w_k n_k^c), n_k^c the rows of class c that teacher k
-learned from: of each class, those speak who have seen it.
+learned from: a teacher has no weight for a class that it has not seen.
 """
 
 

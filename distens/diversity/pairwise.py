@@ -14,13 +14,13 @@ from distens.records import Floats, Integers
 
 _MEMBERS = 256
 _NUMBERS = 2_000_000
-"""How many numbers of the predictions a block of examples takes up."""
+"""The number of predicted probabilities in a block of examples."""
 
 _PAIRS = 65_536
-"""How many distances are worked on at once."""
+"""The number of distances that are computed at once."""
 
 _RUN = 32
-"""So many distances are summed in float32 before the sum is taken up in float64."""
+"""Where examples come one by one, the number of distances summed in float32 before the sum is added in float64."""
 
 
 def diversity(probs_MNC: Floats | Sequence[Floats]) -> Floats:

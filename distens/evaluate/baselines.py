@@ -17,10 +17,10 @@ from distens.training.network import count_parameters
 KINDS = ("larger_single", "seed_ensemble")
 
 LEARNING_RATE_FACTORS = (1 / 3, 1.0, 3.0)
-"""A wider network wants another learning rate: these multiples of the smaller one's are tried."""
+"""A wider network may need another learning rate: these multiples of the narrower network's are tried."""
 
 MOST_PARAMETERS = 20_000_000
-"""A selection of large forests stores more numbers than any network for such data would have."""
+"""The largest size to which a network is widened: large forests store more numbers than any network needs."""
 
 
 def widen(model: Model, wanted: int, input_shape: tuple[int, ...], classes: int) -> Model:

@@ -21,7 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX*<>ph"
 GREY, INK = "#9a9a9a", "#333333"
 LINE_INCHES = 0.13
-"""Height of a line of text; where rows are lower, only every second, fifth, … is named."""
+"""Height of a line of text; where rows are lower, only every second, fifth, … row is named."""
 _LONGEST = 18
 
 METRIC_NAMES = {"nll": "negative log-likelihood (nats)", "error": "error (share of rows)", "rmse": "RMSE", "mae": "MAE"}

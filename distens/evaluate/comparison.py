@@ -34,7 +34,7 @@ COMPARISONS = (
     ("student", "ensemble"),
     ("student", "student_on_labels"),
 )
-"""Who is compared with whom, where both are there."""
+"""The pairs of rows that are compared, where the table has both."""
 
 
 def verdict(

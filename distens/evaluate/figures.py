@@ -23,7 +23,7 @@ from distens.records import Floats, Integers
 from distens.targets._class_measures import BINS, mass_bins
 
 _LABELLED_BARS = 30
-"""More bars than this have no room for names."""
+"""The largest number of bars that have room for names."""
 
 
 def reliability(curves: Mapping[str, Floats], labels_N: Integers, path: Path) -> None:

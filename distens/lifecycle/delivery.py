@@ -21,11 +21,11 @@ from distens.targets.protocol import Target
 from distens.tracking.protocol import Final, Tracker, model_name
 
 MAX_FAILURES_SHOWN = 200
-"""The page lists so many failures; `results.json` has all."""
+"""The largest number of failures that the page lists; `results.json` has all."""
 
 TOLERANCE = 1e-6
-"""A bundle, read back, predicts what the run's stored test predictions say, to this; numbers above 1, to this part of
-them."""
+"""The largest difference between predictions of a bundle that was read back and the run's stored test predictions:
+absolute up to 1, relative above."""
 
 
 def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outcome: Outcome) -> tuple[Result, Final]:

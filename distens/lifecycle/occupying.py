@@ -12,7 +12,7 @@ from distens.records import Resources, Settings
 from distens.runtime.protocol import Runner
 
 NAMED = 32
-"""A message names so many."""
+"""The largest number of names in a message."""
 
 
 def occupied(runner: Runner, settings: Settings, name: str = "") -> Resources:

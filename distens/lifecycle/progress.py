@@ -62,7 +62,7 @@ def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
 
 
 LEADERS = 100
-"""What is selected on the way, to be looked at, is selected among the best so many members; the end weighs them all."""
+"""The number of best members from which the ensemble is selected during a search; its end selects from all members."""
 
 SHARE = 0.01
 

@@ -41,7 +41,7 @@ VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm",
 
 
 Data = Loaded
-"""What a run learns from and is measured on; rows of a table or images, so far."""
+"""The data that a run learns from and is measured on: so far rows of a table, or images."""
 
 
 class Plan(Protocol):

@@ -20,7 +20,7 @@ from distens.runtime.protocol import Work
 from distens.storage.encoding import flat
 
 _ABSENT: tuple[tuple[str, Any], ...] = (("budget", None), ("bracket", ""), ("limit_seconds", None))
-"""Left out, as if there were none."""
+"""Fields that are left out of the JSON where they have these values."""
 
 _USUAL = flat(Resources())
 

@@ -21,7 +21,7 @@ _TOLD = ("split_gain", "internal_value", "internal_weight", "internal_count")
 _KEYS = frozenset(("num_leaves", "num_cat", "is_linear", "shrinkage", *_PER_LEAF, *_PER_NODE, *_TOLD))
 _END = "end of trees"
 _NUMBERS_IN_NODE = frozenset((0, 2, 4, 6, 8, 10))
-"""`decision_type` without its lowest bit, which says that categories are compared."""
+"""The values of `decision_type` without its lowest bit, which marks nodes that compare categories."""
 
 
 def check_text(text: str, numbers: bool) -> None:

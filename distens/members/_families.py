@@ -22,10 +22,10 @@ from distens.records import Floats, Integers
 from distens.training.context import Context
 
 OURS = frozenset({"random_state", "n_jobs", "num_threads", "seed", "verbose", "verbosity", "warm_start", "probability"})
-"""Arguments that a member decides itself: from its seed, its share of the machine, and because it is silent."""
+"""Arguments that the member sets itself: by its seed, by its share of the machine, or so that nothing is printed."""
 
 FOLDS = 3
-"""Folds in which a support vector machine's decisions are made for rows that it did not see."""
+"""The number of folds by which a support vector machine decides on rows that it has not seen, for Platt's scaling."""
 
 TRUSTED = (
     "collections.OrderedDict",

@@ -12,8 +12,8 @@ from distens.records import Integers
 from distens.seeding import generator
 
 Rows = Literal["all", "bootstrap"]
-"""`bootstrap`: as many rows as there are, drawn with replacement by the member's seed (Breiman 1996, "Bagging
-Predictors", section 1); a rare class may be missing from them."""
+"""The choices of rows: `all`, or `bootstrap`: N of the N rows, drawn with replacement by the member's seed (Breiman
+1996, "Bagging Predictors", section 1); a rare class may be missing from a bootstrap."""
 
 
 def choose(rows: Rows, count: int, seed: int) -> Integers:

@@ -41,10 +41,10 @@ LOADERS: Mapping[str, str] = {
     "TupleNode": "builtins.tuple",
     "TypeNode": "*",
 }
-"""How skops may make parts of an estimator, and which types so: not by constructors that the file chooses."""
+"""skops' loader -> a pattern of the types that it may make; no loader calls a constructor that the file chooses."""
 
 SMALL_BYTES, MOST_TIMES = 64 * 2**20, 100
-"""What may be unpacked: so many times the packed bytes. Real ones grow tenfold."""
+"""A file may unpack to `SMALL_BYTES`, or to `MOST_TIMES` its packed bytes if that is more. Real files grow tenfold."""
 
 
 def dump(fitted: Any, meta: Mapping[str, int]) -> State:
@@ -315,5 +315,5 @@ CHECKS: Mapping[str, Callable[[Any, int], None]] = {
     "sklearn.svm:SVC": _check_support,
     "sklearn.svm:SVR": _check_support,
 }
-"""Class -> what its compiled code indexes with, and how many numbers a regressor predicts for a row; the others compute
-with numpy, which looks itself."""
+"""Class -> a check of the numbers that its compiled code uses as indices, and of a regressor's number of outputs. All
+other classes compute with numpy, which checks its indices itself."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 GIVEN = ("input_shape", "classes")
-"""Parameters of the user's constructor that we fill where it has them: the shape of one row, and C."""
+"""Parameters of the user's constructor that the member fills in if it has them: the shape of one row, and C."""
 
 
 @dataclass

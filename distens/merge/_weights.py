@@ -15,7 +15,7 @@ from distens.merge.protocol import Memory, Round, Update
 from distens.records import Floats
 
 _NUMBERS = 163_840
-"""How many float64 a block takes up, of all updates together."""
+"""The number of float64 values in a block, of all updates together."""
 
 
 def enough(updates: Sequence[Update], least: int = 1, why: str = "") -> None:

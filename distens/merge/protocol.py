@@ -47,7 +47,7 @@ class Update(Record):
 
 
 Memory = Mapping[str, Floats]
-"""What a rule keeps from round to round: name -> numbers; what it keeps of one client is called `client/<name>`."""
+"""The arrays that a rule keeps from round to round, by name; an array of one client is called `client/<name>`."""
 
 
 @dataclass(frozen=True)

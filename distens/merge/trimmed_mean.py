@@ -49,4 +49,4 @@ class TrimmedMean:
 
 
 _ROUNDING = 1e-9
-"""0.29 of 100 is 28.999999999999996."""
+"""The tolerance of rounding: 0.29 * 100 is 28.999999999999996."""

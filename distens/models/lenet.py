@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SMALLEST = 4
-"""Two halvings leave one pixel."""
+"""The smallest height and width, in pixels: two halvings leave one pixel."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 SMALLEST = 8
-"""Two halvings leave 2x2 pixels, so that a normalised group always has several values."""
+"""The smallest height and width, in pixels: two halvings leave 2x2 pixels, so that a normalised group always has
+several values."""
 
 
 @dataclass(frozen=True)

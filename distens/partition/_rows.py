@@ -14,7 +14,7 @@ from distens.records import Integers
 WHERE = "federated.partition"
 
 Alpha = Annotated[float, Gt(0), Le(1e6)]
-"""Of a symmetric Dirichlet distribution: near 0 one share takes all, at the upper end all shares are equal."""
+"""The parameter of a symmetric Dirichlet distribution: near 0 one share takes all, at the upper end all are equal."""
 
 
 def counted(clients: int | None, rows: int, kind: str, least: int = 1) -> int:

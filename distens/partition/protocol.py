@@ -17,7 +17,7 @@ from distens.records import Address, Integers, State
 from distens.storage.store import Store
 
 Column = Callable[[str], NDArray[Any]]
-"""A column's name -> its values of the rows that are divided (a table's only).
+"""A function from a column's name to its values in the rows that are divided (of a table only).
 
 Raises:
     DataError: there is no such column.
@@ -55,7 +55,7 @@ class Partitioner(Protocol):
 
 
 PLUGINS = (Partitioner,)
-"""What a user's own plug-in of this family must be: one of these."""
+"""The protocols of this family; a user's own plug-in must fulfil one of them."""
 
 
 FILE = "partition.safetensors"

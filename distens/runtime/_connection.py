@@ -25,7 +25,7 @@ TOKEN_HINT = (
 CONNECT_SECONDS = 10.0
 
 WATCH_SECONDS = 5.0
-"""Between two looks at whether the head answers; two in a row that find nobody are said."""
+"""Time between two checks of whether the head answers; a warning follows if two in a row fail."""
 
 
 def connect(address: str | None) -> HeadWatch:

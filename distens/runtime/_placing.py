@@ -25,7 +25,7 @@ from distens.runtime.protocol import Shared
 log = logging.getLogger("distens")
 
 LARGE = ("torch",)
-"""What takes seconds to import. It is not to be a member's own time, so actors do it first, unless nobody needs it."""
+"""Modules that take seconds to import. Actors import them first, so that this is not counted as a member's time."""
 
 ROOM_SECONDS = 5.0
 POLL_SECONDS = 0.5

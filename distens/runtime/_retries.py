@@ -22,16 +22,16 @@ from distens.runtime._execute import finished_before
 from distens.storage.store import Store
 
 RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
-"""A member that diverged, was refused or ran out of time would do the same again."""
+"""Reasons for another attempt; a member that diverged, was refused or ran out of time would do so again."""
 
 NODES_LOST = 10
-"""So many lost nodes are a member's fault: it may take them down itself."""
+"""Attempts of a member that may follow lost nodes; with more, the member is at fault: it may crash the nodes itself."""
 
 PAUSE_SECONDS = 5.0
-"""Before what ran out of memory is tried again; twice as long the second time, three times the third."""
+"""Pause before a member that ran out of memory is tried again; twice as long the second time, three times the third."""
 
 NAMED = 4
-"""A message about a lost pack names so many of its members."""
+"""Members of a lost pack that its message names, at most."""
 
 
 class Retries:

@@ -9,7 +9,7 @@ from distens.errors import RunError
 from distens.records import Pack, Resources
 
 Node = Mapping[str, float]
-"""What a node has, or what is free of a cluster, by Ray's names."""
+"""Resources of a node, or of several together: Ray's name of a resource -> amount."""
 
 EPSILON = 1e-9
 GIB = 2**30

@@ -44,10 +44,10 @@ log = logging.getLogger("distens")
 START_SECONDS = 60.0
 
 PATIENCE_SECONDS = 10.0
-"""After so long an actor that does not come up may lack room that is there in all, but on no one node."""
+"""After this wait, an actor that is not up may lack room on any single node, though the nodes together have enough."""
 
 START_FAILURES = 5
-"""So many actors in a row that do not come up are no accident; if it is for want of memory, so many pauses."""
+"""Actors in a row that may fail to start before the run fails; if memory is short, the number of pauses."""
 
 
 @dataclass

@@ -101,7 +101,7 @@ class Schedule(Protocol):
 
 
 PLUGINS = (Schedule,)
-"""What a user's own plug-in of this family must be: one of these."""
+"""The protocols of this family: a user's own plug-in must satisfy one of them."""
 
 
 def in_parts(settings: Settings) -> bool:

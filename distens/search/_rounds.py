@@ -52,17 +52,17 @@ MakePenalty = Callable[[Sequence[Finished], Floats, Floats, Floats, int], Penalt
 """(finished, finished_MD, pending_QD, proposals_PD, seed) -> penalty; _D are encoded settings."""
 
 Goal = Callable[[History, Integers], tuple[Floats, float]]
-"""(history, places of finished members) -> what is minimised, for each of them, and the value to be improved on."""
+"""(history, indices of finished members) -> the values to minimise, one for each, and the value to improve on."""
 
 TRIED = 1000
 """A forest learns from this many members at most."""
 
 REFIT = 8
-"""Of many picks at once, the forest takes each of the first 16 into account for the next, then so much more of them
-at a time: an eighth."""
+"""With many picks at once, the forest is refitted after each of the first 16, then each time the picks grow by one
+part in REFIT, an eighth."""
 
 EXAMPLES = 1000
-"""What predictions say of each other is measured on this many examples at most."""
+"""The diversity and gain of predictions are measured on this many examples at most."""
 
 
 def evenly(examples: int) -> slice:

@@ -50,7 +50,7 @@ def read_trees(booster: lightgbm.Booster) -> list[Tree]:
 
 
 ROWS = 256
-"""Of the partners' half, so many leaves are written out at a time."""
+"""The number of leaves whose bits are unpacked at a time."""
 
 
 class Partners:

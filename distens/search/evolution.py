@@ -15,7 +15,7 @@ from distens.search._rounds import trained_on
 from distens.space.space import Space
 
 TRIES = 100
-"""So many mutations are tried for one that is new, each of another tournament's winner; then settings are drawn."""
+"""The largest number of mutations tried for a new one, each of another tournament's winner; then settings are drawn."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Search(Protocol):
 
 
 PLUGINS = (Search,)
-"""What a user's own plug-in of this family must be: one of these."""
+"""The protocols of this family: a user's own plug-in must satisfy one of them."""
 
 
 class Blind(Search, Protocol):

@@ -20,10 +20,10 @@ _FOLDS = 5
 _RIDGE = 1e-5
 _TOLERANCE, _ROUGHLY = 1e-4, 1e-3
 _LEAST = 1e-3
-"""Of the largest weight. Members below are left out: they cost the same to deploy, however little they are asked."""
+"""Members with less than this share of the largest weight are left out: they cost as much to deploy as any other."""
 
 _NUMBERS = 4_194_304
-"""How many residuals, float32, are made at a time."""
+"""The number of residuals, float32, that are computed at a time."""
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,17 @@ from distens.targets.classes import Classes
 from distens.targets.protocol import Target
 
 FORMAT = 2
-"""The first format has no parts; what has none is written in it, and older versions read it."""
+"""The newest format. Format 1 has neither parts nor targets other than classes; bundles without these are written in
+format 1, so that older versions can read them."""
 
 MARKER = "bundle.json"
 COMBINER = "combine.safetensors"
 
 USUAL = ("ensemble", "global")
-"""What a run's folder stands for, where it does not say so itself."""
+"""The bundles that a run's folder stands for, unless its `results.json` names one."""
 
 MOST_BYTES = 64 * 2**20
-"""Of the marker; that of ten thousand members takes a tenth of it."""
+"""The largest size of the marker; with ten thousand members it takes a tenth of this."""
 
 MOST_FINDINGS = 3
 

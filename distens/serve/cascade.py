@@ -32,10 +32,10 @@ from distens.probabilities import FLOOR, accuracy, apply_temperature, fit_temper
 from distens.records import Floats, Integers
 
 POINTS = 64
-"""Windows that are measured, at most."""
+"""The largest number of windows that are measured."""
 
 CONFIDENCE = 1.645
-"""Standard errors of a one-sided bound at 95%."""
+"""The number of standard errors in a one-sided bound at 95% confidence."""
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,16 @@ from distens.targets.classes import unless_classes
 from distens.targets.protocol import Target
 
 ROWS_AT_ONCE = 8192
-"""What members predict before the next rows are taken: bounds memory."""
+"""The largest number of rows in a batch, to bound memory."""
 
 BYTES_AT_ONCE = 64 * 2**20
-"""And the most that all members' probabilities of these rows take."""
+"""The most memory that all members' probabilities for a batch may take."""
 
 MOST_TEXT = 1000
-"""Characters of a library's own message: torch names every weight that does not fit."""
+"""The most characters of a library's own message: torch names every weight that does not fit."""
 
 Panel = Callable[[Floats], Floats]
-"""Inputs -> probs_MNC (float32) of some members."""
+"""A function of inputs that returns probs_MNC (float32) of some members."""
 
 
 def load(path: str, *, imports: bool = False) -> Predictor:

@@ -18,10 +18,11 @@ from distens.errors import ConfigError
 from distens.records import Floats
 
 INACTIVE = -1.0
-"""Stands for a range that does not exist in these settings (DivBO's specification, section 3)."""
+"""The encoding of a range that does not exist in some settings (DivBO's specification, section 3)."""
 
 TAIL = 0.001
-"""A normal distribution has no ends; those of its inner 99.8% stand for them (3.1 standard deviations)."""
+"""The probability beyond each end of a normal distribution: it has no ends, so those of its inner 99.8% are taken
+(3.1 standard deviations)."""
 
 
 class Node(Protocol):

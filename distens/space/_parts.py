@@ -18,7 +18,7 @@ from distens.space._choices import Choice, Group
 from distens.space._domains import Constant, Node
 
 NEAR = 8
-"""Listed settings that are nearest to one in the encoding are its neighbours, this many."""
+"""The number of neighbours of listed settings: the others that are nearest in the encoding."""
 
 
 @dataclass(frozen=True)

@@ -35,16 +35,16 @@ from distens.errors import StorageError, shown
 log = logging.getLogger("distens")
 
 PATIENCE_SECONDS = 300.0
-"""For so long storage that has answered before may be away."""
+"""How long storage that has answered before may be unavailable."""
 
 LONGEST_PAUSE_SECONDS = 15.0
 
 REQUEST_SECONDS = 20.0
-"""So long nothing may come of one request: pyarrow's own 3 s give up a slow store that is only slow."""
+"""The timeout of one request: with pyarrow's own 3 s, a store that is only slow would be given up."""
 
 CONNECT_SECONDS = 5.0
 ATTEMPTS = 3
-"""Of one request, by pyarrow, within two seconds; the patience is ours."""
+"""The attempts that pyarrow makes at one request, within two seconds; longer waits are those of `Patience`."""
 
 _AWAY = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"

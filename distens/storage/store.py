@@ -42,13 +42,13 @@ from distens.storage import filesystem
 META = "distens"
 
 READ_BYTES = 1 << 20
-"""Of a file that is looked at and not kept."""
+"""The bytes read at a time from a file that is verified and not kept."""
 
 SMALL_BYTES = 4096
-"""Files up to this size are read: a mapping costs as much, and a process may have 65,530 of them."""
+"""Files up to this size are read, not mapped: a mapping costs as much, and a process may have 65,530 mappings."""
 
 AT_ONCE = 16
-"""Requests to a remote store, where many files are read."""
+"""The number of requests at once to a remote store, where many files are read."""
 
 One = TypeVar("One")
 Made = TypeVar("Made")

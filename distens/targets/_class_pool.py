@@ -16,10 +16,10 @@ from distens.targets.protocol import Pool
 
 METRICS = ("nll", "error")
 _NUMBERS = 131_072
-"""How many float64 a block of members takes up: they stay in the cache."""
+"""The number of float64 values in a block of members: so many stay in the processor's cache."""
 
 _PRODUCT = 16
-"""So many probabilities are multiplied before one logarithm is taken: FLOOR ** 16 is still a normal float64."""
+"""The number of probabilities that are multiplied before one logarithm is taken: FLOOR ** 16 is a normal float64."""
 
 
 class Measure:

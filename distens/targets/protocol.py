@@ -12,7 +12,7 @@ from typing_extensions import Self
 from distens.records import Floats, Integers
 
 Targets = NDArray[Any]
-"""targets_N: what a target makes of a column of a table, one for each row."""
+"""targets_N: a column of a table as a target encodes it, one value for each row."""
 
 
 @dataclass(frozen=True)
@@ -216,4 +216,4 @@ class Target(Protocol):
 
 
 PLUGINS = (Target,)
-"""What a user's own plug-in of this family must be: one of these."""
+"""The protocols of this family; a user's own plug-in must fulfil one of them."""

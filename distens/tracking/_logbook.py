@@ -25,11 +25,11 @@ STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 CONTRIBUTED = ("weight", "diversity")
-"""Of a part, with its name behind it: `weight.early`."""
+"""Metrics on members' own runs. Those of a part have its name as a suffix: `weight.early`."""
 
 MOST_CONTRIBUTIONS = 1000
-"""With more members than this, only those that were selected get these numbers on their own runs: every one is a call
-to the server. `results.json` in the run's folder has them all."""
+"""With more members than this, only the selected members get the CONTRIBUTED metrics on their own runs, since every
+member costs a call to the server. `results.json` in the run's folder has the metrics of all members."""
 
 
 @dataclass(slots=True)

@@ -19,10 +19,10 @@ from typing import Generic, TypeVar
 Book = TypeVar("Book")
 
 NAME = "distens-tracking"
-"""Of all threads that send."""
+"""The name of all threads that send."""
 
 REFUSALS = 3
-"""A record that fails this often although the server answers is set aside, or nothing after it would be sent."""
+"""A record that fails this often although the server answers is set aside; otherwise it would block all later ones."""
 
 
 @dataclass(eq=False, slots=True)

@@ -33,7 +33,7 @@ ENVIRONMENT = "MLFLOW_TRACKING_URI"
 LOCAL = "sqlite:///mlflow.db"
 
 SIDE_BY_SIDE = 8
-"""So many records are sent to a server at the same time."""
+"""Records that are sent to a server at the same time, at most."""
 
 IMPATIENT_SECONDS = 5.0
 

@@ -13,7 +13,7 @@ from distens.records import State
 from distens.storage.checkpoint import Checkpoint
 
 COST = 20
-"""Training lasts at least this many times as long as saving it did."""
+"""Between two checkpoints, training lasts at least this many times as long as saving the last one took."""
 
 
 class Pace:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distens.seeding import derive
 
 _BLOCK = 1 << 18
-"""16-bit numbers drawn at a time for one member and layer."""
+"""The largest number of 16-bit numbers drawn at a time for one member and layer, unless a mask needs more."""
 
 
 class Masks:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from distens.training.dropout import Dropout, Masks, adopt
 
 Leaves = Mapping[int, tuple[Tensor, Tensor]]
-"""The template's parameter (its id) -> its weights and gradients in the stack, both (M, *shape)."""
+"""The id of a parameter of the template -> its weights and gradients in the stack, both (M, *shape)."""
 
 _IMAGE_LAYERS = (
     nn.Conv2d,

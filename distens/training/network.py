@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PREDICT_ROWS = 1024
-"""Rows per step of prediction; fixed, because the step decides the last bits."""
+"""Rows per step of prediction; fixed, because the last bits of a prediction depend on it."""
 
 STACKED_ROWS = 256
 STACKED_BYTES = 24 << 20
-"""For stacked networks: at most so many rows, and what M of them compute of these still lies in a CPU's cache."""
+"""For stacked networks: the largest number of rows per step, and of bytes of activations, to fit into a CPU's cache."""
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Optimizer:
     """
 
     kept: ClassVar[tuple[str, ...]]
-    """torch's names of the moments."""
+    """The moments' names in torch's own optimizers."""
 
     def __init__(self, stack: Stack, recipes: Sequence[Recipe]) -> None:
         self._stack, self._done = stack, 0

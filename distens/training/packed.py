@@ -34,19 +34,19 @@ from distens.training.optimizers import OPTIMIZERS
 from distens.training.stacked import Stack, Unstackable, kinds
 
 CACHE_BYTES = 14 << 20
-"""What a chunk may touch in one step on a CPU. Measured, per member-step of an MLP with 26,000 weights: 16 members
-(11 MB) 154 us, 4 members 173, 64 members 184; of one with 6,000: 64 members (13 MB) 45 us, 8 members 55."""
+"""The memory that a chunk may use in one step on a CPU. Measured, per member-step of an MLP with 26,000 weights: 16
+members (11 MB) 154 us, 4 members 173, 64 members 184; of one with 6,000: 64 members (13 MB) 45 us, 8 members 55."""
 
 LEAST = 4
-"""Members in a chunk at least, however large: with fewer, stacking saves too little."""
+"""The smallest number of members in a chunk, however large they are: with fewer, stacking saves too little."""
 
 GATHER_BYTES = 8 << 20
-"""Rows gathered at a time, of all members of a chunk."""
+"""The size of the rows that are gathered at a time, for all members of a chunk."""
 
 MOST_ON_GPU = 256
 
 GPU_SHARE = 0.8
-"""Of the free GPU memory, what a chunk may take."""
+"""The share of the free GPU memory that a chunk may take."""
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,16 @@ def _gpu_bytes(network: nn.Module, example: Tensor, batch_size: int, device: str
 
 DENSE_STEP_FLOPS = 6e7
 IMAGE_STEP_FLOPS = 3e8
-"""Up to here stacks win on a CPU, where a step's time goes into Python and allocation; above, into arithmetic, at which
-torch's modules are as good. Images stacked several at a time go on winning, for their layout's sake. Measured, with
-torch's time for one network over the stack's, per member-step: MLP of 1e7 operations 1.7 alone and 3 in a pack, of 1e8
-0.9 and 1.0; LeNet of 3e8 1.1 and 1.5, of 4e9 1.0 and 1.1."""
+"""The operations of a step up to which stacks are faster on a CPU. Below, a step's time goes into Python and
+allocation; above, into arithmetic, for which torch's modules are as fast. Packs of networks of images stay faster above
+too, because of their memory layout. Measured as torch's time for one network over the stack's, per member-step: MLP of
+1e7 operations 1.7 alone and 3 in a pack, of 1e8 0.9 and 1.0; LeNet of 3e8 1.1 and 1.5, of 4e9 1.0 and 1.1."""
 
 WRITTEN_OUT = frozenset({"dense", "images"})
-"""Layers that are faster stacked on a CPU too (see `Stack.kinds`); the others' own code runs as it is."""
+"""The kinds of layers (see `Stack`) that are faster stacked on a CPU too; other kinds run the networks' own code."""
 
 GPU_STEP_FLOPS = 5e10
-"""What a step should hold to keep a large GPU busy, launches included."""
+"""The operations that a step needs to keep a large GPU busy, despite the time to launch kernels."""
 
 
 def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> tuple[int, str]:

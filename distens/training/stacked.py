@@ -13,7 +13,8 @@ from distens.training.dropout import Masks, rates
 from distens.training.islands import Vmapped
 
 _AGREE = 1e-3
-"""How far logits may be from a single network's, relative to the largest: layers that were misread are far worse."""
+"""The largest difference of a stack's logits from a single network's, relative to the largest logit; the differences of
+misread layers are far larger."""
 
 
 class Unstackable(Exception):

@@ -19,10 +19,10 @@ from distens.lifecycle.session import Plan
 from distens.storage.store import Store
 
 MEASURED = "combine.json"
-"""In the folder of a run that is done and tracked: the rows of its table, measured on the *combine* split."""
+"""The file, in the folder of a run that is done and tracked, of its table as measured on the *combine* split."""
 
 FAILURE = "failure.txt"
-"""In the folder of a run that failed: why."""
+"""The file, in the folder of a failed run, with the reason."""
 
 
 def changed(values: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:

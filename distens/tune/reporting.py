@@ -44,7 +44,7 @@ from distens.training.context import Context
 from distens.tune import domains
 
 FOLDER_KEY = "distens"
-"""Of a trial's result: where its report lies."""
+"""The key of a trial's result with the address of its report."""
 
 
 def build(settings: Mapping[str, Any]) -> Member:

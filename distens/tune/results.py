@@ -32,7 +32,7 @@ from distens.tune.reporting import FOLDER_KEY, as_config
 from distens.tune.spaces import KIND
 
 TOLERANCE = 1e-5
-"""What a member was measured to be and what its predictions say may differ by this: they are stored as float32."""
+"""The tolerance between a member's reported NLL and that of its predictions, which are stored as float32."""
 
 
 @dataclass(frozen=True)

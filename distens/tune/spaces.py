@@ -29,7 +29,7 @@ ALLOWED = (
 )
 
 KIND = "tune"
-"""Of settings that are a trial's: no plug-in is meant."""
+"""The kind in a trial's settings; it names no plug-in."""
 
 Path = tuple[Any, ...]
 

@@ -42,13 +42,13 @@ from distens.tune.spaces import TuneSpace
 
 MEASURES = {"nll": "min", "brier": "min", "ece": "min", "ece_width": "min", "aurc": "min", "accuracy": "max"}
 WITHOUT_EFFECT = ("name", "role", "storage", "runtime", "tracking", "sweep")
-"""Keys that no result depends on."""
+"""Keys of the config that do not affect results."""
 
 RESTARTS = 5
-"""A run whose process dies, whose node is lost or whose storage fails goes on in another process, so often at most."""
+"""A run whose process dies, whose node is lost or whose storage fails is resumed this many times at most."""
 
 RUN_BYTES = 2**28
-"""Of a node's memory, that Tune keeps for the process of a run, which itself trains nothing."""
+"""The memory that Tune reserves on a node for the process of a run, which itself trains nothing."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Idle(Client):
         for place in range(len(shards)):
             yield place, Learned(start_P.copy(), 1, self.learning_rate, 0.0, 0.0)
 '''
-"""A member kind: the bench drops it into `distens/members` of a copy of the package, which is how anybody adds one."""
+"""A member kind: the bench puts it into `distens/members` of a copy of the package, as a developer would."""
 
 
 def main(path: str) -> None:

@@ -18,11 +18,11 @@ from distens import registry
 from distens.records import Floats
 
 BUDGETS = (25, 50, 75, 100)
-"""Evaluations after which selectors are asked, besides the end."""
+"""Numbers of evaluations after which selectors are applied, besides the end."""
 
 
 SHARED = {"search": ("space.py", "_*.py", "search/_*.py", "diversity/*.py", "select/*.py"), "select": ("select/_*.py",)}
-"""What the kinds of a family rest on, beside their own file."""
+"""The files that the kinds of a family depend on, besides their own."""
 
 
 def _loaded() -> dict[tuple[str, str], str]:

@@ -27,7 +27,7 @@ from distens.records import Failed, Failure, Files, Finished, Floats, History, R
 from distens.select.greedy import Greedy
 
 PROBES = (20, 40, 60, 80)
-"""Members known when it is asked what the search would pick without its diversity weight."""
+"""Numbers of finished members at which the pick without the diversity weight is computed too."""
 
 OTHERS = "@others"
 """In a method's spec: stands for the cached files of all other tables (leave one table out)."""

@@ -14,7 +14,7 @@ from _search_stats import average_ranks, by_table, critical_difference, friedman
 from distens.records import Floats
 
 CONSTANT = 1e-9
-"""A spread below this is none."""
+"""A spread below this counts as zero."""
 
 PHASES = ((6, 25), (26, 50), (51, 75), (76, 100))
 

@@ -12,7 +12,7 @@ import numpy as np
 from distens.records import Floats
 
 FEW = 5
-"""The spread over fewer predictions than this says nothing."""
+"""The spread of fewer predictions than this is not recorded."""
 
 
 @dataclass

@@ -33,10 +33,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 TRAIN, SERVER = 20_000, 2_000
 LABELLED = 200
-"""Rows of the server's own, where it is given some for its weights."""
+"""The number of the server's own labelled rows, if it has some for its weights."""
 
 MADE = {"epochs": 40, "batch_size": 64, "generator_steps": 20, "width": 8}
-"""What everybody who makes rows up may spend."""
+"""The budget of every method that generates rows."""
 
 PAPER = {"average": "logits", "temperature": 4.0}
 OURS = {"kind": "coboost", **MADE}
@@ -50,7 +50,7 @@ ABLATED: Mapping[str, dict[str, Any]] = {
     "ours, without hard samples": {"kind": "coboost", "hard_samples": False},
     "ours, without diverse samples": {"kind": "coboost", "diverse_samples": False},
 }
-"""What is left out of ours, at `ABLATED_AT` alone. Without labels it has no weight step."""
+"""Our method without single parts, only at `ABLATED_AT`. Without labels it has no weight step."""
 ABLATED_AT = 0.1
 
 MIXED: Mapping[str, Any] = {

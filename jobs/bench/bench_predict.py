@@ -58,7 +58,7 @@ PREPROCESSING = "(preprocessing)"
 MLPS = {"digits": [128, 128], "breast_cancer": [64, 64]}
 
 SECONDS = 0.3
-"""A measurement takes about so long, at least."""
+"""The least CPU time of a measurement, about."""
 
 
 @dataclass

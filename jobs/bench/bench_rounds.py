@@ -44,7 +44,7 @@ BATCH, RATE = 32, 0.05
 LENET = "lenet"
 TIMEOUT_SECONDS = 900
 WANTED = {("", "first"): 2.0, ("idle-200", "round"): 3.0, ("idle-10-47mb", "round"): 3.0}
-"""What is wanted of the ratios, by case (all: "") and column."""
+"""The targets of the ratios, by case (all: "") and column."""
 
 
 @dataclass(frozen=True)

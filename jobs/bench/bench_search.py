@@ -37,7 +37,7 @@ from rich.console import Console
 from distens import registry
 
 FINITE = {"proposals": 2000, "local": 0}
-"""In a table of 400 settings so many draws find all that are left, and walks uphill find nothing else."""
+"""With a table of 400 settings this many draws find all that are left, and walks uphill find no others."""
 
 METHODS = {
     "random": "random",

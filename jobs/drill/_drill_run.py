@@ -25,10 +25,10 @@ PROJECT = Path(__file__).with_name("_drill_project")
 LONGEST_SECONDS = 600.0
 
 ORDINARY = re.compile(r"(nll|error) [\d.]+ in [\d.]+ s|reading |rows: |finished$")
-"""Lines of a log that say that all is well; below them is the table."""
+"""Log lines of a normal run; the table follows them."""
 
 MOST = 300
-"""Characters of a line that are kept."""
+"""The number of characters of a line that are kept."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from _hosts import Hosts
 AWAY_SECONDS = 10.0
 
 TIMEOUT_SECONDS = 30
-"""Of a member that hangs: `runtime.timeout_seconds`."""
+"""`runtime.timeout_seconds` for a member that hangs."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ STORE_MIB = 100
 
 PAGE_BYTES = 4096
 MOST_PAGES = 20
-"""Of a disk that is full, left for whoever writes next: a journal entry takes one, a member a few."""
+"""The most pages left free on a full disk: a journal entry takes one, a member a few."""
 
 
 def neighbour(cluster: Cluster, run: Run) -> None:

@@ -27,7 +27,7 @@ HELD_OUT = ("search", "combine", "test")
 ONE_CALL_BYTES = 4 << 20
 
 Own = Callable[[Task, Context], tuple[Examples, Context]]
-"""A task and its surroundings -> what it learns from, and its surroundings, which say which of those rows are its."""
+"""A task and its context -> the examples that it learns from, and its context, which names the task's own rows."""
 
 
 def group(task: Task) -> Hashable:
@@ -158,7 +158,7 @@ def deliver(
 
 
 Measured = tuple[Part, dict[str, Floats]]
-"""A model that was left, and split -> its probs_NC."""
+"""A part, and split -> its probs_NC."""
 
 
 def _left(member: Member, found: Mapping[str, float], folder: str, shared: Shared) -> Part:

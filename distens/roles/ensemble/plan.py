@@ -37,14 +37,14 @@ class Plan:
     search: Search
     schedule: Schedule
     members: int | None
-    """How many are started; None: as many as there is time for."""
+    """The number of members to start; None: as many as there is time for."""
 
     selector: Selector
     combiner: Combiner
     runner: Runner
     tracker: Tracker
     student: dict[str, Any] | None
-    """The student's network, as settings; None for that of the best member that is one, without its dropout."""
+    """The student's network, as settings; None: the network of the best member that has one, without its dropout."""
 
     @property
     def also(self) -> Mapping[str, Resources]:

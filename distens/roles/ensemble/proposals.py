@@ -22,10 +22,10 @@ from distens.storage.store import Store
 from distens.targets.protocol import Target, Targets
 
 MANY = 1_000_000
-"""Members to be started, where only time sets a limit."""
+"""The number of members to start where only time sets a limit."""
 
 AHEAD = 8
-"""A blind search's packs are gathered from so many times as many members."""
+"""The members of a pack of a blind search are looked for among AHEAD times as many numbers."""
 
 
 @dataclass

@@ -25,7 +25,7 @@ from distens.storage.store import Store
 from distens.targets.classes import Classes, unless_classes
 
 CURVE_POINTS = 40
-"""Of the ensemble's curve in the progress figure; each is a selection of its own."""
+"""The number of points of the ensemble's curve in the progress figure; each is a selection of its own."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOT_ASKED, MERGED, REFUSED, FAILED = range(4)
-"""What became of a client in a round."""
+"""The outcome of a client in a round."""
 
 _OUTCOMES = {MERGED: "merged", REFUSED: "refused", FAILED: "failed"}
 _COLOUR_OF = {MERGED: "#9cc5e3", REFUSED: COLOURS[1], FAILED: "#3b3b3b"}
@@ -41,7 +41,7 @@ _SIGN_OF = {REFUSED: "×", FAILED: "–"}
 # The least share is not white: white is the cell of a client that was not drawn.
 _SHADES = ("#d6e6f2", "#8dbbdc", COLOURS[0], "#07304d")
 _SIGNED_INCHES = 0.1
-"""In cells that are smaller, colour alone says what went wrong."""
+"""Cells smaller than this have a colour but no sign for what went wrong."""
 
 _NAMES = {
     **METRIC_NAMES,
@@ -51,7 +51,7 @@ _NAMES = {
     "effective_members": "effective members",
 }
 _ACROSS, _DOWN, _PIXELS = 8, 8, 960
-"""Made-up images that are shown, and about how wide the picture of all of them is."""
+"""The made-up images in a row and in a column of their figure, and the figure's width, about, in pixels."""
 
 
 def rounds(values: Mapping[str, Floats], outcomes_KT: Integers, path: Path) -> None:

@@ -20,7 +20,7 @@ from distens.storage.journal import Journal
 from distens.storage.store import Store
 
 KEPT = 2
-"""Rounds whose weights are kept: the last, and one before it in case the last is not whole."""
+"""The number of rounds whose weights are kept: the last, and the one before in case the last is not whole."""
 
 
 @dataclass

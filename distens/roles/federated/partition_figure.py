@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import PowerNorm
 
 _WRITTEN = (30, 16)
-"""Numbers are written into the cells of at most so many clients and classes; else a scale of shades stands above."""
+"""The most clients and classes for which numbers are written into the cells; beyond, a scale of shades stands above."""
 
 
 def draw(counts_KC: Integers, names: Sequence[str], class_names: Sequence[str], path: Path) -> None:

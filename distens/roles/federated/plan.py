@@ -26,7 +26,7 @@ from distens.targets.classes import Classes
 from distens.tracking.protocol import Tracker
 
 RESERVED = ("global", ENSEMBLE, *KNOWN, "student", "mean_client", "client")
-"""Rows of the table, and purposes, that are there anyway."""
+"""Names of rows of the table, and of purposes, that no baseline may take."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 

@@ -33,7 +33,7 @@ from distens.runtime.protocol import Runner
 from distens.storage.store import Store
 
 PACKS = 4
-"""Clients that gain nothing from being trained together go to an actor in so many parts, so that all end together."""
+"""The number of packs per slot where clients gain nothing from being trained together: all slots end together."""
 
 NAMED = 5
 

@@ -23,8 +23,8 @@ from distens.storage.store import Store
 from distens.tracking.protocol import Participant
 
 MOST = 200
-"""With more clients than this, the page and the tracker get so many with the most rows, and all that failed or were
-refused; `results.json` has everybody."""
+"""The largest number of clients that page and tracker show in full. Of more clients, they show this many with the most
+rows, and all that failed or were refused; `results.json` has all clients."""
 
 MOST_SPANS = 6
 REASON_LENGTH = 160

@@ -21,7 +21,7 @@ KNOWN: Mapping[str, Average] = {
     "average_ensemble": "probabilities",
     "classwise_ensemble": "classwise",
 }
-"""Rows of the table for clients that weigh alike -> what is averaged there."""
+"""Rows of the table for clients of equal weights -> what is averaged there."""
 
 
 @dataclass(frozen=True)
