@@ -17,9 +17,17 @@ from typing import Any
 from distens import registry
 from distens.config.addresses import is_address
 from distens.config.config import Config, parse_yaml
-from distens.errors import ConfigError, RunError, StorageError, StorageFailed, damage, did_you_mean, shown
+from distens.errors import (
+    ConfigError,
+    RunError,
+    StorageError,
+    StorageFailed,
+    did_you_mean,
+    report_damage,
+    shorten_value,
+)
 from distens.lifecycle import resuming
-from distens.lifecycle.progress import Update, Watch
+from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Result
 from distens.lifecycle.session import Data, Plan, Session, silent
 from distens.roles.protocol import Role
@@ -35,10 +43,10 @@ def role_of(config: Config) -> Role[Any]:
     known = registry.names("roles")
     if not is_address(config.role) and config.role not in known:
         raise ConfigError(f"role: unknown role {config.role!r}. {did_you_mean(config.role, known)}")
-    return registry.find("roles", config.role, "role")()
+    return registry.find_plugin("roles", config.role, "role")()
 
 
-def checked(config: Config) -> Plan:
+def make_plan(config: Config) -> Plan:
     """Return the plan of one run.
 
     Raises:
@@ -51,40 +59,43 @@ def checked(config: Config) -> Plan:
     role = role_of(config)
     for name in role.unused:
         if getattr(config, name) != Config.model_fields[name].default:
-            raise ConfigError(f"{name}: has no effect with role `{config.role}`{_used_by(name)}; leave it out")
+            raise ConfigError(f"{name}: has no effect with role `{config.role}`{_describe_users(name)}; leave it out")
     return role.plan(config)
 
 
-def _used_by(section: str) -> str:
+def _describe_users(section: str) -> str:
     """Return the roles of distens that use a section, in words for a message; an empty string if none does."""
-    roles = [name for name in registry.names("roles") if section not in registry.find("roles", name, "role").unused]
-    return f" (with {', '.join(roles)} it has)" if roles else ""
+    roles = [
+        name for name in registry.names("roles") if section not in registry.find_plugin("roles", name, "role").unused
+    ]
+    return f" (it has one with {', '.join(roles)})" if roles else ""
 
 
-def run(config: Config, watch: Watch | None = None, overwrite: bool = False, go_on: bool = False) -> Result:
+def run(config: Config, watch: Watch | None = None, overwrite: bool = False, resume: bool = False) -> Result:
     """Train, search, combine, evaluate and store one run.
 
     Args:
         config: what to do.
         watch: called with an update after each dispatch and each outcome.
         overwrite: delete a run of the same config first.
-        go_on: resume a run of the same config, if there is one.
+        resume: continue a run of the same config, if there is one.
 
     Raises:
         DistensError: the run cannot be done as asked; the message says what is wrong, and where.
     """
-    assert not (overwrite and go_on), "either"
-    plan = checked(config)
+    assert not (overwrite and resume), "either"
+    plan = make_plan(config)
     store = open_storage(plan.config)
     if store.exists("run.json"):
         if not overwrite and _begun(store):  # else it failed before anything was trained
-            if go_on:
+            if resume:
                 return carry_out(plan, store, watch or silent, store.read_json("run.json"))
             done = store.exists("results.json")
-            hint = f"`distens report {store.url}` shows it" if done else f"`distens resume {store.url}` goes on with it"
+            hint = f"`distens report {store.url}` shows it" if done else f"`distens resume {store.url}` continues it"
             state = "has finished" if done else "was not finished"
             raise RunError(
-                f"{store.url}: this run {state}; {hint}. `--overwrite` starts afresh, another `seed` beside it"
+                f"{store.url}: this run {state}; {hint}. `--overwrite` starts it afresh; another `seed` makes "
+                "another run beside it"
             )
         store.delete()
     return carry_out(plan, store, watch or silent, None)
@@ -111,16 +122,16 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     store = Store(path)
     if not store.exists("run.json"):
         raise RunError(f"{path}: no run here (run.json is missing)")
-    with damage(f"{store.url}/config.yaml"):
+    with report_damage(f"{store.url}/config.yaml"):
         text = store.read("config.yaml").decode()
     config = parse_yaml(text, f"{path}/config.yaml", overrides)
-    with damage(f"{store.url}/run.json"):
+    with report_damage(f"{store.url}/run.json"):
         info = store.read_json("run.json")
         for key, kind in (("run", str), ("fingerprint", str), ("identity", dict), ("versions", dict)):
             if not isinstance(info[key], kind):
-                raise TypeError(f"its {key} is {shown(info[key])}")
+                raise TypeError(f"its {key} is {shorten_value(info[key])}")
         deeper = resuming.goes_deeper(config, info["identity"], path)
-    plan = checked(config)
+    plan = make_plan(config)
     if deeper:
         resuming.deepen(plan.config, store, info)
     return carry_out(plan, store, watch or silent, info)
@@ -140,9 +151,11 @@ def carry_out(
         with Session(plan, store, watch, info, lambda: data or role.data(plan)) as session:
             result = session.deliver(role.carry_out(plan, session))
     except StorageFailed as error:
-        again = f"Nothing that finished is lost: once that is mended, `distens resume {store.url}` goes on"
+        again = (
+            f"No finished task is lost: once the storage works again, `distens resume {store.url}` continues the run"
+        )
         raise StorageFailed(f"{error}. {again}") from error
-    watch(Update("done", "finished"))
+    watch(ProgressEvent("done", "finished"))
     return replace(result, notes=(*result.notes, *session.notes))
 
 

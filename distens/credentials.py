@@ -21,6 +21,6 @@ def redact(text: str) -> str:
     return _QUERY.sub(r"\1***", text) if "=" in text else text
 
 
-def holds(text: str) -> bool:
+def has_credentials(text: str) -> bool:
     """Return True if a text is, or has in it, an address with credentials."""
     return redact(text) != text

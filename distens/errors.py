@@ -59,12 +59,12 @@ class Refused(DistensError):
     """An error of a member: it cannot be trained with these settings on these data. It is not tried again."""
 
 
-AMISS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+DAMAGE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """The errors that Python raises on the content of a damaged file."""
 
 
 @contextmanager
-def damage(where: str, kind: type[DistensError] = StorageError) -> Iterator[None]:
+def report_damage(where: str, kind: type[DistensError] = StorageError) -> Iterator[None]:
     """Turn the errors that the content of a damaged file causes (AMISS) into one error that names the file.
 
     Args:
@@ -76,7 +76,7 @@ def damage(where: str, kind: type[DistensError] = StorageError) -> Iterator[None
     """
     try:
         yield
-    except AMISS as error:
+    except DAMAGE_ERRORS as error:
         raise kind(f"{where} is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -93,7 +93,7 @@ class _Short(Repr):
 _SHORT = _Short()
 
 
-def shown(value: object) -> str:
+def shorten_value(value: object) -> str:
     """Return a value as text for a message: shortened, and without credentials."""
     return _SHORT.repr(value)
 

@@ -1,7 +1,7 @@
 """Packs: which tasks are sent to one actor together, and how many. Members of one architecture train as one program.
 
 Members of a kind that supports it (see `distens.members.protocol.Packable`) share a pack if all their settings are
-equal, except those that the kind lists as `free`.
+equal, except those that the kind lists as `varying_settings`.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from distens.records import Finished, Settings, settings_key
 PackSize = Annotated[int, Ge(1)] | Literal["auto"]
 """The number of tasks sent to an actor at a time; `auto`: a `Planner` chooses it."""
 
-SHARE = 8
+FINISHED_PER_TASK = 8
 """A pack of the search has at most one task for each SHARE finished tasks: its members have one architecture, so
 large packs early on would leave the other architectures untried."""
 
-OVERHEAD = 100
+WORK_PER_DISPATCH = 100
 """Tasks that take less than this many times their dispatch are dispatched several at a time."""
 
-MOST = 64
+MAX_TASKS_PER_PACK = 64
 """The largest number of short tasks dispatched together if they are not trained as one program."""
 
-RECENT = 20
+RECENT_TASKS = 20
 """The number of last finished tasks whose mean time is used; before, tasks are dispatched one by one."""
 
 
-def free(settings: Settings) -> tuple[str, ...]:
+def varying_settings(settings: Settings) -> tuple[str, ...]:
     """Return the dotted names of settings in which members of one pack may differ; none for a kind without packs."""
-    cls = registry.find("members", settings["kind"], "members")
-    return tuple(cls.free) if registry.able(cls, Packable) else ()
+    cls = registry.find_plugin("members", settings["kind"], "members")
+    return tuple(cls.varies_in_pack) if registry.has_capability(cls, Packable) else ()
 
 
-def key(settings: Settings) -> str | None:
+def make_pack_key(settings: Settings) -> str | None:
     """Return the key that members of one pack share; None for a kind that trains one member at a time."""
-    return settings_key(_without(settings, free(settings))) if free(settings) else None
+    return settings_key(_without(settings, varying_settings(settings))) if varying_settings(settings) else None
 
 
-def asking_key(settings: Settings) -> str | None:
+def make_stack_key(settings: Settings) -> str | None:
     """Return the key that members stacked for prediction share; None for a kind that predicts one member at a time."""
-    cls = registry.find("members", settings["kind"], "members")
-    if not registry.able(cls, Stackable):
+    cls = registry.find_plugin("members", settings["kind"], "members")
+    if not registry.has_capability(cls, Stackable):
         return None
-    shared = _without(settings, free(settings))
-    return settings_key({name: shared.get(name) for name in ("kind", *cls.asked)})
+    shared = _without(settings, varying_settings(settings))
+    return settings_key({name: shared.get(name) for name in ("kind", *cls.shared_when_stacked)})
 
 
 def _without(settings: Settings, names: Sequence[str]) -> dict[str, Any]:
@@ -102,13 +102,13 @@ class Planner:
         """
         if self.pack != "auto":
             return max(1, min(self.pack, left))
-        shared = key(settings)
+        shared = make_pack_key(settings)
         size, reason = self._advised(shared, settings) if shared is not None else (1, "trained one at a time")
         if size > 1:
             if finished is not None and not blind:
-                size = min(size, max(1, len(finished) // SHARE))
+                size = min(size, max(1, len(finished) // FINISHED_PER_TASK))
         elif finished is not None:
-            size = self._batch(finished)
+            size = self._count_short_tasks(finished)
         size = max(1, min(size, math.ceil(left / self.slots())))
         if size > 1:
             self.reasons[str(settings.get("family", settings["kind"]))] = f"{size} at a time: {reason}"
@@ -123,10 +123,10 @@ class Planner:
                 self._advice[shared] = (1, str(error))
         return self._advice[shared]
 
-    def _batch(self, finished: Sequence[Finished]) -> int:
+    def _count_short_tasks(self, finished: Sequence[Finished]) -> int:
         """Return the number of short tasks to send together, so that dispatch takes a small part of their time."""
-        recent = finished[-RECENT:]
-        if not self.dispatch_seconds or len(recent) < RECENT:
+        recent = finished[-RECENT_TASKS:]
+        if not self.dispatch_seconds or len(recent) < RECENT_TASKS:
             return 1
         seconds = sum(entry.report.seconds for entry in recent) / len(recent)
-        return min(MOST, int(OVERHEAD * self.dispatch_seconds / max(seconds, 1e-3)))
+        return min(MAX_TASKS_PER_PACK, int(WORK_PER_DISPATCH * self.dispatch_seconds / max(seconds, 1e-3)))

@@ -49,7 +49,7 @@ def negative_log_likelihood(probs_NC: Floats, labels_N: Integers) -> float:
     return float(-np.mean(np.log(np.clip(picked_N, FLOOR, None))))
 
 
-def metrics(probs_NC: Floats, labels_N: Integers) -> dict[str, float]:
+def class_metrics(probs_NC: Floats, labels_N: Integers) -> dict[str, float]:
     """Return the metrics that search minimises: `nll` and `error` (1 - accuracy)."""
     return {"nll": negative_log_likelihood(probs_NC, labels_N), "error": 1.0 - accuracy(probs_NC, labels_N)}
 

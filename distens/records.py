@@ -46,7 +46,7 @@ class Address(Record):
     size_bytes: int
 
 
-class Files(Mapping[str, Address]):
+class FileAddresses(Mapping[str, Address]):
     """The addresses of files in one folder, in a third of the memory: a driver keeps the addresses of every member.
 
     Args:
@@ -60,12 +60,12 @@ class Files(Mapping[str, Address]):
         folders = {folder + slash for _, folder, slash, _ in split}
         assert len(folders) <= 1, f"files of one folder, found {folders}"
         self._folder = "".join(folders)
-        self._names = _shared(tuple((key, name) for key, _, _, name in split))
+        self._names = _share_names(tuple((key, name) for key, _, _, name in split))
         self._numbers = b"".join(bytes.fromhex(a.sha256) + a.size_bytes.to_bytes(8, "big") for a in files.values())
         assert len(self._numbers) == 40 * len(self._names), f"SHA-256 in hexadecimal, found {dict(files)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self._folder, self._names, self._numbers)
+        return _restore_files, (self._folder, self._names, self._numbers)
 
     def __getitem__(self, key: str) -> Address:
         for place, (known, name) in enumerate(self._names):
@@ -81,26 +81,26 @@ class Files(Mapping[str, Address]):
         return len(self._names)
 
 
-def compact(files: Mapping[str, Address]) -> Mapping[str, Address]:
-    """Return the files as `Files` if they are in one folder, else as a dict.
+def compact_files(files: Mapping[str, Address]) -> Mapping[str, Address]:
+    """Return the files as `FileAddresses` if they are in one folder, else as a dict.
 
     There are two folders if the last attempt used files that an earlier attempt left.
     """
     folders = {address.path.rpartition("/")[0] for address in files.values()}
-    return Files(files) if len(folders) <= 1 else dict(files)
+    return FileAddresses(files) if len(folders) <= 1 else dict(files)
 
 
 Names = tuple[tuple[str, str], ...]
 _NAMES: dict[Names, Names] = {}
 
 
-def _shared(names: Names) -> Names:
+def _share_names(names: Names) -> Names:
     return _NAMES.setdefault(names, names)  # the names are the same for all members: one tuple serves them all
 
 
-def _restored(folder: str, names: Names, numbers: bytes) -> Files:
-    files = Files({})
-    files._folder, files._names, files._numbers = folder, _shared(names), numbers
+def _restore_files(folder: str, names: Names, numbers: bytes) -> FileAddresses:
+    files = FileAddresses({})
+    files._folder, files._names, files._numbers = folder, _share_names(names), numbers
     return files
 
 
@@ -113,7 +113,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Held(Record):
+class ObjectHandle(Record):
     """A value that a runner keeps in memory for tasks, by the runner's own reference; it is lost with the process."""
 
     reference: Any
@@ -187,7 +187,7 @@ class Task(Record):
     attempt: int = 1
     budget: int | None = None
     bracket: str = ""
-    given: Mapping[str, Held] = field(default_factory=dict)
+    given: Mapping[str, ObjectHandle] = field(default_factory=dict)
     limit_seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -228,7 +228,7 @@ class Report(Record):
         parameters: the count of numbers that the member learned or stores.
         predict_ms_per_1000: milliseconds to predict 1,000 rows, loading excluded.
         node: the host that trained the member.
-        files: `state`, and predictions (probs_NC) on the splits `search`, `combine` and `test`; an average has no
+        files: `state`, and predictions (predictions_NK) on the splits `search`, `combine` and `test`; an average has no
             state.
         parts: the parts in the order in which they were produced; empty if there is one model.
         averaged: True if the parts are averaged to one prediction.
@@ -273,7 +273,10 @@ class Failure(Record):
 Pack = Sequence[Task]
 """Tasks that are carried out together, in one slot of a runner."""
 
-Outcome = Report | Failure
+WAIT: tuple[()] = ()
+"""In place of a pack, or of packs: there is none before the next outcome, and the caller asks again then."""
+
+TaskOutcome = Report | Failure
 
 
 class Answer(Protocol):
@@ -362,7 +365,7 @@ class History:
     Attributes:
         metric: the key of `Report.metrics` that the search minimises.
         targets_N: the targets of the *search* split.
-        predictions: task id -> probs_NC on the *search* split (read on demand, memory-mapped, read-only).
+        predictions: task id -> predictions_NK on the *search* split (read on demand, memory-mapped, read-only).
         keys: the keys that `known` returns; None to gather them from the entries.
         rungs: (bracket, epochs) -> the members sent there and the tasks that came back; empty without a schedule.
         started: bracket -> the number of members started, including those that no rung takes.

@@ -32,7 +32,7 @@ from typing import (
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from distens.config import addresses, raw_values
-from distens.errors import ConfigError, did_you_mean, shown
+from distens.errors import ConfigError, did_you_mean, shorten_value
 
 P = TypeVar("P")
 
@@ -45,7 +45,7 @@ class Plugin:
 
 
 @dataclasses.dataclass(frozen=True)
-class Imported:
+class ImportAddress:
     """A mark of a field whose text is an address `package.module:Class`; building the plug-in imports that module."""
 
 
@@ -70,7 +70,7 @@ def _load(family: str, kind: str) -> type:
     raise AssertionError(f"{module.__name__} must define a class named {wanted} (in any capitals)")
 
 
-def find(family: str, kind: Any, where: str) -> type:
+def find_plugin(family: str, kind: Any, where: str) -> type:
     """Return the class of a plug-in; the module of an address is imported.
 
     Raises:
@@ -80,7 +80,7 @@ def find(family: str, kind: Any, where: str) -> type:
     if not addresses.is_address(kind):
         return _load(family, kind)
     found = addresses.find_class(kind, f"{where}.kind")
-    if fault := _fault(family, found):
+    if fault := _find_fault(family, found):
         raise ConfigError(f"{where}.kind: {kind} {fault}")
     return found
 
@@ -92,7 +92,7 @@ def check_kind(family: str, kind: Any, where: str) -> None:
         ConfigError: the kind is neither.
     """
     if addresses.is_address(kind):
-        addresses.check(kind, f"{where}.kind")
+        addresses.check_address(kind, f"{where}.kind")
         return
     allowed = names(family)
     if kind not in allowed:
@@ -105,7 +105,7 @@ def options(cls: type) -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for f in dataclasses.fields(cls) if f.init}
 
 
-def able(plugin: object, capability: type[P]) -> TypeGuard[P]:
+def has_capability(plugin: object, capability: type[P]) -> TypeGuard[P]:
     """Return True if a plug-in, or the plug-ins of a class, have every name in a protocol of their family.
 
         if registry.able(merger, Corrects):
@@ -117,18 +117,18 @@ def able(plugin: object, capability: type[P]) -> TypeGuard[P]:
     """
     cls = plugin if isinstance(plugin, type) else type(plugin)
     return has_names(cls, capability) and all(
-        getattr(cls, name, None) in values for name, values in named(capability).items() if values
+        getattr(cls, name, None) in values for name, values in read_protocol_names(capability).items() if values
     )
 
 
 def has_names(cls: type, capability: type) -> bool:
     """Return True if a class of plug-ins has every name in a protocol, whatever the values; options count as names."""
     fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
-    return all(name in fields or getattr(cls, name, None) is not None for name in named(capability))
+    return all(name in fields or getattr(cls, name, None) is not None for name in read_protocol_names(capability))
 
 
 @cache
-def named(capability: type) -> Mapping[str, tuple[Any, ...]]:
+def read_protocol_names(capability: type) -> Mapping[str, tuple[Any, ...]]:
     """Return the public names of a protocol, each with the values that a `Literal[…]` allows; () for any."""
     protocols = [base for base in capability.__mro__ if base not in (object, Protocol, Generic)]
     names = [n for base in protocols for n in (*vars(base), *vars(base).get("__annotations__", ())) if n[0] != "_"]
@@ -154,7 +154,7 @@ def split_spec(spec: Any, where: str) -> tuple[Any, dict[str, Any]]:
 
 def plugin_family(cls: type, option: str) -> str | None:
     """Return the family of an option that is itself a plug-in, else None."""
-    return _marked(_hints(cls).get(option))
+    return _find_family(_hints(cls).get(option))
 
 
 def same_option(cls: type, other: type, name: str) -> bool:
@@ -162,9 +162,9 @@ def same_option(cls: type, other: type, name: str) -> bool:
     return all(name in options(each) for each in (cls, other)) and _hints(cls)[name] == _hints(other)[name]
 
 
-def _marked(hint: Any) -> str | None:
+def _find_family(hint: Any) -> str | None:
     found = next((m.family for m in getattr(hint, "__metadata__", ()) if isinstance(m, Plugin)), None)
-    return found or next(filter(None, map(_marked, get_args(hint))), None)  # `Annotated[…] | None` too
+    return found or next(filter(None, map(_find_family, get_args(hint))), None)  # `Annotated[…] | None` too
 
 
 @cache
@@ -177,7 +177,7 @@ def _adapter(cls: type, option: str) -> TypeAdapter[Any]:
     return TypeAdapter(_hints(cls)[option], config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
 
 
-def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> Any:
+def make_plugin(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> Any:
     """Return the plug-in that `spec` describes, with every option checked.
 
     Args:
@@ -190,7 +190,7 @@ def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> A
         ConfigError: unknown kind or option, a missing option, a value out of range, an option without effect.
     """
     kind, given = split_spec(spec, where)
-    cls = find(family, kind, where)
+    cls = find_plugin(family, kind, where)
     known = options(cls)
     if taken := [name for name in known if name in beside]:
         raise ConfigError(
@@ -210,7 +210,7 @@ def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> A
     try:
         made = cls(**checked)
         if addresses.is_address(kind):
-            raw_values.check(resolved(made))  # the options are stored with a run, as JSON
+            raw_values.check_json_values(resolve_options(made))  # the options are stored with a run, as JSON
         return made
     except ValueError as error:  # from a plug-in's __post_init__: options contradict each other or have no effect
         raise ConfigError(f"{where}: {error}") from error
@@ -219,13 +219,13 @@ def build(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()) -> A
 def build_member(settings: Mapping[str, Any], where: str = "members") -> Any:
     """Return the untrained member that settings describe; `family` is a name, not an option."""
     spec = {key: value for key, value in settings.items() if key != "family"}
-    return build("members", spec, f"{where}.{settings['family']}" if "family" in settings else where)
+    return make_plugin("members", spec, f"{where}.{settings['family']}" if "family" in settings else where)
 
 
 def _check(cls: type, option: str, value: Any, where: str) -> Any:
     family = plugin_family(cls, option)
     if family is not None and value is not None:
-        return build(family, value, where)
+        return make_plugin(family, value, where)
     try:
         made = _adapter(cls, option).validate_python(value)
     except ValidationError as error:
@@ -245,24 +245,24 @@ def describe(error: ValidationError, where: str = "") -> str:
         if not place or item["type"] == "missing":  # the input is the whole mapping, too long to show
             lines.append(f"{place}: {text}" if place else text)
         else:
-            lines.append(f"{place}: {text[0].lower() + text[1:]}, found {shown(item['input'])}")
+            lines.append(f"{place}: {text[0].lower() + text[1:]}, found {shorten_value(item['input'])}")
     return "\n".join(lines)
 
 
-def kind_of(plugin: Any) -> str:
+def plugin_kind(plugin: Any) -> str:
     """Return the kind of a built plug-in: the name of its file, or the whole address of a class outside distens."""
     cls = type(plugin)
     return cls.__module__.rpartition(".")[2] if addresses.is_ours(cls) else f"{cls.__module__}:{cls.__qualname__}"
 
 
-def resolved(plugin: Any) -> dict[str, Any]:
+def resolve_options(plugin: Any) -> dict[str, Any]:
     """Return a built plug-in as `{kind: name, option: value, …}` with every default filled in (JSON values)."""
-    values: dict[str, Any] = {"kind": kind_of(plugin)}
+    values: dict[str, Any] = {"kind": plugin_kind(plugin)}
     for name in options(type(plugin)):
         value = getattr(plugin, name)
         family = plugin_family(type(plugin), name)
         if family is not None and value is not None:
-            value = resolved(value)
+            value = resolve_options(value)
         values[name] = _plain(value)
     return values
 
@@ -275,7 +275,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:
+def find_unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:
     """Yield (place, module) of every module that building a plug-in would import, and that is not imported yet.
 
     No user code is imported. Modules that a plug-in in such a module would import in turn cannot be known.
@@ -288,12 +288,12 @@ def unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:
     if addresses.is_address(kind) and addresses.module_of(kind) not in sys.modules:
         yield where, addresses.module_of(kind)
         return
-    cls = find(family, kind, where)
+    cls = find_plugin(family, kind, where)
     for option, value in given.items():
         hint = _hints(cls).get(option)
-        if (inner := _marked(hint)) is not None and value is not None:
-            yield from unimported(inner, value, f"{where}.{option}")
-        elif any(isinstance(mark, Imported) for mark in getattr(hint, "__metadata__", ())):
+        if (inner := _find_family(hint)) is not None and value is not None:
+            yield from find_unimported(inner, value, f"{where}.{option}")
+        elif any(isinstance(mark, ImportAddress) for mark in getattr(hint, "__metadata__", ())):
             module = addresses.module_of(str(value))
             if module and module not in sys.modules:
                 yield where, module
@@ -303,7 +303,7 @@ def unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 @cache
-def _fault(family: str, cls: type) -> str:
+def _find_fault(family: str, cls: type) -> str:
     """Return the fault of a user's class as a plug-in of a family, as the rest of a sentence; "" if there is none."""
     main = importlib.import_module(f"distens.{family}.protocol").PLUGINS
     lacking = {asked.__name__: _lacking(cls, asked) for asked in main}
@@ -315,7 +315,7 @@ def _fault(family: str, cls: type) -> str:
     known = options(cls)
     for name, hint in inspect.get_annotations(cls).items():
         if name not in cls.__dataclass_fields__ and "ClassVar" not in str(hint):
-            return f"has {name!r}, which is no option: write @dataclass above it, not above its base alone"
+            return f"has {name!r}, which is no option: write @dataclass above the class, not only above its base"
     for name, needed in inspect.signature(cls).parameters.items():
         several = needed.kind in (needed.VAR_POSITIONAL, needed.VAR_KEYWORD)
         if name not in known and needed.default is needed.empty and not several:
@@ -334,7 +334,7 @@ def _fault(family: str, cls: type) -> str:
 def _lacking(cls: type, asked: type) -> list[str]:
     """Return the names in a protocol that a class lacks; a stub inherited from the protocol counts as lacking."""
     fields, lacking = getattr(cls, "__dataclass_fields__", {}), []
-    for name, values in named(asked).items():
+    for name, values in read_protocol_names(asked).items():
         found = getattr(cls, name, None)
         missing = found is None and name not in fields
         if missing or (found is not None and found is getattr(asked, name, None)) or (values and found not in values):

@@ -19,7 +19,7 @@ from rich.table import Table
 
 import distens
 from distens.config.config import Config
-from distens.roles.ensemble.plan import check
+from distens.roles.ensemble.plan import build_plan
 from distens.storage.store import Store
 
 COLUMNS = ("accuracy", "nll", "brier", "ece", "aurc", "parameters", "train_seconds", "predict_ms_per_1000")
@@ -27,7 +27,7 @@ COLUMNS = ("accuracy", "nll", "brier", "ece", "aurc", "parameters", "train_secon
 
 def finished(config: Config) -> dict[str, Any]:
     """Return the results of one run, which is carried out now if it has none."""
-    resolved = check(config).config
+    resolved = build_plan(config).config
     store = Store(f"{resolved.storage}/{resolved.run_name()}")
     if not store.exists("results.json"):
         if store.exists("run.json"):

@@ -11,5 +11,5 @@ import sys
 from distens.cli.main import main
 
 if __name__ == "__main__":
-    sys.argv[1:1] = ["run", "--go-on"]
+    sys.argv[1:1] = ["run", "--resume"]
     main()

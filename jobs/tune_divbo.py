@@ -17,13 +17,13 @@ import typer
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="What to train on what; its `search` section is the search.")] = Path(
+    config: Annotated[Path, typer.Option(help="The config: members, data and `search`.")] = Path(
         "configs/breast_cancer.yaml"
     ),
-    trials: Annotated[int, typer.Option(help="How many members are trained.")] = 24,
-    concurrent: Annotated[int, typer.Option(help="How many at once.")] = 4,
-    folder: Annotated[Path, typer.Option(help="Where Tune keeps its experiment.")] = Path("runs/tune"),
-    restore: Annotated[bool, typer.Option(help="Go on with an experiment that was interrupted.")] = False,
+    trials: Annotated[int, typer.Option(help="The number of members.")] = 24,
+    concurrent: Annotated[int, typer.Option(help="The number of trials at a time.")] = 4,
+    folder: Annotated[Path, typer.Option(help="The folder of Tune's experiment.")] = Path("runs/tune"),
+    restore: Annotated[bool, typer.Option(help="Resume an interrupted experiment.")] = False,
 ) -> None:
     """Search with Tune, then make an ensemble."""
     from ray import tune

@@ -48,8 +48,8 @@ def make(folder, *settings):
         address = store.write_state(f"m{i}.safetensors", member.state())
         members.append(bundle.BundleMember(f"m{i}", one, 1 / len(settings), address))
         probs_MNC.append(member.predict(inputs))
-    combiner = registry.build("combine", "average", "combine")
-    bundle.write(
+    combiner = registry.make_plugin("combine", "average", "combine")
+    bundle.write_bundle(
         store,
         "bundle",
         name="iris",

@@ -1,6 +1,6 @@
 """A federation that takes a second: digits, six clients, four rounds, in this process and untracked."""
 
-from distens.config.config import parse
+from distens.config.config import parse_config
 
 CLIENT = {"kind": "client", "model": {"kind": "mlp", "hidden": [16]}, "epochs": 1, "batch_size": 16}
 WITH_ROWS = {"source": "sklearn:digits", "splits": {"train": 0.6, "search": 0.1, "combine": 0.1, "test": 0.2}}
@@ -23,4 +23,4 @@ def config(folder, *, client=None, federated=None, **changes):
         "runtime": "inline",
         "tracking": "off",
     }
-    return parse({**values, **changes})
+    return parse_config({**values, **changes})

@@ -2,7 +2,7 @@
 
 from threadpoolctl import threadpool_info
 
-from distens.config.config import parse
+from distens.config.config import parse_config
 
 
 def config(folder, **changes):
@@ -26,7 +26,7 @@ def config(folder, **changes):
         "runtime": "inline",
         "tracking": "off",
     }
-    return parse({**values, **changes})
+    return parse_config({**values, **changes})
 
 
 def sklearn_only(folder, **changes):

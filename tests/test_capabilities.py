@@ -20,8 +20,8 @@ from distens.distill.protocol import Averages, DataFree, Distiller, Refines
 from distens.members.protocol import ClientKind, LearnsNumbers, Packable, Stackable, TrainsInRungs, UsesNoGpu
 from distens.merge.protocol import AssumesPlainSteps, Corrects, Merger, NeedsProxy
 from distens.objectives.protocol import SmoothsLabels
-from distens.schedule.protocol import in_parts
-from distens.search.protocol import Blind, Search
+from distens.schedule.protocol import trains_in_rungs
+from distens.search.protocol import IgnoresOutcomes, Search
 
 ROOT = Path(distens.__file__).parent
 
@@ -60,7 +60,9 @@ def public(cls):
 
 def unnamed(family, cls):
     """Return the public names of a plug-in that no protocol has which it fulfils; none is as it should be."""
-    return public(cls) - {name for protocol in fulfilled(family, cls) for name in registry.named(protocol)}
+    return public(cls) - {
+        name for protocol in fulfilled(family, cls) for name in registry.read_protocol_names(protocol)
+    }
 
 
 # The exam that every plug-in sits.
@@ -68,7 +70,7 @@ def unnamed(family, cls):
 
 @pytest.mark.parametrize(("family", "kind"), PLUGINS)
 def test_every_public_name_is_one_of_a_protocol_that_is_fulfilled(family, kind):
-    cls = registry.find(family, kind, "here")
+    cls = registry.find_plugin(family, kind, "here")
     assert fulfilled(family, cls), "it is no plug-in of its family"
     assert unnamed(family, cls) == set()
 
@@ -76,9 +78,9 @@ def test_every_public_name_is_one_of_a_protocol_that_is_fulfilled(family, kind):
 @pytest.mark.parametrize(("family", "kind"), PLUGINS)
 def test_methods_are_called_as_their_protocol_says(family, kind):
     """Of one sort (method, class method, property), with parameters of the same names, order and kinds."""
-    cls = registry.find(family, kind, "here")
+    cls = registry.find_plugin(family, kind, "here")
     for protocol in fulfilled(family, cls):
-        for name in registry.named(protocol):
+        for name in registry.read_protocol_names(protocol):
             wanted, found = (inspect.getattr_static(c, name, None) for c in (protocol, cls))
             if isinstance(wanted, property):  # an option will do
                 assert isinstance(found, property) or name in registry.options(cls), name
@@ -95,7 +97,7 @@ def test_types_are_those_of_the_protocols(tmp_path):
     """Pyright, on one function for each plug-in and protocol, which returns the one as the other."""
     lines = ["from __future__ import annotations"]
     for number, (family, kind) in enumerate(PLUGINS):
-        cls = registry.find(family, kind, "here")
+        cls = registry.find_plugin(family, kind, "here")
         lines.append(f"import distens.{family}.protocol, {cls.__module__}")
         for protocol in fulfilled(family, cls):
             name = f"distens.{family}.protocol.{protocol.__name__}"
@@ -127,7 +129,9 @@ def test_examples_in_protocols_run(family):
 
 def test_no_capability_is_asked_for_by_a_string():
     """Names of the protocols' members, as a string given to `getattr` or `hasattr` anywhere in the package."""
-    names = {name for family in FAMILIES for protocol in protocols(family) for name in registry.named(protocol)}
+    names = {
+        name for family in FAMILIES for protocol in protocols(family) for name in registry.read_protocol_names(protocol)
+    }
     asked = [
         f"{path.relative_to(ROOT)}: {word}({name!r})"
         for path in ROOT.rglob("*.py")
@@ -177,7 +181,7 @@ def test_a_misspelt_capability_fails_the_exam():
         def proposes(self, history, space, count, rng):
             return []
 
-    assert unnamed("search", Guess) == set() and fulfilled("search", Guess) == [Search, Blind]
+    assert unnamed("search", Guess) == set() and fulfilled("search", Guess) == [Search, IgnoresOutcomes]
     assert unnamed("search", Misspelt) == {"blnd"} == unnamed("search", Annotated)
     assert unnamed("search", Plural) == {"proposes"} and fulfilled("search", Plural) == []
 
@@ -192,13 +196,15 @@ def test_a_misspelt_method_and_half_a_capability_fail_the_exam():
             return None
 
     assert unnamed("merge", Rule) == {"corect"}
-    cls = registry.find("members", "classifier", "here")
+    cls = registry.find_plugin("members", "classifier", "here")
     kept = {
-        name: value for name, value in vars(cls).items() if name in (*registry.named(Packable), "__dataclass_fields__")
+        name: value
+        for name, value in vars(cls).items()
+        if name in (*registry.read_protocol_names(Packable), "__dataclass_fields__")
     }
     half = type("Half", (), {name: value for name, value in kept.items() if name != "pack_advice"})
-    assert not registry.able(half, Packable)
-    assert unnamed("members", half) == {"free", "fit_pack"}
+    assert not registry.has_capability(half, Packable)
+    assert unnamed("members", half) == {"varies_in_pack", "fit_pack"}
 
 
 # Asking.
@@ -206,10 +212,10 @@ def test_a_misspelt_method_and_half_a_capability_fail_the_exam():
 
 def test_a_flag_counts_if_it_has_the_value_that_its_protocol_names():
     no = dataclass(frozen=True)(type("No", (Guess,), {"blind": False}))
-    assert registry.able(Guess(), Blind) and registry.able(Guess, Blind)
-    assert not registry.able(no(), Blind) and not registry.able(no, Blind)
+    assert registry.has_capability(Guess(), IgnoresOutcomes) and registry.has_capability(Guess, IgnoresOutcomes)
+    assert not registry.has_capability(no(), IgnoresOutcomes) and not registry.has_capability(no, IgnoresOutcomes)
     assert unnamed("search", no) == set()  # to say that one has it not is no mistake
-    assert not registry.able(None, Blind) and not registry.able(3, Blind)
+    assert not registry.has_capability(None, IgnoresOutcomes) and not registry.has_capability(3, IgnoresOutcomes)
 
 
 def test_an_option_without_default_is_a_name_and_none_is_no_method():
@@ -226,29 +232,29 @@ def test_an_option_without_default_is_a_name_and_none_is_no_method():
         def last_epoch(self):
             return None
 
-    assert registry.able(Kind, Ranged) and registry.able(Kind(3), Ranged)
+    assert registry.has_capability(Kind, Ranged) and registry.has_capability(Kind(3), Ranged)
     Kind.last_epoch = None
-    assert not registry.able(Kind, Ranged) and not registry.able(Kind(3), Ranged)
+    assert not registry.has_capability(Kind, Ranged) and not registry.has_capability(Kind(3), Ranged)
 
 
 def test_names_come_from_the_protocol_with_its_bases():
-    assert registry.named(Blind) == {"blind": (True,), "propose": ()}
-    assert registry.named(UsesNoGpu)["uses_gpu"] == (False,)
-    assert set(registry.named(DataFree)) == {"data_free", "needs_proxy", "distill"}
-    assert registry.named(DataFree)["needs_proxy"] == ()
-    assert set(registry.named(Averages)) == {"data_free", "needs_proxy", "distill", "average"}
+    assert registry.read_protocol_names(IgnoresOutcomes) == {"blind": (True,), "propose": ()}
+    assert registry.read_protocol_names(UsesNoGpu)["uses_gpu"] == (False,)
+    assert set(registry.read_protocol_names(DataFree)) == {"data_free", "needs_proxy", "distill"}
+    assert registry.read_protocol_names(DataFree)["needs_proxy"] == ()
+    assert set(registry.read_protocol_names(Averages)) == {"data_free", "needs_proxy", "distill", "average"}
 
     class Choice(Protocol):
         way: ClassVar[Literal["a", "b"]]
         _private: int
 
-    assert registry.named(Choice) == {"way": ("a", "b")}
+    assert registry.read_protocol_names(Choice) == {"way": ("a", "b")}
 
 
 @pytest.mark.parametrize(
     ("family", "capability", "able"),
     [
-        ("search", Blind, {"random"}),
+        ("search", IgnoresOutcomes, {"random"}),
         ("merge", Merger, None),
         ("merge", Corrects, {"feddyn", "scaffold"}),
         ("merge", NeedsProxy, {"fedlaw"}),
@@ -268,13 +274,16 @@ def test_names_come_from_the_protocol_with_its_bases():
 )
 def test_who_can_what(family, capability, able):
     names = registry.names(family)
-    found = {name for name in names if registry.able(registry.find(family, name, "here"), capability)}
+    found = {name for name in names if registry.has_capability(registry.find_plugin(family, name, "here"), capability)}
     assert found == (set(names) if able is None else able)
 
 
 def test_what_follows_from_it():
     classifier, estimator = {"kind": "classifier"}, {"kind": "estimator", "estimator": "lda"}
-    assert packing.free(classifier)[:2] == ("learning_rate", "weight_decay") and packing.free(estimator) == ()
-    assert packing.key(classifier) is not None is not packing.asking_key(classifier)
-    assert packing.key(estimator) is None is packing.asking_key(estimator)
-    assert in_parts(classifier) and not in_parts(estimator) and not in_parts({"kind": "client"})
+    assert (
+        packing.varying_settings(classifier)[:2] == ("learning_rate", "weight_decay")
+        and packing.varying_settings(estimator) == ()
+    )
+    assert packing.make_pack_key(classifier) is not None is not packing.make_stack_key(classifier)
+    assert packing.make_pack_key(estimator) is None is packing.make_stack_key(estimator)
+    assert trains_in_rungs(classifier) and not trains_in_rungs(estimator) and not trains_in_rungs({"kind": "client"})

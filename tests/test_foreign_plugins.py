@@ -164,7 +164,7 @@ def test_one_shot_with_a_distiller_of_ones_own(tmp_path):
     with pytest.raises(ConfigError, match=r"baselines.0.name: letters, .* found 'plugins.lab:Echo'.*give it a `name`"):
         distens.run(small_federation.config(tmp_path, federated=federated, **{**given, "baselines": [f"{LAB}Echo"]}))
     named = [{"name": "teach", "kind": f"{LAB}Teach"}]
-    with pytest.raises(ConfigError, match=r"baselines\.0\.kind: 'plugins\.lab:Teach' asks for the clients' rows"):
+    with pytest.raises(ConfigError, match=r"baselines\.0\.kind: 'plugins\.lab:Teach' needs the clients' rows"):
         distens.run(small_federation.config(tmp_path, federated=federated, **{**given, "baselines": named}))
 
 
@@ -185,12 +185,12 @@ def test_a_role_of_ones_own(tmp_path):
 
 def test_names_and_hashes(tmp_path):
     """The whole address is the name, wherever there is one; so a run of mine is not one of ours."""
-    search = registry.build("search", {"kind": f"{LAB}Corners", "first": 3}, "search")
-    assert registry.kind_of(search) == f"{LAB}Corners"
-    assert registry.resolved(search) == {"kind": f"{LAB}Corners", "first": 3}
-    assert registry.kind_of(registry.build("search", "random", "search")) == "random"
-    divbo = registry.build("search", {"kind": "divbo", "pool": {"kind": f"{LAB}Pair", "weight": 0.9}}, "search")
-    assert registry.resolved(divbo)["pool"] == {"kind": f"{LAB}Pair", "weight": 0.9}
+    search = registry.make_plugin("search", {"kind": f"{LAB}Corners", "first": 3}, "search")
+    assert registry.plugin_kind(search) == f"{LAB}Corners"
+    assert registry.resolve_options(search) == {"kind": f"{LAB}Corners", "first": 3}
+    assert registry.plugin_kind(registry.make_plugin("search", "random", "search")) == "random"
+    divbo = registry.make_plugin("search", {"kind": "divbo", "pool": {"kind": f"{LAB}Pair", "weight": 0.9}}, "search")
+    assert registry.resolve_options(divbo)["pool"] == {"kind": f"{LAB}Pair", "weight": 0.9}
     ours, theirs = own(tmp_path, combine="average"), own(tmp_path)
     assert ours.hash() != theirs.hash() == own(tmp_path, runtime="inline").hash()
     assert baselines.is_network(MEMBERS["net"]) and not baselines.is_network(MEMBERS["prior"])
@@ -223,7 +223,7 @@ def test_in_ray_tune(tmp_path):
     for name in "abcdef":  # which did not report predictions: plain Bayesian optimisation, with Bayes' own options
         assert 0 <= asks.suggest(name)["x"] <= 1
         asks.on_trial_complete(name, {"loss": 0.5})
-    assert registry.kind_of(build({"kind": f"{LAB}Prior"})) == f"{LAB}Prior"
+    assert registry.plugin_kind(build({"kind": f"{LAB}Prior"})) == f"{LAB}Prior"
     with pytest.raises(ConfigError, match="is no Member"):
         build({"kind": f"{LAB}Corners"})
 
@@ -407,7 +407,7 @@ BUNDLED = {
     "member": (
         {"family": "a", "kind": "guest.kinds:Prior"},
         None,
-        "member m0 is of a class in the module 'guest.kinds'",
+        "member m0 names a class in the module 'guest.kinds'",
     ),
     "model": ({**NET, "model": {"kind": "guest.kinds:Net", "hidden": [4]}}, None, "member m0.model is of a class"),
     "objective": ({**NET, "objective": "guest.kinds:Loss"}, None, "member m0.objective is of a class"),
@@ -453,7 +453,7 @@ def test_mlflow_loads_such_a_bundle_as_it_does_one_of_a_module(guest, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("antigravity:Net", "refused: member m0 is of a class in the module 'antigravity'"),
+        ("antigravity:Net", "refused: member m0 names a class in the module 'antigravity'"),
         ("distens.members.estimator:Estimator", "lies in distens, whose plug-ins go by the name of their file"),
         ("__main__:Prior", "other processes cannot find"),
         ("../guest:Prior", "expected the name of a file, or package.module:Class"),
@@ -483,7 +483,7 @@ def test_looking_at_a_run_imports_nothing_and_resuming_it_what_its_config_names(
     for words in (["report", result.path], ["list", "--storage", str(tmp_path / "runs")]):
         assert CliRunner().invoke(app, words).exit_code == 0
     assert not guest.imported
-    with pytest.raises(BundleError, match=r"refused: member m0000 is of a class in the module 'guest\.kinds'"):
+    with pytest.raises(BundleError, match=r"refused: member m0000 names a class in the module 'guest\.kinds'"):
         distens.load(result.path)
     Path(result.path, "results.json").unlink()
     assert not guest.imported
@@ -511,7 +511,7 @@ def test_a_journal_imports_nothing_that_the_config_does_not_name(task, guest, tm
     Path(result.path, "results.json").unlink()
     Ledger(Store(result.path)).ask([task])
     with pytest.raises(
-        RunError, match=r"refused: (m0099|student).* in the journal is of a class in the module 'guest.kinds'"
+        RunError, match=r"refused: (m0099|student).* in the journal names a class in the module 'guest.kinds'"
     ):
         distens.resume(result.path)
     assert not guest.imported
@@ -537,10 +537,10 @@ REFUSED = {
     "guest.kinds:Kind": "guest.kinds:Kind has an option 'kind', which means something else in a config: rename it",
     "guest.kinds:Seconds": "guest.kinds:Seconds has an option 'seconds', which means something else there: rename it",
     "guest.kinds:Unreadable": "guest.kinds:Unreadable has options whose types cannot be checked: name 'Nowhere'",
-    "guest.kinds:Pathlike": "search: file: text, a number, a list or a mapping is wanted, found PosixPath('a')",
-    "guest.kinds:Array": "search: start: text, a number, a list or a mapping is wanted, found array([0., 0.])",
+    "guest.kinds:Pathlike": "search: file: text, a number, a list or a mapping, found PosixPath('a')",
+    "guest.kinds:Array": "search: start: text, a number, a list or a mapping, found array([0., 0.])",
     "guest.kinds:DivBO": "'guest.kinds:DivBO' lies in distens, whose plug-ins go by the name of their file, as 'divbo'",
-    "guest.borrows:Turns": "a class has one name here; guest.borrows:Turns is defined as guest.kinds:Turns: write that",
+    "guest.borrows:Turns": "a class has one address; guest.borrows:Turns is defined as guest.kinds:Turns: write that",
     "guest:Lazy": "has no class 'Lazy'",
     "distens.search.divbo:DivBO": "plug-ins go by the name of their file, as 'divbo'",
     "distens.search._rounds:Budget": "plug-ins go by the name of their file",
@@ -571,13 +571,13 @@ def test_options_are_checked_as_those_of_ours(guest):
         ({"first": -1, "kind": "guest.kinds:Strict"}, "search: first: -1 is below 0"),
     ):
         with pytest.raises(ConfigError) as caught:
-            registry.build("search", {"kind": "guest.kinds:Turns", **given}, "search")
+            registry.make_plugin("search", {"kind": "guest.kinds:Turns", **given}, "search")
         assert words in str(caught.value)
 
 
 def test_a_distiller_is_one_of_two(guest):
     with pytest.raises(ConfigError) as caught:
-        registry.build("distill", "guest.kinds:Empty", "distill")
+        registry.make_plugin("distill", "guest.kinds:Empty", "distill")
     for words in ("no Distiller (it lacks growth, distill)", "no DataFree (it lacks distill, data_free, needs_proxy)"):
         assert words in str(caught.value)
 
@@ -609,14 +609,14 @@ FAMILIES = [m.name for m in pkgutil.iter_modules([str(ROOT)]) if (ROOT / m.name 
 def test_ours_are_plugins_by_the_same_measure_and_go_by_one_name(family):
     """So what is refused of a user's class would be refused of ours."""
     for kind in registry.names(family):
-        cls = registry.find(family, kind, family)
-        assert registry._fault(family, cls) == ""
+        cls = registry.find_plugin(family, kind, family)
+        assert registry._find_fault(family, cls) == ""
         with pytest.raises(ConfigError, match=f"plug-ins go by the name of their file, as '{kind}'"):
-            registry.find(family, f"{cls.__module__}:{cls.__name__}", family)
+            registry.find_plugin(family, f"{cls.__module__}:{cls.__name__}", family)
 
 
 def test_the_lab_has_one_of_each_family():
     lab = importlib.import_module("plugins.lab")
     found = [cls for cls in vars(lab).values() if isinstance(cls, type) and cls.__module__ == "plugins.lab"]
     for family in FAMILIES:
-        assert any(registry._fault(family, cls) == "" for cls in found), family
+        assert any(registry._find_fault(family, cls) == "" for cls in found), family

@@ -12,7 +12,7 @@ from distens.training.network import count_parameters
 def test_metrics_by_hand():
     """p(label) = 1/2, 1/4, 1: nll = (ln 2 + ln 4 + 0) / 3 = ln 2; the second row's largest class is not its label."""
     probs_NC = np.array([[0.5, 0.3, 0.2], [0.25, 0.75, 0.0], [0.0, 0.0, 1.0]])
-    found = probabilities.metrics(probs_NC, np.array([0, 0, 2]))
+    found = probabilities.class_metrics(probs_NC, np.array([0, 0, 2]))
     assert found == pytest.approx({"nll": np.log(2), "error": 1 / 3})
 
 

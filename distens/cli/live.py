@@ -11,24 +11,24 @@ import typer
 from distens.records import Failure
 
 if TYPE_CHECKING:
-    from distens.lifecycle.progress import Update
+    from distens.lifecycle.progress import ProgressEvent
 
-RECENT = 8
+MAX_RECENT_LINES = 8
 
 
-def _best(update: Update) -> str:
+def _best(update: ProgressEvent) -> str:
     if update.best is None:
         return ""
     both = "" if update.ensemble is None else f", ensemble {update.ensemble:.4f}"
     return f"best {update.best:.4f}{both}"
 
 
-def _count(update: Update) -> str:
+def _count(update: ProgressEvent) -> str:
     done = update.finished + update.failed
     return f"{done}/{update.total}" if update.total else f"{done}"
 
 
-def plain(update: Update) -> None:
+def print_line(update: ProgressEvent) -> None:
     """Print an update as one line, if it has a text."""
     if not update.text:
         return
@@ -38,25 +38,25 @@ def plain(update: Update) -> None:
     typer.echo(f"{stamp} {count}{update.text}{best}")
 
 
-class Live:
+class LiveView:
     """A view of a few lines at the bottom of the terminal, redrawn four times a second."""
 
     def __init__(self) -> None:
         from rich.live import Live as RichLive
 
-        self._recent: deque[Any] = deque(maxlen=RECENT)
-        self._update: Update | None = None
+        self._recent: deque[Any] = deque(maxlen=MAX_RECENT_LINES)
+        self._update: ProgressEvent | None = None
         self._started = time.monotonic()
         self._live = RichLive(get_renderable=self._render, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> LiveView:
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, update: Update) -> None:
+    def show(self, update: ProgressEvent) -> None:
         """Show an update from the next redraw on."""
         from rich.text import Text
 

@@ -17,11 +17,11 @@ import typer
 
 from distens import __version__
 from distens.cli import tables
-from distens.errors import ConfigError, DataError, DistensError, StorageError, damage
+from distens.errors import ConfigError, DataError, DistensError, StorageError, report_damage
 
 if TYPE_CHECKING:
     from distens.config.config import Config
-    from distens.lifecycle.progress import Update
+    from distens.lifecycle.progress import ProgressEvent
     from distens.lifecycle.results import Result
     from distens.storage.store import Store
 
@@ -33,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help=("Train many models side by side on Ray and turn them into one thing worth deploying."),
+    help=("Train many models side by side on Ray and turn them into one bundle to deploy."),
 )
 
 Set = Annotated[
@@ -79,20 +79,20 @@ def run(
     config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
     set_: Set = None,
     overwrite: Annotated[bool, typer.Option(help="Delete an earlier run of the same config.")] = False,
-    go_on: Annotated[bool, typer.Option("--go-on", help="Resume an earlier run of the same config.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an earlier run of the same config.")] = False,
 ) -> None:
     """Search, train, combine, evaluate and register one run."""
     from distens.config.config import load_config
 
-    if overwrite and go_on:
-        raise ConfigError("--overwrite and --go-on: one deletes what the other goes on with; give one of them")
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume: one deletes the run that the other resumes; give only one of them")
     checked = load_config(config, set_ or ())
     _check_kept(checked)
     _silence()
     from distens import coordinator
 
     with _view() as watch:
-        result = coordinator.run(checked, watch, overwrite, go_on)
+        result = coordinator.run(checked, watch, overwrite, resume)
     _show(result)
 
 
@@ -127,7 +127,7 @@ def sweep(
         result = go(checked, typer.echo)
     except KeyboardInterrupt:
         typer.echo("stopped.", err=True)
-        typer.echo(f"Nothing that finished is lost. Go on with:  distens sweep {config}", err=True)
+        typer.echo(f"Nothing that finished is lost. Resume with:  distens sweep {config}", err=True)
         sys.exit(STOPPED)
     tables.print_sweep(result)
 
@@ -139,13 +139,19 @@ def submit(
     address: Annotated[
         str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard.", show_default=True)
     ] = "http://127.0.0.1:8265",
-    working_dir: Annotated[Path, typer.Option(help="Goes along, but for what git ignores.")] = Path("."),
+    working_dir: Annotated[
+        Path, typer.Option(help="The folder that is sent to the cluster, except files that git ignores.")
+    ] = Path("."),
     env: Annotated[
         list[str] | None,
-        typer.Option(help="Pass this environment variable on. Ray shows it to who may see the job: no secrets."),
+        typer.Option(
+            help="Pass this environment variable to the job. Ray shows it to everyone who may see the job: no secrets."
+        ),
     ] = None,
-    runtime_env: Annotated[Path | None, typer.Option(help="A YAML file: more of Ray's runtime environment.")] = None,
-    wait: Annotated[bool, typer.Option(help="Follow the log, and exit as the job does.")] = True,
+    runtime_env: Annotated[
+        Path | None, typer.Option(help="A YAML file with further keys of Ray's runtime environment.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the log, and exit with the job's exit code.")] = True,
 ) -> None:
     """Carry out a run, the rest of a run, or a sweep as a job on a Ray cluster."""
     from distens.cli import submit as jobs
@@ -154,10 +160,13 @@ def submit(
     checked = load_config(config, set_ or ())
     _silence()
     job = jobs.Job.of(checked, config, set_ or (), working_dir, env or (), runtime_env)
-    client = jobs.connect(address)
+    client = jobs.connect_jobs(address)
     name = jobs.send(client, job)
     typer.echo(f"job {name} at {address}: {job.entrypoint}")
-    how = f"It is left running. Its log: ray job logs -f {name}; its end: ray job stop {name} (the run can go on then)"
+    how = (
+        f"The job is left running. To see its log: ray job logs -f {name}; "
+        f"to stop it: ray job stop {name} (the run can be resumed)"
+    )
     if not wait:
         typer.echo(how)
         return
@@ -176,10 +185,16 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="Write a CSV file instead of printing.")] = None,
     student: Annotated[bool, typer.Option(help="Predict with the run's student.")] = False,
     mean_members: Annotated[
-        float | None, typer.Option(help="Ask so many members for a row, on average: clear rows few, unclear ones all.")
+        float | None,
+        typer.Option(
+            help="The mean number of members that predict a row: few for clear rows, up to all for unclear ones."
+        ),
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="Ask as few members as lose at most this accuracy, e.g. 0.002 (0.2 points).")
+        float | None,
+        typer.Option(
+            help="Predict with as few members as possible while losing at most this accuracy, e.g. 0.002 (0.2 points)."
+        ),
     ] = None,
     imports: Annotated[
         bool, typer.Option(help="Let the bundle import the modules that it names: that runs their code.")
@@ -197,14 +212,14 @@ def predict(
         path = f"{path}/final/student"
     predictor = load(path, imports=imports)
     raw = rows_from_file(rows, predictor.preprocessing)
-    probs_NC, asked_N = predictor.ask(raw, mean_members=mean_members, tolerance=tolerance)
+    predictions_NK, asked_N = predictor.predict_and_count(raw, mean_members=mean_members, tolerance=tolerance)
     if mean_members is not None or tolerance is not None:
-        typer.echo(f"members asked for a row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
+        typer.echo(f"mean members per row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
     import pandas as pd
 
-    frame = pd.DataFrame({"prediction": predictor.target.decisions(probs_NC)})
+    frame = pd.DataFrame({"prediction": predictor.target.decisions(predictions_NK)})
     if len(predictor.classes) > 1:
-        frame = pd.concat([frame, pd.DataFrame(probs_NC, columns=list(predictor.classes))], axis=1)
+        frame = pd.concat([frame, pd.DataFrame(predictions_NK, columns=list(predictor.classes))], axis=1)
     if out is None:
         typer.echo(frame.to_csv(index=False), nl=False)
     else:
@@ -225,8 +240,8 @@ def report(
     if not store.exists("run.json"):
         raise RunError(f"{path}: no run here (run.json is missing)")
     if not store.exists("results.json"):
-        raise RunError(f"{path}: this run has not finished; `distens resume {path}` goes on with it")
-    with damage(f"{store.url}/results.json"):
+        raise RunError(f"{path}: this run has not finished; `distens resume {path}` resumes it")
+    with report_damage(f"{store.url}/results.json"):
         results = store.read_json("results.json")
         rows = {name: value for name, value in results.items() if isinstance(value, dict) and "accuracy" in value}
         tables.print_table(rows, results["missing"], results["verdict"])
@@ -248,7 +263,7 @@ def list_(
         if not store.exists(f"{name}/run.json"):
             continue
         try:
-            with damage(f"{store.url}/{name}"):
+            with report_damage(f"{store.url}/{name}"):
                 lines.append([name, *_state(store, name)])
         except StorageError:  # the other runs are still listed
             lines.append([name, "", "damaged", "", "", ""])
@@ -277,14 +292,14 @@ def _size(identity: dict[str, Any]) -> str:
     from distens import registry
 
     role = identity.get("role", "ensemble")
-    return registry.find("roles", role, "role")().size(identity) if role in registry.names("roles") else "?"
+    return registry.find_plugin("roles", role, "role")().size(identity) if role in registry.names("roles") else "?"
 
 
 def _check_kept(config: Config) -> None:
     from distens.cli import submit as jobs
 
     if jobs.in_package():
-        jobs.check_kept(config)
+        jobs.check_results_kept(config)
 
 
 def _silence() -> None:
@@ -305,15 +320,15 @@ def _view() -> Iterator[Any]:
 
     If the run is stopped, print how to resume it, and exit.
     """
-    from distens.cli.live import Live, plain
+    from distens.cli.live import LiveView, print_line
 
     path: list[str] = []
-    live = Live() if sys.stdout.isatty() else None
+    live = LiveView() if sys.stdout.isatty() else None
 
-    def watch(update: Update) -> None:
+    def watch(update: ProgressEvent) -> None:
         if update.path:
             path[:] = [update.path]
-        live.show(update) if live else plain(update)
+        live.show(update) if live else print_line(update)
 
     try:
         with live or _nothing():
@@ -321,7 +336,7 @@ def _view() -> Iterator[Any]:
     except KeyboardInterrupt:
         typer.echo("stopped.", err=True)
         if path:
-            typer.echo(f"Nothing that finished is lost. Go on with:  distens resume {path[0]}", err=True)
+            typer.echo(f"Nothing that finished is lost. Resume with:  distens resume {path[0]}", err=True)
         sys.exit(STOPPED)
 
 

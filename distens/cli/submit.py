@@ -1,6 +1,6 @@
 """Submission of a run as a job to a Ray cluster from outside the cluster; the job's log and exit code come back.
 
-    config ─► checked here ─► working directory, settings ─► the cluster's head ─► distens run --go-on ─► actors
+    config ─► checked here ─► working directory, settings ─► the cluster's head ─► distens run --resume ─► actors
                                   log, exit code ◄──────────────────┘        └─► storage and MLflow, which all share
 
 A job that was stopped, or whose head died, resumes where it stopped when it is submitted again.
@@ -22,10 +22,10 @@ from typing import Any
 from distens import __version__
 from distens.config import raw_values
 from distens.config.config import Config, read_yaml
-from distens.credentials import holds
-from distens.errors import ConfigError, RunError, shown
+from distens.credentials import has_credentials
+from distens.errors import ConfigError, RunError, shorten_value
 
-PASSED = (
+PASSED_VARIABLES = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_S3_ENDPOINT_URL",
     "AWS_ENDPOINT_URL",
@@ -77,7 +77,7 @@ class Job:
 
         Args:
             config: the config in `file`, with the `overrides`.
-            variables: names of environment variables that are passed to the job besides `PASSED`.
+            variables: names of environment variables that are passed to the job besides `PASSED_VARIABLES`.
             more: a YAML file with further keys of Ray's runtime environment (`pip`, `env_vars`, `py_modules`, …).
 
         Raises:
@@ -85,10 +85,10 @@ class Job:
         """
         place, root = file.resolve(), working_dir.resolve()
         if not place.is_relative_to(root):
-            raise ConfigError(f"{file}: not in the working directory {root}, which is all that goes to the cluster")
-        name = _checked(config)
+            raise ConfigError(f"{file}: not in the working directory {root}; only that folder is sent to the cluster")
+        name = _check_run(config)
         changes = [word for change in overrides for word in ("--set", change)]
-        doing = ["run", "--go-on"] if config.sweep is None else ["sweep"]
+        doing = ["run", "--resume"] if config.sweep is None else ["sweep"]
         command = ["python", "-m", "distens.cli", *doing, str(place.relative_to(root)), *changes]
         given = _runtime_env(more)
         env_vars = {**_environment(variables), **given.pop("env_vars", {})}
@@ -97,18 +97,18 @@ class Job:
         return cls(shlex.join(command), env, name)
 
 
-def _checked(config: Config) -> str:
+def _check_run(config: Config) -> str:
     """Return the name of the config's run or sweep, once the config has passed the checks that can be made here.
 
     Raises:
         ConfigError: the cluster would refuse the config.
     """
-    check_kept(config, there=False)
+    check_results_kept(config, there=False)
     if config.sweep is not None:
         return f"{config.name}-sweep"
     from distens import coordinator
 
-    return coordinator.checked(config).config.run_name()
+    return coordinator.make_plan(config).config.run_name()
 
 
 def in_package() -> bool:
@@ -116,7 +116,7 @@ def in_package() -> bool:
     return _PACKAGE in str(Path.cwd())
 
 
-def check_kept(config: Config, there: bool = True) -> None:
+def check_results_kept(config: Config, there: bool = True) -> None:
     """Refuse a job whose results would lie in its own folder, which Ray deletes and other nodes do not see.
 
     Args:
@@ -127,7 +127,7 @@ def check_kept(config: Config, there: bool = True) -> None:
     """
     if "://" not in config.storage and not Path(config.storage).is_absolute():
         raise ConfigError(
-            f"storage: {config.storage!r} would lie in the job's own folder, which is cleared away. Name one that all "
+            f"storage: {config.storage!r} would lie in the job's own folder, which Ray deletes. Name a folder that all "
             "nodes share: --set storage=s3://bucket/runs, or an absolute path"
         )
     kind, uri = _tracking(config)
@@ -136,12 +136,12 @@ def check_kept(config: Config, there: bool = True) -> None:
     address = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not address and there:
         raise ConfigError(
-            "tracking: without a server, MLflow's file would lie in the job's own folder, which is cleared away. Name "
+            "tracking: without a server, MLflow's file would lie in the job's own folder, which Ray deletes. Name "
             "one: --set tracking.uri=http://host:5000, or MLFLOW_TRACKING_URI in the environment; or --set tracking=off"
         )
     if address.startswith("sqlite") and ":////" not in address:
         raise ConfigError(
-            f"tracking: {address!r} would lie in the job's own folder, which is cleared away; name a server, or an "
+            f"tracking: {address!r} would lie in the job's own folder, which Ray deletes; name a server, or an "
             "absolute path (sqlite:////four/slashes)"
         )
 
@@ -154,18 +154,20 @@ def _tracking(config: Config) -> tuple[str, str | None]:
 def _environment(variables: Sequence[str]) -> dict[str, str]:
     missing = [name for name in variables if name not in os.environ]
     if missing:
-        raise ConfigError(f"--env {missing[0]}: not set here")
+        raise ConfigError(f"--env {missing[0]}: this variable is not set here")
     secret = [name for name in variables if any(word in name.upper() for word in SECRET)]
     if secret:
         raise ConfigError(
-            f"--env {secret[0]}: looks like a secret, and Ray shows a job's environment to whoever may see the job. "
+            f"--env {secret[0]}: looks like a secret, and Ray shows a job's environment to everyone who may see the "
+            "job. "
             "Set it in the nodes' own environment"
         )
-    found = {name: os.environ[name] for name in (*PASSED, *variables) if name in os.environ}
+    found = {name: os.environ[name] for name in (*PASSED_VARIABLES, *variables) if name in os.environ}
     for name, value in found.items():
-        if holds(value):
+        if has_credentials(value):
             raise ConfigError(
-                f"{name}: an address with credentials in it, and Ray shows a job's environment to whoever may see the "
+                f"{name}: this address holds credentials, and Ray shows a job's environment to everyone who may see "
+                "the "
                 "job. Set it in the nodes' own environment"
             )
     return found
@@ -176,21 +178,23 @@ def _runtime_env(more: Path | None) -> dict[str, Any]:
         return {}
     try:
         values = read_yaml(more.read_text(encoding="utf-8"), str(more))
-        raw_values.check(values)
+        raw_values.check_json_values(values)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--runtime-env {more}: {error}") from error
     if not isinstance(values, dict) or "working_dir" in values:
         raise ConfigError(f"--runtime-env {more}: expected keys of Ray's runtime environment, without `working_dir`")
     for key, kind in (("env_vars", dict), ("excludes", list)):
         if not isinstance(values.get(key, kind()), kind):
-            raise ConfigError(f"--runtime-env {more}: {key}: a {kind.__name__} is wanted, found {shown(values[key])}")
+            raise ConfigError(
+                f"--runtime-env {more}: {key}: expected a {kind.__name__}, found {shorten_value(values[key])}"
+            )
     return values
 
 
 # The cluster ----------------------------------------------------------------------------------------------------------
 
 
-def connect(address: str) -> Any:
+def connect_jobs(address: str) -> Any:
     """Return Ray's client for jobs.
 
     Raises:
@@ -205,7 +209,7 @@ def connect(address: str) -> Any:
     except Exception as error:  # Ray raises errors of `requests`, and its own RuntimeError and ConnectionError
         raise RunError(
             f"--address {address}: no connection to Ray's dashboard: {error}. A cluster with token authentication "
-            "wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH set here too"
+            "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH set here, too"
         ) from error
 
 
@@ -228,7 +232,7 @@ def send(client: Any, job: Job) -> str:
         except (RuntimeError, ValueError, OSError) as error:
             # A head that has just come up answers, but cannot start a job for a while.
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise RunError(f"the job was not taken: {error}") from error
+                raise RunError(f"the cluster did not accept the job: {error}") from error
         time.sleep(1)
 
 
@@ -260,7 +264,7 @@ def follow(client: Any, name: str, say: Callable[[str], None]) -> int:
         except (RuntimeError, OSError) as error:
             if time.monotonic() - heard > AWAY_SECONDS:
                 raise RunError(
-                    f"the head has not answered for {AWAY_SECONDS:g} s: {error}. The run can go on: submit it again"
+                    f"the head has not answered for {AWAY_SECONDS:g} s: {error}. Submit the run again to resume it"
                 ) from error
             time.sleep(1)
             continue

@@ -28,7 +28,7 @@ def print_sweep(result: SweepResult) -> None:
     for run in result.runs:
         if run.why:
             typer.echo(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
-    typer.echo("The best is chosen on the combine split; what its test split says is in its own table:")
+    typer.echo("The best run is chosen on the combine split; its own table has its results on the test split:")
     typer.echo(f"distens report {result.best.path}")
     for note in result.notes:
         typer.echo(note)

@@ -23,7 +23,7 @@ _FLOOR = 1e-4
 
 
 @dataclass(frozen=True)
-class Pool:
+class OpinionPool:
     """One fitted pool; the shape of its weights is its form."""
 
     weights: Floats
@@ -41,15 +41,20 @@ def logs(probs_NC: Floats) -> Floats:
     return np.log(np.clip(np.asarray(probs_NC, dtype=np.float64), _FLOOR, None))
 
 
-def start(form: str, weights_M: Floats, classes: int) -> Pool:
+def start(form: str, weights_M: Floats, classes: int) -> OpinionPool:
     """Return the pool of a form that predicts what the weighted pool predicts."""
     shapes = {"constant": np.ones(()), "per_class": np.ones(classes), "linear": np.eye(classes)}
-    return Pool(np.multiply.outer(weights_M, shapes[form]), np.zeros(classes))
+    return OpinionPool(np.multiply.outer(weights_M, shapes[form]), np.zeros(classes))
 
 
-def fit(
-    logs_MNC: Floats, labels_N: Integers, pull: Pool, l2: float, begin: Pool | None = None, tolerance: float = 1e-15
-) -> Pool:
+def fit_pool(
+    logs_MNC: Floats,
+    labels_N: Integers,
+    pull: OpinionPool,
+    l2: float,
+    begin: OpinionPool | None = None,
+    tolerance: float = 1e-15,
+) -> OpinionPool:
     """Return the pool, of the form of `pull`, with the least loss over the given rows.
 
         sum_n -log p_n,label(n)  +  l2 (|w - pull's w|^2 + |b - pull's b|^2)
@@ -66,7 +71,7 @@ def fit(
     def loss(values: Floats) -> tuple[float, Floats]:
         weights, bias_C = values[:size].reshape(shape), values[size:]
         if across_NF is None:
-            logits_NC = Pool(weights, bias_C).logits(logs_MNC)
+            logits_NC = OpinionPool(weights, bias_C).logits(logs_MNC)
         else:
             logits_NC = across_NF @ weights.reshape(-1, classes) + bias_C
         logits_NC -= logits_NC.max(axis=1, keepdims=True)
@@ -88,7 +93,7 @@ def fit(
     options = {"maxiter": 2000, "maxfun": 5000, "ftol": tolerance, "gtol": 1e-9}
     first = away_from if begin is None else np.concatenate([begin.weights.ravel(), begin.bias_C])
     found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return Pool(found.x[:size].reshape(shape).copy(), found.x[size:].copy())
+    return OpinionPool(found.x[:size].reshape(shape).copy(), found.x[size:].copy())
 
 
 def _rows(logs_MNC: Floats) -> Floats:

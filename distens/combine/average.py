@@ -14,7 +14,7 @@ from distens.targets.protocol import Target, Targets
 
 @dataclass(frozen=True)
 class Average:
-    """Average: the linear opinion pool, p_NC = sum_m weights_m p_mNC (Stone 1961, "The Opinion Pool").
+    """Average: the linear opinion pool, p_NK = sum_m weights_m p_mNC (Stone 1961, "The Opinion Pool").
 
     The weights are those of the selection. Nothing is fitted, so nothing can be over-fitted.
     """
@@ -38,6 +38,6 @@ class Average:
         weights_M = state.arrays["weights"]
         if target is not None and not isinstance(target, Classes):
             return target.mean(predictions_MNK, weights_M)
-        mixed_NC = mix(predictions_MNK, weights_M)
+        mixed_NK = mix(predictions_MNK, weights_M)
         # Members predict float32, whose rows sum to one only to 1e-7.
-        return mixed_NC / mixed_NC.sum(axis=1, keepdims=True)
+        return mixed_NK / mixed_NK.sum(axis=1, keepdims=True)

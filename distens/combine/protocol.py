@@ -15,10 +15,10 @@ class Combiner(Protocol):
 
         >>> import numpy as np
         >>> from distens import registry
-        >>> probs_MNC = np.array([[[0.9, 0.1]], [[0.5, 0.5]]])
+        >>> predictions_MNK = np.array([[[0.9, 0.1]], [[0.5, 0.5]]])
         >>> combiner = registry.build("combine", "average", "combine")
-        >>> state = combiner.fit(probs_MNC, np.array([0]), np.array([0.75, 0.25]))
-        >>> combiner.combine(probs_MNC, state).round(6).tolist()
+        >>> state = combiner.fit(predictions_MNK, np.array([0]), np.array([0.75, 0.25]))
+        >>> combiner.combine(predictions_MNK, state).round(6).tolist()
         [[0.8, 0.2]]
     """
 

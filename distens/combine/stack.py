@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Gt, Le
 
 from distens.combine import _pools
-from distens.combine._pools import Pool
+from distens.combine._pools import OpinionPool
 from distens.probabilities import FLOOR, mix, softmax
 from distens.records import Floats, Integers, State
 from distens.targets.protocol import Target, Targets
@@ -18,9 +18,9 @@ from distens.targets.protocol import Target, Targets
 _STRENGTHS = (100.0, 10.0, 1.0)
 """The values of l2 that cross-validation chooses from, simplest (nearest to the selection's own weights) first."""
 
-_USUAL = 10.0
+_USUAL_L2 = 10.0
 _FOLDS = 5
-_ROUGHLY = 1e-9
+_FOLD_TOLERANCE = 1e-9
 """The tolerance, as a share of the loss, of fits that are only compared."""
 
 _AVERAGE = "average"
@@ -83,9 +83,9 @@ class Stack:
         form, l2 = self._choose(probs, logs_MNC, targets_N, pull_M)
         classes = logs_MNC.shape[2]
         if form == _AVERAGE:
-            pool = Pool(pull_M / pull_M.sum(), np.zeros(classes))
+            pool = OpinionPool(pull_M / pull_M.sum(), np.zeros(classes))
         else:
-            pool = _pools.fit(logs_MNC, targets_N, _pools.start(form, pull_M, classes), l2)
+            pool = _pools.fit_pool(logs_MNC, targets_N, _pools.start(form, pull_M, classes), l2)
         back_M = np.argsort(order_M)
         arrays = {"weights": pool.weights[back_M], "bias": pool.bias_C, "order": order_M}
         return State(arrays, {"form": form, **({} if form == _AVERAGE else {"l2": l2})})
@@ -107,13 +107,13 @@ class Stack:
         return softmax(logits_NC)
 
     def _choose(self, probs: list[Floats], logs_MNC: Floats, targets_N: Integers, pull_M: Floats) -> Option:
-        usual = ("constant" if self.form == "auto" else self.form, _USUAL if self.l2 is None else self.l2)
+        usual = ("constant" if self.form == "auto" else self.form, _USUAL_L2 if self.l2 is None else self.l2)
         rows, strengths = len(targets_N), _STRENGTHS if self.l2 is None else (self.l2,)
         if rows < 2 * _FOLDS or (self.form != "auto" and self.l2 is not None):
             return usual
         losses = {(_AVERAGE, np.inf): _losses(_mean(probs, pull_M), targets_N)} if self.form == "auto" else {}
         for form in _pools.FORMS if self.form == "auto" else (self.form,):
-            losses |= _path(logs_MNC, targets_N, pull_M, form, strengths)
+            losses |= _held_out_losses(logs_MNC, targets_N, pull_M, form, strengths)
         best_N = min(losses.values(), key=np.mean)
         for option in [usual, *losses] if usual in losses else losses:
             behind_N = losses[option] - best_N
@@ -122,7 +122,7 @@ class Stack:
         raise AssertionError("the best option is within one standard error of itself")
 
 
-def _path(
+def _held_out_losses(
     logs_MNC: Floats, targets_N: Integers, pull_M: Floats, form: str, strengths: tuple[float, ...]
 ) -> dict[Option, Floats]:
     """Return, for each strength until the mean has risen, the loss of every row by the pool fitted without it.
@@ -137,7 +137,7 @@ def _path(
         held_out_NC = np.empty(logs_MNC.shape[1:])
         for fold in range(_FOLDS):
             seen, left = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
-            pools[fold] = _pools.fit(logs_MNC[:, seen], targets_N[seen], pull, l2, pools[fold], _ROUGHLY)
+            pools[fold] = _pools.fit_pool(logs_MNC[:, seen], targets_N[seen], pull, l2, pools[fold], _FOLD_TOLERANCE)
             held_out_NC[left] = softmax(pools[fold].logits(logs_MNC[:, left]))
         losses[form, l2] = _losses(held_out_NC, targets_N)
         if losses[form, l2].mean() > least:

@@ -8,7 +8,7 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-from distens.errors import ConfigError, did_you_mean, shown
+from distens.errors import ConfigError, did_you_mean, shorten_value
 
 _OURS = __name__.partition(".")[0]
 
@@ -28,7 +28,7 @@ def is_ours(cls: type) -> bool:
     return cls.__module__.split(".")[0] == _OURS
 
 
-def check(address: str, where: str) -> None:
+def check_address(address: str, where: str) -> None:
     """Check that an address is well formed, and not of a class that has a shorter name; nothing is imported.
 
     Raises:
@@ -36,7 +36,9 @@ def check(address: str, where: str) -> None:
     """
     module, _, name = address.partition(":")
     if not all(part.isidentifier() and not keyword.iskeyword(part) for part in (*module.split("."), name)):
-        raise ConfigError(f"{where}: expected the name of a file, or package.module:Class, found {shown(address)}")
+        raise ConfigError(
+            f"{where}: expected the name of a file, or package.module:Class, found {shorten_value(address)}"
+        )
     if module == "__main__":
         raise ConfigError(f"{where}: other processes cannot find {address!r}; put the class into a file and name that")
     if module.split(".")[0] == _OURS:
@@ -47,10 +49,10 @@ def find_class(address: str, where: str) -> type:
     """Return the class at an address; its module is imported, which runs that module's code.
 
     Raises:
-        ConfigError: as in `check`; or the module cannot be imported, or has no such class, or only imports it from
-            elsewhere, or the class is not at the top of its module.
+        ConfigError: as in `check_address`; or the module cannot be imported, or has no such class, or only imports it
+            from elsewhere, or the class is not at the top of its module.
     """
-    check(address, where)
+    check_address(address, where)
     module, name = _import(module_of(address), where), address.partition(":")[2]
     found = vars(module).get(name)  # not getattr: a module may import more when a name is missing
     if found is None:
@@ -60,12 +62,12 @@ def find_class(address: str, where: str) -> type:
         place = f"{module.__name__} ({file})" if file else module.__name__
         raise ConfigError(f"{where}: {place} has no class {name!r}. {did_you_mean(name, classes)}")
     if not isinstance(found, type):
-        raise ConfigError(f"{where}: {address} must be a class, found {shown(found)}")
+        raise ConfigError(f"{where}: {address} must be a class, found {shorten_value(found)}")
     if is_ours(found):
         raise _is_our_own(address, found.__module__, where)
     if (defined := f"{found.__module__}:{found.__qualname__}") != address:
         hint = "make it a class at the top of its module" if "." in found.__qualname__ else "write that"
-        raise ConfigError(f"{where}: a class has one name here; {address} is defined as {defined}: {hint}")
+        raise ConfigError(f"{where}: a class has one address; {address} is defined as {defined}: {hint}")
     return found
 
 

@@ -1,7 +1,7 @@
 """The frozen, validated description of one run, read from YAML 1.2.
 
 This file checks the shape of a config; the options of plug-ins are the plug-ins' own fields and are checked when
-`registry.build` makes them, all of them before anything starts.
+`registry.make_plugin` makes them, all of them before anything starts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import (
 
 from distens.config import raw_values
 from distens.config.sections import DataSection, Name, SearchSection, Section, Spec, SweepSection
-from distens.errors import ConfigError, did_you_mean, shown
+from distens.errors import ConfigError, did_you_mean, shorten_value
 
 Shape = TypeVar("Shape", bound=Section)
 
@@ -78,7 +78,7 @@ class Config(Section):
     def _of_plain_values(cls, given: Any, validate: ModelWrapValidatorHandler[Config]) -> Config:
         if isinstance(given, Config):
             return validate(given)
-        raw_values.check(given)
+        raw_values.check_json_values(given)
         made = validate(given)
         found = list(raw_values.misread(given, made))
         if found:
@@ -97,7 +97,7 @@ class Config(Section):
         given = self.model_extra or {}
         for name in [name for name, value in given.items() if value is None]:
             del given[name]  # older versions wrote `federated: null`
-        unknown = [_unknown(name, value, self.role) for name, value in given.items() if name != self.role]
+        unknown = [_unknown_key_message(name, value, self.role) for name, value in given.items() if name != self.role]
         if unknown:
             raise ValueError("\n".join(unknown))
         return self
@@ -130,15 +130,15 @@ class Config(Section):
         return f"{self.name}-{self.hash()}"
 
 
-def _unknown(name: str, value: Any, role: str) -> str:
+def _unknown_key_message(name: str, value: Any, role: str) -> str:
     """Return the message that refuses a key at the top of a config: misspelt, or a section of another role."""
     hint = did_you_mean(name, [*Config.model_fields, role])
     if isinstance(value, Mapping) and not hint.startswith("Did you mean"):
-        return f"{name}: has no effect with role `{role}`; write `role: {name}` if it is one. {hint}"
+        return f"{name}: has no effect with role `{role}`; if {name} is the role, write `role: {name}`. {hint}"
     return f"{name}: unknown key. {hint}"
 
 
-def parse(values: Mapping[str, Any], where: str = "") -> Config:
+def parse_config(values: Mapping[str, Any], where: str = "") -> Config:
     """Return the config that a mapping describes.
 
     Raises:
@@ -185,7 +185,7 @@ def _lines(error: ValidationError, root: type[BaseModel] = Config) -> list[str]:
         elif not place:  # an error of the config as a whole, whose message names the keys
             lines += item["msg"].removeprefix("Value error, ").splitlines()
         else:
-            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}, found {shown(item['input'])}")
+            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}, found {shorten_value(item['input'])}")
     return lines
 
 
@@ -227,7 +227,7 @@ def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{where}: a config is a mapping, found {type(values).__name__}")
     for override in overrides:
         _set(values, override)
-    return parse(values, where)
+    return parse_config(values, where)
 
 
 def read_yaml(text: str, where: str) -> Any:

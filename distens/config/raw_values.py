@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from distens.credentials import holds
-from distens.errors import shown
+from distens.credentials import has_credentials
+from distens.errors import shorten_value
 
-MOST_VALUES = 1_000_000
+MAX_VALUES = 1_000_000
 """The most values that a config may have: YAML's aliases turn a few lines into any number of values."""
 
-DEEPEST = 64
+MAX_DEPTH = 64
 
 
-def check(values: Any) -> None:
+def check_json_values(values: Any) -> None:
     """Refuse values that cannot be stored as JSON, or must not be.
 
     Raises:
@@ -26,10 +26,10 @@ def check(values: Any) -> None:
     while left:
         place, value = left.pop()
         count += 1
-        if count > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values, aliases written out")
-        if len(place) > DEEPEST:
-            raise ValueError(f"{_dotted(place[:4])}…: nested more than {DEEPEST} deep")
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values, with aliases expanded")
+        if len(place) > MAX_DEPTH:
+            raise ValueError(f"{_dotted(place[:4])}…: nested more than {MAX_DEPTH} deep")
         if isinstance(value, Mapping):
             inner = [((*place, key), value[key]) for key in value]
             inner += [((*place, "key"), key) for key in value if isinstance(key, str)]
@@ -43,16 +43,16 @@ def check(values: Any) -> None:
 
 def _check_leaf(value: Any, where: str) -> None:
     if isinstance(value, str):
-        if holds(value):
+        if has_credentials(value):
             raise ValueError(
                 f"{where}: an address with credentials in it; a config is stored with its run, so give those in the "
                 "environment (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI, …)"
             )
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{where}: a finite number is wanted, found {value}")
+            raise ValueError(f"{where}: expected a finite number, found {value}")
     elif not (value is None or isinstance(value, bool | int)):
-        raise ValueError(f"{where}: text, a number, a list or a mapping is wanted, found {shown(value)}")
+        raise ValueError(f"{where}: expected text, a number, a list or a mapping, found {shorten_value(value)}")
 
 
 def misread(given: Any, made: Any, where: str = "") -> Iterator[str]:
@@ -71,7 +71,7 @@ def misread(given: Any, made: Any, where: str = "") -> Iterator[str]:
             for i, (value, inner) in enumerate(zip(given, made, strict=False)):
                 yield from misread(value, inner, f"{where}.{i}")
     elif isinstance(given, bool | str) and isinstance(made, int | float) and type(made) is not type(given):
-        yield f"{where}: a number is wanted, found {shown(given)}"
+        yield f"{where}: expected a number, found {shorten_value(given)}"
 
 
 def _dotted(place: tuple[Any, ...]) -> str:

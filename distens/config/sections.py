@@ -20,7 +20,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class Splits(Section):
+class SplitsSection(Section):
     """Shares of the rows, which sum to one; with `test: given` (a source with a test part) the other three do.
 
     In a federation *train* is divided among the clients. Where clients have sources of their own, *train* belongs
@@ -34,7 +34,7 @@ class Splits(Section):
     test: Annotated[float, Field(gt=0, lt=1)] | Literal["given"] = 0.2
 
     @model_validator(mode="after")
-    def _sums_to_one(self) -> Splits:
+    def _sums_to_one(self) -> SplitsSection:
         total = self.train + self.search + self.combine + (0 if self.test == "given" else self.test)
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the shares must sum to 1, they sum to {total:g}")
@@ -65,10 +65,10 @@ class DataSection(Section):
     drop: tuple[str, ...] = ()
     rows: int | None = Field(None, ge=10)
     unseen: Literal["error", "missing"] = "error"
-    splits: Splits = Splits()  # pyright: ignore[reportCallIssue]
+    splits: SplitsSection = SplitsSection()  # pyright: ignore[reportCallIssue]
 
 
-MEMBERS = 32
+DEFAULT_MEMBERS = 32
 """The number of members that are started where neither search nor schedule sets a limit."""
 
 
@@ -123,7 +123,7 @@ def _gpus(count: float) -> float:
     return count
 
 
-class Occupied(Section):
+class ResourcesSection(Section):
     """The resources that members of one name occupy while they train; a key left out is as for all other members.
 
     Attributes:
@@ -147,7 +147,7 @@ class Occupied(Section):
         return values
 
     @model_validator(mode="after")
-    def _says_something(self) -> Occupied:
+    def _says_something(self) -> ResourcesSection:
         if not self.model_dump(exclude_none=True):
             raise ValueError("none of cpus, gpus, memory_gib, custom: has no effect")
         return self

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distens.data.scaling import LARGEST, Scaling, chunks, numbers, one_over
-from distens.errors import DataError, shown
+from distens.data.scaling import LARGEST, Scaling, chunks, finite_numbers, one_over
+from distens.errors import DataError, shorten_value
 from distens.records import Floats, Integers
 
 
@@ -61,7 +61,7 @@ class Features:
         """Rebuild the encoding from `to_json`'s values; errors as in `Scaling.from_json`."""
         scaling, shape = Scaling.from_json(values["scaling"]), tuple(values["shape"])
         if shape != scaling.means_F.shape:
-            raise ValueError(f"shape {shown(shape)} does not go with {len(scaling.means_F)} means")
+            raise ValueError(f"shape {shorten_value(shape)} does not match {len(scaling.means_F)} means")
         return cls(shape, _dtype(values["dtype"]), scaling)
 
 
@@ -117,16 +117,22 @@ class Images:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Images:
         """Rebuild the encoding from `to_json`'s values; errors as in `Scaling.from_json`."""
-        means_C, scales_C, shape = numbers(values["means_C"]), numbers(values["scales_C"]), tuple(values["shape"])
+        means_C, scales_C, shape = (
+            finite_numbers(values["means_C"]),
+            finite_numbers(values["scales_C"]),
+            tuple(values["shape"]),
+        )
         channels = (*shape, 1)[2] if len(shape) in (2, 3) and all(type(n) is int and n > 0 for n in shape) else 0
         if not channels == len(means_C) == len(scales_C):
-            raise ValueError(f"shape {shown(shape)} does not go with {len(means_C)} means and {len(scales_C)} scales")
+            raise ValueError(
+                f"shape {shorten_value(shape)} does not match {len(means_C)} means and {len(scales_C)} scales"
+            )
         return cls(shape, _dtype(values["dtype"]), means_C, scales_C)
 
 
 def _dtype(name: str) -> str:
     if np.dtype(name).kind not in "buif":
-        raise ValueError(f"dtype {shown(name)} is not of numbers")
+        raise ValueError(f"dtype {shorten_value(name)} does not hold numbers")
     return name
 
 

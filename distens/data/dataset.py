@@ -19,7 +19,7 @@ class Examples:
 
     Attributes:
         inputs: float32, rows first: (N, features), or (N, channels, height, width). Read-only: copy before writing.
-        targets: as the data's target has them: labels_N (int64), or numbers (float64); or probs_NC (float32) if a
+        targets: as the data's target has them: labels_N (int64), or numbers (float64); or predictions_NK (float32) if a
             teacher predicted them.
         classes: C, the number of a prediction's columns; a class may be absent from `targets`.
     """

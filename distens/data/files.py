@@ -19,14 +19,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from distens.errors import AMISS, DataError, StorageError, did_you_mean
+from distens.errors import DAMAGE_ERRORS, DataError, StorageError, did_you_mean
 from distens.storage import filesystem
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet", ".npz": "npz"}
-SMALL_BYTES, MOST_TIMES, MOST_TIMES_PARQUET = 64 * 2**20, 200, 2000
+SMALL_BYTES, MAX_UNPACK_FACTOR, MAX_UNPACK_FACTOR_PARQUET = 64 * 2**20, 200, 2000
 """The limits of an unpacked file: SMALL_BYTES, or MOST_TIMES times the packed size if that is more. For Parquet,
 MOST_TIMES_PARQUET: it stores a column of few values in one bit per row or less."""
 
@@ -61,7 +61,7 @@ class Location:
                 content = source.read()
             if content[:2] != b"\x1f\x8b":
                 return content
-            most = max(SMALL_BYTES, MOST_TIMES * len(content))
+            most = max(SMALL_BYTES, MAX_UNPACK_FACTOR * len(content))
             with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
                 unpacked = packed.read(most + 1)
         except (OSError, EOFError, zlib.error) as error:
@@ -77,7 +77,7 @@ class Location:
         return next((form for extension, form in FORMS.items() if name.endswith(extension)), "")
 
 
-def check_unpacked(unpacked: int, packed: int, where: str, times: int = MOST_TIMES) -> None:
+def check_unpacked(unpacked: int, packed: int, where: str, times: int = MAX_UNPACK_FACTOR) -> None:
     """Refuse a packed file that would fill the memory when it is unpacked.
 
     Raises:
@@ -96,7 +96,7 @@ def locate(address: str) -> Location:
         DataError: there is no file or folder, the filesystem cannot be reached, or the address has credentials in it.
     """
     try:
-        opened, path = filesystem.opened(address if "://" in address else os.path.expanduser(address))
+        opened, path = filesystem.parse_address(address if "://" in address else os.path.expanduser(address))
         files = opened()
         info = files.get_file_info(path)
         if info.type == fs.FileType.Unknown:  # a pipe or a device, whose content may never end
@@ -159,9 +159,14 @@ def read_parquet(location: Location) -> pd.DataFrame:
             file = pq.ParquetFile(source)
             _check_names(file.schema_arrow.names, location.address)
             cells = file.metadata.num_rows * file.metadata.num_columns
-            check_unpacked(8 * cells, source.size(), location.address, MOST_TIMES_PARQUET)
+            check_unpacked(8 * cells, source.size(), location.address, MAX_UNPACK_FACTOR_PARQUET)
             return file.read().to_pandas().reset_index(drop=True)
-    except (*AMISS, MemoryError, pa.ArrowException, OSError) as error:  # pandas' metadata in the file may be anything
+    except (
+        *DAMAGE_ERRORS,
+        MemoryError,
+        pa.ArrowException,
+        OSError,
+    ) as error:  # pandas' metadata in the file may be anything
         raise DataError(f"{location.address}: not a readable Parquet table: {error}") from error
 
 
@@ -189,7 +194,7 @@ def read_npz(location: Location) -> Mapping[str, NDArray[Any]]:
             sizes = [info.file_size for info in archive.zip.infolist()]
             check_unpacked(sum(sizes), len(content), location.address)
             return {name: _read_array(archive, name, location.address) for name in archive.files}
-    except (*AMISS, MemoryError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (*DAMAGE_ERRORS, MemoryError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(f"{location.address}: not a readable .npz file: {error}") from error
 
 

@@ -22,7 +22,7 @@ EXAMPLE_ROWS = 5
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedData:
     """A source that has been divided into splits and encoded.
 
     Attributes:
@@ -55,7 +55,7 @@ class Loaded:
         store.write_json("preprocessing.json", self.preprocessing.to_json())
 
 
-def load(section: DataSection, seed: int) -> Loaded:
+def load_data(section: DataSection, seed: int) -> LoadedData:
     """Read a source, divide it, fit the preprocessing on *train* alone, and encode every split.
 
     An equal section and seed give equal bits.
@@ -63,7 +63,7 @@ def load(section: DataSection, seed: int) -> Loaded:
     Raises:
         DataError: the source is missing, not readable, or cannot be divided.
     """
-    raw = source.read(section)
+    raw = source.read_source(section)
     given = raw.test_rows is not None
     strata_N, names = raw.target.strata(raw.targets_N), raw.target.column_names
     split_rows = splits.divide(strata_N, names, section.splits, seed, section.rows, given)
@@ -82,7 +82,7 @@ def load(section: DataSection, seed: int) -> Loaded:
     for array in (*inputs.values(), *targets.values(), *split_rows.values()):
         array.flags.writeable = False  # as in arrays that Ray returns, so that members get the same from every runner
     dataset = Dataset(inputs, targets, raw.target, fingerprint(inputs, targets, raw.target.column_names))
-    return Loaded(dataset, preprocessing, _take(rows["test"], np.arange(EXAMPLE_ROWS)), split_rows)
+    return LoadedData(dataset, preprocessing, _take(rows["test"], np.arange(EXAMPLE_ROWS)), split_rows)
 
 
 def column(section: DataSection, name: str) -> Any:
@@ -91,7 +91,7 @@ def column(section: DataSection, name: str) -> Any:
     Raises:
         DataError: the source is no table, or has no such column.
     """
-    rows = source.read(section.model_copy(update={"drop": ()})).rows
+    rows = source.read_source(section.model_copy(update={"drop": ()})).rows
     if not hasattr(rows, "columns"):
         raise DataError(f"{section.source} holds arrays, not a table: it has no column {name!r}")
     if name not in rows.columns:

@@ -11,7 +11,7 @@ import numpy as np
 from distens.config.sections import DataSection
 from distens.data.arrays import Features, Images
 from distens.data.tables import Table
-from distens.errors import AMISS, DataError
+from distens.errors import DAMAGE_ERRORS, DataError
 from distens.records import Floats, Integers
 
 
@@ -77,5 +77,5 @@ class Preprocessing:
         try:
             encoding = next(kind for kind in (Table, Features, Images) if kind.kind == values["kind"])
             return cls(encoding.from_json({key: value for key, value in values.items() if key != "kind"}))
-        except (StopIteration, *AMISS) as error:
+        except (StopIteration, *DAMAGE_ERRORS) as error:
             raise DataError(f"not a preprocessing that this version knows: {error!r}") from error

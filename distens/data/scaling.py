@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distens.errors import shown
+from distens.errors import shorten_value
 from distens.records import Floats
 
 CHUNK_CELLS = 1 << 22
@@ -77,16 +77,18 @@ class Scaling:
         Raises:
             KeyError, TypeError, ValueError: the values are not those of a scaling.
         """
-        medians_F, means_F, scales_F = (numbers(values[name]) for name in ("medians_F", "means_F", "scales_F"))
+        medians_F, means_F, scales_F = (finite_numbers(values[name]) for name in ("medians_F", "means_F", "scales_F"))
         indicated = [int(f) for f in values["indicated_I"]]
         if not len(medians_F) == len(means_F) == len(scales_F):
             raise ValueError(f"medians, means and scales of {len(medians_F)}, {len(means_F)}, {len(scales_F)} features")
         if indicated != sorted(set(indicated)) or not set(indicated) <= set(range(len(means_F))):
-            raise ValueError(f"indicated_I: {shown(indicated)} are not some of {len(means_F)} features")
+            raise ValueError(
+                f"indicated_I: {shorten_value(indicated)} are not distinct, ascending places of {len(means_F)} features"
+            )
         return cls(medians_F, means_F, scales_F, np.array(indicated, dtype=np.int64))
 
 
-def numbers(values: Any) -> NDArray[np.float64]:
+def finite_numbers(values: Any) -> NDArray[np.float64]:
     """Return a list of finite numbers as an array.
 
     Raises:
@@ -94,7 +96,7 @@ def numbers(values: Any) -> NDArray[np.float64]:
     """
     array = np.array(values, dtype=np.float64)
     if array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(f"expected a list of finite numbers, found {shown(values)}")
+        raise ValueError(f"expected a list of finite numbers, found {shorten_value(values)}")
     return array
 
 

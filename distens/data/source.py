@@ -28,29 +28,29 @@ Rows = Any
 """A pandas DataFrame (a table), or an array: (N, features), (N, height, width) or (N, height, width, channels)."""
 
 SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
-NUMBERS = ("sklearn:diabetes",)
+REGRESSION_SOURCES = ("sklearn:diabetes",)
 """Sources whose target is a number unless `data.task` says otherwise."""
 
 TASKS = {"classification": "classes", "regression": "values"}
 """Task -> the kind of its target."""
 
 
-def target_of(section: DataSection) -> type[Target]:
+def find_target_class(section: DataSection) -> type[Target]:
     """Return the class of the target that a config's `data` section asks for.
 
     Raises:
         ConfigError: there is no task or target of that name.
     """
-    task = section.task or ("regression" if section.source in NUMBERS else "classification")
+    task = section.task or ("regression" if section.source in REGRESSION_SOURCES else "classification")
     if task not in TASKS and not is_address(task) and task not in registry.names("targets"):
         raise ConfigError(
             f"data.task: unknown task {task!r}. {did_you_mean(task, [*TASKS, *registry.names('targets')])}"
         )
-    return registry.find("targets", TASKS.get(task, task), "data.task")
+    return registry.find_plugin("targets", TASKS.get(task, task), "data.task")
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawData:
     """A source as it was read, before splits and preprocessing.
 
     Attributes:
@@ -67,7 +67,7 @@ class Raw:
     test_targets_N: Targets | None = None
 
 
-def read(section: DataSection, least_classes: int = 2) -> Raw:
+def read_source(section: DataSection, least_classes: int = 2) -> RawData:
     """Return the rows and targets of the source that a config's `data` section names.
 
     Args:
@@ -88,7 +88,7 @@ def read(section: DataSection, least_classes: int = 2) -> Raw:
     return raw
 
 
-def _read(section: DataSection) -> Raw:
+def _read(section: DataSection) -> RawData:
     if section.source.startswith("sklearn:"):
         return _read_sklearn(section)
     location = files.locate(section.source)
@@ -107,7 +107,7 @@ def _read(section: DataSection) -> Raw:
     )
 
 
-def _read_sklearn(section: DataSection) -> Raw:
+def _read_sklearn(section: DataSection) -> RawData:
     name = section.source.removeprefix("sklearn:")
     if name not in SKLEARN:
         raise DataError(f"data.source: unknown scikit-learn data set {name!r}. {did_you_mean(name, SKLEARN)}")
@@ -121,11 +121,11 @@ def _read_sklearn(section: DataSection) -> Raw:
     bunch: Any = getattr(datasets, f"load_{name}")(as_frame=True)
     _check_columns(section, list(bunch.data.columns))
     column = bunch.target if name == "diabetes" else bunch.target_names[bunch.target.to_numpy()]
-    target, targets_N = target_of(section).encode(column, section.source)
-    return Raw(_without(bunch.data, section.drop), targets_N, target)
+    target, targets_N = find_target_class(section).encode(column, section.source)
+    return RawData(_without(bunch.data, section.drop), targets_N, target)
 
 
-def _from_table(section: DataSection, table: Any) -> Raw:
+def _from_table(section: DataSection, table: Any) -> RawData:
     table.columns = [str(name) for name in table.columns]
     columns = list(table.columns)
     if section.target is None:
@@ -142,8 +142,8 @@ def _from_table(section: DataSection, table: Any) -> Raw:
             f"{where}: the target has {column.nunique():,} different numbers; say what is to be predicted: "
             "`data.task: regression`, or `data.task: classification`"
         )
-    target, targets_N = target_of(section).encode(column, where)
-    return Raw(_without(table, [section.target, *section.drop]), targets_N, target)
+    target, targets_N = find_target_class(section).encode(column, where)
+    return RawData(_without(table, [section.target, *section.drop]), targets_N, target)
 
 
 def _looks_like_numbers(column: Any) -> bool:
@@ -199,7 +199,7 @@ def _npz_arrays(archive: Mapping[str, NDArray[Any]], where: str) -> dict[str, ND
     return arrays
 
 
-def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> Raw:
+def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> RawData:
     for option in ("target", "numeric", "categorical", "drop", "unseen"):
         if getattr(section, option) != DataSection.model_fields[option].default:
             raise DataError(f"data.{option} has no effect on {section.source}, which holds arrays, not a table")
@@ -207,13 +207,13 @@ def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> Ra
     rows, targets = _checked(arrays["x" + suffix], arrays["y" + suffix], f"{where}, x{suffix}")
     names = arrays.get("classes")
     if "x_test" not in arrays:
-        target, targets_N = target_of(section).encode(targets, where, names)
-        return Raw(rows, targets_N, target)
+        target, targets_N = find_target_class(section).encode(targets, where, names)
+        return RawData(rows, targets_N, target)
     test_rows, test_targets = _checked(arrays["x_test"], arrays["y_test"], f"{where}, x_test")
     if test_rows.shape[1:] != rows.shape[1:]:
         raise DataError(f"{where}: training rows have shape {rows.shape[1:]}, test rows {test_rows.shape[1:]}")
-    target, targets_N = target_of(section).encode(np.concatenate([targets, test_targets]), where, names)
-    return Raw(rows, targets_N[: len(rows)], target, test_rows, targets_N[len(rows) :])
+    target, targets_N = find_target_class(section).encode(np.concatenate([targets, test_targets]), where, names)
+    return RawData(rows, targets_N[: len(rows)], target, test_rows, targets_N[len(rows) :])
 
 
 def _checked(rows: NDArray[Any], targets: NDArray[Any], where: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -249,7 +249,7 @@ def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
     form = "idx" if location.is_folder else location.form()
     if isinstance(preprocessing.encoding, Table):
         if form == "csv":
-            return files.read_csv(location, _verbatim(preprocessing.encoding))
+            return files.read_csv(location, _text_columns(preprocessing.encoding))
         if form == "parquet":
             return files.read_parquet(location)
         raise DataError(f"{path}: this model predicts rows of a table. Allowed: .csv, .csv.gz, .parquet, .pq")
@@ -264,7 +264,7 @@ def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
     raise DataError(f"{path}: this model predicts arrays. Allowed: .npz, an idx file, a folder of idx files")
 
 
-def _verbatim(table: Table) -> list[str]:
+def _text_columns(table: Table) -> list[str]:
     """Return the category columns to read as text; columns of true and false are parsed, as in training."""
     return [category.name for category in table.categories if not set(category.levels) <= {"True", "False"}]
 

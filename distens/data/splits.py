@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distens.config.sections import Splits
+from distens.config.sections import SplitsSection
 from distens.data.dataset import SPLITS
 from distens.errors import DataError
 from distens.records import Floats, Integers
@@ -12,7 +12,7 @@ from distens.seeding import generator
 
 
 def divide(
-    labels_N: Integers, classes: tuple[str, ...], splits: Splits, seed: int, rows: int | None, has_test: bool
+    labels_N: Integers, classes: tuple[str, ...], splits: SplitsSection, seed: int, rows: int | None, has_test: bool
 ) -> dict[str, Integers]:
     """Return split -> row numbers, shuffled.
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from distens.config.sections import DataSection
 from distens.data.scaling import LARGEST, Scaling
-from distens.errors import DataError, shown
+from distens.errors import DataError, shorten_value
 from distens.records import Floats, Integers
 from distens.targets import _levels as levels
 
-MOST_LEVELS = 64
+MAX_LEVELS_KEPT = 64
 """The most levels of a column that get an indicator of their own: those most frequent in *train*."""
-FEWEST_ROWS = 3
+MIN_ROWS_PER_LEVEL = 3
 """The fewest rows in *train* of a level with its own indicator; the other levels in *train* share one, "other"."""
 
 
@@ -47,8 +47,8 @@ class Category:
         """Fit the category by counting its levels in *train*; codes are places in `names`, -1 for a missing value."""
         codes = codes_N[train]
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
-        order = np.argsort(-counts, kind="stable")[:MOST_LEVELS]
-        kept = {int(i) for i in order if counts[i] >= FEWEST_ROWS}
+        order = np.argsort(-counts, kind="stable")[:MAX_LEVELS_KEPT]
+        kept = {int(i) for i in order if counts[i] >= MIN_ROWS_PER_LEVEL}
         other = any(count and i not in kept for i, count in enumerate(counts))
         return cls(name, names, tuple(names[i] for i in sorted(kept)), other, bool((codes < 0).any()))
 
@@ -58,7 +58,7 @@ class Category:
         found = cls(**{**values, **{name: _texts(values[name], name) for name in ("levels", "kept")}})
         flags = (found.other, found.missing)
         if type(found.name) is not str or not set(found.kept) <= set(found.levels) or set(map(type, flags)) != {bool}:
-            raise ValueError(f"not a category: {shown(dict(values))}")
+            raise ValueError(f"not a category: {shorten_value(dict(values))}")
         return found
 
     @property
@@ -79,7 +79,7 @@ class Category:
         Raises:
             DataError: a level is not among `levels`, and `unseen` is `error`.
         """
-        codes_N, found = levels.encode(column, f"column {self.name!r}")
+        codes_N, found = levels.encode_levels(column, f"column {self.name!r}")
         known = {level: i for i, level in enumerate(self.levels)}
         places = np.array([*(known.get(level, -2) for level in found), -1], dtype=np.int64)
         result_N = places[codes_N]
@@ -130,7 +130,7 @@ class Table:
                 raise DataError(f"data.numeric: column {name!r} holds no numbers, every value is missing")
         scaling, taken = Scaling.fit(_matrix(rows, numbers, train)), set(numbers)
         categories = tuple(
-            Category.fit(name, *levels.encode(rows[name], f"column {name!r}"), train)
+            Category.fit(name, *levels.encode_levels(rows[name], f"column {name!r}"), train)
             for name in columns
             if name not in taken
         )
@@ -213,15 +213,17 @@ class Table:
         categories = tuple(map(Category.from_json, values["categories"]))
         taken = [*numbers, *(category.name for category in categories)]
         if len({*columns}) < len(columns) or sorted(taken) != sorted(columns) or len(numbers) != len(scaling.means_F):
-            raise ValueError(f"columns {shown(columns)} are not those of numbers and categories, {shown(taken)}")
+            raise ValueError(
+                f"columns {shorten_value(columns)} are not those of numbers and categories, {shorten_value(taken)}"
+            )
         if values["unseen"] not in ("error", "missing"):
-            raise ValueError(f"unseen: `error` or `missing`, found {shown(values['unseen'])}")
+            raise ValueError(f"unseen: `error` or `missing`, found {shorten_value(values['unseen'])}")
         return cls(columns, ignored, values["unseen"], numbers, scaling, categories)
 
 
 def _texts(values: Any, where: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(type(text) is str for text in values):
-        raise ValueError(f"{where}: expected a list of texts, found {shown(values)}")
+        raise ValueError(f"{where}: expected a list of texts, found {shorten_value(values)}")
     return tuple(values)
 
 
@@ -232,7 +234,7 @@ def _holds_numbers(column: Any, name: str, section: DataSection) -> bool:
     if name in section.categorical:
         return False
     if types.is_datetime64_any_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
-        raise DataError(f"column {name!r} holds dates or durations ({column.dtype}): drop it, or make numbers of it")
+        raise DataError(f"column {name!r} holds dates or durations ({column.dtype}): drop it, or convert it to numbers")
     if name in section.numeric:
         return True
     if column.dtype == object:

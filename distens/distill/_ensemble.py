@@ -11,10 +11,10 @@ from distens.distill.protocol import Average
 from distens.errors import Refused
 from distens.records import Integers
 
-_LEAST = 1e-30
+_MIN_PROBABILITY = 1e-30
 
 
-class Ensemble:
+class TeacherEnsemble:
     """A function from teachers' logits and weights to the logits of all teachers together.
 
     Args:
@@ -26,7 +26,10 @@ class Ensemble:
 
     def __init__(self, average: Average, counts_MC: Integers | None, device: str = "cpu") -> None:
         if average == "classwise" and counts_MC is None:
-            raise Refused("average: 'classwise' needs the teachers' rows of each class; 'probabilities' needs none")
+            raise Refused(
+                "average: 'classwise' needs the number of rows of each class that each teacher had; 'probabilities' "
+                "does not"
+            )
         self._average, self._shares_MC = average, torch.zeros(0)
         if average == "classwise":
             self._shares_MC = torch.tensor(class_shares(np.asarray(counts_MC)), dtype=torch.float32).to(device)
@@ -43,7 +46,7 @@ class Ensemble:
         else:
             weights_MC = weights_M[:, None].to(probs_MNC) * self._shares_MC.to(probs_MNC)
             mixed_NC = torch.einsum("mc,mnc->nc", weights_MC, probs_MNC) / weights_MC.sum(dim=0).clamp(min=1e-6)
-        return mixed_NC.clamp(min=_LEAST).log() + top_NC
+        return mixed_NC.clamp(min=_MIN_PROBABILITY).log() + top_NC
 
 
 def temperature(asked: float | None, average: Average) -> float:

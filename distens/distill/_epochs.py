@@ -17,22 +17,22 @@ from distens.distill.protocol import Network
 from distens.errors import Diverged, Refused
 from distens.records import Floats
 from distens.seeding import derive
-from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.context import Context
-from distens.training.dropout import Masks, adopt
+from distens.training.dropout import Masks, replace_dropouts
 from distens.training.network import local_chance, parameters, seed_global
 
-CLIP = 10.0
+MAX_GRADIENT_NORM = 10.0
 """Longer gradients are scaled down to this length, as in the code of DENSE and Co-Boosting."""
 
 Curves = dict[str, list[float]]
 
 
-class Job(Protocol):
-    """A training that `run` carries out, epoch by epoch.
+class EpochLoop(Protocol):
+    """A training that `run_epochs` carries out, epoch by epoch.
 
     Example:
-        `run` resumes it from a checkpoint, trains it, and saves it when a checkpoint is due::
+        `run_epochs` resumes it from a checkpoint, trains it, and saves it when a checkpoint is due::
 
             job.load(unpack(state))
             for number in range(first, epochs):
@@ -46,7 +46,7 @@ class Job(Protocol):
         ...
 
     def state(self) -> Any:
-        """Return everything learned so far, as a tree that `distens.training.checkpoint.pack` takes."""
+        """Return everything learned so far, as a tree that `distens.training.checkpoint.encode_tree` takes."""
         ...
 
     def load(self, tree: Any) -> None:
@@ -54,7 +54,7 @@ class Job(Protocol):
         ...
 
 
-def run(job: Job, epochs: int, context: Context, of: Mapping[str, Any]) -> tuple[Curves, float]:
+def run_epochs(job: EpochLoop, epochs: int, context: Context, of: Mapping[str, Any]) -> tuple[Curves, float]:
     """Carry out a training, from its last checkpoint if there is one; torch's global generators stay as they were.
 
     Args:
@@ -71,10 +71,10 @@ def run(job: Job, epochs: int, context: Context, of: Mapping[str, Any]) -> tuple
     state, first, curves, before = context.checkpoint.load(), 0, Curves(), 0.0
     if state is not None and state.meta.get("of") == identity:
         first, before, curves = state.meta["epoch"], state.meta["seconds"], dict(state.meta["curves"])
-    pace = Pace(context.checkpoint, before)
+    pace = CheckpointTimer(context.checkpoint, before)
     with local_chance(context.device):
         if state is not None and first:
-            job.load(unpack(state))
+            job.load(decode_tree(state))
         for number in range(first, epochs):
             seed_global(derive(context.seed, "server epoch", number), context.device)  # for draws inside the network
             for name, value in job.epoch(number).items():
@@ -83,11 +83,11 @@ def run(job: Job, epochs: int, context: Context, of: Mapping[str, Any]) -> tuple
                 curves[name] = [*curves.get(name, []), value]
             if pace.due() and number + 1 < epochs:
                 meta = {"of": identity, "epoch": number + 1, "seconds": pace.seconds(), "curves": curves}
-                pace.save(pack(job.state(), meta))
+                pace.save(encode_tree(job.state(), meta))
     return curves, pace.seconds()
 
 
-class Pupil:
+class StudentTrainer:
     """A student's network that is trained in place: each call of `learn` is one step of its optimizer.
 
     Args:
@@ -104,7 +104,7 @@ class Pupil:
         momentum: float = 0.9,
     ) -> None:
         self.network = student.torch_module()
-        self._dropouts = adopt(self.network)
+        self._dropouts = replace_dropouts(self.network)
         self.network.to(context.device).train().requires_grad_()
         self._rates, self._context = rates, context
         weights = list(self.network.parameters())
@@ -135,7 +135,7 @@ class Pupil:
         self._optimizer.zero_grad()
         value = loss(self.network(inputs))
         value.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
         self._optimizer.step()
         self.steps += 1
         self._losses += value.detach() * len(inputs)
@@ -168,12 +168,12 @@ class Pupil:
         }
 
 
-def cosine(learning_rate: float, epochs: int) -> Callable[[int], float]:
+def cosine_rates(learning_rate: float, epochs: int) -> Callable[[int], float]:
     """Return a function from epoch to learning rate: half a cosine wave that would reach zero after the last epoch."""
     return lambda epoch: learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def chance(seed: int, *names: str | int) -> torch.Generator:
+def cpu_generator(seed: int, *names: str | int) -> torch.Generator:
     """Return a generator on the CPU for the named purpose; its draws are the same for every device."""
     return torch.Generator().manual_seed(derive(seed, *names))
 
@@ -190,7 +190,7 @@ def batches(rows: int, size: int, rng: torch.Generator) -> Sequence[Tensor]:
     return parts
 
 
-def begin(
+def begin_student(
     start: Literal["fresh", "mean"] | None, student: Network, teachers: Sequence[Network], weights_M: Floats
 ) -> bool:
     """Give the student the weighted mean of the teachers' weights, as FedAvg does; return True if that was done.
@@ -210,7 +210,9 @@ def begin(
     if any({name: tensor.shape for name, tensor in state.items()} != shapes for state in states):
         if start is None:
             return False
-        raise Refused("start: 'mean' needs teachers and student of one architecture, found several; 'fresh' takes any")
+        raise Refused(
+            "start: 'mean' needs teachers and student of one architecture, found several; 'fresh' works with any"
+        )
     shares = torch.tensor(np.asarray(weights_M) / np.sum(weights_M), dtype=torch.float64)
     with torch.no_grad():
         for name, tensor in wanted.items():

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distens.distill import _generator
-from distens.distill._epochs import CLIP, Pupil, chance
-from distens.distill._teachers import Frozen
-from distens.distill.protocol import Server
+from distens.distill._epochs import MAX_GRADIENT_NORM, StudentTrainer, cpu_generator
+from distens.distill._teachers import FrozenTeachers
+from distens.distill.protocol import Knowledge
 from distens.records import Floats, Integers
 from distens.seeding import derive
 from distens.training.context import Context
 
 
 @dataclass(frozen=True)
-class Plan:
+class FineTuningOptions:
     """The options of `Fedftg` that fine-tuning needs; `generator_rate` is that of its first round."""
 
     iterations: int
@@ -36,7 +36,7 @@ class Plan:
 
 
 class FineTuning:
-    """The fine-tuning of a student: a `Job` (see `distens.distill._epochs`) whose epoch is one round.
+    """The fine-tuning of a student: a `EpochLoop` (see `distens.distill._epochs`) whose epoch is one round.
 
     Args:
         shares_MC: the weight of each teacher for rows of each class.
@@ -45,50 +45,50 @@ class FineTuning:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: FineTuningOptions,
         teachers: Sequence[nn.Module],
-        pupil: Pupil,
+        pupil: StudentTrainer,
         shares_MC: Floats,
         counts_C: Integers,
-        server: Server,
+        server: Knowledge,
         context: Context,
     ) -> None:
         self._plan, self._pupil, self._counts_C, self._context = plan, pupil, counts_C, context
-        self._all = Frozen(teachers, context.device)
-        self._each = [Frozen([teacher], context.device) for teacher in teachers]
+        self._all = FrozenTeachers(teachers, context.device)
+        self._each = [FrozenTeachers([teacher], context.device) for teacher in teachers]
         self._shares_MC = torch.tensor(shares_MC, dtype=torch.float32).to(context.device)
-        self._range = _generator.Range(server.low, server.high, server.input_shape, context.device)
+        self._range = _generator.InputBounds(server.low, server.high, server.input_shape, context.device)
         seed = derive(context.seed, "generator")
-        self._made = _generator.make(server.input_shape, plan.width, seed, context.device, server.classes)
+        self._made = _generator.make_generator(server.input_shape, plan.width, seed, context.device, server.classes)
         self._optimizer = torch.optim.Adam(self._made.parameters(), lr=plan.generator_rate)
 
     def epoch(self, number: int) -> Mapping[str, float]:
         """Train for one round; return the mean losses of the generator and the student."""
-        plan, rng = self._plan, chance(self._context.seed, "fine-tuning", number)
+        plan, rng = self._plan, cpu_generator(self._context.seed, "fine-tuning", number)
         for group in self._optimizer.param_groups:
             group["lr"] = plan.generator_rate * plan.decay**number
         self._pupil.begin(number)
-        labels = proportional(self._counts_C, plan.iterations * plan.batch_size)
+        labels = labels_in_proportion(self._counts_C, plan.iterations * plan.batch_size)
         labels = torch.tensor(labels)[torch.randperm(len(labels), generator=rng)]
         made_losses = []
         for labels_N in labels.to(self._context.device).split(plan.batch_size):
             noise = torch.randn((len(labels_N), _generator.NOISE), generator=rng).to(self._context.device)
-            student = Frozen([self._pupil.network], self._context.device)
+            student = FrozenTeachers([self._pupil.network], self._context.device)
             for _ in range(plan.generator_steps):
-                made_losses += [self._push(k, student, noise, labels_N) for k in range(len(self._each))]
+                made_losses += [self._step_generator(k, student, noise, labels_N) for k in range(len(self._each))]
             self._teach(noise, labels_N)
         return {"generator_loss": torch.stack(made_losses).mean().item(), "student_loss": self._pupil.loss()}
 
-    def _push(self, place: int, student: Frozen, noise: Tensor, labels_N: Tensor) -> Tensor:
+    def _step_generator(self, place: int, student: FrozenTeachers, noise: Tensor, labels_N: Tensor) -> Tensor:
         """Make one step of the generator against one teacher, and return its loss."""
         plan, shares_N = self._plan, self._shares_MC[place, labels_N]
         inputs = self._range.scaled(self._made(noise, labels_N))
         teacher_NC = self._each[place].logits(inputs)[0]
-        loss = gap(student.logits(inputs)[0], teacher_NC, labels_N, shares_N, plan.classify)
-        loss = loss + plan.spread / len(self._each) * alike(noise, inputs)
+        loss = generator_loss(student.logits(inputs)[0], teacher_NC, labels_N, shares_N, plan.classify)
+        loss = loss + plan.spread / len(self._each) * similarity_loss(noise, inputs)
         self._optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self._made.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(self._made.parameters(), MAX_GRADIENT_NORM)
         self._optimizer.step()
         return loss.detach()
 
@@ -100,10 +100,10 @@ class FineTuning:
         for _ in range(self._plan.student_steps):
             self._pupil.learn(inputs, lambda logits_NC: -(target_NC * logits_NC.log_softmax(dim=1)).mean())
 
-    def some(self, most: int = 64) -> Any:
+    def example_rows(self, most: int = 64) -> Any:
         """Return `most` rows that the generator makes now, for people to look at."""
-        rng = chance(self._context.seed, "some")
-        labels_N = torch.tensor(proportional(self._counts_C, most)).to(self._context.device)
+        rng = cpu_generator(self._context.seed, "some")
+        labels_N = torch.tensor(labels_in_proportion(self._counts_C, most)).to(self._context.device)
         noise = torch.randn((most, _generator.NOISE), generator=rng).to(self._context.device)
         with torch.no_grad():
             return self._range.scaled(self._made(noise, labels_N)).cpu().numpy()
@@ -115,7 +115,7 @@ class FineTuning:
             arrays |= {f"moments/{place}/{name}": tensor for name, tensor in moments.items()}
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in arrays.items()}
 
-    def take(self, generator: Mapping[str, Any]) -> None:
+    def load_generator(self, generator: Mapping[str, Any]) -> None:
         """Continue with the generator and optimizer that `generator` returned in an earlier round."""
         moments: dict[int, dict[str, Tensor]] = {}
         made: dict[str, Tensor] = {}
@@ -125,9 +125,9 @@ class FineTuning:
                 made[rest] = torch.tensor(array)
             else:
                 moments.setdefault(int(rest.partition("/")[0]), {})[rest.partition("/")[2]] = torch.tensor(array)
-        self._go_on(made, moments)
+        self._load_generator_state(made, moments)
 
-    def _go_on(self, made: Mapping[str, Tensor], moments: Mapping[int, Any]) -> None:
+    def _load_generator_state(self, made: Mapping[str, Tensor], moments: Mapping[int, Any]) -> None:
         self._made.load_state_dict(made)
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -140,10 +140,10 @@ class FineTuning:
     def load(self, tree: Any) -> None:
         """Restore a state that `state` returned."""
         self._pupil.load(tree["pupil"])
-        self._go_on(tree["made"], tree["moments"])
+        self._load_generator_state(tree["made"], tree["moments"])
 
 
-def proportional(counts_C: Integers, wanted: int) -> Integers:
+def labels_in_proportion(counts_C: Integers, wanted: int) -> Integers:
     """Return `wanted` labels, ascending, in proportion to the counts.
 
     Shares are rounded down; the labels still missing go to the largest remainders, the first of equal ones.
@@ -155,14 +155,16 @@ def proportional(counts_C: Integers, wanted: int) -> Integers:
     return np.repeat(np.arange(len(found_C)), found_C)
 
 
-def gap(student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor, shares_N: Tensor, classify: float) -> Tensor:
+def generator_loss(
+    student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor, shares_N: Tensor, classify: float
+) -> Tensor:
     """Return mean_i[a_i (classify CE(f(x_i), y_i) - mean_c |S(x_i)_c - f(x_i)_c|)], a_i the weight of row i."""
     apart_N = (student_NC - teacher_NC).abs().mean(dim=1)
     fits_N = functional.cross_entropy(teacher_NC, labels_N, reduction="none")
     return (shares_N * (classify * fits_N - apart_N)).mean()
 
 
-def alike(noise: Tensor, inputs: Tensor) -> Tensor:
+def similarity_loss(noise: Tensor, inputs: Tensor) -> Tensor:
     """Return exp(-mean_ij[mean (z_i - z_j)^2 mean |x_i - x_j|]): 1 where all rows are the same."""
     rows = inputs.flatten(1)
     noises_NN = (noise[:, None] - noise).square().mean(dim=2)

@@ -15,7 +15,7 @@ NOISE = 256
 """The number of random numbers that one row is made from."""
 
 
-class Range:
+class InputBounds:
     """The bounds between which inputs lie.
 
     Args:
@@ -86,7 +86,7 @@ class Generator(nn.Module):
         return rows[:, :, : self._shape[1], : self._shape[2]] if rows.ndim == 4 else rows.view(-1, *self._shape)
 
 
-def make(shape: tuple[int, ...], width: int, seed: int, device: str, classes: int = 0) -> Generator:
+def make_generator(shape: tuple[int, ...], width: int, seed: int, device: str, classes: int = 0) -> Generator:
     """Return an untrained generator, in training mode, that follows from the seed alone (see `Generator`)."""
     made = network.initialise(lambda: Generator(shape, width, classes), seed)
     assert isinstance(made, Generator)

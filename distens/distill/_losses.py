@@ -16,7 +16,7 @@ def divergence(student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Te
     return temperature**2 * (log_teacher_NC.exp() * (log_teacher_NC - log_student_NC)).sum(dim=1)
 
 
-def hard(ensemble_NC: Tensor, labels_N: Tensor) -> Tensor:
+def hard_loss(ensemble_NC: Tensor, labels_N: Tensor) -> Tensor:
     """Return mean[(1 - p) CE], p the ensemble's probability of the label, which passes no gradient on.
 
     Rows that the ensemble is sure of count for little (Co-Boosting, equation 6, with exponent 1).
@@ -25,7 +25,7 @@ def hard(ensemble_NC: Tensor, labels_N: Tensor) -> Tensor:
     return ((1 - (-loss_N.detach()).exp()) * loss_N).mean()
 
 
-def apart(student_NC: Tensor, ensemble_NC: Tensor, temperature: float, masked: bool) -> Tensor:
+def disagreement_loss(student_NC: Tensor, ensemble_NC: Tensor, temperature: float, masked: bool) -> Tensor:
     """Return -mean[KL_T(student, ensemble)], low where the student does not yet predict what the ensemble predicts.
 
     Args:
@@ -37,7 +37,7 @@ def apart(student_NC: Tensor, ensemble_NC: Tensor, temperature: float, masked: b
     return -loss_N.mean()
 
 
-def diversified(
+def diversify(
     inputs: Tensor, ensemble: Callable[[Tensor], Tensor], directions_NC: Tensor, size: Tensor, temperature: float
 ) -> Tensor:
     """Return x + size * sign(grad_x sum u softmax(A(x) / T)), the diverse hard samples of Co-Boosting (section 3.3).

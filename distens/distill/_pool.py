@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distens.distill._generator import Range
+from distens.distill._generator import InputBounds
 
 
-class Pool:
+class SyntheticRows:
     """Made-up rows, the labels that they were made for, and all teachers' logits of them.
 
     Rows are kept in 256 levels, as in the papers' image files: a quarter of the memory. Teachers do not change, so each
@@ -28,7 +28,7 @@ class Pool:
         made_N: the epoch in which each row was made.
     """
 
-    def __init__(self, span: Range, logits: Callable[[Tensor], Tensor], most: int) -> None:
+    def __init__(self, span: InputBounds, logits: Callable[[Tensor], Tensor], most: int) -> None:
         self._span, self._logits, self._most = span, logits, most
         self._blocks: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
@@ -47,7 +47,7 @@ class Pool:
         """Return the inputs of the rows with the given numbers."""
         return self._span.restored(self._levels[rows])
 
-    def some(self, most: int = 64) -> Any:
+    def example_rows(self, most: int = 64) -> Any:
         """Return the inputs of the latest rows, `most` at most, for people to look at."""
         return self._span.restored(self._levels[-most:]).cpu().numpy()
 

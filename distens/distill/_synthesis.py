@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from distens.distill import _generator
-from distens.distill._epochs import CLIP, Pupil, batches, chance
-from distens.distill._losses import apart, divergence, diversified, hard
-from distens.distill._pool import Pool
-from distens.distill._teachers import Frozen
-from distens.distill._weighing import Weighing
-from distens.distill.protocol import Server
+from distens.distill._epochs import MAX_GRADIENT_NORM, StudentTrainer, batches, cpu_generator
+from distens.distill._losses import disagreement_loss, divergence, diversify, hard_loss
+from distens.distill._pool import SyntheticRows
+from distens.distill._teachers import FrozenTeachers
+from distens.distill._weighing import EnsembleWeights
+from distens.distill.protocol import Knowledge
 from distens.training.context import Context
 
-_MADE_AT = 3.0
+_GENERATOR_TEMPERATURE = 3.0
 """The temperature of the divergence of student and ensemble in the generator's loss."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class SynthesisOptions:
     """The options of a `Synthesis`: how rows are made and learned from.
 
     Attributes:
@@ -46,7 +46,7 @@ class Plan:
 
 
 class Synthesis:
-    """The training of DENSE and Co-Boosting: a `Job` (see `distens.distill._epochs`).
+    """The training of DENSE and Co-Boosting: a `EpochLoop` (see `distens.distill._epochs`).
 
     An epoch makes up one batch of rows and passes once over all rows made so far.
 
@@ -55,55 +55,62 @@ class Synthesis:
     """
 
     def __init__(
-        self, plan: Plan, teachers: Frozen, pupil: Pupil, weighing: Weighing, server: Server, context: Context
+        self,
+        plan: SynthesisOptions,
+        teachers: FrozenTeachers,
+        pupil: StudentTrainer,
+        weighing: EnsembleWeights,
+        server: Knowledge,
+        context: Context,
     ) -> None:
         self._plan, self._teachers, self._pupil, self.weighing = plan, teachers, pupil, weighing
         self._server, self._context = server, context
-        self._range = _generator.Range(server.low, server.high, server.input_shape, context.device)
-        self.pool = Pool(self._range, teachers.logits, max(1, plan.pool // plan.batch_size))
+        self._range = _generator.InputBounds(server.low, server.high, server.input_shape, context.device)
+        self.pool = SyntheticRows(self._range, teachers.logits, max(1, plan.pool // plan.batch_size))
 
     def epoch(self, number: int) -> Mapping[str, float]:
-        """Train for one epoch; return the generator's least loss, the student's mean loss and `Weighing.watched`."""
+        """Train for one epoch; return the generator's least loss, the student's mean loss and
+        `EnsembleWeights.curve_values`."""
         inputs, labels_N, made_loss = self._make(number)
         if len(self.pool):
             self.weighing.learn(number, self.pool)
         self.pool.add(inputs, labels_N, number)
         self._distil(number)
-        return {"generator_loss": made_loss, "student_loss": self._pupil.loss(), **self.weighing.watched()}
+        return {"generator_loss": made_loss, "student_loss": self._pupil.loss(), **self.weighing.curve_values()}
 
     def _make(self, number: int) -> tuple[Tensor, Tensor, float]:
         """Return the rows of the step with the smallest loss, their labels, and that loss.
 
         The generator is fresh in every epoch; its noise learns with it (Adam, as in the code of both papers).
         """
-        plan, device, rng = self._plan, self._context.device, chance(self._context.seed, "made up", number)
+        plan, device, rng = self._plan, self._context.device, cpu_generator(self._context.seed, "made up", number)
         noise = torch.randn((plan.batch_size, _generator.NOISE), generator=rng).to(device).requires_grad_()
         labels_N = torch.randint(self._server.classes, (plan.batch_size,), generator=rng).to(device)
         seed = int(torch.randint(2**31 - 1, (), generator=rng))
-        made = _generator.make(self._server.input_shape, plan.width, seed, device)
+        made = _generator.make_generator(self._server.input_shape, plan.width, seed, device)
         weights = list(made.parameters())
         optimizer = torch.optim.Adam([*weights, noise], lr=plan.generator_rate, betas=(0.5, 0.999))
-        student = Frozen([self._pupil.network], device)
+        student = FrozenTeachers([self._pupil.network], device)
         best, kept = torch.full((), torch.inf, device=device), torch.zeros(0)
         for _ in range(plan.generator_steps):
             inputs = self._range.scaled(made(noise))
             ensemble_NC = self._ensemble(inputs)
-            fits = hard(ensemble_NC, labels_N) if plan.hard else nn.functional.cross_entropy(ensemble_NC, labels_N)
-            loss = fits + apart(student.logits(inputs)[0], ensemble_NC, _MADE_AT, plan.masked)
+            fits = hard_loss(ensemble_NC, labels_N) if plan.hard else nn.functional.cross_entropy(ensemble_NC, labels_N)
+            loss = fits + disagreement_loss(student.logits(inputs)[0], ensemble_NC, _GENERATOR_TEMPERATURE, plan.masked)
             if loss.detach() < best or not len(kept):
                 best, kept = loss.detach(), inputs.detach()
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(weights, CLIP)
+            nn.utils.clip_grad_norm_(weights, MAX_GRADIENT_NORM)
             optimizer.step()
         return kept, labels_N, best.item()
 
     def _ensemble(self, inputs: Tensor) -> Tensor:
-        return self.weighing.say(self._teachers.logits(inputs))
+        return self.weighing.ensemble_logits(self._teachers.logits(inputs))
 
     def _distil(self, number: int) -> None:
         """Pass once over the pool; `perturbation` first moves each batch to where the ensemble predicts otherwise."""
-        plan, rng = self._plan, chance(self._context.seed, "order", number)
+        plan, rng = self._plan, cpu_generator(self._context.seed, "order", number)
         self._pupil.begin(number)
         for rows in batches(len(self.pool), plan.batch_size, rng):
             directions_NC = (
@@ -113,11 +120,11 @@ class Synthesis:
             inputs = self.pool.inputs(rows)
             if plan.perturbation:
                 size = plan.perturbation * self._range.span
-                inputs = diversified(inputs, self._ensemble, directions_NC, size, plan.temperature)
+                inputs = diversify(inputs, self._ensemble, directions_NC, size, plan.temperature)
                 with torch.no_grad():
                     target_NC = self._ensemble(inputs)
             else:
-                target_NC = self.weighing.say(self.pool.logits_MNC[:, rows])
+                target_NC = self.weighing.ensemble_logits(self.pool.logits_MNC[:, rows])
             self._pupil.learn(inputs, _towards(target_NC, plan.temperature))
 
     def state(self) -> Any:

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distens.training.dropout import Dropout, adopt
-from distens.training.stacked import Unstackable, kinds
+from distens.training.dropout import Dropout, replace_dropouts
+from distens.training.stacked import Unstackable, stack_kinds
 
 _FEW_CHANNELS = 4
 """For inputs of at most this many channels, the written-out backward step of a first convolution is the faster one."""
@@ -34,7 +34,7 @@ _FEW_CHANNELS = 4
 Call = Callable[[Tensor], Tensor]
 
 
-class Frozen:
+class FrozenTeachers:
     """Copies of networks as they are now, for prediction only.
 
     Args:
@@ -65,24 +65,24 @@ def _prepared(network: nn.Module) -> tuple[nn.Module, bool]:
     network = copy.deepcopy(network)
     for parameter in network.parameters():
         parameter.requires_grad_()  # stacking refuses frozen parameters; predictions do not differ
-    adopt(network)
+    replace_dropouts(network)
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Dropout):
                 setattr(parent, name, nn.Identity())
     network.eval()
     try:
-        chain = kinds(network) <= {"dense", "images"}
+        chain = stack_kinds(network) <= {"dense", "images"}
     except Unstackable:
         chain = False
-    return network, chain and _convolves_first(_leaves(network))
+    return network, chain and _can_share_inputs(_leaves(network))
 
 
 def _leaves(network: nn.Module) -> list[nn.Module]:
     return [leaf for child in network for leaf in _leaves(child)] if isinstance(network, nn.Sequential) else [network]
 
 
-def _convolves_first(layers: Sequence[nn.Module]) -> bool:
+def _can_share_inputs(layers: Sequence[nn.Module]) -> bool:
     """Return True if the first layer with weights can take inputs that all networks share."""
     first = next((layer for layer in layers if next(layer.parameters(), None) is not None), None)
     return isinstance(first, nn.Linear) or (isinstance(first, nn.Conv2d) and first.padding_mode == "zeros")
@@ -120,14 +120,14 @@ def _step(layers: Sequence[Any], shared: bool) -> Call:
     if isinstance(first, nn.Linear):
         return _dense(layers, shared)
     if isinstance(first, nn.GroupNorm):
-        weight, bias = (_joined(layers, name, flat=True) for name in ("weight", "bias"))
+        weight, bias = (_stack_parameter(layers, name, flat=True) for name in ("weight", "bias"))
         return lambda x: functional.group_norm(x, first.num_groups * members, weight, bias, first.eps)
     if isinstance(first, nn.Flatten) and not shared:
         return lambda x: x.unflatten(1, (members, -1)).transpose(0, 1).flatten(2)
     return first
 
 
-def _joined(layers: Sequence[Any], name: str, flat: bool) -> Tensor | None:
+def _stack_parameter(layers: Sequence[Any], name: str, flat: bool) -> Tensor | None:
     if getattr(layers[0], name) is None:
         return None
     numbers = torch.stack([getattr(layer, name) for layer in layers])
@@ -137,10 +137,10 @@ def _joined(layers: Sequence[Any], name: str, flat: bool) -> Tensor | None:
 def _dense(layers: Sequence[nn.Linear], shared: bool) -> Call:
     members = len(layers)
     if shared:
-        weight, bias = (_joined(layers, name, flat=True) for name in ("weight", "bias"))
+        weight, bias = (_stack_parameter(layers, name, flat=True) for name in ("weight", "bias"))
         assert weight is not None
         return lambda x: functional.linear(x, weight, bias).unflatten(-1, (members, -1)).transpose(0, 1)
-    weight, bias = (_joined(layers, name, flat=False) for name in ("weight", "bias"))
+    weight, bias = (_stack_parameter(layers, name, flat=False) for name in ("weight", "bias"))
     assert weight is not None
     turned = weight.transpose(1, 2)
     if bias is None:
@@ -152,7 +152,7 @@ def _dense(layers: Sequence[nn.Linear], shared: bool) -> Call:
 def _convolution(layers: Sequence[nn.Conv2d], shared: bool) -> Call:
     first = layers[0]
     groups = first.groups if shared else first.groups * len(layers)
-    weight, bias = (_joined(layers, name, flat=True) for name in ("weight", "bias"))
+    weight, bias = (_stack_parameter(layers, name, flat=True) for name in ("weight", "bias"))
     assert weight is not None
     if weight.is_cuda:
         return lambda x: functional.conv2d(x, weight, bias, first.stride, first.padding, first.dilation, groups)
@@ -163,7 +163,7 @@ def _convolution(layers: Sequence[nn.Conv2d], shared: bool) -> Call:
     def call(images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         if written:
-            out: Any = _First.apply(images, weight, bias, first.padding)
+            out: Any = _FirstConvolution.apply(images, weight, bias, first.padding)
         else:
             out = functional.conv2d(images, weight, bias, first.stride, first.padding, first.dilation, groups)
         return out.contiguous(memory_format=torch.channels_last)  # a result of one channel may have another layout
@@ -171,7 +171,7 @@ def _convolution(layers: Sequence[nn.Conv2d], shared: bool) -> Call:
     return call
 
 
-class _First(torch.autograd.Function):
+class _FirstConvolution(torch.autograd.Function):
     """A convolution of images with few channels, by steps of one pixel; gradients reach the images only."""
 
     @staticmethod

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distens.distill._ensemble import Ensemble
-from distens.distill._epochs import Pupil
+from distens.distill._ensemble import TeacherEnsemble
+from distens.distill._epochs import StudentTrainer
 from distens.distill._losses import divergence
-from distens.distill._teachers import Frozen
+from distens.distill._teachers import FrozenTeachers
 from distens.records import Floats
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -20,13 +20,16 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Teaching:
-    """The training of a student on given rows: a `Job` (see `distens.distill._epochs`) with a step for each batch.
+    """The training of a student on given rows: a `EpochLoop` (see `distens.distill._epochs`) with a step for each
+    batch.
 
     Args:
         batches: epoch -> its batches of inputs.
     """
 
-    def __init__(self, pupil: Pupil, teachers: Frozen, batches: Callable[[int], Iterable[Tensor]], loss: Loss) -> None:
+    def __init__(
+        self, pupil: StudentTrainer, teachers: FrozenTeachers, batches: Callable[[int], Iterable[Tensor]], loss: Loss
+    ) -> None:
         self._pupil, self._teachers, self._batches, self._loss = pupil, teachers, batches, loss
 
     def epoch(self, number: int) -> Mapping[str, float]:
@@ -47,7 +50,7 @@ class Teaching:
         self._pupil.load(tree)
 
 
-def towards(ensemble: Ensemble, weights_M: Floats, temperature: float, device: str) -> Loss:
+def towards(ensemble: TeacherEnsemble, weights_M: Floats, temperature: float, device: str) -> Loss:
     """Return the loss mean KL_T(student, A_w), A_w the logits of the weighted teachers together."""
     shares_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(device)
     return lambda student_NC, said_MNC: divergence(student_NC, ensemble(said_MNC, shares_M), temperature).mean()

@@ -12,33 +12,33 @@ from torch import Tensor
 from torch.nn import functional
 
 from distens.data.dataset import Examples
-from distens.distill._ensemble import Ensemble
-from distens.distill._epochs import batches, chance
-from distens.distill._pool import Pool
-from distens.distill._teachers import Frozen
+from distens.distill._ensemble import TeacherEnsemble
+from distens.distill._epochs import batches, cpu_generator
+from distens.distill._pool import SyntheticRows
+from distens.distill._teachers import FrozenTeachers
 from distens.training.network import local_chance
 
-_SHARES = (1.0, 0.5, 0.25)
+_STEP_SHARES = (1.0, 0.5, 0.25)
 """The shares of the way to new weights that are tried, in order."""
 
 _ROWS = 256
 """The number of rows that teachers predict at a time."""
 
 
-class Weighing:
+class EnsembleWeights:
     """Teachers' weights that stay as they are."""
 
-    def __init__(self, weights_M: Tensor, ensemble: Ensemble) -> None:
+    def __init__(self, weights_M: Tensor, ensemble: TeacherEnsemble) -> None:
         self.weights_M, self.ensemble = weights_M, ensemble
 
-    def say(self, logits_MNC: Tensor) -> Tensor:
+    def ensemble_logits(self, logits_MNC: Tensor) -> Tensor:
         """Return the ensemble's logits_NC with the weights as they are now."""
         return self.ensemble(logits_MNC, self.weights_M)
 
-    def learn(self, number: int, pool: Pool) -> None:
+    def learn(self, number: int, pool: SyntheticRows) -> None:
         """Learn from the rows made before this epoch; here, nothing."""
 
-    def watched(self) -> Mapping[str, float]:
+    def curve_values(self) -> Mapping[str, float]:
         """Return a number for each curve of the weights, by name; here, none."""
         return {}
 
@@ -55,7 +55,7 @@ class Weighing:
         self.weights_M = tree["weights"].to(self.weights_M.device)
 
 
-class Signed(Weighing):
+class SignedWeights(EnsembleWeights):
     """Weights that take a step by the gradient's sign for each batch of the pool: Co-Boosting's ensemble enhancement.
 
     Args:
@@ -63,40 +63,40 @@ class Signed(Weighing):
     """
 
     def __init__(
-        self, weights_M: Tensor, ensemble: Ensemble, step: float, decay: float, batch_size: int, seed: int
+        self, weights_M: Tensor, ensemble: TeacherEnsemble, step: float, decay: float, batch_size: int, seed: int
     ) -> None:
         super().__init__(weights_M, ensemble)
         self._step, self._decay, self._batch_size, self._seed = step, decay, batch_size, seed
 
-    def learn(self, number: int, pool: Pool) -> None:
+    def learn(self, number: int, pool: SyntheticRows) -> None:
         """Take the steps of one pass over the pool."""
-        self.weights_M = self._stepped(number, pool.logits_MNC, pool.labels_N)
+        self.weights_M = self._step_over_pool(number, pool.logits_MNC, pool.labels_N)
 
-    def _stepped(self, number: int, logits_MNC: Tensor, labels_N: Tensor) -> Tensor:
+    def _step_over_pool(self, number: int, logits_MNC: Tensor, labels_N: Tensor) -> Tensor:
         weights_M, size = self.weights_M, self._step * self._decay**number
-        for rows in batches(len(labels_N), self._batch_size, chance(self._seed, "weights", number)):
+        for rows in batches(len(labels_N), self._batch_size, cpu_generator(self._seed, "weights", number)):
             rows = rows.to(labels_N.device)
-            weights_M = stepped(self.ensemble, weights_M, logits_MNC[:, rows], labels_N[rows], size)
+            weights_M = step_weights(self.ensemble, weights_M, logits_MNC[:, rows], labels_N[rows], size)
         return weights_M
 
-    def watched(self) -> Mapping[str, float]:
-        """Return the number of members that the weights are worth (see `effective`)."""
-        return {"effective_members": effective(self.weights_M)}
+    def curve_values(self) -> Mapping[str, float]:
+        """Return the number of members that the weights are worth (see `effective_members`)."""
+        return {"effective_members": effective_members(self.weights_M)}
 
     def result(self) -> tuple[Tensor | None, Mapping[str, float]]:
         """Return the last weights, and no metrics."""
         return self.weights_M, {}
 
 
-class Judge(NamedTuple):
+class LabelledRows(NamedTuple):
     """Rows with labels, and the teachers' logits of them, by which weights are compared."""
 
-    ensemble: Ensemble
+    ensemble: TeacherEnsemble
     logits_MNC: Tensor
     labels_N: Tensor
 
     @classmethod
-    def of(cls, labelled: Examples, teachers: Frozen, ensemble: Ensemble, device: str) -> Judge:
+    def of(cls, labelled: Examples, teachers: FrozenTeachers, ensemble: TeacherEnsemble, device: str) -> LabelledRows:
         """Build a judge from a server's own labelled rows."""
         inputs = torch.tensor(np.asarray(labelled.inputs, dtype=np.float32))
         with torch.no_grad(), local_chance(device):
@@ -105,9 +105,9 @@ class Judge(NamedTuple):
         labels_N = targets.argmax(axis=1) if targets.ndim == 2 else targets
         return cls(ensemble, torch.cat(parts, dim=1), torch.tensor(labels_N, dtype=torch.int64).to(device))
 
-    def halves(self) -> tuple[Judge, Judge]:
+    def halves(self) -> tuple[LabelledRows, LabelledRows]:
         """Return two judges: one of every other row, and one of the rest."""
-        first, second = (Judge(self.ensemble, self.logits_MNC[:, i::2], self.labels_N[i::2]) for i in (0, 1))
+        first, second = (LabelledRows(self.ensemble, self.logits_MNC[:, i::2], self.labels_N[i::2]) for i in (0, 1))
         return first, second
 
     def measure(self, weights_M: Tensor) -> tuple[Tensor, int]:
@@ -138,8 +138,8 @@ class Judge(NamedTuple):
         return best
 
 
-class Guarded(Signed):
-    """Weights that take the steps of `Signed` only as far as a judge sees no harm in them.
+class GuardedWeights(SignedWeights):
+    """Weights that take the steps of `SignedWeights` only as far as a judge sees no harm in them.
 
     An epoch's new weights are kept if the judge finds that neither loss nor errors grow; else half of the way is tried,
     then a quarter; else the weights stay. The judge is every other of the server's labelled rows; the rest, by which no
@@ -156,21 +156,23 @@ class Guarded(Signed):
             server has too few.
     """
 
-    def __init__(self, signed: Signed, known: Mapping[str, Tensor], epochs: int, judge: Judge | None) -> None:
+    def __init__(
+        self, signed: SignedWeights, known: Mapping[str, Tensor], epochs: int, judge: LabelledRows | None
+    ) -> None:
         begin_M = known[judge.best(known)] if judge else signed.weights_M
         super().__init__(begin_M, signed.ensemble, signed._step, signed._decay, signed._batch_size, signed._seed)
         self._known, self._waits = known, 0 if judge else ceil(epochs / 10)
         self.judge, self._last = judge.halves() if judge else (None, None)
 
-    def learn(self, number: int, pool: Pool) -> None:
+    def learn(self, number: int, pool: SyntheticRows) -> None:
         """Take the steps of one pass wholly, by half, by a quarter or not at all."""
         if self.judge is None and number >= self._waits:
-            self.judge = Judge(self.ensemble, pool.logits_MNC, pool.labels_N)
+            self.judge = LabelledRows(self.ensemble, pool.logits_MNC, pool.labels_N)
         rows = pool.made_N >= self._waits
         if self.judge is None or not rows.any():
             return
-        wanted_M = self._stepped(number, pool.logits_MNC[:, rows], pool.labels_N[rows])
-        for share in _SHARES:
+        wanted_M = self._step_over_pool(number, pool.logits_MNC[:, rows], pool.labels_N[rows])
+        for share in _STEP_SHARES:
             tried_M = torch.lerp(self.weights_M, wanted_M, share)
             if self.allowed(tried_M) and self.judge.no_worse(tried_M, self.weights_M):
                 self.weights_M = tried_M
@@ -179,7 +181,7 @@ class Guarded(Signed):
     def allowed(self, weights_M: Tensor) -> bool:
         """Return True if the weights are worth enough members, and are not all close to 0."""
         least = len(weights_M) / 2 if self._waits else 1.0
-        return bool(weights_M.sum() > 1e-3) and effective(weights_M) >= least - 1e-9
+        return bool(weights_M.sum() > 1e-3) and effective_members(weights_M) >= least - 1e-9
 
     def result(self) -> tuple[Tensor | None, Mapping[str, float]]:
         """Return the best of the known weights and the learned ones, and the judge's measures of all of them."""
@@ -200,10 +202,12 @@ class Guarded(Signed):
         """Restore a state that `state` returned."""
         super().load(tree)
         if tree["judge"] is not None:
-            self.judge = Judge(self.ensemble, *(tensor.to(self.weights_M.device) for tensor in tree["judge"]))
+            self.judge = LabelledRows(self.ensemble, *(tensor.to(self.weights_M.device) for tensor in tree["judge"]))
 
 
-def stepped(ensemble: Ensemble, weights_M: Tensor, logits_MNC: Tensor, labels_N: Tensor, size: float) -> Tensor:
+def step_weights(
+    ensemble: TeacherEnsemble, weights_M: Tensor, logits_MNC: Tensor, labels_N: Tensor, size: float
+) -> Tensor:
     """Return clip(w - size * sign(gradient of the cross-entropy of A_w), 0, 1)."""
     with torch.enable_grad():
         moved_M = weights_M.detach().requires_grad_()
@@ -212,7 +216,7 @@ def stepped(ensemble: Ensemble, weights_M: Tensor, logits_MNC: Tensor, labels_N:
     return (weights_M - size * gradient_M.sign()).clamp(0, 1)
 
 
-def effective(weights_M: Tensor) -> float:
+def effective_members(weights_M: Tensor) -> float:
     """Return exp(entropy), the number of members that the weights are worth: M if uniform, 1 for a single member."""
     shares_M = weights_M.double() / weights_M.double().sum().clamp(min=1e-12)
     return float((-torch.special.xlogy(shares_M, shares_M).sum()).exp())

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from distens.distill.protocol import Average, Distilled, Network, Server
+from distens.distill.protocol import Average, Distillation, Knowledge, Network
 from distens.records import Floats
 from distens.training.context import Context
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distens.distill._ensemble import Ensemble
-    from distens.distill._teachers import Frozen
-    from distens.distill._weighing import Weighing
+    from distens.distill._ensemble import TeacherEnsemble
+    from distens.distill._teachers import FrozenTeachers
+    from distens.distill._weighing import EnsembleWeights
 
-FEWEST = 50
+MIN_JUDGE_ROWS = 50
 """A server with fewer labelled rows than this does not judge weights by them."""
 
 
@@ -51,7 +51,7 @@ class Coboost:
     standard error of the difference, without a further error; the learned weights must be better than the weights
     chosen so far by the same measure.
 
-    With 50 rows or more in `Server.labelled`, learning begins with the better of uniform and FedDisco's weights by
+    With 50 rows or more in `Knowledge.labelled`, learning begins with the better of uniform and FedDisco's weights by
     these rows; every other of the rows judges the steps, and the rest give the last verdict. Guaranteed: on the rest,
     neither more errors nor a higher cross-entropy than uniform weights have. Not guaranteed: the same on other rows;
     where rows are few, chance is a part of every verdict.
@@ -113,8 +113,8 @@ class Coboost:
             raise ValueError(f"pool: must hold a batch of {self.batch_size} rows, found {self.pool}")
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
-    ) -> Distilled:
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Knowledge, context: Context
+    ) -> Distillation:
         """Train the student; see `DataFree`.
 
         Returns:
@@ -128,14 +128,14 @@ class Coboost:
         """
         import torch
 
-        from distens.distill._ensemble import Ensemble, temperature
-        from distens.distill._epochs import Pupil, cosine, run
-        from distens.distill._synthesis import Plan, Synthesis
-        from distens.distill._teachers import Frozen
+        from distens.distill._ensemble import TeacherEnsemble, temperature
+        from distens.distill._epochs import StudentTrainer, cosine_rates, run_epochs
+        from distens.distill._synthesis import Synthesis, SynthesisOptions
+        from distens.distill._teachers import FrozenTeachers
 
-        frozen = Frozen([teacher.torch_module() for teacher in teachers], context.device)
+        frozen = FrozenTeachers([teacher.torch_module() for teacher in teachers], context.device)
         begin_M = torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(context.device)
-        plan = Plan(
+        plan = SynthesisOptions(
             self.batch_size,
             self.generator_steps,
             self.width,
@@ -146,29 +146,29 @@ class Coboost:
             masked=False,
             perturbation=(self.perturbation or 4 / 255) if self.diverse_samples else 0.0,
         )
-        pupil = Pupil(student, context, cosine(self.learning_rate, self.epochs))
-        ensemble = Ensemble(self.average, server.counts_MC, context.device)
+        pupil = StudentTrainer(student, context, cosine_rates(self.learning_rate, self.epochs))
+        ensemble = TeacherEnsemble(self.average, server.counts_MC, context.device)
         job = Synthesis(
             plan, frozen, pupil, self._weighing(frozen, ensemble, begin_M, server, context), server, context
         )
-        curves, seconds = run(job, self.epochs, context, {"kind": "coboost", **asdict(self)})
+        curves, seconds = run_epochs(job, self.epochs, context, {"kind": "coboost", **asdict(self)})
         found_M, told = job.weighing.result()
         metrics = {**pupil.metrics(self.epochs, curves, seconds), **told}
         shares_M = None if found_M is None else _shares(found_M.double().cpu().numpy())
-        return Distilled(metrics, shares_M, job.pool.some(), curves)
+        return Distillation(metrics, shares_M, job.pool.example_rows(), curves)
 
     def _weighing(
-        self, frozen: Frozen, ensemble: Ensemble, begin_M: Tensor, server: Server, context: Context
-    ) -> Weighing:
+        self, frozen: FrozenTeachers, ensemble: TeacherEnsemble, begin_M: Tensor, server: Knowledge, context: Context
+    ) -> EnsembleWeights:
         import torch
 
         from distens.counts import disco
-        from distens.distill._weighing import Guarded, Judge, Signed, Weighing
+        from distens.distill._weighing import EnsembleWeights, GuardedWeights, LabelledRows, SignedWeights
 
         if self.weights == "off":
-            return Weighing(begin_M, ensemble)
+            return EnsembleWeights(begin_M, ensemble)
         step = 0.1 / len(begin_M) if self.step is None else self.step
-        signed = Signed(
+        signed = SignedWeights(
             begin_M, ensemble, step, 0.99 if self.decay is None else self.decay, self.batch_size, context.seed
         )
         if self.weights == "unguarded":
@@ -177,11 +177,11 @@ class Coboost:
         if server.counts_MC is not None:
             known["feddisco"] = torch.as_tensor(disco(server.counts_MC)).to(begin_M)
         judge = None
-        if server.labelled is not None and len(server.labelled.inputs) >= FEWEST:
-            judge = Judge.of(server.labelled, frozen, ensemble, context.device)
+        if server.labelled is not None and len(server.labelled.inputs) >= MIN_JUDGE_ROWS:
+            judge = LabelledRows.of(server.labelled, frozen, ensemble, context.device)
         elif self.average == "classwise":
-            return Weighing(begin_M, ensemble)
-        return Guarded(signed, known, self.epochs, judge)
+            return EnsembleWeights(begin_M, ensemble)
+        return GuardedWeights(signed, known, self.epochs, judge)
 
 
 def _shares(weights_M: Floats) -> Floats:

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from distens.distill.protocol import Average, Distilled, Network, Server
+from distens.distill.protocol import Average, Distillation, Knowledge, Network
 from distens.records import Floats
 from distens.training.context import Context
 
@@ -60,8 +60,8 @@ class Dense:
             raise ValueError(f"pool: must hold a batch of {self.batch_size} rows, found {self.pool}")
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
-    ) -> Distilled:
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Knowledge, context: Context
+    ) -> Distillation:
         """Train the student; see `DataFree`.
 
         Raises:
@@ -70,14 +70,14 @@ class Dense:
         """
         import torch
 
-        from distens.distill._ensemble import Ensemble, temperature
-        from distens.distill._epochs import Pupil, begin, cosine, run
-        from distens.distill._synthesis import Plan, Synthesis
-        from distens.distill._teachers import Frozen
-        from distens.distill._weighing import Weighing
+        from distens.distill._ensemble import TeacherEnsemble, temperature
+        from distens.distill._epochs import StudentTrainer, begin_student, cosine_rates, run_epochs
+        from distens.distill._synthesis import Synthesis, SynthesisOptions
+        from distens.distill._teachers import FrozenTeachers
+        from distens.distill._weighing import EnsembleWeights
 
-        begin(self.start, student, teachers, weights_M)
-        plan = Plan(
+        begin_student(self.start, student, teachers, weights_M)
+        plan = SynthesisOptions(
             self.batch_size,
             self.generator_steps,
             self.width,
@@ -88,10 +88,12 @@ class Dense:
             masked=True,
             perturbation=0.0,
         )
-        frozen = Frozen([teacher.torch_module() for teacher in teachers], context.device)
-        pupil = Pupil(student, context, cosine(self.learning_rate, self.epochs))
-        ensemble = Ensemble(self.average, server.counts_MC, context.device)
-        weighing = Weighing(torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(context.device), ensemble)
+        frozen = FrozenTeachers([teacher.torch_module() for teacher in teachers], context.device)
+        pupil = StudentTrainer(student, context, cosine_rates(self.learning_rate, self.epochs))
+        ensemble = TeacherEnsemble(self.average, server.counts_MC, context.device)
+        weighing = EnsembleWeights(
+            torch.tensor(np.asarray(weights_M), dtype=torch.float32).to(context.device), ensemble
+        )
         job = Synthesis(plan, frozen, pupil, weighing, server, context)
-        curves, seconds = run(job, self.epochs, context, {"kind": "dense", **asdict(self)})
-        return Distilled(pupil.metrics(self.epochs, curves, seconds), None, job.pool.some(), curves)
+        curves, seconds = run_epochs(job, self.epochs, context, {"kind": "dense", **asdict(self)})
+        return Distillation(pupil.metrics(self.epochs, curves, seconds), None, job.pool.example_rows(), curves)

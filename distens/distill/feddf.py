@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from distens.distill.protocol import Average, Distilled, Network, Server
+from distens.distill.protocol import Average, Distillation, Knowledge, Network
 from distens.errors import Refused
 from distens.records import Floats
 from distens.training.context import Context
@@ -47,8 +47,8 @@ class Feddf:
     needs_proxy: ClassVar[bool] = True
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
-    ) -> Distilled:
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Knowledge, context: Context
+    ) -> Distillation:
         """Train the student; see `DataFree`.
 
         Returns:
@@ -60,9 +60,16 @@ class Feddf:
         """
         import torch
 
-        from distens.distill._ensemble import Ensemble
-        from distens.distill._epochs import Pupil, batches, begin, chance, cosine, run
-        from distens.distill._teachers import Frozen
+        from distens.distill._ensemble import TeacherEnsemble
+        from distens.distill._epochs import (
+            StudentTrainer,
+            batches,
+            begin_student,
+            cosine_rates,
+            cpu_generator,
+            run_epochs,
+        )
+        from distens.distill._teachers import FrozenTeachers
         from distens.distill._teaching import Teaching, towards
 
         if server.labelled is None or not len(server.labelled.inputs):
@@ -70,15 +77,17 @@ class Feddf:
                 "feddf: needs rows of the server's own, found none; kinds that need none: coboost, dense, noise"
             )
         inputs = torch.tensor(np.asarray(server.labelled.inputs, dtype=np.float32)).to(context.device)
-        mean = begin(self.start, student, teachers, weights_M)
+        mean = begin_student(self.start, student, teachers, weights_M)
 
         def rows(epoch: int) -> Iterator[Tensor]:
-            chosen = batches(len(inputs), self.batch_size, chance(context.seed, "order", epoch))
+            chosen = batches(len(inputs), self.batch_size, cpu_generator(context.seed, "order", epoch))
             return (inputs[places.to(context.device)] for places in chosen)
 
-        frozen = Frozen([teacher.torch_module() for teacher in teachers], context.device)
-        ensemble = Ensemble(self.average, server.counts_MC, context.device)
-        pupil = Pupil(student, context, cosine(self.learning_rate, self.epochs), optimizer="adam")
+        frozen = FrozenTeachers([teacher.torch_module() for teacher in teachers], context.device)
+        ensemble = TeacherEnsemble(self.average, server.counts_MC, context.device)
+        pupil = StudentTrainer(student, context, cosine_rates(self.learning_rate, self.epochs), optimizer="adam")
         job = Teaching(pupil, frozen, rows, towards(ensemble, weights_M, 1.0, context.device))
-        curves, seconds = run(job, self.epochs, context, {"kind": "feddf", **asdict(self)})
-        return Distilled({**pupil.metrics(self.epochs, curves, seconds), "from_mean": float(mean)}, None, None, curves)
+        curves, seconds = run_epochs(job, self.epochs, context, {"kind": "feddf", **asdict(self)})
+        return Distillation(
+            {**pupil.metrics(self.epochs, curves, seconds), "from_mean": float(mean)}, None, None, curves
+        )

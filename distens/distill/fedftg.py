@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from distens.distill.protocol import Distilled, Network, Server
+from distens.distill.protocol import Distillation, Knowledge, Network
 from distens.records import Floats
 from distens.seeding import derive
 from distens.training.context import Context
 
 if TYPE_CHECKING:
-    from distens.distill._epochs import Pupil
+    from distens.distill._epochs import StudentTrainer
     from distens.distill._ftg import FineTuning
 
 
@@ -75,8 +75,8 @@ class Fedftg:
     needs_proxy: ClassVar[bool] = False
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
-    ) -> Distilled:
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Knowledge, context: Context
+    ) -> Distillation:
         """Train the student; see `DataFree`.
 
         Returns:
@@ -85,20 +85,20 @@ class Fedftg:
         Raises:
             Refused: `start` is `mean`, and teachers and student differ in their architecture.
         """
-        from distens.distill._epochs import begin, run
+        from distens.distill._epochs import begin_student, run_epochs
 
-        mean = begin(self.start, student, teachers, weights_M)
+        mean = begin_student(self.start, student, teachers, weights_M)
         pupil = self._pupil(student, context)
         job = self._job(pupil, teachers, weights_M, server, context)
-        curves, seconds = run(job, self.rounds, context, {"kind": "fedftg", **asdict(self)})
+        curves, seconds = run_epochs(job, self.rounds, context, {"kind": "fedftg", **asdict(self)})
         metrics = {**pupil.metrics(self.rounds, curves, seconds), "from_mean": float(mean)}
-        return Distilled(metrics, None, job.some(), curves)
+        return Distillation(metrics, None, job.example_rows(), curves)
 
     def refine(
         self,
         student: Network,
         teachers: Sequence[Network],
-        server: Server,
+        server: Knowledge,
         context: Context,
         round: int,
         memory: Mapping[str, Any],
@@ -118,7 +118,7 @@ class Fedftg:
         Raises:
             Diverged: a loss stopped being finite.
         """
-        from distens.distill._epochs import run
+        from distens.distill._epochs import run_epochs
 
         start = perf_counter()
         weights_M = np.full(len(teachers), 1 / len(teachers))
@@ -128,32 +128,32 @@ class Fedftg:
         pupil = self._pupil(student, alone, round)
         job = self._job(pupil, teachers, weights_M, server, alone, round)
         if memory:
-            job.take(memory)
-        curves, _ = run(job, 1, alone, {"kind": "fedftg"})
+            job.load_generator(memory)
+        curves, _ = run_epochs(job, 1, alone, {"kind": "fedftg"})
         told = {**{name: values[-1] for name, values in curves.items()}, "seconds": perf_counter() - start}
         return told, job.generator()
 
-    def _pupil(self, student: Network, context: Context, first: int = 0) -> Pupil:
-        from distens.distill._epochs import Pupil
+    def _pupil(self, student: Network, context: Context, first: int = 0) -> StudentTrainer:
+        from distens.distill._epochs import StudentTrainer
 
         def rates(epoch: int) -> float:
             return self.learning_rate * self.decay ** (first + epoch)
 
-        return Pupil(student, context, rates, weight_decay=1e-3, momentum=0.0)
+        return StudentTrainer(student, context, rates, weight_decay=1e-3, momentum=0.0)
 
     def _job(
         self,
-        pupil: Pupil,
+        pupil: StudentTrainer,
         teachers: Sequence[Network],
         weights_M: Floats,
-        server: Server,
+        server: Knowledge,
         context: Context,
         first: int = 0,
     ) -> FineTuning:
         from distens.counts import class_shares
-        from distens.distill._ftg import FineTuning, Plan
+        from distens.distill._ftg import FineTuning, FineTuningOptions
 
-        plan = Plan(
+        plan = FineTuningOptions(
             self.iterations,
             self.generator_steps,
             self.student_steps,

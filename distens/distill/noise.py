@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from distens.distill.protocol import Average, Distilled, Network, Server
+from distens.distill.protocol import Average, Distillation, Knowledge, Network
 from distens.records import Floats
 from distens.training.context import Context
 
@@ -45,8 +45,8 @@ class Noise:
     needs_proxy: ClassVar[bool] = False
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
-    ) -> Distilled:
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Knowledge, context: Context
+    ) -> Distillation:
         """Train the student; see `DataFree`.
 
         Raises:
@@ -54,24 +54,24 @@ class Noise:
         """
         import torch
 
-        from distens.distill._ensemble import Ensemble, temperature
-        from distens.distill._epochs import Pupil, chance, cosine, run
-        from distens.distill._generator import Range
-        from distens.distill._teachers import Frozen
+        from distens.distill._ensemble import TeacherEnsemble, temperature
+        from distens.distill._epochs import StudentTrainer, cosine_rates, cpu_generator, run_epochs
+        from distens.distill._generator import InputBounds
+        from distens.distill._teachers import FrozenTeachers
         from distens.distill._teaching import Teaching, towards
 
-        span = Range(server.low, server.high, server.input_shape, context.device)
+        span = InputBounds(server.low, server.high, server.input_shape, context.device)
         shape = (self.batch_size, *server.input_shape)
 
         def rows(epoch: int) -> Iterator[Tensor]:
-            rng = chance(context.seed, "noise", epoch)
+            rng = cpu_generator(context.seed, "noise", epoch)
             return (span.scaled(torch.rand(shape, generator=rng).to(context.device)) for _ in range(self.steps))
 
-        frozen = Frozen([teacher.torch_module() for teacher in teachers], context.device)
-        pupil = Pupil(student, context, cosine(self.learning_rate, self.epochs))
-        ensemble = Ensemble(self.average, server.counts_MC, context.device)
+        frozen = FrozenTeachers([teacher.torch_module() for teacher in teachers], context.device)
+        pupil = StudentTrainer(student, context, cosine_rates(self.learning_rate, self.epochs))
+        ensemble = TeacherEnsemble(self.average, server.counts_MC, context.device)
         loss = towards(ensemble, weights_M, temperature(self.temperature, self.average), context.device)
         job = Teaching(pupil, frozen, rows, loss)
-        curves, seconds = run(job, self.epochs, context, {"kind": "noise", **asdict(self)})
+        curves, seconds = run_epochs(job, self.epochs, context, {"kind": "noise", **asdict(self)})
         some = next(rows(self.epochs - 1))[:64].cpu().numpy()
-        return Distilled(pupil.metrics(self.epochs, curves, seconds), None, some, curves)
+        return Distillation(pupil.metrics(self.epochs, curves, seconds), None, some, curves)

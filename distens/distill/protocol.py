@@ -115,7 +115,7 @@ class Network(Learns, Predicts, Protocol):
 
 
 @dataclass(frozen=True)
-class Server:
+class Knowledge:
     """The knowledge of a server that has none of the clients' rows.
 
     Attributes:
@@ -135,7 +135,7 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Distilled:
+class Distillation:
     """The result of a distillation, besides the student, which is trained in place.
 
     Attributes:
@@ -165,7 +165,7 @@ class DataFree(Protocol):
 
     Attributes:
         data_free: True; tells it from a `Distiller`.
-        needs_proxy: True if it needs `Server.labelled` (of which it may use the inputs alone); the plan refuses it
+        needs_proxy: True if it needs `Knowledge.labelled` (of which it may use the inputs alone); the plan refuses it
             where the server has none.
     """
 
@@ -173,8 +173,8 @@ class DataFree(Protocol):
     needs_proxy: ClassVar[bool]
 
     def distill(
-        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Server, context: Context
-    ) -> Distilled:
+        self, teachers: Sequence[Network], weights_M: Floats, student: Network, server: Knowledge, context: Context
+    ) -> Distillation:
         """Train the student in place to predict what the teachers predict together.
 
         Args:
@@ -209,7 +209,7 @@ class Refines(DataFree, Protocol):
         self,
         student: Network,
         teachers: Sequence[Network],
-        server: Server,
+        server: Knowledge,
         context: Context,
         round: int,
         memory: Mapping[str, Any],

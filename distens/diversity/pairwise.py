@@ -19,7 +19,7 @@ _NUMBERS = 2_000_000
 _PAIRS = 65_536
 """The number of distances that are computed at once."""
 
-_RUN = 32
+_FLOAT32_SUM_LENGTH = 32
 """Where examples come one by one, the number of distances summed in float32 before the sum is added in float64."""
 
 
@@ -36,7 +36,7 @@ def diversity(probs_MNC: Floats | Sequence[Floats]) -> Floats:
     members = len(probs_MNC)
     total_MM = np.zeros((members, members))
     for probs_NMC in _blocks(probs_MNC):
-        left_NMK, right_NKM = _left(probs_NMC), _right(probs_NMC)
+        left_NMK, right_NKM = _left_features(probs_NMC), _right_features(probs_NMC)
         for a, b in _block_pairs(members):
             total_MM[a, b] += _distances(left_NMK[:, a], right_NKM[:, :, b])
     return _symmetric(total_MM / (len(probs_MNC[0]) * np.sqrt(2.0)), diagonal=0.0)
@@ -50,10 +50,10 @@ def diversity_to(probs_MNC: Floats | Sequence[Floats], chosen_K: Integers) -> Fl
     members, chosen_K = len(probs_MNC), np.asarray(chosen_K)
     total_MK = np.zeros((members, len(chosen_K)))
     for probs_NMC in _blocks(probs_MNC):
-        right_NCK = _right(probs_NMC[:, chosen_K])
+        right_NCK = _right_features(probs_NMC[:, chosen_K])
         for start in range(0, members, _MEMBERS):
             a = slice(start, start + _MEMBERS)
-            total_MK[a] += _distances(_left(probs_NMC[:, a]), right_NCK)
+            total_MK[a] += _distances(_left_features(probs_NMC[:, a]), right_NCK)
     others_MK = chosen_K != np.arange(members)[:, None]
     total_M = (total_MK * others_MK).sum(axis=1) / (len(probs_MNC[0]) * np.sqrt(2.0))
     return total_M / np.maximum(others_MK.sum(axis=1), 1)
@@ -64,7 +64,7 @@ def disagreement(probs_MNC: Floats | Sequence[Floats]) -> Floats:
     members = len(probs_MNC)
     examples, classes = np.shape(probs_MNC[0])
     agree_MM = np.zeros((members, members))
-    named_MN = _named(probs_MNC)
+    named_MN = _predicted_classes(probs_MNC)
     for start, stop in _ranges(examples, members * classes):
         onehot = (named_MN[:, start:stop, None] == np.arange(classes, dtype=named_MN.dtype)).astype(np.float32)
         onehot = onehot.reshape(members, -1)
@@ -77,7 +77,7 @@ def error_correlation(probs_MNC: Floats | Sequence[Floats], labels_N: Integers) 
 
     It is 1 on the diagonal. A member that is always or never right has the correlation 0 with all others.
     """
-    wrong_MN = _named(probs_MNC) != labels_N
+    wrong_MN = _predicted_classes(probs_MNC) != labels_N
     both_MM = np.zeros((len(wrong_MN), len(wrong_MN)))
     for start, stop in _ranges(len(labels_N), len(wrong_MN)):
         part = wrong_MN[:, start:stop].astype(np.float32)
@@ -124,7 +124,7 @@ def _blocks(probs_MNC: Floats | Sequence[Floats]) -> Iterator[Floats]:
         yield probs_NMC
 
 
-def _named(probs_MNC: Floats | Sequence[Floats]) -> Integers:
+def _predicted_classes(probs_MNC: Floats | Sequence[Floats]) -> Integers:
     """Return the most probable class, the first of equals, of every member and example."""
     examples, classes = np.shape(probs_MNC[0])
     named_MN = np.empty((len(probs_MNC), examples), np.uint8 if classes <= 256 else np.int32)
@@ -133,12 +133,12 @@ def _named(probs_MNC: Floats | Sequence[Floats]) -> Integers:
     return named_MN
 
 
-def _left(probs_NMC: Floats) -> Floats:
+def _left_features(probs_NMC: Floats) -> Floats:
     squares_NM1 = np.einsum("nmc,nmc->nm", probs_NMC, probs_NMC)[:, :, None]
     return np.concatenate([-2.0 * probs_NMC, squares_NM1, np.ones_like(squares_NM1)], axis=2)
 
 
-def _right(probs_NMC: Floats) -> Floats:
+def _right_features(probs_NMC: Floats) -> Floats:
     squares_NM1 = np.einsum("nmc,nmc->nm", probs_NMC, probs_NMC)[:, :, None]
     factors_NMK = np.concatenate([probs_NMC, np.ones_like(squares_NM1), squares_NM1], axis=2)
     return np.ascontiguousarray(factors_NMK.transpose(0, 2, 1))
@@ -159,7 +159,7 @@ def _distances(left_NAK: Floats, right_NKB: Floats) -> Floats:
         np.abs(root, out=root)  # the square of an identical member may be rounded to just below 0
         np.sqrt(root, out=root)
         part += root.sum(axis=0) if step > 1 else root[0]
-        if step > 1 or start % _RUN == _RUN - 1 or start + step >= len(left_NAK):
+        if step > 1 or start % _FLOAT32_SUM_LENGTH == _FLOAT32_SUM_LENGTH - 1 or start + step >= len(left_NAK):
             total += part
             part[:] = 0.0
     return total

@@ -19,7 +19,7 @@ KINDS = ("larger_single", "seed_ensemble")
 LEARNING_RATE_FACTORS = (1 / 3, 1.0, 3.0)
 """A wider network may need another learning rate: these multiples of the narrower network's are tried."""
 
-MOST_PARAMETERS = 20_000_000
+MAX_PARAMETERS = 20_000_000
 """The largest size to which a network is widened: large forests store more numbers than any network needs."""
 
 
@@ -28,7 +28,7 @@ def widen(model: Model, wanted: int, input_shape: tuple[int, ...], classes: int)
 
     Parameters grow with the width, so the factor is found by bisection.
     """
-    wanted = min(wanted, MOST_PARAMETERS)
+    wanted = min(wanted, MAX_PARAMETERS)
 
     def size(factor: float) -> int:
         return count_parameters(model.widened(factor), input_shape, classes)
@@ -54,7 +54,7 @@ def larger_single(settings: Settings, wanted: int, input_shape: tuple[int, ...],
     """
     member = registry.build_member(settings)
     model = widen(member.model, wanted, input_shape, classes)
-    spec = registry.resolved(model)
+    spec = registry.resolve_options(model)
     return [
         {**settings, "model": spec, "learning_rate": member.learning_rate * factor} for factor in LEARNING_RATE_FACTORS
     ]
@@ -67,7 +67,7 @@ def without_dropout(settings: Settings) -> Settings:
     (LeNet on 8,400 images of Fashion-MNIST, error on held-out training images: student 11.8% with the 0.42 that suited
     labels, 11.2% with none; labels 11.5%.)
     """
-    model = registry.resolved(registry.build_member(settings).model)
+    model = registry.resolve_options(registry.build_member(settings).model)
     return {**settings, "model": {**model, "dropout": 0.0}} if "dropout" in model else settings
 
 
@@ -76,6 +76,6 @@ def is_network(settings: Mapping[str, Any]) -> bool:
 
     It is one if it has an option `model` of the family `models`, and a `learning_rate`.
     """
-    cls = registry.find("members", settings["kind"], "members")
+    cls = registry.find_plugin("members", settings["kind"], "members")
     known = registry.options(cls)
     return "learning_rate" in known and "model" in known and registry.plugin_family(cls, "model") == "models"

@@ -49,7 +49,7 @@ def panels(rows: int = 1, heights: Sequence[float] | None = None, size: tuple[fl
     return figure, found
 
 
-def write(figure: Figure, path: Path) -> None:
+def write_picture(figure: Figure, path: Path) -> None:
     """Write the picture to a file; equal pictures give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})  # else matplotlib's version is in the file
@@ -69,7 +69,7 @@ def shades(*colours: str) -> Colormap:
     return LinearSegmentedColormap.from_list("shades", colours)
 
 
-def tame(axes: Axes, values: Floats) -> None:
+def tame_axis(axes: Axes, values: Floats) -> None:
     """Make the axis logarithmic if a few values are far larger, which would press the others into a line."""
     good = values[np.isfinite(values) & (values > 0)]
     if len(good) and len(good) == len(values) and good.max() > 8 * np.median(good):
@@ -81,7 +81,7 @@ def legend_outside(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
 
 
-def step(least: float) -> int:
+def round_up_step(least: float) -> int:
     """Return the first of 1, 2, 5, 10, 20, … that is at least `least`."""
     return next(step * 10**power for power in range(9) for step in (1, 2, 5) if step * 10**power >= least)
 

@@ -59,8 +59,8 @@ def verdict(
     if len(lines) > 1:
         count = len(next(iter(next(iter(losses.values())).values())))
         lines.append(
-            f"Each difference is given with one standard error, paired over the {count} {units}; less than "
-            "two count as not distinguishable. What other seeds would have trained is not in them."
+            f"Each difference is given with one standard error, paired over the {count} {units}; a "
+            "difference of less than two counts as not distinguishable. The effect of other seeds is not included."
         )
     return lines
 

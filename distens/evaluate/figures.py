@@ -15,9 +15,9 @@ from distens.evaluate.canvas import (
     METRIC_NAMES,
     legend_outside,
     panels,
-    tame,
+    tame_axis,
     ticks,
-    write,
+    write_picture,
 )
 from distens.records import Floats, Integers
 from distens.targets._class_measures import BINS, mass_bins
@@ -44,11 +44,15 @@ def reliability(curves: Mapping[str, Floats], labels_N: Integers, path: Path) ->
         counts, _ = np.histogram(np.max(probs_NC, axis=1), bins=edges)
         lower.stairs(counts, edges, color=colour, linewidth=1.4)
     upper.plot([lowest, 1], [lowest, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    upper.set(xlim=(lowest, 1), ylim=(None, 1), ylabel=f"accuracy (share right in bins of {_bin_size(len(labels_N))})")
+    upper.set(
+        xlim=(lowest, 1),
+        ylim=(None, 1),
+        ylabel=f"accuracy (share of correct rows, in bins of {_bin_size(len(labels_N))})",
+    )
     legend_outside(upper)
     lower.set_yscale("symlog", linthresh=1)
     lower.set(ylabel=f"rows (of {len(labels_N):,})", xlabel="confidence (highest class probability)", ylim=(0, None))
-    write(figure, path)
+    write_picture(figure, path)
 
 
 def predictions(curves: Mapping[str, Floats], targets_N: Floats, path: Path) -> None:
@@ -66,7 +70,7 @@ def predictions(curves: Mapping[str, Floats], targets_N: Floats, path: Path) -> 
     axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, label="right")
     axes.set(xlabel="target", ylabel="prediction")
     legend_outside(axes)
-    write(figure, path)
+    write_picture(figure, path)
 
 
 def _bin_size(rows: int) -> str:
@@ -74,7 +78,7 @@ def _bin_size(rows: int) -> str:
     return f"{small:,}{f' or {small + 1:,}' if more else ''} row{'s' * (small + more > 1)}"
 
 
-def diversity(
+def draw_diversity(
     values_M: Floats, diversity_M: Floats, weights_M: Floats, families: Sequence[str], metric: str, path: Path
 ) -> None:
     """Draw every member's metric against its diversity, with a marker for each family.
@@ -112,11 +116,11 @@ def diversity(
     axes.scatter([], [], s=60, marker="o", facecolor=COLOURS[0] + "b0", edgecolor=INK, label="selected (area: weight)")
     if not selected_M.all():
         axes.scatter([], [], s=26, marker="o", color=GREY, alpha=0.6, linewidths=0, label="not selected")
-    tame(axes, values_M)
+    tame_axis(axes, values_M)
     axes.xaxis.set_major_locator(ticks(6))
     axes.set(xlabel="mean diversity to the selection", ylabel=METRIC_NAMES.get(metric, metric) + ", search split")
     legend_outside(axes)
-    write(figure, path)
+    write_picture(figure, path)
 
 
 def weights(weights: Mapping[str, float], path: Path) -> None:
@@ -143,7 +147,7 @@ def weights(weights: Mapping[str, float], path: Path) -> None:
         axes.grid(visible=False, axis="x")
         axes.set(xlabel=f"selected members ({len(names)}), largest weight first", ylabel="weight (share of one)")
         axes.set_xlim(0.4, len(names) + 0.6)
-    write(figure, path)
+    write_picture(figure, path)
 
 
 def progress(values_T: Floats, ensemble_T: Floats, metric: str, path: Path) -> None:
@@ -175,9 +179,9 @@ def progress(values_T: Floats, ensemble_T: Floats, metric: str, path: Path) -> N
             markersize=3.5,
             label="ensemble so far",
         )
-    tame(axes, np.concatenate([values_T, ensemble_T[measured]]))
+    tame_axis(axes, np.concatenate([values_T, ensemble_T[measured]]))
     axes.set(xlabel="finished members, in order of arrival", ylabel=METRIC_NAMES.get(metric, metric) + ", search split")
     axes.xaxis.set_major_locator(ticks(integer=True, min_n_ticks=1))
     axes.set_xlim(min(0.5, 1 - 0.02 * len(values_T)), len(values_T) + max(0.5, 0.02 * len(values_T)))
     legend_outside(axes)
-    write(figure, path)
+    write_picture(figure, path)

@@ -37,7 +37,7 @@ def columns(target: Target | type[Target]) -> Columns:
 
 def columns_of(rows: Mapping[str, Mapping[str, float]]) -> Columns:
     """Return the columns of a table that was stored without them, by the keys of its rows."""
-    targets = [registry.find("targets", kind, "targets") for kind in registry.names("targets")]
+    targets = [registry.find_plugin("targets", kind, "targets") for kind in registry.names("targets")]
     fit = [one for one in targets if any(key in row for row in rows.values() for key in one.headings)]
     return columns(fit[0] if fit else targets[0])
 
@@ -87,7 +87,7 @@ def table_lines(rows: Mapping[str, Mapping[str, float]], missing: Mapping[str, s
     return lines
 
 
-def best(rows: Mapping[str, Mapping[str, float]], columns: Columns | None = None) -> set[tuple[str, str]]:
+def best_cells(rows: Mapping[str, Mapping[str, float]], columns: Columns | None = None) -> set[tuple[str, str]]:
     """Return (row name, column key) of every cell whose printed value is the best of its column.
 
     A table of one row has no best cells.
@@ -102,7 +102,7 @@ def best(rows: Mapping[str, Mapping[str, float]], columns: Columns | None = None
     return found
 
 
-def write(path: Path, data: ReportData) -> None:
+def write_page(path: Path, data: ReportData) -> None:
     """Write the page. It needs no other file and no network: figures are inside it, and it has no scripts."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -114,7 +114,7 @@ def write(path: Path, data: ReportData) -> None:
         lstrip_blocks=True,
     )
     columns = data.columns or columns_of(data.rows)
-    top = best(data.rows, columns)
+    top = best_cells(data.rows, columns)
     page = environment.get_template("_report.html.j2").render(
         data=data,
         headings=list(columns.headings.values()),

@@ -22,7 +22,7 @@ class GrowingRung:
 
 
 @dataclass
-class Purpose:
+class PurposeViews:
     """The tasks of one purpose, counted and listed while they come and go.
 
     A history may share these lists, so they are changed only by appending; any other change makes a new list.
@@ -88,7 +88,7 @@ class Purpose:
         self.places = {e.task.member: i for i, e in enumerate(finished) if e.task.budget is not None}
 
 
-class Prefix(Sequence[T]):
+class ListPrefix(Sequence[T]):
     """A snapshot, without a copy, of a list that only grows: the entries that it has now."""
 
     __slots__ = ("_entries", "_length")
@@ -111,7 +111,7 @@ class Prefix(Sequence[T]):
         return self._entries[places] if isinstance(places, int) else [self._entries[i] for i in places]
 
 
-class Keys(Set[str]):
+class KeysSnapshot(Set[str]):
     """A snapshot, without a copy, of the keys of a dictionary that only grows, together with some more keys."""
 
     __slots__ = ("_length", "_more", "_places")

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from distens.config.config import Config, to_yaml
-from distens.data.load import Loaded
+from distens.data.load import LoadedData
 from distens.errors import BundleError
 from distens.evaluate import comparison, report
 from distens.lifecycle.results import Outcome, Result
 from distens.records import Floats
 from distens.serve import bundle, predictor
-from distens.storage.filesystem import temporary
+from distens.storage.filesystem import make_temporary_folder
 from distens.storage.store import Store
 from distens.targets.protocol import Target
-from distens.tracking.protocol import Final, Tracker, model_name
+from distens.tracking.protocol import FinalInfo, Tracker, model_name
 
 MAX_FAILURES_SHOWN = 200
 """The largest number of failures that the page lists; `results.json` has all."""
@@ -28,7 +28,9 @@ TOLERANCE = 1e-6
 absolute up to 1, relative above."""
 
 
-def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outcome: Outcome) -> tuple[Result, Final]:
+def deliver(
+    config: Config, store: Store, tracker: Tracker, loaded: LoadedData, outcome: Outcome
+) -> tuple[Result, FinalInfo]:
     """Write all results into the run's folder; return the result, and the values that the tracker gets at the end.
 
     `results.json`, which marks the run as complete, is written last.
@@ -39,7 +41,7 @@ def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outc
     Raises:
         BundleError: the predictions of a bundle that was read back differ from the run's.
     """
-    home = Path(store.path("")) if store.local else temporary()
+    home = Path(store.path("")) if store.local else make_temporary_folder()
     table, verdict = _table(loaded, outcome)
     weights = {name: weight for name, weight in outcome.weights.items() if weight > 0}
     where = f"report: {store.url}/report.html"
@@ -47,7 +49,7 @@ def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outc
     pictures = dict(outcome.page.draw(home / "figures"))
     _write_page(config, store, home, loaded.dataset.target, outcome, result, pictures)
     folders = _write_bundles(config, store, loaded, outcome, table)
-    final = Final(
+    final = FinalInfo(
         rows=table,
         weights=weights,
         diversity=outcome.diversity,
@@ -58,7 +60,7 @@ def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outc
         example=loaded.example_rows,
         verdict=verdict,
         score_name=_score_name(loaded.dataset.target),
-        expected={name: _read_back(store, f, loaded, outcome.rows[name].test_NC) for name, f in folders.items()},
+        expected={name: _read_back(store, f, loaded, outcome.rows[name].test_NK) for name, f in folders.items()},
     )
     for participant in outcome.participants:
         tracker.participant(participant)
@@ -66,7 +68,7 @@ def deliver(config: Config, store: Store, tracker: Tracker, loaded: Loaded, outc
     return result, final
 
 
-def _table(loaded: Loaded, outcome: Outcome) -> tuple[dict[str, Mapping[str, float]], list[str]]:
+def _table(loaded: LoadedData, outcome: Outcome) -> tuple[dict[str, Mapping[str, float]], list[str]]:
     """Return the table, measured on the *test* split, and the verdict's sentences."""
     target, targets_N = loaded.dataset.target, loaded.dataset.targets["test"]
     table: dict[str, Mapping[str, float]] = {n: row.measured(target, targets_N) for n, row in outcome.rows.items()}
@@ -102,20 +104,20 @@ def _write_page(
         config_yaml=to_yaml(config),
         details=outcome.page.details,
     )
-    report.write(home / "report.html", data)
+    report.write_page(home / "report.html", data)
     if not store.local:
         for path in (*pictures.values(), home / "report.html"):
             store.write(path.relative_to(home).as_posix(), path.read_bytes())
 
 
 def _write_bundles(
-    config: Config, store: Store, loaded: Loaded, outcome: Outcome, table: Mapping[str, Mapping[str, float]]
+    config: Config, store: Store, loaded: LoadedData, outcome: Outcome, table: Mapping[str, Mapping[str, float]]
 ) -> dict[str, str]:
     """Write the bundles; return row -> the folder of its bundle."""
     folders = {}
     for name, content in outcome.bundles.items():
         folders[name] = folder = f"final/{name}"
-        bundle.write(
+        bundle.write_bundle(
             store,
             folder,
             name=model_name(config.name, name),
@@ -128,17 +130,17 @@ def _write_bundles(
             metrics=table[name],
             cascade=content.cascade,
         )
-        store.write_predictions(f"{folder}/test.arrow", outcome.rows[name].test_NC)
+        store.write_predictions(f"{folder}/test.arrow", outcome.rows[name].test_NK)
     return folders
 
 
-def _scores(loaded: Loaded, outcome: Outcome) -> dict[str, float]:
+def _scores(loaded: LoadedData, outcome: Outcome) -> dict[str, float]:
     """Return bundle -> the usual metric on the *combine* split; an empty mapping where that split has no rows."""
     target, targets_N = loaded.dataset.target, loaded.dataset.targets["combine"]
     if not len(targets_N):
         return {}
     usual = target.minimised[0]
-    return {name: target.metrics(outcome.rows[name].combine_NC, targets_N)[usual] for name in outcome.bundles}
+    return {name: target.metrics(outcome.rows[name].combine_NK, targets_N)[usual] for name in outcome.bundles}
 
 
 def _score_name(target: Target) -> str:
@@ -147,21 +149,24 @@ def _score_name(target: Target) -> str:
     return next((phrase.name for phrase in target.phrases if phrase.column == usual), usual)
 
 
-def _read_back(store: Store, folder: str, loaded: Loaded, test_NC: Floats) -> Floats:
+def _read_back(store: Store, folder: str, loaded: LoadedData, test_NK: Floats) -> Floats:
     """Read a bundle back, as its user will, and return its predictions of the example rows.
 
     Raises:
         BundleError: they differ from the run's; a bundle that cannot predict is not delivered.
     """
-    found_NC = predictor.load(f"{store.url}/{folder}").predict_proba(loaded.example_rows)
-    expected_NK = test_NC[: len(found_NC)]
-    worst = float((np.abs(found_NC - expected_NK) / np.maximum(1.0, np.abs(expected_NK))).max())
+    found_NK = predictor.load(f"{store.url}/{folder}").predict_proba(loaded.example_rows)
+    expected_NK = test_NK[: len(found_NK)]
+    worst = float((np.abs(found_NK - expected_NK) / np.maximum(1.0, np.abs(expected_NK))).max())
     if not worst <= TOLERANCE:
-        raise BundleError(f"{store.url}/{folder}: read back, it predicts otherwise than the run did (by {worst:.2g})")
-    return found_NC
+        raise BundleError(
+            f"{store.url}/{folder}: the bundle was read back, and its predictions differ from the run's (by "
+            f"{worst:.2g})"
+        )
+    return found_NK
 
 
-def _results(loaded: Loaded, outcome: Outcome, result: Result) -> dict[str, Any]:
+def _results(loaded: LoadedData, outcome: Outcome, result: Result) -> dict[str, Any]:
     target, targets_N = loaded.dataset.target, loaded.dataset.targets["combine"]
     judged = outcome.rows.items() if len(targets_N) else ()
     return {
@@ -172,7 +177,7 @@ def _results(loaded: Loaded, outcome: Outcome, result: Result) -> dict[str, Any]
         "weights": dict(result.weights),
         "chosen": outcome.chosen,
         **({"diversity": dict(outcome.diversity)} if outcome.diversity else {}),
-        "combine": {name: target.table(row.combine_NC, targets_N) for name, row in judged},
+        "combine": {name: target.table(row.combine_NK, targets_N) for name, row in judged},
         **outcome.numbers,
     }
 

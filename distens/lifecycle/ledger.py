@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distens.lifecycle._history_views import Keys, Prefix, Purpose
+from distens.lifecycle._history_views import KeysSnapshot, ListPrefix, PurposeViews
 from distens.lifecycle.tasks import task_from_json, task_to_json
 from distens.records import (
     Failed,
@@ -17,10 +17,10 @@ from distens.records import (
     Finished,
     Floats,
     History,
-    Outcome,
     Report,
     Rung,
     Task,
+    TaskOutcome,
     settings_key,
 )
 from distens.storage.encoding import failure_from_json, report_from_json, to_json
@@ -42,18 +42,18 @@ class Ledger:
         self._pending: dict[str, Task] = {}
         self._done: dict[str, Finished | Failed] = {}
         self._arrived: list[Finished | Failure] = []
-        self._purposes: dict[str, Purpose] = defaultdict(Purpose)
+        self._purposes: dict[str, PurposeViews] = defaultdict(PurposeViews)
         self._journal.replay(self._take)
 
     def _take(self, entry: dict[str, Any]) -> None:
         if "task" in entry:
-            self._asked(task_from_json(entry["task"]))
+            self._record_task(task_from_json(entry["task"]))
         elif "report" in entry:
-            self._told(report_from_json(entry["report"]))
+            self._record_outcome(report_from_json(entry["report"]))
         elif "failure" in entry:
-            self._told(failure_from_json(entry["failure"]))
+            self._record_outcome(failure_from_json(entry["failure"]))
         else:
-            self._only(entry["only"])
+            self._drop_other_purposes(entry["only"])
         self.elapsed = entry.get("elapsed", self.elapsed)
 
     def ask(self, tasks: Sequence[Task]) -> list[Task]:
@@ -62,10 +62,10 @@ class Ledger:
         if asked:
             self._journal.append(*({"task": task_to_json(task)} for task in asked))
         for task in asked:
-            self._asked(task)
+            self._record_task(task)
         return asked
 
-    def tell(self, outcomes: Sequence[Outcome], elapsed: float | None = None) -> list[Finished | Failure]:
+    def tell(self, outcomes: Sequence[TaskOutcome], elapsed: float | None = None) -> list[Finished | Failure]:
         """Journal outcomes that came together, before anyone acts on them; return them as the ledger keeps them.
 
         A second outcome of a task that is done (a late double) is left out.
@@ -77,9 +77,9 @@ class Ledger:
         fresh = [outcome for outcome in outcomes if outcome.task_id not in self._done]
         also = {} if elapsed is None else {"elapsed": elapsed}
         if fresh:
-            self._journal.append(*({kind_of(outcome): to_json(outcome), **also} for outcome in fresh))
+            self._journal.append(*({outcome_kind(outcome): to_json(outcome), **also} for outcome in fresh))
             self.elapsed = also.get("elapsed", self.elapsed)
-        return [self._told(outcome) for outcome in fresh]
+        return [self._record_outcome(outcome) for outcome in fresh]
 
     def lose(self, entries: Sequence[Finished]) -> None:
         """Journal that the files of finished tasks are gone: the tasks are pending again."""
@@ -87,14 +87,14 @@ class Ledger:
         failures = [Failure(e.task.id, e.task.attempt, "crashed", why, 0.0, e.report.node, False) for e in entries]
         self._journal.append(*({"failure": to_json(failure)} for failure in failures))
         for failure in failures:
-            self._told(failure)
+            self._record_outcome(failure)
 
     def only(self, purpose: str) -> None:
         """Forget the tasks of all other purposes, and journal that: what they were made from is going to change."""
         self._journal.append({"only": purpose})
-        self._only(purpose)
+        self._drop_other_purposes(purpose)
 
-    def _only(self, purpose: str) -> None:
+    def _drop_other_purposes(self, purpose: str) -> None:
         self._arrived = [told for told in self._arrived if self.task(_id(told)).purpose == purpose]
         self._pending = {name: task for name, task in self._pending.items() if task.purpose == purpose}
         self._done = {name: entry for name, entry in self._done.items() if entry.task.purpose == purpose}
@@ -105,12 +105,12 @@ class Ledger:
         before = self._pending.get(task.id)
         return task if before is None else replace(task, attempt=before.attempt + 1)
 
-    def _asked(self, task: Task) -> None:
+    def _record_task(self, task: Task) -> None:
         if task.id not in self._pending:
             self._purposes[task.purpose].ask(task)
         self._pending[task.id] = task
 
-    def _told(self, outcome: Outcome) -> Finished | Failure:
+    def _record_outcome(self, outcome: TaskOutcome) -> Finished | Failure:
         told: Finished | Failure
         if isinstance(outcome, Report):
             task = self._pending.pop(outcome.task_id)
@@ -125,12 +125,12 @@ class Ledger:
                 self._done[task.id] = failed = Failed(task, outcome)
                 self._purposes[task.purpose].fail(failed)
             else:
-                task = self._lost(outcome.task_id)  # and the runner has already begun the next attempt
+                task = self._reopen_task(outcome.task_id)  # and the runner has already begun the next attempt
                 self._pending[task.id] = replace(task, attempt=outcome.attempt + 1)
         self._arrived.append(told)
         return told
 
-    def _lost(self, task_id: str) -> Task:
+    def _reopen_task(self, task_id: str) -> Task:
         entry = self._done.pop(task_id, None)
         if entry is None:
             return self._pending[task_id]
@@ -158,11 +158,11 @@ class Ledger:
 
     def finished(self, purpose: str) -> Sequence[Finished]:
         """Return a purpose's finished tasks, in order of arrival; of a member trained in rungs, the highest rung."""
-        return Prefix(self._purposes[purpose].finished)
+        return ListPrefix(self._purposes[purpose].finished)
 
     def failed(self, purpose: str) -> Sequence[Failed]:
         """Return a purpose's tasks that were given up, in order of arrival, except rungs above a finished rung."""
-        return Prefix(self._purposes[purpose].failed)
+        return ListPrefix(self._purposes[purpose].failed)
 
     def all_finished(self, purpose: str | None = None) -> list[Finished]:
         """Return every finished task, every rung of a member included, of one purpose or of all."""
@@ -235,8 +235,8 @@ class Ledger:
             targets_N=targets_N,
             target=target,
             predictions=predictions,
-            keys=Keys(kept.keys[bracket], frozenset(settings_key(task.settings) for task in also)),
-            rungs={key: Rung(Prefix(rung.asked), Prefix(rung.done)) for key, rung in kept.rungs.items()},
+            keys=KeysSnapshot(kept.keys[bracket], frozenset(settings_key(task.settings) for task in also)),
+            rungs={key: Rung(ListPrefix(rung.asked), ListPrefix(rung.done)) for key, rung in kept.rungs.items()},
             started=dict(kept.started),
         )
 
@@ -253,6 +253,6 @@ def _id(told: Finished | Failure) -> str:
     return told.task.id if isinstance(told, Finished) else told.task_id
 
 
-def kind_of(outcome: Outcome) -> str:
+def outcome_kind(outcome: TaskOutcome) -> str:
     """Return the key under which a journal holds an outcome: `report` or `failure`."""
     return "report" if isinstance(outcome, Report) else "failure"

@@ -17,7 +17,7 @@ def of_one_size(tasks: Sequence[Task]) -> list[Pack]:
     return list(groups.values())
 
 
-def packs(
+def pack_tasks(
     tasks: Sequence[Task], planner: Planner, size: Callable[[Settings, int], int] | None = None
 ) -> Iterator[Pack]:
     """Yield packs of tasks that can be trained together and occupy the same resources, in order of their first tasks.
@@ -28,7 +28,7 @@ def packs(
     """
     groups: dict[tuple[str, Resources], list[Task]] = {}
     for task in tasks:
-        shared = packing.key(task.settings) if task.work.packable else None
+        shared = packing.make_pack_key(task.settings) if task.work.packable else None
         groups.setdefault((shared or task.id, task.resources), []).append(task)
     for group in groups.values():
         most = (size or planner.size)(group[0].settings, len(group))

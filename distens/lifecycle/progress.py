@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 
 from distens.records import Failure, Finished, History, Task
-from distens.select.protocol import Selector, judged
-from distens.targets.classes import unless_classes
+from distens.select.protocol import Selector, fill_defaults
+from distens.targets.classes import target_argument
 
 
 @dataclass(frozen=True)
-class Update:
+class ProgressEvent:
     """A message to whoever watches a run, sent after each dispatch and each outcome.
 
     Attributes:
@@ -43,10 +43,10 @@ class Update:
     numbered: bool = False
 
 
-Watch = Callable[[Update], None]
+Watch = Callable[[ProgressEvent], None]
 
 
-def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
+def format_outcome(task: Task, outcome: Finished | Failure, metric: str) -> str:
     """Return a line for a log about an outcome.
 
     A report's line has the member's number of rows, if reported, and its metric, if that could be measured.
@@ -64,7 +64,7 @@ def line(task: Task, outcome: Finished | Failure, metric: str) -> str:
 LEADERS = 100
 """The number of best members from which the ensemble is selected during a search; its end selects from all members."""
 
-SHARE = 0.01
+MAX_SELECTION_SHARE = 0.01
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Progress:
             self.failed = len(history().failed)  # a rung above another may fail without its member
             return None
         self._finish(outcome)
-        if self._spent + self._longest <= SHARE * (time.monotonic() - self._began):
+        if self._spent + self._longest <= MAX_SELECTION_SHARE * (time.monotonic() - self._began):
             self._select(history())
         return self._arrived if _is_step(self._arrived) or self._arrived == self.total else None
 
@@ -131,10 +131,12 @@ class Progress:
         names: dict[str, str] = {}
         for *_, member, name in sorted(self._leaders, reverse=True):
             names.setdefault(member, name)
-        probs_MNC = [history.predictions(name) for name in names.values()]
-        target, _ = judged(probs_MNC, self.metric, history.target, None)
-        weights_M = self.selector.select(probs_MNC, history.targets_N, self.metric, **unless_classes(history.target))
-        self.ensemble = target.metrics(target.mean(probs_MNC, weights_M), history.targets_N)[self.metric]
+        predictions_MNK = [history.predictions(name) for name in names.values()]
+        target, _ = fill_defaults(predictions_MNK, self.metric, history.target, None)
+        weights_M = self.selector.select(
+            predictions_MNK, history.targets_N, self.metric, **target_argument(history.target)
+        )
+        self.ensemble = target.metrics(target.mean(predictions_MNK, weights_M), history.targets_N)[self.metric]
         took = time.monotonic() - started
         self._spent, self._longest = self._spent + took, max(self._longest, took)
 

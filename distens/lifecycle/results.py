@@ -20,7 +20,7 @@ from distens.combine.protocol import Combiner
 from distens.records import Finished, Floats, Integers, State, task_of
 from distens.serve.bundle import BundleMember
 from distens.serve.cascade import Cascade
-from distens.targets.classes import unless_classes
+from distens.targets.classes import target_argument
 from distens.targets.protocol import Target, Targets
 from distens.tracking.protocol import Participant
 
@@ -28,34 +28,34 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row of the table: predictions, and their cost.
 
     `train_seconds` counts the training of what is deployed (of weights that a federation merged, all rounds, or its
     clients' training). The search that found it is counted in the page's details.
     """
 
-    combine_NC: Floats
-    test_NC: Floats
+    combine_NK: Floats
+    test_NK: Floats
     parameters: int
     train_seconds: float
     predict_ms_per_1000: float
     temperature: float = 1.0
 
-    def calibrated(self, labels_N: Integers) -> Row:
+    def calibrated(self, labels_N: Integers) -> TableRow:
         """Return the row calibrated by one temperature, which is fitted on the labels of the *combine* split."""
-        temperature = probabilities.fit_temperature(self.combine_NC, labels_N)
+        temperature = probabilities.fit_temperature(self.combine_NK, labels_N)
         return replace(
             self,
-            combine_NC=probabilities.apply_temperature(self.combine_NC, temperature),
-            test_NC=probabilities.apply_temperature(self.test_NC, temperature),
+            combine_NK=probabilities.apply_temperature(self.combine_NK, temperature),
+            test_NK=probabilities.apply_temperature(self.test_NK, temperature),
             temperature=temperature,
         )
 
     def measured(self, target: Target, targets_N: Targets) -> dict[str, float]:
         """Return column -> number, measured on the *test* split."""
         return {
-            **target.table(self.test_NC, targets_N),
+            **target.table(self.test_NK, targets_N),
             "parameters": self.parameters,
             "train_seconds": self.train_seconds,
             "predict_ms_per_1000": self.predict_ms_per_1000,
@@ -86,7 +86,7 @@ class BundleContent:
 
 
 @dataclass(frozen=True)
-class Page:
+class PageContent:
     """The parts of a run's page besides table and verdict.
 
     Attributes:
@@ -124,7 +124,7 @@ class Outcome:
         notes: lines for the user.
     """
 
-    rows: Mapping[str, Row]
+    rows: Mapping[str, TableRow]
     losses: Mapping[str, Mapping[str, Floats]]
     units: str
     bundles: Mapping[str, BundleContent]
@@ -135,7 +135,7 @@ class Outcome:
     afterword: Sequence[str] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
     diversity: Mapping[str, float] = field(default_factory=dict)
-    page: Page = Page()
+    page: PageContent = PageContent()
     numbers: Mapping[str, Any] = field(default_factory=dict)
     participants: Sequence[Participant] = ()
     notes: Sequence[str] = ()
@@ -177,9 +177,9 @@ def costs(entries: Sequence[Finished]) -> tuple[int, float, float]:
     )
 
 
-def test_losses(rows: Mapping[str, Row], target: Target, targets_N: Targets) -> dict[str, dict[str, Floats]]:
+def losses_on_test(rows: Mapping[str, TableRow], target: Target, targets_N: Targets) -> dict[str, dict[str, Floats]]:
     """Return row of the table -> measure -> one loss for each row of the *test* split."""
-    return {name: target.losses(row.test_NC, targets_N) for name, row in rows.items()}
+    return {name: target.losses(row.test_NK, targets_N) for name, row in rows.items()}
 
 
 def out_of_fold(
@@ -194,6 +194,6 @@ def out_of_fold(
     out_NK = np.empty(np.shape(predictions_MNK)[1:])
     for fold in range(FOLDS):
         held = fold_N == fold
-        state = combiner.fit(predictions_MNK[:, ~held], targets_N[~held], weights_M, **unless_classes(target))
-        out_NK[held] = combiner.combine(predictions_MNK[:, held], state, **unless_classes(target))
+        state = combiner.fit(predictions_MNK[:, ~held], targets_N[~held], weights_M, **target_argument(target))
+        out_NK[held] = combiner.combine(predictions_MNK[:, held], state, **target_argument(target))
     return out_NK

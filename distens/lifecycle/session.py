@@ -22,25 +22,25 @@ from threadpoolctl import threadpool_limits
 
 from distens import __version__, registry
 from distens.config.config import Config, to_yaml
-from distens.data.load import Loaded
+from distens.data.load import LoadedData
 from distens.errors import RunError
 from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
-from distens.lifecycle.occupying import occupied
-from distens.lifecycle.progress import Update, Watch
+from distens.lifecycle.occupying import occupied_resources
+from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Outcome, Result
-from distens.lifecycle.work.evaluate import Evaluate, Evaluated
+from distens.lifecycle.work.evaluate import Evaluate, Evaluation
 from distens.members.protocol import UsesNoGpu
 from distens.packing import Planner
-from distens.records import Failure, Finished, Floats, Pack, Report, Resources, Settings, Task, Teacher
-from distens.runtime.protocol import Runner, Shared
+from distens.records import WAIT, Failure, Finished, Floats, Pack, Report, Resources, Settings, Task, Teacher
+from distens.runtime.protocol import RunContext, Runner
 from distens.storage.store import Store
-from distens.tracking.protocol import Final, RunInfo, Tracker
+from distens.tracking.protocol import FinalInfo, RunInfo, Tracker
 
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
 
 
-Data = Loaded
+Data = LoadedData
 """The data that a run learns from and is measured on: so far rows of a table, or images."""
 
 
@@ -76,7 +76,7 @@ class Plan(Protocol):
         ...
 
 
-def silent(update: Update) -> None:
+def silent(update: ProgressEvent) -> None:
     """Ignore an update, in a run that nobody watches."""
 
 
@@ -104,7 +104,7 @@ class Session:
         self.info = info or {}
         self.notes: list[str] = []
         self._read, self._data = data, None
-        self._final: Final | None = None
+        self._final: FinalInfo | None = None
         self._started = False
         self._limits = ExitStack()
 
@@ -131,7 +131,9 @@ class Session:
     def _trains_networks(self) -> bool:
         """Return False if no family uses a GPU: then no process waits for the import of torch, which takes seconds."""
         kinds = [registry.split_spec(spec, "members")[0] for spec in self.config.members.values()]
-        return not all(registry.able(registry.find("members", kind, "members"), UsesNoGpu) for kind in kinds)
+        return not all(
+            registry.has_capability(registry.find_plugin("members", kind, "members"), UsesNoGpu) for kind in kinds
+        )
 
     def open(self) -> Data:
         """Read the data; begin the run's folder, or check that a resumed run's folder still fits them and the config.
@@ -141,22 +143,22 @@ class Session:
             RunError: they have changed since the run began; or the journal has a class in a module that the config does
                 not name.
         """
-        self.watch(Update("data", f"reading {self.config.data.source}"))
+        self.watch(ProgressEvent("data", f"reading {self.config.data.source}"))
         data = self._data = self._read()
         self._begin(data)
-        self.watch(Update("data", f"{self.store.url}: {data.summary}", path=self.store.url))
+        self.watch(ProgressEvent("data", f"{self.store.url}: {data.summary}", path=self.store.url))
         return data
 
-    def planner(self, loaded: Loaded) -> Planner:
+    def planner(self, loaded: LoadedData) -> Planner:
         """Return the planner, which decides how many tasks go to an actor together."""
         runner, dataset = self.runner, loaded.dataset
         shape, classes = dataset.inputs["train"].shape[1:], len(dataset.target.column_names)
         return Planner(runner.pack, runner.slots, runner.dispatch_seconds, self._on_gpu, shape, classes)
 
     def _on_gpu(self, settings: Settings) -> bool:
-        return occupied(self.runner, settings).gpus > 0
+        return occupied_resources(self.runner, settings).gpus > 0
 
-    def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
+    def start(self, shared: RunContext, also: Mapping[str, Resources] = {}) -> None:
         """Start the runner and the tracker; the tracker is called with the outcomes that are journalled already.
 
         Args:
@@ -186,7 +188,7 @@ class Session:
         """Carry out tasks that are not done yet; yield every outcome, lost attempts included, once it is journalled.
 
         Args:
-            packs: yields lists of packs that can be dispatched at once and are journalled as one entry; an empty list
+            packs: yields lists of packs that can be dispatched at once and are journalled as one entry; `WAIT`
                 means that there is nothing to do before the next outcome.
             asked: called with the first task of every pack that is dispatched.
             elapsed: returns the seconds that the search has run, if they are to be journalled; else None.
@@ -197,7 +199,7 @@ class Session:
                 left = [[task for task in pack if not self.ledger.done(task.id)] for pack in now]
                 attempts = iter(self.ledger.ask([task for pack in left for task in pack]))
                 if not now:
-                    yield []
+                    yield WAIT
                 for pack in filter(None, left):
                     tasks = list(islice(attempts, len(pack)))
                     if asked is not None:
@@ -211,7 +213,7 @@ class Session:
                 self.tracker.member(task, told)
                 yield task, told
 
-    def evaluate(self, candidates: Mapping[str, Sequence[Teacher]]) -> dict[str, Mapping[str, Floats]]:
+    def evaluate(self, members_by_mean: Mapping[str, Sequence[Teacher]]) -> dict[str, Mapping[str, Floats]]:
         """Measure weighted means of members' predictions; return name -> measure -> one loss for each *search* row.
 
         Nothing is journalled: a mean that is needed again is measured again.
@@ -225,16 +227,16 @@ class Session:
         usual = self.runner.usual
         tasks = {
             f"evaluate-{name}": Task(f"evaluate-{name}", "evaluate", {}, 0, usual, Evaluate(tuple(members)))
-            for name, members in candidates.items()
+            for name, members in members_by_mean.items()
         }
         found: dict[str, Mapping[str, Floats]] = {}
         for answers in self.runner.run(iter([[task] for task in tasks.values()])):
             for answer in answers:
-                if isinstance(answer, Evaluated):
+                if isinstance(answer, Evaluation):
                     found[answer.task_id] = answer.losses
                 elif isinstance(answer, Failure) and answer.final:
                     raise RunError(f"{answer.task_id}: {answer.reason}: {answer.message}")
-        return {name: found[f"evaluate-{name}"] for name in candidates}
+        return {name: found[f"evaluate-{name}"] for name in members_by_mean}
 
     def _begin(self, data: Data) -> None:
         fingerprint = data.fingerprint
@@ -271,9 +273,9 @@ class Session:
         """
         for task in self.ledger.usable():
             for family, spec in [("members", task.settings), *task.work.plugins()]:
-                for place, module in registry.unimported(family, spec, task.id):
+                for place, module in registry.find_unimported(family, spec, task.id):
                     raise RunError(
-                        f"{self.store.url}: refused: {place} in the journal is of a class in the module {module!r}, "
+                        f"{self.store.url}: refused: {place} in the journal names a class in the module {module!r}, "
                         "which config.yaml does not name"
                     )
 
@@ -285,7 +287,7 @@ class Session:
         """
         if self.store.local:
             done = self.ledger.all_finished()
-            gone = [e for e in done if not all(map(self.store.holds, e.report.addresses()))]
+            gone = [e for e in done if not all(map(self.store.has_file, e.report.addresses()))]
             if gone:
                 self.ledger.lose(gone)
 

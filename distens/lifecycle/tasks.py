@@ -17,22 +17,24 @@ from distens.errors import did_you_mean
 from distens.lifecycle.work.train import Train
 from distens.records import Record, Resources, Task
 from distens.runtime.protocol import Work
-from distens.storage.encoding import flat
+from distens.storage.encoding import flatten_record
 
 _ABSENT: tuple[tuple[str, Any], ...] = (("budget", None), ("bracket", ""), ("limit_seconds", None))
 """Fields that are left out of the JSON where they have these values."""
 
-_USUAL = flat(Resources())
+_USUAL = flatten_record(Resources())
 
 _ROLES = "distens.roles."
 
 
 def task_to_json(task: Task) -> dict[str, Any]:
     """Return a task as a JSON-able mapping; its JSON values are shared, not copied."""
-    values = flat(task)
+    values = flatten_record(task)
     values["purpose"] = str(task.purpose)
     values["resources"] = {
-        name: value for name, value in flat(task.resources).items() if value != _USUAL[name] or name in ("cpus", "gpus")
+        name: value
+        for name, value in flatten_record(task.resources).items()
+        if value != _USUAL[name] or name in ("cpus", "gpus")
     }
     del values["given"]  # held values end with the process; whoever dispatches the task again gives them anew
     if task.member == task.id:
@@ -42,7 +44,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
             del values[name]
     del values["work"]
     if task.work is not None and task.work != Train():
-        values["work"] = {"kind": kind_of(task.work), **_plain(task.work)}
+        values["work"] = {"kind": work_kind(task.work), **_plain(task.work)}
     return values
 
 
@@ -53,19 +55,19 @@ def task_from_json(values: Mapping[str, Any]) -> Task:
     if "custom" in resources:
         resources["custom"] = tuple((name, amount) for name, amount in resources["custom"])
     work = dict(values["work"])
-    cls = find(work.pop("kind"))
+    cls = find_work(work.pop("kind"))
     return Task(**{**values, "resources": Resources(**resources), "work": _adapter(cls).validate_python(work)})
 
 
-def kind_of(work: Any) -> str:
+def work_kind(work: Any) -> str:
     """Return the kind of a work, for a journal: its file's name; for a role's own work, `<role>.<file's name>`."""
-    module, name = type(work).__module__, registry.kind_of(work)
+    module, name = type(work).__module__, registry.plugin_kind(work)
     if module.startswith(_ROLES):
         return f"{module.removeprefix(_ROLES).split('.')[0]}.{name}"
     return name
 
 
-def find(kind: str) -> type:
+def find_work(kind: str) -> type:
     """Return the class of a kind of work. Only distens' own modules are imported.
 
     Raises:
@@ -76,15 +78,15 @@ def find(kind: str) -> type:
         found: Any = vars(sys.modules.get(module, object)).get(name)
         known = isinstance(found, type) and dataclasses.is_dataclass(found) and registry.has_names(found, Work)
         if not known:
-            raise ValueError(f"work: {kind!r} is none of a module that the config names")
+            raise ValueError(f"work: {kind!r} is not a work in a module that the config names")
         return found
     role, dot, name = kind.partition(".")
     if dot and role not in registry.names("roles"):
-        raise ValueError(f"work: {kind!r} is of no role that is here")
+        raise ValueError(f"work: {kind!r} belongs to an unknown role")
     family, name = (f"roles.{role}.work", name) if dot else ("lifecycle.work", kind)
     if name not in registry.names(family):
         raise ValueError(f"work: unknown kind {kind!r}. {did_you_mean(name, registry.names(family))}")
-    return registry.find(family, name, "work")
+    return registry.find_plugin(family, name, "work")
 
 
 @cache
@@ -94,7 +96,7 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Record):
-        return {name: _plain(inner) for name, inner in flat(value).items()}
+        return {name: _plain(inner) for name, inner in flatten_record(value).items()}
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
@@ -110,7 +112,7 @@ def _of_older(values: Mapping[str, Any]) -> dict[str, Any]:
     client, distiller, teachers = now.pop("client", ""), now.pop("distill", None), now.pop("teachers", ())
     now.pop("round", None)
     if teachers and distiller is None:
-        raise ValueError("teachers of a task that distils nobody")
+        raise ValueError("the task has teachers, but no distiller")
     if "budget" in now:
         now["member"] = now["id"].removesuffix(f"-{now['budget']}")
     if distiller is not None and _is_blind(distiller["kind"]):
@@ -128,4 +130,4 @@ def _of_older(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_blind(kind: str) -> bool:
     ours = kind in registry.names("distill")  # older versions had no distillers from outside
-    return ours and registry.able(registry.find("distill", kind, "distill"), DataFree)
+    return ours and registry.has_capability(registry.find_plugin("distill", kind, "distill"), DataFree)

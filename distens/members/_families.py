@@ -21,10 +21,12 @@ from distens.errors import Refused, did_you_mean
 from distens.records import Floats, Integers
 from distens.training.context import Context
 
-OURS = frozenset({"random_state", "n_jobs", "num_threads", "seed", "verbose", "verbosity", "warm_start", "probability"})
+ARGUMENTS_OF_MEMBER = frozenset(
+    {"random_state", "n_jobs", "num_threads", "seed", "verbose", "verbosity", "warm_start", "probability"}
+)
 """Arguments that the member sets itself: by its seed, by its share of the machine, or so that nothing is printed."""
 
-FOLDS = 3
+CALIBRATION_FOLDS = 3
 """The number of folds by which a support vector machine decides on rows that it has not seen, for Platt's scaling."""
 
 TRUSTED = (
@@ -46,7 +48,7 @@ def _range(low: float, high: float, log: bool = False) -> dict[str, Any]:
     return {"low": low, "high": high, "log": True} if log else {"low": low, "high": high}
 
 
-def _of(*choices: Any) -> dict[str, Any]:
+def _make_choices(*choices: Any) -> dict[str, Any]:
     return {"choices": list(choices)}
 
 
@@ -100,7 +102,7 @@ class Family:
         return (LightGBMError,)
 
 
-def _nodes(estimator: Any) -> int:
+def _count_nodes(estimator: Any) -> int:
     """Return the number of nodes in all trees."""
     return sum(tree.tree_.node_count for tree in np.ravel(estimator.estimators_))
 
@@ -142,11 +144,11 @@ def _weights(estimator: Any) -> int:
 
 
 _FOREST = {
-    "criterion": _of("gini", "entropy"),
+    "criterion": _make_choices("gini", "entropy"),
     "max_features": _range(0.1, 0.8),
     "min_samples_split": _range(2, 20),
     "min_samples_leaf": _range(1, 20),
-    "bootstrap": _of(True, False),
+    "bootstrap": _make_choices(True, False),
 }
 _FOREST_OF_NUMBERS = {  # no `criterion`: others are for absolute errors, which take minutes, or for counts
     "max_features": _range(0.1, 1.0),
@@ -163,10 +165,10 @@ CLASSIFIERS = _by_name(
         "ada_boost",
         "sklearn.ensemble:AdaBoostClassifier",
         {"n_estimators": _range(20, 100), "learning_rate": _range(0.01, 2.0, log=True), "max_depth": _range(1, 6)},
-        _nodes,
+        _count_nodes,
         extra=("max_depth",),  # the depth of its trees; the class itself takes a tree as its argument `estimator`
     ),
-    Family("extra_trees", "sklearn.ensemble:ExtraTreesClassifier", _FOREST, _nodes, threaded=True),
+    Family("extra_trees", "sklearn.ensemble:ExtraTreesClassifier", _FOREST, _count_nodes, threaded=True),
     Family(
         "histogram_boosting",
         "sklearn.ensemble:HistGradientBoostingClassifier",
@@ -184,7 +186,11 @@ CLASSIFIERS = _by_name(
     Family(
         "k_nearest_neighbours",
         "sklearn.neighbors:KNeighborsClassifier",
-        {"n_neighbors": _range(1, 50, log=True), "weights": _of("uniform", "distance"), "p": _of(1, 2)},
+        {
+            "n_neighbors": _range(1, 50, log=True),
+            "weights": _make_choices("uniform", "distance"),
+            "p": _make_choices(1, 2),
+        },
         _stored_rows,
         fixed={"algorithm": "brute"},  # the rows are stored as they are, not as a tree
         seeded=False,
@@ -193,7 +199,7 @@ CLASSIFIERS = _by_name(
     Family(
         "lda",
         "sklearn.discriminant_analysis:LinearDiscriminantAnalysis",
-        _of(
+        _make_choices(
             {"solver": "svd", "tol": _range(1e-5, 1e-1, log=True)},
             {"solver": "lsqr", "shrinkage": "auto"},
             {"solver": "lsqr", "shrinkage": _range(0.0, 1.0)},
@@ -222,14 +228,14 @@ CLASSIFIERS = _by_name(
     Family(
         "linear_svm",
         "sklearn.svm:LinearSVC",
-        {"C": _range(0.01, 10.0, log=True), "class_weight": _of(None, "balanced")},
+        {"C": _range(0.01, 10.0, log=True), "class_weight": _make_choices(None, "balanced")},
         _linear,
         calibrated=True,
     ),
     Family(
         "logistic_regression",
         "sklearn.linear_model:LogisticRegression",
-        {"C": _range(1e-3, 1e3, log=True), "class_weight": _of(None, "balanced")},
+        {"C": _range(1e-3, 1e3, log=True), "class_weight": _make_choices(None, "balanced")},
         _linear,
         defaults={"max_iter": 1000},
     ),
@@ -237,8 +243,8 @@ CLASSIFIERS = _by_name(
         "mlp",
         "sklearn.neural_network:MLPClassifier",
         {
-            "hidden_layer_sizes": _of([32], [128], [64, 64], [128, 128]),
-            "activation": _of("relu", "tanh"),
+            "hidden_layer_sizes": _make_choices([32], [128], [64, 64], [128, 128]),
+            "activation": _make_choices("relu", "tanh"),
             "alpha": _range(1e-7, 1e-1, log=True),
             "learning_rate_init": _range(1e-4, 1e-1, log=True),
         },
@@ -252,11 +258,11 @@ CLASSIFIERS = _by_name(
         _quadratic,
         seeded=False,
     ),
-    Family("random_forest", "sklearn.ensemble:RandomForestClassifier", _FOREST, _nodes, threaded=True),
+    Family("random_forest", "sklearn.ensemble:RandomForestClassifier", _FOREST, _count_nodes, threaded=True),
     Family(
         "svm",
         "sklearn.svm:SVC",
-        _of(
+        _make_choices(
             {"kernel": "rbf", "C": _range(0.03, 100.0, log=True), "gamma": _range(1e-4, 1.0, log=True)},
             {
                 "kernel": "poly",
@@ -281,7 +287,7 @@ REGRESSORS = _by_name(
     Family(
         "svm",
         "sklearn.svm:SVR",
-        _of(
+        _make_choices(
             {
                 "kernel": "rbf",
                 "C": _range(0.03, 100.0, log=True),
@@ -305,7 +311,7 @@ REGRESSORS = _by_name(
 """Name -> family of `estimator_regressor`."""
 
 
-def find(families: Mapping[str, Family], name: str) -> Family:
+def find_family(families: Mapping[str, Family], name: str) -> Family:
     """Return the family with a name.
 
     Raises:
@@ -324,7 +330,7 @@ def default_ranges(families: Mapping[str, Family], template: Mapping[str, Any]) 
     return {**template, "options": deepcopy(family.ranges)}
 
 
-def make(family: Family, options: Mapping[str, Any], seed: int = 0, threads: int = 1) -> Any:
+def make_estimator(family: Family, options: Mapping[str, Any], seed: int = 0, threads: int = 1) -> Any:
     """Return an unfitted estimator.
 
     Raises:
@@ -333,10 +339,10 @@ def make(family: Family, options: Mapping[str, Any], seed: int = 0, threads: int
     """
     cls = family.load()
     arguments = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD}
-    allowed = (arguments | set(family.extra)) - OURS - set(family.fixed) - {"estimator"}
+    allowed = (arguments | set(family.extra)) - ARGUMENTS_OF_MEMBER - set(family.fixed) - {"estimator"}
     for key in options:
-        if key in OURS or key in family.fixed:
-            raise ValueError(f"options.{key}: is not yours to set: the member decides it")
+        if key in ARGUMENTS_OF_MEMBER or key in family.fixed:
+            raise ValueError(f"options.{key}: cannot be set: the member sets it")
         if key not in allowed:
             raise ValueError(f"options.{key}: unknown option of {family.name!r}. {did_you_mean(key, allowed)}")
     values = {**family.defaults, **options, **family.fixed}
@@ -360,7 +366,7 @@ def _tree(max_depth: int | None) -> Any:
 
 
 @contextmanager
-def refusing(family: Family, options: Mapping[str, Any], inputs: Floats) -> Iterator[None]:
+def convert_library_errors(family: Family, options: Mapping[str, Any], inputs: Floats) -> Iterator[None]:
     """Turn the library's errors in the body into `Refused`, and suppress its warnings.
 
     Raises:
@@ -377,7 +383,7 @@ def refusing(family: Family, options: Mapping[str, Any], inputs: Floats) -> Iter
         raise Refused(f"estimator {family.name} {rows}: {error}") from error
 
 
-def fit(
+def fit_estimator(
     family: Family,
     options: Mapping[str, Any],
     inputs: Floats,
@@ -391,13 +397,14 @@ def fit(
         rows_N: the number of each row in the data (in a bootstrap, some are equal).
 
     Raises:
-        Refused: there are too few rows to calibrate. The library's own errors pass through, see `refusing`.
+        Refused: there are too few rows to calibrate. The library's own errors pass through, see
+            `convert_library_errors`.
     """
-    estimator = make(family, options, context.seed, context.threads)
+    estimator = make_estimator(family, options, context.seed, context.threads)
     if family.calibrated:
-        estimator = calibrated(estimator, inputs, np.asarray(targets_N, dtype=np.int64), rows_N, context.seed)
+        estimator = fit_calibrated(estimator, inputs, np.asarray(targets_N, dtype=np.int64), rows_N, context.seed)
     elif family.scaled:
-        estimator = scaled(estimator).fit(inputs, targets_N)
+        estimator = wrap_scaled(estimator).fit(inputs, targets_N)
     else:
         estimator.fit(inputs, targets_N)
     if family.threaded:  # several threads would sum a forest's trees in an arbitrary order
@@ -405,7 +412,7 @@ def fit(
     return estimator
 
 
-def calibrated(estimator: Any, inputs: Floats, labels_N: Integers, rows_N: Integers, seed: int) -> Any:
+def fit_calibrated(estimator: Any, inputs: Floats, labels_N: Integers, rows_N: Integers, seed: int) -> Any:
     """Return a fitted estimator with Platt's probabilities (Platt 1999; one class against the others, normalised).
 
     Platt's scaling is fitted on decisions for rows that the deciding estimator has not seen, by folds. Copies of a row,
@@ -416,25 +423,26 @@ def calibrated(estimator: Any, inputs: Floats, labels_N: Integers, rows_N: Integ
         rows_N: the number of each row in the data (in a bootstrap, some are equal).
 
     Raises:
-        Refused: a class has fewer than `FOLDS` different rows.
+        Refused: a class has fewer than `CALIBRATION_FOLDS` different rows.
     """
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.model_selection import StratifiedGroupKFold
 
     for label in np.unique(labels_N):
         different = len(np.unique(rows_N[labels_N == label]))
-        if different < FOLDS:
+        if different < CALIBRATION_FOLDS:
             raise Refused(
-                f"needs {FOLDS} different rows of each class to calibrate, found {different} of class {label}"
+                f"needs {CALIBRATION_FOLDS} different rows of each class to calibrate, found {different} "
+                f"of class {label}"
             )
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(inputs, labels_N, rows_N)
+    folds = StratifiedGroupKFold(CALIBRATION_FOLDS, shuffle=True, random_state=seed).split(inputs, labels_N, rows_N)
     scaled: Any = CalibratedClassifierCV(estimator, method="sigmoid", cv=list(folds))
     scaled.set_params(ensemble=False)  # predict with one estimator that is fitted on all rows
     fitted = scaled.fit(inputs, labels_N)
     return fitted.set_params(cv=None)  # the folds need not be stored
 
 
-def scaled(estimator: Any) -> Any:
+def wrap_scaled(estimator: Any) -> Any:
     """Return an unfitted regressor that learns targets of zero mean and unit variance, and predicts in their units."""
     from sklearn.compose import TransformedTargetRegressor
     from sklearn.preprocessing import StandardScaler
@@ -455,7 +463,7 @@ def stored_class(family: Family) -> type:
     return family.load()
 
 
-def count(family: Family, estimator: Any) -> int:
+def count_numbers(family: Family, estimator: Any) -> int:
     """Return the number of values (or tree nodes) that a fitted estimator stores in order to predict."""
     if family.calibrated:
         fitted = estimator.calibrated_classifiers_[0]
@@ -465,6 +473,6 @@ def count(family: Family, estimator: Any) -> int:
     return int(family.count(estimator))
 
 
-def flat(inputs: Floats) -> Floats:
+def flatten_rows(inputs: Floats) -> Floats:
     """Return the inputs as (N, features), float32: each image becomes one row of numbers."""
     return np.asarray(inputs, dtype=np.float32).reshape(len(inputs), -1)

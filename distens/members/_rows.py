@@ -16,16 +16,16 @@ Rows = Literal["all", "bootstrap"]
 1996, "Bagging Predictors", section 1); a rare class may be missing from a bootstrap."""
 
 
-def choose(rows: Rows, count: int, seed: int) -> Integers:
+def choose_rows(rows: Rows, count: int, seed: int) -> Integers:
     """Return the chosen rows' numbers, as many as `count`."""
     if rows == "all":
         return np.arange(count)
     return generator(seed, "bootstrap").integers(0, count, count)
 
 
-def chosen(examples: Examples, rows: Rows, seed: int) -> Examples:
+def select_examples(examples: Examples, rows: Rows, seed: int) -> Examples:
     """Return the examples of the chosen rows; for `all`, the given examples without a copy."""
     if rows == "all":
         return examples
-    picked_N = choose(rows, len(examples.inputs), seed)
+    picked_N = choose_rows(rows, len(examples.inputs), seed)
     return replace(examples, inputs=examples.inputs[picked_N], targets=examples.targets[picked_N])

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from distens.errors import AMISS, StorageError, shown
+from distens.errors import DAMAGE_ERRORS, StorageError, shorten_value
 from distens.members import _families
 from distens.members._boosted import check_text
 from distens.members._families import Family
 from distens.records import Integers, State
 
-LOADERS: Mapping[str, str] = {
+TYPES_OF_LOADERS: Mapping[str, str] = {
     "DefaultDictNode": "collections.defaultdict",
     "DictNode": "builtins.dict",
     "JsonNode": "builtins.str",
@@ -43,8 +43,9 @@ LOADERS: Mapping[str, str] = {
 }
 """skops' loader -> a pattern of the types that it may make; no loader calls a constructor that the file chooses."""
 
-SMALL_BYTES, MOST_TIMES = 64 * 2**20, 100
-"""A file may unpack to `SMALL_BYTES`, or to `MOST_TIMES` its packed bytes if that is more. Real files grow tenfold."""
+SMALL_BYTES, MAX_UNPACK_FACTOR = 64 * 2**20, 100
+"""A file may unpack to `SMALL_BYTES`, or to `MAX_UNPACK_FACTOR` its packed bytes if that is more. Real files grow
+tenfold."""
 
 
 def dump(fitted: Any, meta: Mapping[str, int]) -> State:
@@ -55,7 +56,7 @@ def dump(fitted: Any, meta: Mapping[str, int]) -> State:
     return State({"skops": np.frombuffer(content, dtype=np.uint8)}, meta)
 
 
-def load(state: State, family: Family, options: Mapping[str, Any], outputs: str) -> tuple[Any, int]:
+def load_estimator(state: State, family: Family, options: Mapping[str, Any], outputs: str) -> tuple[Any, int]:
     """Rebuild the estimator from `dump`'s state; return it and its number of outputs (predicted numbers per row).
 
     Args:
@@ -74,20 +75,20 @@ def load(state: State, family: Family, options: Mapping[str, Any], outputs: str)
         return _read(content, family, options, count), count
     except UntrustedTypesFoundException as error:
         raise StorageError(f"{where} not trusted: {error}") from error
-    except (*AMISS, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (*DAMAGE_ERRORS, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise StorageError(f"{where} damaged, or hostile: {error}") from error
 
 
 def _read(content: bytes, family: Family, options: Mapping[str, Any], outputs: int) -> Any:
     import skops.io
 
-    most = max(SMALL_BYTES, MOST_TIMES * len(content))
+    most = max(SMALL_BYTES, MAX_UNPACK_FACTOR * len(content))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
         _check_size(sizes["schema.json"], most)
         nodes = list(_nodes(json.loads(archive.read("schema.json"))))
     _check_size(sum(sizes[node["file"]] for node in nodes if "file" in node), most)
-    _check_numbers(nodes)
+    _check_node_ids(nodes)
     for node in nodes:
         _check_node(node, family)
     fitted = skops.io.loads(content, trusted=list(_families.TRUSTED))
@@ -96,14 +97,14 @@ def _read(content: bytes, family: Family, options: Mapping[str, Any], outputs: i
         _check_classes(fitted.classes_, outputs)
     elif outputs != 1:
         raise ValueError(f"it has {outputs} outputs, not 1")
-    made = _families.make(family, options)
-    for part in _parts(fitted, family):
+    made = _families.make_estimator(family, options)
+    for part in _unwrap_estimators(fitted, family):
         _check_type(part, type(made))
         _check_estimator(part, made, family)
     return fitted
 
 
-def _parts(fitted: Any, family: Family) -> list[Any]:
+def _unwrap_estimators(fitted: Any, family: Family) -> list[Any]:
     """Return the family's own estimators within a stored one, which may wrap them."""
     if family.calibrated:
         return [part.estimator for part in fitted.calibrated_classifiers_]
@@ -118,7 +119,7 @@ def _parts(fitted: Any, family: Family) -> list[Any]:
     for key in ("mean_", "scale_"):
         _check_shape(fitted.transformer_, key, (1,))
     if fitted._training_dim != 1:
-        raise ValueError(f"its targets have {shown(fitted._training_dim)} axes, not 1")
+        raise ValueError(f"its targets have {shorten_value(fitted._training_dim)} axes, not 1")
     return [fitted.regressor_]
 
 
@@ -140,37 +141,37 @@ def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
             left.extend(value)
 
 
-def _check_numbers(nodes: Sequence[dict[str, Any]]) -> None:
+def _check_node_ids(nodes: Sequence[dict[str, Any]]) -> None:
     """Refuse nodes that share an id and differ: skops makes the first one only, so a check of another would be void."""
     first: dict[Any, dict[str, Any]] = {}
     for node in nodes:
         other = first.setdefault(node["__id__"], node) if "__id__" in node else node
-        if other is not node and _bare(other) != _bare(node):
-            raise ValueError(f"two parts have the number {shown(node['__id__'])}")
+        if other is not node and _drop_ids(other) != _drop_ids(node):
+            raise ValueError(f"two different parts have the id {shorten_value(node['__id__'])}")
 
 
-def _bare(value: Any) -> Any:
+def _drop_ids(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _bare(inner) for key, inner in value.items() if key != "__id__"}
-    return list(map(_bare, value)) if isinstance(value, list) else value
+        return {key: _drop_ids(inner) for key, inner in value.items() if key != "__id__"}
+    return list(map(_drop_ids, value)) if isinstance(value, list) else value
 
 
 def _check_node(node: Mapping[str, Any], family: Family) -> None:
     loader, kind = node["__loader__"], f"{node['__module__']}.{node['__class__']}"
-    if loader not in LOADERS or not fnmatchcase(kind, LOADERS[loader]):
-        raise ValueError(f"a part of the kind {shown(loader)} is not allowed: {kind}")
+    if loader not in TYPES_OF_LOADERS or not fnmatchcase(kind, TYPES_OF_LOADERS[loader]):
+        raise ValueError(f"a part of the kind {shorten_value(loader)} is not allowed: {kind}")
     if kind == "lightgbm.basic.Booster":
         told = node["content"]["content"]
         text = told.get("_handle", {})
         found = (node["content"]["__loader__"], text.get("__loader__"))
         if found != ("DictNode", "JsonNode") or "handle" in told:
-            raise ValueError("LightGBM's text is not where it should be")
+            raise ValueError("LightGBM's text is missing, or in another place than LightGBM's own")
         check_text(json.loads(text["content"]), family.numbers)
     if loader == "TreeNode":
         arguments = node["__reduce__"]["args"]
         outputs = arguments["content"][2]
         if (arguments["__loader__"], outputs["__loader__"], outputs["content"]) != ("TupleNode", "JsonNode", "1"):
-            raise ValueError("a tree has one output")
+            raise ValueError("a tree has not exactly one output")
 
 
 def _check_type(found: Any, wanted: type) -> None:
@@ -182,7 +183,7 @@ def _check_classes(found: Any, classes: int) -> None:
     labels_C = np.asarray(found)
     inside = labels_C.ndim == 1 and labels_C.dtype.kind in "iu" and len(labels_C)
     if not inside or labels_C[0] < 0 or labels_C[-1] >= classes or (np.diff(labels_C) <= 0).any():
-        raise ValueError(f"its classes are {shown(labels_C.tolist())}, not some of {classes} in order")
+        raise ValueError(f"its classes are {shorten_value(labels_C.tolist())}, not some of {classes} in order")
 
 
 def _check_shape(fitted: Any, key: str, shape: tuple[int, ...]) -> None:
@@ -202,7 +203,9 @@ def _check_parameters(fitted: Any, made: Any) -> None:
     found = [(key, getattr(fitted, key, value)) for key, value in wanted.items()]
     for key, value in [*found, *getattr(fitted, "_other_params", {}).items()]:  # LightGBM prefers these
         if key != "random_state" and repr(value) != repr(wanted.get(key)):
-            raise ValueError(f"its {key} is {shown(value)}, by the settings {shown(wanted.get(key))}")
+            raise ValueError(
+                f"its {key} is {shorten_value(value)}, expected {shorten_value(wanted.get(key))} by the settings"
+            )
 
 
 def _learns_numbers(fitted: Any) -> bool:
@@ -218,7 +221,7 @@ def _check_nodes(inner_N: Any, left_N: Integers, right_N: Integers, feature_N: I
         (child_N[places] > places).all() and (child_N[places] < len(inner_N)).all() for child_N in (left_N, right_N)
     )
     if not (sound and (feature_N[places] >= 0).all() and (feature_N[places] < features).all()):
-        raise ValueError("a tree leads in circles, out of itself, or to features that there are not")
+        raise ValueError("a tree leads in circles, out of itself, or to missing features")
 
 
 def _check_forest(fitted: Any, features: int) -> None:
@@ -227,7 +230,7 @@ def _check_forest(fitted: Any, features: int) -> None:
 
     numbers = _learns_numbers(fitted)
     if numbers and fitted.n_outputs_ != 1:
-        raise ValueError(f"it has {shown(fitted.n_outputs_)} outputs, not 1")
+        raise ValueError(f"it has {shorten_value(fitted.n_outputs_)} outputs, not 1")
     kinds = (DecisionTreeRegressor, ExtraTreeRegressor) if numbers else (DecisionTreeClassifier, ExtraTreeClassifier)
     for part in fitted.estimators_:
         if type(part) not in kinds or type(part.tree_) is not Tree:
@@ -240,12 +243,12 @@ def _check_histogram(fitted: Any, features: int) -> None:
     from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 
     if np.any(fitted._bin_mapper.is_categorical_) or getattr(fitted, "_preprocessor", None) is not None:
-        raise ValueError("it has categories, which no member is given")
+        raise ValueError("it has categorical features, which members do not have")
     for predictor in (predictor for step in fitted._predictors for predictor in step):
         _check_type(predictor, TreePredictor)
         nodes, inner_N = predictor.nodes, predictor.nodes["is_leaf"] == 0
         if nodes["is_categorical"][inner_N].any():
-            raise ValueError("a tree asks for categories, which no member is given")
+            raise ValueError("a tree splits on categorical features, which members do not have")
         _check_nodes(inner_N, nodes["left"], nodes["right"], nodes["feature_idx"], features)
 
 
@@ -253,13 +256,13 @@ def _check_neighbours(fitted: Any, features: int) -> None:
     labels_N, rows = fitted._y, fitted._fit_X
     inside = labels_N.ndim == 1 and labels_N.dtype.kind == "i" and rows.shape == (len(labels_N), features)
     if not inside or labels_N.min() < 0 or labels_N.max() >= len(fitted.classes_):
-        raise ValueError("its rows and their labels do not go together")
+        raise ValueError("its rows and labels do not fit together")
 
 
 def _check_targets(fitted: Any, features: int) -> None:
     targets_N = fitted._y
     if targets_N.ndim != 1 or targets_N.dtype.kind != "f" or fitted._fit_X.shape != (len(targets_N), features):
-        raise ValueError("its rows and their targets do not go together")
+        raise ValueError("its rows and targets do not fit together")
 
 
 def _check_linear(fitted: Any, features: int) -> None:
@@ -270,7 +273,7 @@ def _check_linear(fitted: Any, features: int) -> None:
 
 def _check_support(fitted: Any, features: int) -> None:
     if "_impl" in vars(fitted) or fitted.kernel == "precomputed":  # libsvm would misread its numbers
-        raise ValueError("it is another sort of support vector machine than it says")
+        raise ValueError("its kind of support vector machine contradicts its parameters")
     numbers = _learns_numbers(fitted)
     classes, vectors = 2 if numbers else len(fitted.classes_), len(fitted.support_vectors_)  # 2: as libsvm counts
     pairs = classes * (classes - 1) // 2
@@ -297,7 +300,7 @@ def _check_lightgbm(fitted: Any, features: int) -> None:
     classes = 1 if _learns_numbers(fitted) else len(fitted.classes_)
     outputs = classes if classes > 2 else 1
     if (booster.num_feature(), booster.num_model_per_iteration()) != (features, outputs):
-        raise ValueError("its trees are of other features or classes than it says")
+        raise ValueError("its trees are for another number of features or classes than its own")
 
 
 CHECKS: Mapping[str, Callable[[Any, int], None]] = {

@@ -10,13 +10,13 @@ from annotated_types import Ge, Gt, Lt
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged
-from distens.members._rows import Rows, choose, chosen
+from distens.members._rows import Rows, choose_rows, select_examples
 from distens.models.mlp import Mlp
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.objectives.protocol import SmoothsLabels
 from distens.objectives.squared_error import SquaredError
 from distens.records import Floats, State
-from distens.registry import Plugin, able
+from distens.registry import Plugin, has_capability
 from distens.training import loop, network
 from distens.training.context import Context
 from distens.training.loop import OptimizerName, Schedule
@@ -55,7 +55,7 @@ class Classifier:
     batch_size: Annotated[int, Ge(1)] = 64
     rows: Rows = "all"
 
-    free: ClassVar[tuple[str, ...]] = (
+    varies_in_pack: ClassVar[tuple[str, ...]] = (
         "learning_rate",
         "weight_decay",
         "momentum",
@@ -65,7 +65,7 @@ class Classifier:
         "model.dropout",
         "objective.label_smoothing",
     )
-    asked: ClassVar[tuple[str, ...]] = ("model",)
+    shared_when_stacked: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
         if self.momentum is not None and self.optimizer != "sgd":
@@ -79,7 +79,7 @@ class Classifier:
         self._classes = 0
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train the network; see `distens.training.loop.fit` for metrics and errors."""
+        """Train the network; see `distens.training.loop.fit_network` for metrics and errors."""
         import torch
 
         from distens.training import packed
@@ -87,12 +87,12 @@ class Classifier:
         learner = self._learner(examples, context)
         example = torch.zeros((2, *examples.inputs.shape[1:]))
         if self._written_out() and packed.gains_alone(learner.network, example, self.batch_size):
-            ((_, found),) = packed.fit([learner], examples)
+            ((_, found),) = packed.fit_pack([learner], examples)
             if isinstance(found, Diverged):
                 raise found
             return found
-        learned = chosen(examples, self.rows, context.seed)
-        return loop.fit(learner.network, learned, context, learner.recipe, self.objective.loss)
+        learned = select_examples(examples, self.rows, context.seed)
+        return loop.fit_network(learner.network, learned, context, learner.recipe, self.objective.loss)
 
     def last_epoch(self) -> int | None:
         """Return the epoch at which the learning rate reaches zero; None for a constant rate: there is no limit."""
@@ -119,7 +119,7 @@ class Classifier:
         shape, gpu = examples.inputs.shape[1:], contexts[0].device.startswith("cuda")
         if members[0].pack_advice(shape, examples.classes, gpu)[0] > 1:
             learners = [member._learner(examples, context) for member, context in zip(members, contexts, strict=True)]
-            yield from packed.fit(learners, examples)
+            yield from packed.fit_pack(learners, examples)
             return
         for place, (member, context) in enumerate(zip(members, contexts, strict=True)):
             try:
@@ -134,7 +134,7 @@ class Classifier:
         from distens.training import packed
 
         if not self._written_out():
-            return 1, "only cross-entropy is written out for packs"
+            return 1, "only members with the cross-entropy objective can be trained in packs"
         built = network.initialise(lambda: self.model.build(input_shape, classes), seed=0)
         return packed.advise(built, torch.zeros((2, *input_shape)), self.batch_size, gpu)
 
@@ -146,8 +146,8 @@ class Classifier:
 
         self._make(examples.inputs.shape[1:], examples.classes, context.seed)
         assert self._network is not None
-        rows_N = None if self.rows == "all" else choose(self.rows, len(examples.inputs), context.seed)
-        smoothing = self.objective.label_smoothing if able(self.objective, SmoothsLabels) else 0.0
+        rows_N = None if self.rows == "all" else choose_rows(self.rows, len(examples.inputs), context.seed)
+        smoothing = self.objective.label_smoothing if has_capability(self.objective, SmoothsLabels) else 0.0
         return Learner(self._network, self._recipe(), context, rows_N, smoothing)
 
     @classmethod
@@ -160,7 +160,7 @@ class Classifier:
     def predict(self, inputs: Floats) -> Floats:
         """Return probs_NC, computed on the network's device: that of its training, or the CPU after `load`."""
         assert self._network is not None, "predict needs fit or load first"
-        return network.predict(self._network, inputs, self._classes)
+        return network.predict_probs(self._network, inputs, self._classes)
 
     def state(self) -> State:
         """Return the weights by name."""

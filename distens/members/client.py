@@ -22,7 +22,7 @@ from distens.training.loop import OptimizerName, Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from distens.training.local import Learned, Local, Shard
+    from distens.training.local import LocalTraining, LocalUpdate, Shard
 
 
 @dataclass
@@ -43,7 +43,8 @@ class Client:
         steps: the number of steps in one round, instead of `epochs`.
         batch_size: rows per step; a client with fewer rows uses all of them.
         clip: the largest norm of the loss's gradient, to which longer gradients are shortened; null: no limit.
-        proximal: FedProx's mu, the factor of the distance from the round's start (see `distens.training.local.Local`).
+        proximal: FedProx's mu, the factor of the distance from the round's start (see
+            `distens.training.local.LocalTraining`).
         start: the seed of the first weights, which is then the same for all clients; null: the member's own seed.
     """
 
@@ -60,8 +61,8 @@ class Client:
     proximal: Annotated[float, Ge(0)] = 0.0
     start: Annotated[int, Ge(0)] | None = None
 
-    free: ClassVar[tuple[str, ...]] = ("start",)
-    asked: ClassVar[tuple[str, ...]] = ("model",)
+    varies_in_pack: ClassVar[tuple[str, ...]] = ("start",)
+    shared_when_stacked: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
         if self.momentum is not None and self.optimizer != "sgd":
@@ -69,7 +70,7 @@ class Client:
                 f"momentum: {self.momentum} has no effect with optimizer {self.optimizer!r}, only with 'sgd'"
             )
         if self.epochs is not None and self.steps is not None:
-            raise ValueError(f"epochs: {self.epochs} has no effect beside steps: {self.steps}; give one of them")
+            raise ValueError(f"epochs: {self.epochs} has no effect together with steps: {self.steps}; give one of them")
         self._network: nn.Module | None = None
         self._input_shape: tuple[int, ...] = ()
         self._classes = 0
@@ -107,13 +108,13 @@ class Client:
             for place in places:
                 members[place].begin(examples.inputs.shape[1:], examples.classes, seed)
             shards = [cls._shard(examples, contexts[place]) for place in places]
-            start_P = local.flat(members[places[0]].torch_module())
+            start_P = local.flatten_weights(members[places[0]].torch_module())
             for i, found in members[places[0]].train(start_P, shards, 0, contexts[0].device):
                 place = places[i]
                 if isinstance(found, Diverged):
                     yield place, found
                     continue
-                local.fill(members[place].torch_module(), found.weights_P)
+                local.set_weights(members[place].torch_module(), found.weights_P)
                 yield place, {**_metrics(found, shards[i].examples), "parameters": len(found.weights_P)}
 
     @staticmethod
@@ -127,7 +128,7 @@ class Client:
 
     def train(
         self, start_P: Floats, shards: Sequence[Shard], round: int, device: str = "cpu"
-    ) -> Iterator[tuple[int, Learned | Diverged]]:
+    ) -> Iterator[tuple[int, LocalUpdate | Diverged]]:
         """Train clients with these settings from the same weights; yield each client's place and its result or error.
 
         Many clients are trained as one program. The member itself only serves as the pattern of their networks: call
@@ -147,10 +148,10 @@ class Client:
                 raise Refused("a client learns the labels of its rows; it was given probabilities")
             if not len(shard.examples.inputs):
                 raise Refused(f"client {shard.client}: it has no rows")
-        yield from local.train(self.torch_module(), start_P, shards, self._local(round), device)
+        yield from local.train_clients(self.torch_module(), start_P, shards, self._local(round), device)
 
-    def _local(self, round: int) -> Local:
-        from distens.training.local import Local
+    def _local(self, round: int) -> LocalTraining:
+        from distens.training.local import LocalTraining
 
         recipe = Recipe(
             optimizer=self.optimizer,
@@ -161,7 +162,7 @@ class Client:
             epochs=self.epochs or 1,
             batch_size=self.batch_size,
         )
-        return Local(recipe, self.steps, self.clip, self.proximal)
+        return LocalTraining(recipe, self.steps, self.clip, self.proximal)
 
     def pack_advice(self, input_shape: tuple[int, ...], classes: int, gpu: bool) -> tuple[int, str]:
         """Return the best number of such clients in a pack, and the reason (see `distens.training.packed.advise`)."""
@@ -181,13 +182,13 @@ class Client:
         """Return all weights, concatenated, float32."""
         from distens.training import local
 
-        return local.flat(self.torch_module())
+        return local.flatten_weights(self.torch_module())
 
     def become(self, weights_P: Floats) -> None:
         """Set all weights, in the order of `weights`."""
         from distens.training import local
 
-        local.fill(self.torch_module(), weights_P)
+        local.set_weights(self.torch_module(), weights_P)
 
     def gradient(self, examples: Examples) -> tuple[float, Floats]:
         """Return the mean cross-entropy of the network on the examples, and its gradient by all weights."""
@@ -213,7 +214,7 @@ class Client:
 
     def predict(self, inputs: Floats) -> Floats:
         """Return probs_NC, computed on the network's device."""
-        return network.predict(self.torch_module(), inputs, self._classes)
+        return network.predict_probs(self.torch_module(), inputs, self._classes)
 
     def state(self) -> State:
         """Return the weights by name."""
@@ -240,12 +241,12 @@ def histogram(examples: Examples) -> tuple[int, ...]:
     return tuple(int(count) for count in np.bincount(examples.targets, minlength=examples.classes))
 
 
-def told_histogram(metrics: Mapping[str, float], classes: int) -> tuple[int, ...]:
+def read_histogram(metrics: Mapping[str, float], classes: int) -> tuple[int, ...]:
     """Return the number of a client's rows of each class, from its metrics of training in one shot."""
     return tuple(int(metrics[f"rows_{c}"]) for c in range(classes))
 
 
-def _metrics(found: Learned, examples: Examples) -> dict[str, float]:
+def _metrics(found: LocalUpdate, examples: Examples) -> dict[str, float]:
     counts = {f"rows_{c}": float(count) for c, count in enumerate(histogram(examples))}
     return {
         "steps": float(found.steps),

@@ -13,7 +13,7 @@ import numpy as np
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
 from distens.members import _families, _stored
-from distens.members._rows import Rows, choose
+from distens.members._rows import Rows, choose_rows
 from distens.records import Floats, State
 from distens.training.context import Context
 
@@ -39,7 +39,7 @@ class Estimator:
     rows: Rows = "all"
 
     def __post_init__(self) -> None:
-        _families.make(_families.find(_families.CLASSIFIERS, self.estimator), self.options)
+        _families.make_estimator(_families.find_family(_families.CLASSIFIERS, self.estimator), self.options)
         self._fitted: Any = None
         self._classes = 0
 
@@ -49,7 +49,7 @@ class Estimator:
         return _families.default_ranges(_families.CLASSIFIERS, template)
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train the estimator, and return `parameters` (see `_families.count`) and `seconds`.
+        """Train the estimator, and return `parameters` (see `_families.count_numbers`) and `seconds`.
 
         Raises:
             Refused: the targets are probabilities, or the library cannot fit these options to these rows.
@@ -57,16 +57,16 @@ class Estimator:
         """
         if examples.targets.ndim == 2:
             raise Refused(f"estimator {self.estimator}: learns labels, not probabilities; a student must be a network")
-        picked_N = choose(self.rows, len(examples.inputs), context.seed)
-        inputs = _families.flat(examples.inputs)[picked_N]
+        picked_N = choose_rows(self.rows, len(examples.inputs), context.seed)
+        inputs = _families.flatten_rows(examples.inputs)[picked_N]
         labels_N = np.asarray(examples.targets, dtype=np.int64)[picked_N]
         family = _families.CLASSIFIERS[self.estimator]
         started = time.perf_counter()
-        with _families.refusing(family, self.options, inputs):
-            self._fitted = _families.fit(family, self.options, inputs, labels_N, picked_N, context)
+        with _families.convert_library_errors(family, self.options, inputs):
+            self._fitted = _families.fit_estimator(family, self.options, inputs, labels_N, picked_N, context)
             self._classes = examples.classes
             self.predict(inputs[:1])  # shows errors that fitting does not
-        return {"parameters": _families.count(family, self._fitted), "seconds": time.perf_counter() - started}
+        return {"parameters": _families.count_numbers(family, self._fitted), "seconds": time.perf_counter() - started}
 
     def predict(self, inputs: Floats) -> Floats:
         """Return probs_NC; a class that was missing from the training rows has probability zero.
@@ -77,7 +77,7 @@ class Estimator:
         assert self._fitted is not None, "predict needs fit or load first"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # LightGBM invents column names, then warns that they are missing
-            found = np.asarray(self._fitted.predict_proba(_families.flat(inputs)), dtype=np.float64)
+            found = np.asarray(self._fitted.predict_proba(_families.flatten_rows(inputs)), dtype=np.float64)
         probs_NC = np.zeros((len(inputs), self._classes))
         probs_NC[:, self._fitted.classes_] = found
         if not np.isfinite(probs_NC).all():
@@ -97,4 +97,4 @@ class Estimator:
                 trust; nothing in it was run.
         """
         family = _families.CLASSIFIERS[self.estimator]
-        self._fitted, self._classes = _stored.load(state, family, self.options, "classes")
+        self._fitted, self._classes = _stored.load_estimator(state, family, self.options, "classes")

@@ -13,7 +13,7 @@ import numpy as np
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
 from distens.members import _families, _stored
-from distens.members._rows import Rows, choose
+from distens.members._rows import Rows, choose_rows
 from distens.records import Floats, State
 from distens.training.context import Context
 
@@ -41,7 +41,7 @@ class EstimatorRegressor:
     rows: Rows = "all"
 
     def __post_init__(self) -> None:
-        _families.make(_families.find(_families.REGRESSORS, self.estimator), self.options)
+        _families.make_estimator(_families.find_family(_families.REGRESSORS, self.estimator), self.options)
         self._fitted: Any = None
 
     @classmethod
@@ -50,7 +50,7 @@ class EstimatorRegressor:
         return _families.default_ranges(_families.REGRESSORS, template)
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train the estimator, and return `parameters` (see `_families.count`) and `seconds`.
+        """Train the estimator, and return `parameters` (see `_families.count_numbers`) and `seconds`.
 
         Raises:
             Refused: the targets are not one number a row, or the library cannot fit these options to these rows.
@@ -59,15 +59,15 @@ class EstimatorRegressor:
         if examples.targets.ndim != 1:
             shape = tuple(examples.targets.shape)
             raise Refused(f"estimator {self.estimator}: learns one number a row, found targets of shape {shape}")
-        picked_N = choose(self.rows, len(examples.inputs), context.seed)
-        inputs = _families.flat(examples.inputs)[picked_N]
+        picked_N = choose_rows(self.rows, len(examples.inputs), context.seed)
+        inputs = _families.flatten_rows(examples.inputs)[picked_N]
         targets_N = np.asarray(examples.targets, dtype=np.float64)[picked_N]
         family = _families.REGRESSORS[self.estimator]
         started = time.perf_counter()
-        with _families.refusing(family, self.options, inputs):
-            self._fitted = _families.fit(family, self.options, inputs, targets_N, picked_N, context)
+        with _families.convert_library_errors(family, self.options, inputs):
+            self._fitted = _families.fit_estimator(family, self.options, inputs, targets_N, picked_N, context)
             self.predict(inputs[:1])  # shows errors that fitting does not
-        return {"parameters": _families.count(family, self._fitted), "seconds": time.perf_counter() - started}
+        return {"parameters": _families.count_numbers(family, self._fitted), "seconds": time.perf_counter() - started}
 
     def predict(self, inputs: Floats) -> Floats:
         """Return predictions_NK (float32), in the target's unit; K is 1.
@@ -78,7 +78,7 @@ class EstimatorRegressor:
         assert self._fitted is not None, "predict needs fit or load first"
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # LightGBM invents column names, then warns that they are missing
-            predictions_N = np.asarray(self._fitted.predict(_families.flat(inputs)), dtype=np.float32)
+            predictions_N = np.asarray(self._fitted.predict(_families.flatten_rows(inputs)), dtype=np.float32)
         if not np.isfinite(predictions_N).all():
             raise Diverged(f"estimator {self.estimator}: its predictions are not finite")
         return predictions_N.reshape(len(inputs), 1)
@@ -96,4 +96,4 @@ class EstimatorRegressor:
                 trust; nothing in it was run.
         """
         family = _families.REGRESSORS[self.estimator]
-        self._fitted, _ = _stored.load(state, family, self.options, "outputs")
+        self._fitted, _ = _stored.load_estimator(state, family, self.options, "outputs")

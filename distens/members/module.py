@@ -13,17 +13,17 @@ from annotated_types import Ge, Gt
 
 from distens.data.dataset import Examples
 from distens.errors import Refused, did_you_mean
-from distens.members._rows import Rows, chosen
+from distens.members._rows import Rows, select_examples
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.records import Floats, Resources, Settings, State
-from distens.registry import Imported
+from distens.registry import ImportAddress
 from distens.training import network
 from distens.training.context import Context
 
 if TYPE_CHECKING:
     from torch import nn
 
-GIVEN = ("input_shape", "classes")
+FILLED_PARAMETERS = ("input_shape", "classes")
 """Parameters of the user's constructor that the member fills in if it has them: the shape of one row, and C."""
 
 
@@ -47,7 +47,7 @@ class Module:
         gpus_per_process: 0, or 1 for a GPU for each of several processes, whatever the runtime gives a member.
     """
 
-    path: Annotated[str, Imported()]
+    path: Annotated[str, ImportAddress()]
     options: dict[str, Any] = field(default_factory=dict)
     epochs: Annotated[int, Ge(1)] = 30
     batch_size: Annotated[int, Ge(1)] = 64
@@ -99,14 +99,14 @@ class Module:
         return self.epochs if _is_lightning(_find(self.path)) else None
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train the network; see `distens.training.lightning.fit` for metrics and errors."""
+        """Train the network; see `distens.training.lightning.fit_module` for metrics and errors."""
         self._input_shape, self._classes = tuple(examples.inputs.shape[1:]), examples.classes
-        learned = chosen(examples, self.rows, context.seed)
+        learned = select_examples(examples, self.rows, context.seed)
         course = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
         if self.processes > 1:
             from distens.training import group
 
-            metrics, arrays = group.fit(
+            metrics, arrays = group.fit_group(
                 self._build(),
                 learned,
                 context,
@@ -121,14 +121,16 @@ class Module:
             from distens.training import lightning
 
             self._network = network.initialise(self._build(), context.seed)
-            metrics = lightning.fit(self._network, learned, context, lightning.Course(**course), CrossEntropy().loss)
+            metrics = lightning.fit_module(
+                self._network, learned, context, lightning.TrainerOptions(**course), CrossEntropy().loss
+            )
         self.predict(examples.inputs[:1])  # raises if outputs are not logits, or are not finite
         return metrics
 
     def predict(self, inputs: Floats) -> Floats:
         """Return probs_NC, computed on the network's device: that of its training, or the CPU after `load`."""
         assert self._network is not None, "predict needs fit or load first"
-        return network.predict(self._network, inputs, self._classes)
+        return network.predict_probs(self._network, inputs, self._classes)
 
     def state(self) -> State:
         """Return weights and buffers by name."""
@@ -161,7 +163,7 @@ def build_network(path: str, options: Mapping[str, Any], input_shape: tuple[int,
     takes = inspect.signature(cls).parameters
     given = {"input_shape": input_shape, "classes": classes}
     try:
-        return cls(**options, **{name: given[name] for name in GIVEN if name in takes})
+        return cls(**options, **{name: given[name] for name in FILLED_PARAMETERS if name in takes})
     except (TypeError, ValueError) as error:
         raise Refused(f"{path}: cannot be made with options {dict(options)}, {given}: {error}") from error
 
@@ -202,12 +204,13 @@ def _check_options(cls: type, options: Mapping[str, Any]) -> None:
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     named = {name: p for name, p in takes.items() if p.kind is not p.VAR_KEYWORD}
     for name in options:
-        if name in GIVEN:
-            raise ValueError(f"options.{name}: is not yours to set: the data decide it")
+        if name in FILLED_PARAMETERS:
+            raise ValueError(f"options.{name}: cannot be set: it follows from the data")
         if name not in named and not anything:
             raise ValueError(
-                f"options.{name}: unknown option of {cls.__name__}. {did_you_mean(name, set(named) - set(GIVEN))}"
+                f"options.{name}: unknown option of {cls.__name__}. "
+                f"{did_you_mean(name, set(named) - set(FILLED_PARAMETERS))}"
             )
-    missing = [name for name, p in named.items() if p.default is p.empty and name not in (*options, *GIVEN)]
+    missing = [name for name, p in named.items() if p.default is p.empty and name not in (*options, *FILLED_PARAMETERS)]
     if missing:
         raise ValueError(f"options: {cls.__name__} needs {', '.join(missing)}")

@@ -1,7 +1,7 @@
 """The protocols of members: a member learns from examples and predicts class probabilities (or numbers).
 
 The main protocol is `Member`. All others are optional: a kind fulfils one by defining the names in it, and callers test
-for it with `registry.able`. A kind defines no other public names, so that a misspelt one is found.
+for it with `registry.has_capability`. A kind defines no other public names, so that a misspelt one is found.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from typing_extensions import Self
 
-    from distens.training.local import Learned, Shard
+    from distens.training.local import LocalUpdate, Shard
 
 
 class Member(Protocol):
@@ -53,7 +53,7 @@ class Member(Protocol):
         ...
 
     def predict(self, inputs: Floats) -> Floats:
-        """Return probs_NC (float32): rows sum to one, columns are all C classes in order."""
+        """Return predictions_NK (float32): rows sum to one, columns are all C classes in order."""
         ...
 
     def state(self) -> State:
@@ -72,8 +72,8 @@ PLUGINS = (Member,)
 class Packable(Member, Protocol):
     """A kind that can train many of its members as one program.
 
-    `distens.packing` puts members that differ only in their `free` settings into one pack, of the size that one of them
-    advises, and an actor trains the pack::
+    `distens.packing` puts members that differ only in their `varies_in_pack` settings into one pack, of the size that
+    one of them advises, and an actor trains the pack::
 
         size, reason = members[0].pack_advice(input_shape, classes, gpu)
         for place, found in type(members[0]).fit_pack(members, examples, contexts):
@@ -84,7 +84,7 @@ class Packable(Member, Protocol):
             other settings are equal in a pack.
     """
 
-    free: ClassVar[tuple[str, ...]]
+    varies_in_pack: ClassVar[tuple[str, ...]]
 
     @classmethod
     def fit_pack(
@@ -108,20 +108,21 @@ class Packable(Member, Protocol):
 class Stackable(Member, Protocol):
     """A kind whose members can predict many at a time, in one pass.
 
-    The predictor stacks members that have the same values of the `asked` settings::
+    The predictor stacks members that have the same values of the `shared_when_stacked` settings::
 
         predict_all = type(members[0]).stack(members)
-        probs_MNC = predict_all(inputs)
+        predictions_MNK = predict_all(inputs)
 
     Attributes:
-        asked: the settings that must be equal in members stacked for prediction; those in `Packable.free` may differ.
+        asked: the settings that must be equal in members stacked for prediction; those in `Packable.varies_in_pack` may
+            differ.
     """
 
-    asked: ClassVar[tuple[str, ...]]
+    shared_when_stacked: ClassVar[tuple[str, ...]]
 
     @classmethod
     def stack(cls, members: Sequence[Self]) -> Callable[[Floats], Floats]:
-        """Return a function, inputs -> probs_MNC (float32), that evaluates all members in one pass.
+        """Return a function, inputs -> predictions_MNK (float32), that evaluates all members in one pass.
 
         Its result equals that of each member's `predict`, to float tolerance. The members' weights are copied to the
         device of the first member.
@@ -132,8 +133,8 @@ class Stackable(Member, Protocol):
 class TrainsInRungs(Member, Protocol):
     """A kind whose members can stop after any epoch and resume later, from their checkpoint.
 
-    A schedule with rungs gives such members budgets (see `distens.schedule.protocol.in_parts`); the plan tells it how
-    long each family trains. Members of other kinds are trained in one go::
+    A schedule with rungs gives such members budgets (see `distens.schedule.protocol.trains_in_rungs`); the plan tells
+    it how long each family trains. Members of other kinds are trained in one go::
 
         lengths[family] = Length(epochs=(member.epochs,), last=member.last_epoch())
         member.fit(examples, Context(seed, checkpoint, budget=3))
@@ -244,7 +245,7 @@ class HasNetwork(Member, Protocol):
     A server can begin such a member without training, merge weights into it, and teach it::
 
         member.begin(input_shape, classes, seed)
-        logits_NC = member.torch_module()(inputs)
+        outputs_NK = member.torch_module()(inputs)
     """
 
     def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
@@ -252,7 +253,7 @@ class HasNetwork(Member, Protocol):
         ...
 
     def torch_module(self) -> nn.Module:
-        """Return the network itself, inputs (N, …) -> logits_NC; changes to it show in `predict` and `state`."""
+        """Return the network itself, inputs (N, …) -> outputs_NK; changes to it show in `predict` and `state`."""
         ...
 
 
@@ -263,7 +264,7 @@ class Movable(Member, Protocol):
 
         member.load(state)
         member.to("cuda")
-        probs_NC = member.predict(inputs)
+        predictions_NK = member.predict(inputs)
     """
 
     def to(self, device: str) -> None:
@@ -290,7 +291,7 @@ class ClientKind(HasNetwork, Protocol):
 
     def train(
         self, start_P: Floats, shards: Sequence[Shard], round: int, device: str = "cpu"
-    ) -> Iterator[tuple[int, Learned | Diverged]]:
+    ) -> Iterator[tuple[int, LocalUpdate | Diverged]]:
         """Train clients with these settings from the same weights; yield each client's place and its result or error.
 
         The member itself only serves as the pattern of the clients' networks: call `begin` or `load` first.

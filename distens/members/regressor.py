@@ -10,7 +10,7 @@ import numpy as np
 
 from distens.data.dataset import Examples
 from distens.errors import Refused
-from distens.members._rows import chosen
+from distens.members._rows import select_examples
 from distens.members.classifier import Classifier
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.objectives.squared_error import SquaredError
@@ -39,7 +39,7 @@ class Regressor(Classifier):
         self._mean, self._scale = 0.0, 1.0
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train the network; see `distens.training.loop.fit` for metrics and errors.
+        """Train the network; see `distens.training.loop.fit_network` for metrics and errors.
 
         Raises:
             Refused: the targets are not one number a row.
@@ -51,8 +51,8 @@ class Regressor(Classifier):
         scaled_N1 = ((targets_N - self._mean) / self._scale).astype(np.float32)[:, None]
         scaled = replace(examples, targets=scaled_N1, classes=1)
         learner = self._learner(scaled, context)
-        learned = chosen(scaled, self.rows, context.seed)
-        return loop.fit(learner.network, learned, context, learner.recipe, self.objective.loss)
+        learned = select_examples(scaled, self.rows, context.seed)
+        return loop.fit_network(learner.network, learned, context, learner.recipe, self.objective.loss)
 
     @classmethod
     def stack(cls, members: Sequence[Classifier]) -> Callable[[Floats], Floats]:

@@ -14,19 +14,21 @@ from collections.abc import Callable
 
 import numpy as np
 
-from distens.merge._weights import by_rows, changes, kept
+from distens.merge._weights import changes, remembered, shares_by_rows
 from distens.merge.protocol import Merged, Round
 from distens.records import Floats
 
 
-def adapted(round: Round, rate: float, beta1: float, tau: float, second: Callable[[Floats, Floats], Floats]) -> Merged:
+def merge_adaptively(
+    round: Round, rate: float, beta1: float, tau: float, second: Callable[[Floats, Floats], Floats]
+) -> Merged:
     """Return the new weights; `shares_K` are the n_k / n of the change. Memory: `second`, and `first` if beta1 > 0.
 
     Args:
         second: (v, d^2) -> the new v.
     """
-    shares_K, size = by_rows(round.updates), len(round.start_P)
-    before_P, second_P = kept(round.memory, "first", size), round.memory.get("second")
+    shares_K, size = shares_by_rows(round.updates), len(round.start_P)
+    before_P, second_P = remembered(round.memory, "first", size), round.memory.get("second")
     if second_P is None:
         second_P = np.broadcast_to(np.float32(tau**2), size)
     memory = {name: np.empty(size, dtype=np.float32) for name in ["second"] + ["first"] * (beta1 > 0)}

@@ -11,33 +11,33 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from distens.merge.protocol import Memory, Round, Update
+from distens.merge.protocol import ClientUpdate, Memory, Round
 from distens.records import Floats
 
 _NUMBERS = 163_840
 """The number of float64 values in a block, of all updates together."""
 
 
-def enough(updates: Sequence[Update], least: int = 1, why: str = "") -> None:
+def require_updates(updates: Sequence[ClientUpdate], least: int = 1, why: str = "") -> None:
     """Raise ValueError if there are fewer updates than a rule needs."""
     if len(updates) < least:
         raise ValueError(f"needs at least {least} update{'s' * (least > 1)}{why}, found {len(updates)}")
 
 
-def equal(updates: Sequence[Update]) -> Floats:
+def equal_shares(updates: Sequence[ClientUpdate]) -> Floats:
     """Return shares_K, all equal. Raises ValueError if there are no updates."""
-    enough(updates)
+    require_updates(updates)
     return np.full(len(updates), 1.0 / len(updates))
 
 
-def by_rows(updates: Sequence[Update]) -> Floats:
+def shares_by_rows(updates: Sequence[ClientUpdate]) -> Floats:
     """Return shares_K in proportion to the clients' rows. Raises ValueError if there are no updates."""
-    enough(updates)
+    require_updates(updates)
     rows_K = np.array([update.rows for update in updates], dtype=np.float64)
     return rows_K / rows_K.sum()
 
 
-def blocks(updates: Sequence[Update]) -> Iterator[tuple[slice, Floats]]:
+def blocks(updates: Sequence[ClientUpdate]) -> Iterator[tuple[slice, Floats]]:
     """Yield (place, weights_KB): a slice, and the updates' weights in it, float64, which the caller may overwrite.
 
     The next block lies in the same memory.
@@ -59,7 +59,7 @@ def changes(round: Round, shares_K: Floats) -> Iterator[tuple[slice, Floats]]:
         yield place, shares_K @ weights_KB - round.start_P[place]
 
 
-def total(updates: Sequence[Update], parts_K: Floats, start_P: Floats | None = None) -> Floats:
+def weighted_sum(updates: Sequence[ClientUpdate], parts_K: Floats, start_P: Floats | None = None) -> Floats:
     """Return sum_k parts_k w_k, float32; with `start_P`, start + sum_k parts_k (w_k - start)."""
     total_P = np.empty(len(updates[0].weights_P), dtype=np.float32)
     missing = 1.0 - parts_K.sum()
@@ -71,7 +71,7 @@ def total(updates: Sequence[Update], parts_K: Floats, start_P: Floats | None = N
     return total_P
 
 
-def sorted_blocks(updates: Sequence[Update]) -> Iterator[tuple[slice, Floats]]:
+def sorted_blocks(updates: Sequence[ClientUpdate]) -> Iterator[tuple[slice, Floats]]:
     """Yield (place, values_BK): in each row the updates' values of one weight, ascending, float64."""
     size, count = len(updates[0].weights_P), len(updates)
     step = max(1024, _NUMBERS // count)
@@ -83,6 +83,6 @@ def sorted_blocks(updates: Sequence[Update]) -> Iterator[tuple[slice, Floats]]:
         yield place, values_BK
 
 
-def kept(memory: Memory, name: str, size: int) -> Floats:
+def remembered(memory: Memory, name: str, size: int) -> Floats:
     """Return the memory's array of a name, or zeros if it has none (one zero broadcast, which takes no memory)."""
     return memory[name] if name in memory else np.broadcast_to(np.float32(0), size)

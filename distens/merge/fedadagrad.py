@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
-from distens.merge._adaptive import adapted
+from distens.merge._adaptive import merge_adaptively
 from distens.merge.protocol import Merged, Round
 
 
@@ -28,4 +28,4 @@ class FedAdagrad:
 
     def merge(self, round: Round) -> Merged:
         """Return the new weights (see `adapted`)."""
-        return adapted(round, self.rate, self.beta1, self.tau, np.add)
+        return merge_adaptively(round, self.rate, self.beta1, self.tau, np.add)

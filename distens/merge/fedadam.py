@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 
-from distens.merge._adaptive import adapted
+from distens.merge._adaptive import merge_adaptively
 from distens.merge.protocol import Merged, Round
 
 
@@ -30,4 +30,6 @@ class FedAdam:
     def merge(self, round: Round) -> Merged:
         """Return the new weights (see `adapted`)."""
         keep = self.beta2
-        return adapted(round, self.rate, self.beta1, self.tau, lambda v_B, square_B: keep * v_B + (1 - keep) * square_B)
+        return merge_adaptively(
+            round, self.rate, self.beta1, self.tau, lambda v_B, square_B: keep * v_B + (1 - keep) * square_B
+        )

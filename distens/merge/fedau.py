@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Gt
 
-from distens.merge._weights import enough, total
+from distens.merge._weights import require_updates, weighted_sum
 from distens.merge.protocol import Merged, Round
 
 
@@ -41,11 +41,11 @@ class FedAU:
         The factors of the changes, rate o_k / N, sum to more or less than 1: even if all updates are equal, the new
         weights may differ from them.
         """
-        enough(round.updates)
+        require_updates(round.updates)
         taken = [round.taken.get(update.client, ()) for update in round.updates]
         intervals_K = np.array([mean_interval(rounds, round.number, self.cap) for rounds in taken])
         parts_K = self.rate * intervals_K / round.clients
-        weights_P = total(round.updates, parts_K, round.start_P)
+        weights_P = weighted_sum(round.updates, parts_K, round.start_P)
         return Merged(weights_P, shares_K=intervals_K / intervals_K.sum())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distens.merge._weights import by_rows, total
+from distens.merge._weights import shares_by_rows, weighted_sum
 from distens.merge.protocol import Merged, Round
 
 
@@ -17,5 +17,5 @@ class FedAvg:
 
     def merge(self, round: Round) -> Merged:
         """Return the weighted mean (see `Merger`); `shares_K` are n_k / n."""
-        shares_K = by_rows(round.updates)
-        return Merged(total(round.updates, shares_K), shares_K=shares_K)
+        shares_K = shares_by_rows(round.updates)
+        return Merged(weighted_sum(round.updates, shares_K), shares_K=shares_K)

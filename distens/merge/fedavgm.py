@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt, Lt
 
-from distens.merge._weights import by_rows, changes, kept
+from distens.merge._weights import changes, remembered, shares_by_rows
 from distens.merge.protocol import Merged, Round
 
 
@@ -29,8 +29,8 @@ class FedAvgM:
 
     def merge(self, round: Round) -> Merged:
         """Return the new weights (see `Merger`); `shares_K` are the n_k / n of the change. Memory: `momentum`."""
-        shares_K = by_rows(round.updates)
-        before_P = kept(round.memory, "momentum", len(round.start_P))
+        shares_K = shares_by_rows(round.updates)
+        before_P = remembered(round.memory, "momentum", len(round.start_P))
         weights_P, momentum_P = (np.empty(len(before_P), dtype=np.float32) for _ in range(2))
         for place, change_B in changes(round, shares_K):
             change_B += self.momentum * before_P[place]

@@ -12,7 +12,7 @@ import numpy as np
 from annotated_types import Ge, Gt
 
 from distens.counts import disco
-from distens.merge._weights import enough, total
+from distens.merge._weights import require_updates, weighted_sum
 from distens.merge.protocol import Merged, Round
 
 
@@ -35,7 +35,7 @@ class FedDisco:
 
     def merge(self, round: Round) -> Merged:
         """Return the weighted mean (see `Merger`); `shares_K` are p_k."""
-        enough(round.updates)
+        require_updates(round.updates)
         counts_KC = np.array([update.histogram_C for update in round.updates])
         shares_K = disco(counts_KC, self.a, self.b, self.metric)
-        return Merged(total(round.updates, shares_K), shares_K=shares_K)
+        return Merged(weighted_sum(round.updates, shares_K), shares_K=shares_K)

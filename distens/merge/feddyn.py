@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt
 
-from distens.merge._weights import blocks, equal, kept
+from distens.merge._weights import blocks, equal_shares, remembered
 from distens.merge.protocol import Correction, Memory, Merged, Round
 from distens.records import Floats
 
@@ -41,9 +41,12 @@ class FedDyn:
         Memory: `drift`, the mean of all l_j, and l_k of each client.
         """
         updates, size = round.updates, len(round.start_P)
-        shares_K = equal(updates)
+        shares_K = equal_shares(updates)
         names = [f"client/{update.client}" for update in updates]
-        before_P, own_before = kept(round.memory, "drift", size), [kept(round.memory, name, size) for name in names]
+        before_P, own_before = (
+            remembered(round.memory, "drift", size),
+            [remembered(round.memory, name, size) for name in names],
+        )
         memory = {name: np.empty(size, dtype=np.float32) for name in ["drift", *names]}
         weights_P = np.empty(size, dtype=np.float32)
         for place, change_KB in blocks(updates):

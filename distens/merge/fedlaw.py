@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from distens.merge._weights import blocks, by_rows, total
-from distens.merge.protocol import Merged, Round, Update
+from distens.merge._weights import blocks, shares_by_rows, weighted_sum
+from distens.merge.protocol import ClientUpdate, Merged, Round
 from distens.records import Floats
 
 _BETAS = (0.5, 0.999)
@@ -48,7 +48,7 @@ class FedLAW:
         Raises:
             ValueError: there are no updates, or the server has no rows.
         """
-        values = np.append(np.log(by_rows(round.updates)), 0.0)
+        values = np.append(np.log(shares_by_rows(round.updates)), 0.0)
         if round.proxy is None:
             raise ValueError("needs labelled rows of the server's own, found none")
         least, best = np.inf, None
@@ -56,7 +56,7 @@ class FedLAW:
         for step in range(self.steps + 1):
             shares_K, gamma = np.exp(values[:-1] - values[:-1].max()), float(np.exp(values[-1]))
             shares_K /= shares_K.sum()
-            weights_P = total(round.updates, gamma * shares_K)
+            weights_P = weighted_sum(round.updates, gamma * shares_K)
             loss, slope_P = round.proxy(weights_P)
             if best is None or loss < least:
                 least, best = loss, Merged(weights_P, shares_K=shares_K)
@@ -71,7 +71,7 @@ class FedLAW:
         return best
 
 
-def _slopes(updates: Sequence[Update], slope_P: Floats, shares_K: Floats, gamma: float) -> Floats:
+def _slopes(updates: Sequence[ClientUpdate], slope_P: Floats, shares_K: Floats, gamma: float) -> Floats:
     """Return dL/dv_k of every update and, last, dL/dg, given dL/dw."""
     inner_K = np.zeros(len(updates))
     for place, weights_KB in blocks(updates):

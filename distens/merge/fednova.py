@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distens.merge._weights import by_rows, total
+from distens.merge._weights import shares_by_rows, weighted_sum
 from distens.merge.protocol import Merged, Round
 
 
@@ -26,9 +26,9 @@ class FedNova:
         Raises:
             ValueError: there are no updates, or a client made no step.
         """
-        rows_K = by_rows(round.updates)
+        rows_K = shares_by_rows(round.updates)
         if idle := [update.client for update in round.updates if update.steps < 1]:
-            raise ValueError(f"needs clients that made a step, found none by {', '.join(idle)}")
+            raise ValueError(f"needs at least one local step of every client, found none by {', '.join(idle)}")
         steps_K = np.array([update.steps for update in round.updates], dtype=np.float64)
         parts_K = (rows_K @ steps_K) * rows_K / steps_K
-        return Merged(total(round.updates, parts_K, round.start_P), shares_K=parts_K / parts_K.sum())
+        return Merged(weighted_sum(round.updates, parts_K, round.start_P), shares_K=parts_K / parts_K.sum())

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
-from distens.merge._adaptive import adapted
+from distens.merge._adaptive import merge_adaptively
 from distens.merge.protocol import Merged, Round
 
 
@@ -33,7 +33,7 @@ class FedYogi:
     def merge(self, round: Round) -> Merged:
         """Return the new weights (see `adapted`)."""
         pace = 1 - self.beta2
-        return adapted(
+        return merge_adaptively(
             round,
             self.rate,
             self.beta1,

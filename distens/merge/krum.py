@@ -12,8 +12,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from distens.merge._weights import blocks, enough, total
-from distens.merge.protocol import Merged, Round, Update
+from distens.merge._weights import blocks, require_updates, weighted_sum
+from distens.merge.protocol import ClientUpdate, Merged, Round
 from distens.records import Floats
 
 
@@ -44,16 +44,16 @@ class Krum:
         """
         updates, near = round.updates, len(round.updates) - self.faulty - 2
         least = max(2 * self.faulty + 3, self.keep + self.faulty + 2)
-        enough(updates, least, f" (faulty: {self.faulty}, keep: {self.keep})")
+        require_updates(updates, least, f" (faulty: {self.faulty}, keep: {self.keep})")
         scores_K = np.sort(_squared_distances(updates, round.start_P), axis=1)[:, :near].sum(axis=1)
         ranks = np.lexsort(([update.client for update in updates], scores_K))
         shares_K = np.zeros(len(updates))
         shares_K[ranks[: self.keep]] = 1.0 / self.keep
         chosen = np.flatnonzero(shares_K)
-        return Merged(total([updates[int(k)] for k in chosen], shares_K[chosen]), shares_K=shares_K)
+        return Merged(weighted_sum([updates[int(k)] for k in chosen], shares_K[chosen]), shares_K=shares_K)
 
 
-def _squared_distances(updates: Sequence[Update], start_P: Floats) -> Floats:
+def _squared_distances(updates: Sequence[ClientUpdate], start_P: Floats) -> Floats:
     """Return |w_j - w_k|^2 as a matrix, float64; infinite from an update to itself.
 
     |a|^2 + |b|^2 - 2 ab, which is one product of matrices, loses the digits that a and b have in common: so the global

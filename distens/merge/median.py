@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distens.merge._weights import enough, sorted_blocks
+from distens.merge._weights import require_updates, sorted_blocks
 from distens.merge.protocol import Merged, Round
 
 
@@ -24,7 +24,7 @@ class Median:
 
     def merge(self, round: Round) -> Merged:
         """Return the median (see `Merger`); there are no `shares_K`."""
-        enough(round.updates)
+        require_updates(round.updates)
         weights_P = np.empty(len(round.start_P), dtype=np.float32)
         low, high = (len(round.updates) - 1) // 2, len(round.updates) // 2
         for place, values_BK in sorted_blocks(round.updates):

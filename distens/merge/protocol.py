@@ -18,7 +18,7 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
-class Update(Record):
+class ClientUpdate(Record):
     """The update that one client sends in a round: its weights after local training, counts, and no row of its data.
 
     Attributes:
@@ -66,7 +66,7 @@ class Round:
 
     number: int
     start_P: Floats
-    updates: Sequence[Update]
+    updates: Sequence[ClientUpdate]
     clients: int
     memory: Memory = field(default_factory=dict)
     taken: Mapping[str, Sequence[int]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Gt
 
-from distens.merge._weights import blocks, equal, kept
+from distens.merge._weights import blocks, equal_shares, remembered
 from distens.merge.protocol import Correction, Memory, Merged, Round
 from distens.records import Floats
 
@@ -42,12 +42,15 @@ class Scaffold:
             ValueError: there are no updates, or a client made no step.
         """
         updates, size = round.updates, len(round.start_P)
-        shares_K = equal(updates)
+        shares_K = equal_shares(updates)
         if idle := [update.client for update in updates if not update.rate_sum > 0]:
-            raise ValueError(f"needs clients that made a step, found none by {', '.join(idle)}")
+            raise ValueError(f"needs at least one local step of every client, found none by {', '.join(idle)}")
         rates_K = np.array([update.rate_sum for update in updates])
         names = [f"client/{update.client}" for update in updates]
-        before_P, own_before = kept(round.memory, "c", size), [kept(round.memory, name, size) for name in names]
+        before_P, own_before = (
+            remembered(round.memory, "c", size),
+            [remembered(round.memory, name, size) for name in names],
+        )
         memory = {name: np.empty(size, dtype=np.float32) for name in ["c", *names]}
         weights_P = np.empty(size, dtype=np.float32)
         for place, change_KB in blocks(updates):
@@ -64,4 +67,4 @@ class Scaffold:
         """Return c - c_k as the shift; none before the first round has ended."""
         if "c" not in memory:
             return Correction()
-        return Correction(shift_P=memory["c"] - kept(memory, f"client/{client}", len(start_P)))
+        return Correction(shift_P=memory["c"] - remembered(memory, f"client/{client}", len(start_P)))

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt, Lt
 
-from distens.merge._weights import enough, sorted_blocks
+from distens.merge._weights import require_updates, sorted_blocks
 from distens.merge.protocol import Merged, Round
 
 
@@ -38,7 +38,7 @@ class TrimmedMean:
         """
         count = len(round.updates)
         least = ceil(1 / self.cut - _ROUNDING)
-        enough(round.updates, least, f" to leave out a share of {self.cut:g} on each side")
+        require_updates(round.updates, least, f" to leave out a share of {self.cut:g} on each side")
         out = floor(self.cut * count + _ROUNDING)
         kept_K = np.zeros(count)
         kept_K[out : count - out] = 1.0 / (count - 2 * out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distens.merge._weights import equal, total
+from distens.merge._weights import equal_shares, weighted_sum
 from distens.merge.protocol import Merged, Round
 
 
@@ -17,5 +17,5 @@ class Uniform:
 
     def merge(self, round: Round) -> Merged:
         """Return the mean (see `Merger`); `shares_K` are all 1/K."""
-        shares_K = equal(round.updates)
-        return Merged(total(round.updates, shares_K), shares_K=shares_K)
+        shares_K = equal_shares(round.updates)
+        return Merged(weighted_sum(round.updates, shares_K), shares_K=shares_K)

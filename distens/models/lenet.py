@@ -12,7 +12,7 @@ from distens.errors import Refused
 if TYPE_CHECKING:
     from torch import nn
 
-SMALLEST = 4
+MIN_IMAGE_SIDE = 4
 """The smallest height and width, in pixels: two halvings leave one pixel."""
 
 
@@ -33,16 +33,16 @@ class Lenet:
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-        """Return a freshly initialised network: inputs (N, channels, height, width) -> logits_NC.
+        """Return a freshly initialised network: inputs (N, channels, height, width) -> outputs_NK.
 
         Raises:
             Refused: the inputs are not images, or are smaller than 4x4 pixels.
         """
         from torch import nn
 
-        if len(input_shape) != 3 or min(input_shape[1:]) < SMALLEST:
+        if len(input_shape) != 3 or min(input_shape[1:]) < MIN_IMAGE_SIDE:
             raise Refused(
-                f"lenet: needs images (channels, height, width) of at least {SMALLEST}x{SMALLEST} pixels, "
+                f"lenet: needs images (channels, height, width) of at least {MIN_IMAGE_SIDE}x{MIN_IMAGE_SIDE} pixels, "
                 f"found inputs of shape {tuple(input_shape)}"
             )
         channels, height, width = input_shape

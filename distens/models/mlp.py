@@ -32,7 +32,7 @@ class Mlp:
             raise ValueError(f"dropout: {self.dropout} has no effect without hidden layers")
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-        """Return a freshly initialised network: inputs (N, *input_shape) -> logits_NC."""
+        """Return a freshly initialised network: inputs (N, *input_shape) -> outputs_NK."""
         from torch import nn
 
         activation = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}[self.activation]

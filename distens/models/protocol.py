@@ -23,7 +23,7 @@ class Model(Protocol):
     """
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-        """Return a freshly initialised network: inputs (N, *input_shape) -> logits_NC.
+        """Return a freshly initialised network: inputs (N, *input_shape) -> outputs_NK.
 
         Initialisation draws from torch's global generator, which the caller has seeded.
 

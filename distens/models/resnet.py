@@ -12,7 +12,7 @@ from distens.errors import Refused
 if TYPE_CHECKING:
     from torch import nn
 
-SMALLEST = 8
+MIN_IMAGE_SIDE = 8
 """The smallest height and width, in pixels: two halvings leave 2x2 pixels, so that a normalised group always has
 several values."""
 
@@ -40,7 +40,7 @@ class Resnet:
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-        """Return a freshly initialised network: inputs (N, channels, height, width) -> logits_NC.
+        """Return a freshly initialised network: inputs (N, channels, height, width) -> outputs_NK.
 
         Raises:
             Refused: the inputs are not images, or are smaller than 8x8 pixels.
@@ -49,9 +49,9 @@ class Resnet:
 
         from distens.models._residual import Residual, norm
 
-        if len(input_shape) != 3 or min(input_shape[1:]) < SMALLEST:
+        if len(input_shape) != 3 or min(input_shape[1:]) < MIN_IMAGE_SIDE:
             raise Refused(
-                f"resnet: needs images (channels, height, width) of at least {SMALLEST}x{SMALLEST} pixels, "
+                f"resnet: needs images (channels, height, width) of at least {MIN_IMAGE_SIDE}x{MIN_IMAGE_SIDE} pixels, "
                 f"found inputs of shape {tuple(input_shape)}"
             )
         stem = nn.Conv2d(input_shape[0], self.width, 3, padding=1, bias=False)

@@ -21,12 +21,12 @@ class Objective(Protocol):
         '0.6931'
     """
 
-    def loss(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs_NK: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss, a scalar.
 
         Args:
-            logits_NC: the network's outputs.
-            targets: labels_N (int64), probs_NC, or numbers of the outputs' shape.
+            outputs_NK: the network's outputs.
+            targets: labels_N (int64), predictions_NK, or numbers of the outputs' shape.
         """
         ...
 

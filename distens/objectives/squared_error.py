@@ -16,8 +16,8 @@ class SquaredError:
     It is for numbers. A `regressor` computes it on targets that it has scaled to mean zero and variance one.
     """
 
-    def loss(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs_NK: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss, a scalar. `targets` are numbers of the outputs' shape."""
         from torch.nn.functional import mse_loss
 
-        return mse_loss(logits_NC, targets)
+        return mse_loss(outputs_NK, targets)

@@ -9,8 +9,8 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.errors import DataError
-from distens.partition._rows import WHERE, counted, of_counts
-from distens.partition.protocol import Column
+from distens.partition._rows import WHERE, check_client_count, draw_rows_by_counts
+from distens.partition.protocol import ColumnReader
 from distens.records import Integers
 
 
@@ -29,16 +29,16 @@ class Classes:
     per_client: Annotated[int, Ge(1)] = 2
 
     def divide(
-        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: ColumnReader
     ) -> dict[str, Integers]:
         """Return each client's rows (see `Partitioner`)."""
-        count = counted(clients, len(labels_N), "classes")
+        count = check_client_count(clients, len(labels_N), "classes")
         rows_C = np.bincount(labels_N, minlength=classes)
-        holds_KC = _holds(self._holders(rows_C, count, rng), count, self.per_client, rng)
+        holds_KC = _assign_classes(self._holders(rows_C, count, rng), count, self.per_client, rng)
         rank_KC = np.cumsum(holds_KC, axis=0) - 1  # a client's rank among the holders of a class
         holders_C = np.maximum(holds_KC.sum(axis=0), 1)
         counts_KC = holds_KC * (rows_C // holders_C + (rank_KC < rows_C % holders_C))
-        return of_counts(labels_N, counts_KC, rng)
+        return draw_rows_by_counts(labels_N, counts_KC, rng)
 
     def _holders(self, rows_C: Integers, clients: int, rng: np.random.Generator) -> Integers:
         """Return holders_C, the number of clients that hold each class: as equal as its rows allow, the rest at random.
@@ -66,7 +66,7 @@ class Classes:
         return holders_C
 
 
-def _holds(holders_C: Integers, clients: int, per_client: int, rng: np.random.Generator) -> Integers:
+def _assign_classes(holders_C: Integers, clients: int, per_client: int, rng: np.random.Generator) -> Integers:
     """Return holds_KC: 1 where a client holds a class, else 0.
 
     One client after the other takes the classes that lack most holders, among equal ones at random. Then no client ever

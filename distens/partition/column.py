@@ -10,8 +10,8 @@ import numpy as np
 from annotated_types import MinLen
 
 from distens.errors import DataError
-from distens.partition._rows import WHERE, of_owners, uncounted
-from distens.partition.protocol import Column as Columns
+from distens.partition._rows import WHERE, refuse_client_count, rows_by_owner
+from distens.partition.protocol import ColumnReader as Columns
 from distens.records import Integers
 from distens.targets import _levels as levels
 
@@ -35,17 +35,17 @@ class Column:
         self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Columns
     ) -> dict[str, Integers]:
         """Return each client's rows (see `Partitioner`)."""
-        uncounted(clients, "column")
+        refuse_client_count(clients, "column")
         where = f"{WHERE}.column {self.column!r}"
-        codes_N, values = levels.encode(column(self.column), where)
+        codes_N, values = levels.encode_levels(column(self.column), where)
         empty = [code for code, value in enumerate(values) if not value.strip()]
         missing = int(np.isin(codes_N, [-1, *empty]).sum())
         if missing:
             raise DataError(
-                f"{where}: {missing} of {len(codes_N)} rows have no value, so they are nobody's. "
-                "Give them one, or leave them out of the source"
+                f"{where}: {missing} of {len(codes_N)} rows have no value, so they belong to no "
+                "client. Give them a value, or leave them out of the source"
             )
-        return of_owners(codes_N, _names(values, where))
+        return rows_by_owner(codes_N, _names(values, where))
 
 
 def _names(values: tuple[str, ...], where: str) -> list[str]:

@@ -9,8 +9,8 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.errors import DataError
-from distens.partition._rows import WHERE, Alpha, counted, of_counts
-from distens.partition.protocol import Column
+from distens.partition._rows import WHERE, Alpha, check_client_count, draw_rows_by_counts
+from distens.partition.protocol import ColumnReader
 from distens.records import Integers
 
 _DRAWS = 2000
@@ -38,17 +38,17 @@ class DirichletClasses:
     least: Annotated[int, Ge(1)] = 10
 
     def divide(
-        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: ColumnReader
     ) -> dict[str, Integers]:
         """Return each client's rows (see `Partitioner`)."""
-        count = counted(clients, len(labels_N), "dirichlet_classes", self.least)
+        count = check_client_count(clients, len(labels_N), "dirichlet_classes", self.least)
         rows_C = np.bincount(labels_N, minlength=classes)
         most = 0
         for _ in range(_DRAWS):
             counts_KC = self._counts(rows_C, count, rng)
             smallest = int(counts_KC.sum(axis=1).min())
             if smallest >= self.least:
-                return of_counts(labels_N, counts_KC, rng)
+                return draw_rows_by_counts(labels_N, counts_KC, rng)
             most = max(most, smallest)
         raise DataError(
             f"{WHERE}: in {_DRAWS:,} draws of 'dirichlet_classes' with alpha {self.alpha:g}, {count} clients of "

@@ -10,8 +10,8 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from distens.data.splits import apportion
-from distens.partition._rows import Alpha, counted, of_counts
-from distens.partition.protocol import Column
+from distens.partition._rows import Alpha, check_client_count, draw_rows_by_counts
+from distens.partition.protocol import ColumnReader
 from distens.records import Floats, Integers
 
 
@@ -37,17 +37,17 @@ class DirichletClients:
     sigma: Annotated[float, Ge(0), Le(10)] = 0.0
 
     def divide(
-        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: ColumnReader
     ) -> dict[str, Integers]:
         """Return each client's rows (see `Partitioner`)."""
-        count = counted(clients, len(labels_N), "dirichlet_clients")
+        count = check_client_count(clients, len(labels_N), "dirichlet_clients")
         sizes_K = apportion(len(labels_N), rng.lognormal(0.0, self.sigma, count), least=1)
         priors_KC = rng.dirichlet(np.full(classes, self.alpha), count)
         rows_C = np.bincount(labels_N, minlength=classes)
-        return of_counts(labels_N, _dealt(priors_KC, sizes_K, rows_C, rng), rng)
+        return draw_rows_by_counts(labels_N, _deal_rows(priors_KC, sizes_K, rows_C, rng), rng)
 
 
-def _dealt(priors_KC: Floats, sizes_K: Integers, rows_C: Integers, rng: np.random.Generator) -> Integers:
+def _deal_rows(priors_KC: Floats, sizes_K: Integers, rows_C: Integers, rng: np.random.Generator) -> Integers:
     """Return counts_KC, the number of rows of each class that are dealt to each client.
 
     All deals are drawn at once and hold up to the first one whose class is exhausted; the rest are drawn anew without
@@ -56,7 +56,7 @@ def _dealt(priors_KC: Floats, sizes_K: Integers, rows_C: Integers, rng: np.rando
     left_C, counts_KC = rows_C.copy(), np.zeros(priors_KC.shape, dtype=np.int64)
     client_D = rng.permutation(np.repeat(np.arange(len(sizes_K)), sizes_K))
     while len(client_D):
-        class_D = _drawn(priors_KC, left_C > 0, client_D, rng)
+        class_D = _draw_classes(priors_KC, left_C > 0, client_D, rng)
         held = _until_exhausted(class_D, left_C)
         np.add.at(counts_KC, (client_D[:held], class_D[:held]), 1)
         left_C -= np.bincount(class_D[:held], minlength=len(left_C))
@@ -64,7 +64,9 @@ def _dealt(priors_KC: Floats, sizes_K: Integers, rows_C: Integers, rng: np.rando
     return counts_KC
 
 
-def _drawn(priors_KC: Floats, open_C: NDArray[np.bool_], client_D: Integers, rng: np.random.Generator) -> Integers:
+def _draw_classes(
+    priors_KC: Floats, open_C: NDArray[np.bool_], client_D: Integers, rng: np.random.Generator
+) -> Integers:
     """Return class_D, the class of each deal, drawn from its client's prior over the open classes."""
     mass_KC = priors_KC * open_C
     mass_KC = np.where(mass_KC.sum(axis=1, keepdims=True) > 0, mass_KC, open_C)

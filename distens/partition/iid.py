@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distens.partition._rows import counted, numbered, of_owners
-from distens.partition.protocol import Column
+from distens.partition._rows import check_client_count, name_clients, rows_by_owner
+from distens.partition.protocol import ColumnReader
 from distens.records import Integers
 
 
@@ -20,8 +20,8 @@ class Iid:
     """
 
     def divide(
-        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: ColumnReader
     ) -> dict[str, Integers]:
         """Return each client's rows (see `Partitioner`)."""
-        count = counted(clients, len(labels_N), "iid")
-        return of_owners(rng.permutation(np.arange(len(labels_N)) % count), numbered(count))
+        count = check_client_count(clients, len(labels_N), "iid")
+        return rows_by_owner(rng.permutation(np.arange(len(labels_N)) % count), name_clients(count))

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from distens.errors import DataError, StorageError, damage
+from distens.errors import DataError, StorageError, report_damage
 from distens.records import Address, Integers, State
 from distens.storage.store import Store
 
-Column = Callable[[str], NDArray[Any]]
+ColumnReader = Callable[[str], NDArray[Any]]
 """A function from a column's name to its values in the rows that are divided (of a table only).
 
 Raises:
@@ -39,7 +39,7 @@ class Partitioner(Protocol):
     """
 
     def divide(
-        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: ColumnReader
     ) -> Mapping[str, Integers]:
         """Return client's name -> places of its rows in `labels_N`, ascending; no row twice, each client at least one.
 
@@ -70,7 +70,7 @@ class Partition:
         rule: kind and options of the partitioner, every default filled in.
         seed: the seed of the generator that the partitioner drew from.
         fingerprint: the fingerprint of the data.
-        labels_sha256: `digest` of the split's labels, by which the same rows in the same order are recognised.
+        labels_sha256: `digest_labels` of the split's labels, by which the same rows in the same order are recognised.
         total: N, the number of rows in the split; a partitioner may leave some to no client.
     """
 
@@ -101,7 +101,7 @@ class Partition:
                 raise DataError(f"{where} {int(taken_N[places].sum())} rows that another client has too")
             taken_N[places] = True
         kept = {name: np.ascontiguousarray(places, dtype=np.int64) for name, places in rows.items()}
-        return cls(kept, dict(rule), seed, fingerprint, digest(labels_N), len(labels_N))
+        return cls(kept, dict(rule), seed, fingerprint, digest_labels(labels_N), len(labels_N))
 
     @property
     def hash(self) -> str:
@@ -133,7 +133,7 @@ class Partition:
         Raises:
             StorageError: the state lacks something, or the partition's hash is not the recorded one.
         """
-        with damage("a partition"):
+        with report_damage("a partition"):
             values = dict(state.meta)
             names, recorded = values.pop("names"), values.pop("hash")
             rows, offsets = state.arrays["rows"], state.arrays["offsets"]
@@ -163,6 +163,6 @@ class Partition:
             raise StorageError(f"{store.url}, {name}: {error}") from error
 
 
-def digest(labels_N: Integers) -> str:
+def digest_labels(labels_N: Integers) -> str:
     """Return the SHA-256 of labels, which is equal only for the same labels in the same order."""
     return hashlib.sha256(np.ascontiguousarray(labels_N, dtype="<i8").tobytes()).hexdigest()

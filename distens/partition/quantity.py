@@ -9,8 +9,8 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.data.splits import apportion
-from distens.partition._rows import Alpha, counted, numbered, of_owners
-from distens.partition.protocol import Column
+from distens.partition._rows import Alpha, check_client_count, name_clients, rows_by_owner
+from distens.partition.protocol import ColumnReader
 from distens.records import Integers
 
 
@@ -31,9 +31,9 @@ class Quantity:
     least: Annotated[int, Ge(1)] = 10
 
     def divide(
-        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: ColumnReader
     ) -> dict[str, Integers]:
         """Return each client's rows (see `Partitioner`)."""
-        count = counted(clients, len(labels_N), "quantity", self.least)
+        count = check_client_count(clients, len(labels_N), "quantity", self.least)
         sizes_K = apportion(len(labels_N), rng.dirichlet(np.full(count, self.alpha)), self.least)
-        return of_owners(rng.permutation(np.repeat(np.arange(count), sizes_K)), numbered(count))
+        return rows_by_owner(rng.permutation(np.repeat(np.arange(count), sizes_K)), name_clients(count))

@@ -8,8 +8,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from distens.partition._rows import counted, numbered, of_owners
-from distens.partition.protocol import Column
+from distens.partition._rows import check_client_count, name_clients, rows_by_owner
+from distens.partition.protocol import ColumnReader
 from distens.records import Integers
 
 
@@ -27,11 +27,11 @@ class Shards:
     per_client: Annotated[int, Ge(1)] = 2
 
     def divide(
-        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: ColumnReader
     ) -> dict[str, Integers]:
         """Return each client's rows (see `Partitioner`)."""
-        count = counted(clients, len(labels_N), "shards", self.per_client)
+        count = check_client_count(clients, len(labels_N), "shards", self.per_client)
         owner_S = rng.permutation(np.repeat(np.arange(count), self.per_client))
         owner_N = np.empty(len(labels_N), dtype=np.int64)
         owner_N[np.argsort(labels_N, kind="stable")] = owner_S[np.arange(len(labels_N)) * len(owner_S) // len(labels_N)]
-        return of_owners(owner_N, numbered(count))
+        return rows_by_owner(owner_N, name_clients(count))

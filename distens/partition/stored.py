@@ -9,8 +9,8 @@ import numpy as np
 from annotated_types import MinLen
 
 from distens.errors import DataError, StorageError
-from distens.partition._rows import WHERE, uncounted
-from distens.partition.protocol import Column, Partition, digest
+from distens.partition._rows import WHERE, refuse_client_count
+from distens.partition.protocol import ColumnReader, Partition, digest_labels
 from distens.records import Integers
 from distens.storage.store import Store
 
@@ -26,10 +26,10 @@ class Stored:
     path: Annotated[str, MinLen(1)]
 
     def divide(
-        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: Column
+        self, labels_N: Integers, classes: int, clients: int | None, rng: np.random.Generator, column: ColumnReader
     ) -> dict[str, Integers]:
         """Return each client's rows (see `Partitioner`)."""
-        uncounted(clients, "stored")
+        refuse_client_count(clients, "stored")
         where = f"{WHERE}.path {self.path!r}"
         try:
             found = Partition.read(Store(self.path))
@@ -40,9 +40,10 @@ class Stored:
                 f"{where}: divides the {found.total} rows of another train split; this one has {len(labels_N)}. "
                 "Take the same data section and seed as that run"
             )
-        if found.labels_sha256 != digest(labels_N):
+        if found.labels_sha256 != digest_labels(labels_N):
             raise DataError(
-                f"{where}: the labels differ: as many rows ({found.total}), but of other data or in another order. "
+                f"{where}: the labels differ: the number of rows is the same ({found.total}), but the data or the "
+                "order of rows is not. "
                 "Take the same data section and seed as that run"
             )
         return dict(found.rows)

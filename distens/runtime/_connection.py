@@ -19,7 +19,8 @@ from distens.errors import RunError
 log = logging.getLogger("distens")
 
 TOKEN_HINT = (
-    "A cluster with token authentication wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH set"
+    "A cluster with token authentication needs RAY_AUTH_MODE=token, "
+    "and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, in the environment"
 )
 
 CONNECT_SECONDS = 10.0
@@ -28,7 +29,7 @@ WATCH_SECONDS = 5.0
 """Time between two checks of whether the head answers; a warning follows if two in a row fail."""
 
 
-def connect(address: str | None) -> HeadWatch:
+def join_cluster(address: str | None) -> HeadWatch:
     """Join the cluster at an address, or the one that Ray finds, or start one; return the watch on its head.
 
     Args:
@@ -79,7 +80,8 @@ class HeadWatch:
                 if missed == 2 and not self._over.is_set():
                     log.error(
                         "Ray's head at %s does not answer (%s). If that lasts a minute, Ray ends this process; "
-                        "nothing that finished is lost: `distens resume` goes on where there is a cluster",
+                        "nothing that finished is lost: `distens resume` continues the run when there is a cluster "
+                        "again",
                         self._address,
                         error,
                     )
@@ -93,7 +95,7 @@ class HeadWatch:
         self._over.set()
 
 
-class Background:
+class BackgroundCall:
     """A call in a thread that lives until `end`: the kernel ends Ray's processes with the thread that started them."""
 
     def __init__(self, call: Callable[[], None]) -> None:

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from distens.credentials import redact
-from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, StorageFailed, damage
-from distens.records import Answer, Failure, Held, Outcome, Pack, Reason, Report, Task
-from distens.runtime.protocol import Shared
+from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, StorageFailed, report_damage
+from distens.records import Answer, Failure, ObjectHandle, Pack, Reason, Report, Task, TaskOutcome
+from distens.runtime.protocol import RunContext
 from distens.storage.encoding import report_from_json
 from distens.storage.store import Store
 
 
 def execute(
-    pack: Pack, shared: Shared, threads: int, fetch: Callable[[Held], Any] = lambda held: held.reference
+    pack: Pack, shared: RunContext, threads: int, fetch: Callable[[ObjectHandle], Any] = lambda held: held.reference
 ) -> list[Answer]:
     """Carry out the tasks of a pack, and return an answer for each, in the pack's order.
 
@@ -37,7 +37,7 @@ def execute(
 
     again = (task for task in pack if task.attempt > 1)
     found: dict[str, Answer] = {report.task_id: report for report in finished_before(again, shared.store)}
-    context = Here(shared, threads, fetch)
+    context = ActorContext(shared, threads, fetch)
     groups: dict[Hashable, list[Task]] = {}
     for task in pack:
         if task.id not in found:
@@ -50,12 +50,12 @@ def execute(
 
 
 @dataclass(frozen=True)
-class Here:
+class ActorContext:
     """The surroundings of work in this process (see `distens.runtime.protocol.WorkContext`)."""
 
-    shared: Shared
+    shared: RunContext
     threads: int
-    fetch: Callable[[Held], Any] = lambda held: held.reference
+    fetch: Callable[[ObjectHandle], Any] = lambda held: held.reference
 
     def given(self, task: Task, name: str) -> Any:
         """Return the value that the runner holds for a task under a name."""
@@ -66,7 +66,7 @@ class Here:
         # The processes of a group choose their devices themselves.
         return "cpu" if task.resources.processes > 1 else _device(task.resources.gpus)
 
-    def guarded(self, task: Task, carry_out: Callable[[], Report]) -> Outcome:
+    def guarded(self, task: Task, carry_out: Callable[[], Report]) -> TaskOutcome:
         """Return the report that `carry_out` makes, or a failure if it raises."""
         started = time.perf_counter()
         try:
@@ -86,16 +86,16 @@ def finished_before(pack: Iterable[Task], store: Store) -> Iterator[Report]:
             name = f"members/{task.id}/{attempt}/report.json"
             if attempt.isdigit():
                 try:
-                    with damage(name):
+                    with report_damage(name):
                         report = report_from_json(store.read_json(name))
                 except StorageError:  # missing or damaged
                     continue
-                if all(map(store.holds, report.addresses())):
+                if all(map(store.has_file, report.addresses())):
                     yield report
                     break
 
 
-def _carry_out(tasks: Sequence[Task], context: Here) -> Iterator[Answer]:
+def _carry_out(tasks: Sequence[Task], context: ActorContext) -> Iterator[Answer]:
     left, started, work = {task.id: task for task in tasks}, time.perf_counter(), tasks[0].work
     try:
         for answer in work.carry_out(tasks, context):

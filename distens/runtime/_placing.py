@@ -17,14 +17,14 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distens.errors import RunError
-from distens.records import Answer, Held, Pack, Resources
+from distens.records import Answer, ObjectHandle, Pack, Resources
 from distens.runtime import _sizes
 from distens.runtime._execute import execute
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 
 log = logging.getLogger("distens")
 
-LARGE = ("torch",)
+LARGE_MODULES = ("torch",)
 """Modules that take seconds to import. Actors import them first, so that this is not counted as a member's time."""
 
 ROOM_SECONDS = 5.0
@@ -42,7 +42,7 @@ class _Actor:
             importlib.import_module(module)
         self._threads = threads
 
-    def begin(self, shared: Shared) -> str:
+    def begin(self, shared: RunContext) -> str:
         """Keep the values that all packs need; return the id of this actor's node."""
         self._shared = shared
         return ray.get_runtime_context().get_node_id()
@@ -51,12 +51,12 @@ class _Actor:
         return execute(pack, self._shared, self._threads, _fetch)
 
 
-def _fetch(held: Held) -> Any:
+def _fetch(held: ObjectHandle) -> Any:
     return ray.get(held.reference)
 
 
 @dataclass(eq=False)
-class Placed:
+class PlacedActor:
     """An actor that was started, and the room that it occupies.
 
     Attributes:
@@ -80,7 +80,7 @@ class Placed:
 
 
 @dataclass
-class Places:
+class Placement:
     """The nodes on which a run's actors may be placed.
 
     Attributes:
@@ -94,7 +94,7 @@ class Places:
     placement: Literal["pack", "spread"]
     wait_seconds: float
     concurrency: int | None
-    modules: tuple[str, ...] = field(default=LARGE, init=False)
+    modules: tuple[str, ...] = field(default=LARGE_MODULES, init=False)
     _others: Sequence[Resources] = field(default=(), init=False)
     _seen: tuple[float, int, int, _sizes.Node] = field(default=(-math.inf, 0, 0, {}), init=False)
 
@@ -108,14 +108,14 @@ class Places:
             RunError: an actor of some size fits on no node.
         """
         self._others, self._seen = list(dict.fromkeys(also.values())), (-math.inf, 0, 0, {})
-        deadline, asked = time.monotonic() + self.wait_seconds, list[Placed]()
+        deadline, asked = time.monotonic() + self.wait_seconds, list[PlacedActor]()
         try:
             while (error := self._missing(also)) is not None:
                 if time.monotonic() >= deadline:
                     raise RunError(f"{error}, after {self.wait_seconds:g} s") if asked else error
                 if not asked:
                     log.warning("%s; waiting up to %g s for one", error, self.wait_seconds)
-                    asked = [self.actor(needs) for needs in dict.fromkeys([self.usual, *self._others])]
+                    asked = [self.start_actor(needs) for needs in dict.fromkeys([self.usual, *self._others])]
                 time.sleep(POLL_SECONDS)
         finally:
             for actor in asked:  # they were only to wait: a cluster scales up for waiting actors
@@ -126,7 +126,7 @@ class Places:
         if self.labels and not nodes:
             return RunError(f"runtime.node_labels: no node has {', '.join(f'{k}={v}' for k, v in self.labels.items())}")
         try:
-            _sizes.check(nodes, self.usual, also)
+            _sizes.check_room(nodes, self.usual, also)
         except RunError as error:
             return error
         return None
@@ -137,26 +137,26 @@ class Places:
 
     def slots(self) -> int:
         """Return the number of actors of the usual size that the cluster has room for now, or is to make room for."""
-        return self._look()[1]
+        return self._measure_room()[1]
 
-    def most(self) -> int:
+    def max_actors(self) -> int:
         """Return the number of actors of the smallest size that the cluster has room for now, at most `concurrency`."""
-        return self._look()[2]
+        return self._measure_room()[2]
 
     @property
     def room(self) -> _sizes.Node:
         """Return the sum of the nodes' resources; if `concurrency` actors need more than that, what they need."""
-        return self._look()[3]
+        return self._measure_room()[3]
 
-    def _look(self) -> tuple[float, int, int, _sizes.Node]:
+    def _measure_room(self) -> tuple[float, int, int, _sizes.Node]:
         now = time.monotonic()
         if now - self._seen[0] > ROOM_SECONDS:  # nodes come and go, but a look costs a call to the head
             nodes = self._nodes()
-            slots, room = max(1, _sizes.count_all(nodes, self.usual)), _sizes.total(nodes)
+            slots, room = max(1, _sizes.count_all(nodes, self.usual)), _sizes.total_amounts(nodes)
             most = max([slots, *(_sizes.count_all(nodes, needs) for needs in self._others)])
             if self.concurrency is not None and (self.wait_seconds or self.concurrency < slots):
                 if slots < self.concurrency:
-                    room = {kind: amount * self.concurrency for kind, amount in _sizes.amounts(self.usual).items()}
+                    room = {kind: amount * self.concurrency for kind, amount in _sizes.ray_amounts(self.usual).items()}
                 slots = self.concurrency
             if self.concurrency is not None:
                 most = min(max(most, slots), self.concurrency)
@@ -169,9 +169,9 @@ class Places:
 
     def free(self) -> int:
         """Return the number of actors of the usual size that fit now beside everything else on the cluster."""
-        return _sizes.count(ray.available_resources(), self.usual)
+        return _sizes.count_actors(ray.available_resources(), self.usual)
 
-    def actor(self, needs: Resources) -> Placed:
+    def start_actor(self, needs: Resources) -> PlacedActor:
         """Start an actor of a size, which may have to wait for room, and return it."""
         remote: Any = ray.remote(_Actor)  # Ray's types do not tell functions from classes
         options: dict[str, Any] = {"max_restarts": 0}
@@ -186,19 +186,19 @@ class Places:
                 options["label_selector"] = dict(self.labels)
             if self.placement == "spread":
                 options["scheduling_strategy"] = "SPREAD"
-            elif _beside():
+            elif _in_trial_without_cpus():
                 options["scheduling_strategy"] = "DEFAULT"
         threads = max(1, int(needs.part().cpus))
-        return Placed(remote.options(**options).remote(threads, list(sys.path), self.modules), needs, reservation)
+        return PlacedActor(remote.options(**options).remote(threads, list(sys.path), self.modules), needs, reservation)
 
     def _reservation(self, needs: Resources) -> PlacementGroup:
         """Return a reservation for all processes of a member at once, which may have to wait for room."""
-        parts = [_sizes.amounts(needs.part())] * needs.processes
+        parts = [_sizes.ray_amounts(needs.part())] * needs.processes
         labels: Any = [dict(self.labels)] * needs.processes if self.labels else None  # Ray's default is None, too
         return placement_group(parts, self.placement.upper(), bundle_label_selector=labels)
 
 
-def _beside() -> bool:
+def _in_trial_without_cpus() -> bool:
     """Return True if this process is in a placement group that reserves no CPUs for members, as a trial of Tune may be.
 
     Members are then placed outside the group, as those of a run that is no trial. If the group reserves CPUs for them,

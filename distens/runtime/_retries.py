@@ -21,20 +21,20 @@ from distens.records import Answer, Failure, Pack, Reason, Task
 from distens.runtime._execute import finished_before
 from distens.storage.store import Store
 
-RETRIED: tuple[Reason, ...] = ("crashed", "out_of_memory")
+RETRIED_REASONS: tuple[Reason, ...] = ("crashed", "out_of_memory")
 """Reasons for another attempt; a member that diverged, was refused or ran out of time would do so again."""
 
-NODES_LOST = 10
+MAX_NODES_LOST = 10
 """Attempts of a member that may follow lost nodes; with more, the member is at fault: it may crash the nodes itself."""
 
 PAUSE_SECONDS = 5.0
 """Pause before a member that ran out of memory is tried again; twice as long the second time, three times the third."""
 
-NAMED = 4
+MAX_MEMBERS_NAMED = 4
 """Members of a lost pack that its message names, at most."""
 
 
-class Retries:
+class PackRetries:
     """The packs of a run that are to be tried again.
 
     Args:
@@ -51,17 +51,17 @@ class Retries:
         self._later: list[tuple[float, Pack]] = []
         self.waiting: deque[Pack] = deque()
 
-    def seconds(self) -> float | None:
+    def seconds_to_next(self) -> float | None:
         """Return the number of seconds until the next pause is over; None if no pack is paused."""
         return max(0.0, min(due for due, _ in self._later) - time.monotonic()) if self._later else None
 
-    def wake(self) -> None:
+    def release_due(self) -> None:
         """Move the packs whose pause is over to `waiting`."""
         now = time.monotonic()
         self.waiting += [pack for due, pack in self._later if due <= now]
         self._later = [(due, pack) for due, pack in self._later if due > now]
 
-    def later(self, pack: Pack, due: float) -> None:
+    def pause(self, pack: Pack, due: float) -> None:
         """Pause a pack until `due`, a time of `time.monotonic`."""
         self._later.append((due, pack))
 
@@ -69,7 +69,7 @@ class Retries:
         """Queue the unfinished tasks of a lost pack, in two halves."""
         self.waiting += [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
 
-    def told(self, outcome: Answer, pack: Pack, node_lost: bool, seconds: float) -> Answer:
+    def queue_retry(self, outcome: Answer, pack: Pack, node_lost: bool, seconds: float) -> Answer:
         """Queue the next attempt of a failed member, if it has one; return the outcome, not final in that case.
 
         Args:
@@ -77,46 +77,48 @@ class Retries:
             node_lost: whether the node went, and the member with it.
             seconds: time since the pack was begun; a task's `limit_seconds` holds for all its attempts together.
         """
-        if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED:
+        if not isinstance(outcome, Failure) or not outcome.final or outcome.reason not in RETRIED_REASONS:
             return outcome
         self._failed[outcome.task_id, node_lost] += 1
-        if self._failed[outcome.task_id, node_lost] > (NODES_LOST if node_lost else self._retries):
+        if self._failed[outcome.task_id, node_lost] > (MAX_NODES_LOST if node_lost else self._retries):
             return outcome
         pause = 0.0
         if outcome.reason == "out_of_memory" and not node_lost:
             self._short[outcome.task_id] += 1
             pause = PAUSE_SECONDS * self._short[outcome.task_id]
         together = [task for task in pack if task.id == outcome.task_id or not task.work.divisible]
-        again = [_next(task, seconds + pause) for task in together]
+        again = [_next_attempt(task, seconds + pause) for task in together]
         if again[0].limit_seconds is not None and again[0].limit_seconds <= 0:
             return outcome
         if outcome.task_id != again[0].id:  # a pack that is not divisible is queued once, with its first task
             return replace(outcome, final=False)
         if pause:
-            self.later(again, time.monotonic() + pause)
+            self.pause(again, time.monotonic() + pause)
         else:
             self.waiting.append(again)
         return replace(outcome, final=False)
 
 
-def _next(task: Task, seconds: float) -> Task:
-    """Return a task's next attempt, after `seconds` of its time limit have passed."""
+def _next_attempt(task: Task, seconds: float) -> Task:
+    """Return a task's next attempt, after `seconds_to_next` of its time limit have passed."""
     left = None if task.limit_seconds is None else task.limit_seconds - seconds
     return replace(task, attempt=task.attempt + 1, limit_seconds=left)
 
 
-def lost(pack: Pack, reason: Reason, message: str, seconds: float, store: Store) -> tuple[Sequence[Answer], list[Task]]:
+def settle_lost_pack(
+    pack: Pack, reason: Reason, message: str, seconds: float, store: Store
+) -> tuple[Sequence[Answer], list[Task]]:
     """Return the outcomes of a pack whose actor is gone, and the next attempts of its unfinished tasks.
 
-    A single member, or a pack that is not divisible, fails as it is: nothing is left of it here, and `Retries.told`
-    decides whether it is tried again.
+    A single member, or a pack that is not divisible, fails as it is: nothing is left of it here, and
+    `PackRetries.queue_retry` decides whether it is tried again.
     """
     if len(pack) == 1 or not pack[0].work.divisible:
         return [Failure(task.id, task.attempt, reason, message, seconds, "") for task in pack], []
     finished = list(finished_before(pack, store))
     done = {report.task_id for report in finished}
     left = [task for task in pack if task.id not in done]
-    names = ", ".join(task.id for task in left[:NAMED]) + (", …" if len(left) > NAMED else "")
+    names = ", ".join(task.id for task in left[:MAX_MEMBERS_NAMED]) + (", …" if len(left) > MAX_MEMBERS_NAMED else "")
     why = f"{message} (in a pack of {len(pack)}, with {names} unfinished; they are split and tried again)"
     failures = [Failure(task.id, task.attempt, reason, why, seconds / len(pack), "", final=False) for task in left]
-    return [*finished, *failures], [_next(task, seconds) for task in left]
+    return [*finished, *failures], [_next_attempt(task, seconds) for task in left]

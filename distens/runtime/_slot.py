@@ -13,8 +13,8 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryEr
 
 from distens.errors import StorageFailed
 from distens.records import Answer, Failure, Pack, Reason, Resources, Task
-from distens.runtime._placing import Placed
-from distens.runtime._retries import lost
+from distens.runtime._placing import PlacedActor
+from distens.runtime._retries import settle_lost_pack
 from distens.storage.store import Store
 
 
@@ -30,12 +30,12 @@ class Slot:
         node_lost: whether the node went, and the actor with it.
     """
 
-    actor: Placed
+    actor: PlacedActor
     pack: Pack
     ref: Any
     starting: bool
     since: float
-    told: int = 0
+    warnings_logged: int = 0
     node_lost: bool = False
 
     @property
@@ -50,7 +50,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Ended:
+class PackOutcome:
     """The outcomes of a pack, and what is left of it.
 
     Attributes:
@@ -64,7 +64,7 @@ class Ended:
     lives: bool = False
 
 
-def ended(slot: Slot, seconds: float, limit: float, lives: Callable[[str], bool], store: Store) -> Ended:
+def settle_pack(slot: Slot, seconds: float, limit: float, lives: Callable[[str], bool], store: Store) -> PackOutcome:
     """Return the outcomes of a pack whose call ended or that is late; end its actor unless it can take another pack.
 
     Args:
@@ -80,12 +80,12 @@ def ended(slot: Slot, seconds: float, limit: float, lives: Callable[[str], bool]
     try:
         outcomes: list[Answer] = ray.get(slot.ref, timeout=0)
     except GetTimeoutError:
-        own_time_over = _own_time_over(slot.pack, seconds)
+        own_time_over = _task_limit_passed(slot.pack, seconds)
         option = slot.pack[0].work.limit_option if own_time_over else "runtime.timeout_seconds"
         reason, message = "timed_out", f"still training after {limit:g} s ({option})"
         if own_time_over:
             slot.actor.end()
-            return Ended([Failure(task.id, task.attempt, reason, message, seconds, "") for task in slot.pack])
+            return PackOutcome([Failure(task.id, task.attempt, reason, message, seconds, "") for task in slot.pack])
     except StorageFailed as error:  # Ray's own error and the actor's in one
         slot.actor.end()
         raise StorageFailed(str(getattr(error, "cause", error))) from None
@@ -96,11 +96,11 @@ def ended(slot: Slot, seconds: float, limit: float, lives: Callable[[str], bool]
         message = f"its node is lost: {message}" if slot.node_lost else message
     else:
         if all(not isinstance(o, Failure) or o.reason in ("diverged", "refused") for o in outcomes):
-            return Ended(outcomes, lives=True)
+            return PackOutcome(outcomes, lives=True)
         slot.actor.end()  # it may be in any state: the next pack gets a new process
-        return Ended(outcomes)
+        return PackOutcome(outcomes)
     slot.actor.end()
-    return Ended(*lost(slot.pack, reason, message, seconds, store))
+    return PackOutcome(*settle_lost_pack(slot.pack, reason, message, seconds, store))
 
 
 def reason_of(error: RayError) -> Reason:
@@ -110,7 +110,7 @@ def reason_of(error: RayError) -> Reason:
     return "out_of_memory" if oom else "crashed"
 
 
-def _own_time_over(pack: Pack, seconds: float) -> bool:
+def _task_limit_passed(pack: Pack, seconds: float) -> bool:
     """Return True if a task's own limit has passed: its round has no more time, so another attempt makes no sense."""
     return any(task.limit_seconds is not None and seconds >= task.limit_seconds for task in pack)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from distens.records import Resources
 from distens.runtime import _sizes
-from distens.runtime._placing import Placed
+from distens.runtime._placing import PlacedActor
 
 
 @dataclass
-class Spare:
+class SpareActors:
     """The actors of a run that have no pack now.
 
     Attributes:
@@ -20,14 +20,14 @@ class Spare:
             is up if any of them is.
     """
 
-    idle: list[Placed] = field(default_factory=list)
-    prepared: list[Placed] = field(default_factory=list)
+    idle: list[PlacedActor] = field(default_factory=list)
+    prepared: list[PlacedActor] = field(default_factory=list)
 
-    def take_idle(self, needs: Resources) -> Placed | None:
+    def take_idle(self, needs: Resources) -> PlacedActor | None:
         """Remove and return an idle actor of a size; None if there is none."""
         return _taken(self.idle, needs)
 
-    def take_prepared(self, needs: Resources) -> Placed | None:
+    def take_prepared(self, needs: Resources) -> PlacedActor | None:
         """Remove and return a prepared actor of a size; None if there is none."""
         return _taken(self.prepared, needs)
 
@@ -40,7 +40,7 @@ class Spare:
             room: the resources of all nodes, occupied or not.
         """
         spare = [*self.idle, *self.prepared]
-        for place in _sizes.to_end([actor.size for actor in spare], [needs, *busy], room):
+        for place in _sizes.actors_to_end([actor.size for actor in spare], [needs, *busy], room):
             spare[place].end()
             self.idle = [actor for actor in self.idle if actor is not spare[place]]
             self.prepared = [actor for actor in self.prepared if actor is not spare[place]]
@@ -52,7 +52,7 @@ class Spare:
         self.idle, self.prepared = [], []
 
 
-def _taken(actors: list[Placed], needs: Resources) -> Placed | None:
+def _taken(actors: list[PlacedActor], needs: Resources) -> PlacedActor | None:
     for place, actor in enumerate(actors):
         if actor.size == needs:
             return actors.pop(place)

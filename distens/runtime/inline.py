@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from distens.packing import PackSize
-from distens.records import Answer, Held, Pack, Resources
+from distens.records import Answer, ObjectHandle, Pack, Resources
 from distens.runtime._execute import execute
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Inline:
     pack: PackSize = "auto"
 
     def __post_init__(self) -> None:
-        self._shared: Shared | None = None
+        self._shared: RunContext | None = None
         self._threads_before = 0
 
     @property
@@ -47,7 +47,7 @@ class Inline:
     def prepare(self, packs: int | None, modules: Sequence[str] = ("torch",)) -> None:
         """Do nothing: there are no processes to prepare."""
 
-    def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
+    def start(self, shared: RunContext, also: Mapping[str, Resources] = {}) -> None:
         """Keep the run's shared values, and set the number of torch's threads."""
         import torch
 
@@ -62,9 +62,9 @@ class Inline:
         """Return 1: a pack is pulled only when this process is free."""
         return 1
 
-    def hold(self, value: Any) -> Held:
+    def hold(self, value: Any) -> ObjectHandle:
         """Return the value itself as the reference."""
-        return Held(value)
+        return ObjectHandle(value)
 
     def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
         """Carry out each pack before the next one is pulled, and yield its answers."""

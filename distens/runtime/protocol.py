@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Protocol
 
 from distens.data.dataset import Dataset
 from distens.packing import PackSize
-from distens.records import Answer, Failure, Held, Outcome, Pack, Report, Resources, Task
+from distens.records import Answer, Failure, ObjectHandle, Pack, Report, Resources, Task, TaskOutcome
 from distens.storage.store import Store
 
 
 @dataclass(frozen=True)
-class Shared:
+class RunContext:
     """The values that every task of a run needs, sent once to each node.
 
     Attributes:
@@ -39,7 +39,7 @@ class WorkContext(Protocol):
     """
 
     @property
-    def shared(self) -> Shared:
+    def shared(self) -> RunContext:
         """Return the values that every task of the run needs."""
         ...
 
@@ -60,7 +60,7 @@ class WorkContext(Protocol):
         """
         ...
 
-    def guarded(self, task: Task, carry_out: Callable[[], Report]) -> Outcome:
+    def guarded(self, task: Task, carry_out: Callable[[], Report]) -> TaskOutcome:
         """Return the report that `carry_out` makes, or a failure if it raises: one task's error never ends the run.
 
         Raises:
@@ -155,7 +155,7 @@ class Runner(Protocol):
         """
         ...
 
-    def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
+    def start(self, shared: RunContext, also: Mapping[str, Resources] = {}) -> None:
         """Get ready to run packs.
 
         Args:
@@ -174,14 +174,14 @@ class Runner(Protocol):
         """Return the number of slots that wait for a pack now, at least one; the caller plans packs for all of them."""
         ...
 
-    def hold(self, value: Any) -> Held:
+    def hold(self, value: Any) -> ObjectHandle:
         """Keep one or several arrays where tasks can read them without a copy each, as long as the result lives."""
         ...
 
     def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
         """Pull the next pack whenever a slot is free, and yield lists of answers in order of arrival.
 
-        An empty pack means that there is no pack before the next outcome; the runner then asks again. A pack is carried
+        `WAIT` means that there is no pack before the next outcome; the runner then asks again. A pack is carried
         out in one slot. Its answers come together, or in several lists if part of the pack is tried again; answers of
         other packs may be in the same list. A failure with `final=False` is a lost attempt: the runner itself tries
         again with the next attempt number.

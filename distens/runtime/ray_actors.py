@@ -28,15 +28,15 @@ from annotated_types import Ge, Gt
 from ray.exceptions import RayError
 
 from distens import packing
-from distens.config.sections import Name, Occupied
+from distens.config.sections import Name, ResourcesSection
 from distens.errors import RunError, StorageFailed
-from distens.records import Answer, Held, Pack, Resources
+from distens.records import Answer, ObjectHandle, Pack, Resources
 from distens.runtime import _connection, _placing, _sizes
-from distens.runtime._placing import Placed
-from distens.runtime._retries import PAUSE_SECONDS, Retries
-from distens.runtime._slot import Ended, Slot, ended, reason_of
-from distens.runtime._spare import Spare
-from distens.runtime.protocol import Shared
+from distens.runtime._placing import PlacedActor
+from distens.runtime._retries import PAUSE_SECONDS, PackRetries
+from distens.runtime._slot import PackOutcome, Slot, reason_of, settle_pack
+from distens.runtime._spare import SpareActors
+from distens.runtime.protocol import RunContext
 from distens.storage.store import Store
 
 log = logging.getLogger("distens")
@@ -84,7 +84,7 @@ class RayActors:
     gpus_per_member: Annotated[float, Ge(0)] = 0.0
     memory_gib_per_member: Annotated[float, Ge(0)] = 0.0
     custom_per_member: Mapping[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
-    resources: Mapping[Name, Occupied] = field(default_factory=dict)
+    resources: Mapping[Name, ResourcesSection] = field(default_factory=dict)
     node_labels: Mapping[str, str] = field(default_factory=dict)
     placement: Literal["pack", "spread"] = "pack"
     wait_seconds: Annotated[float, Ge(0)] = 0.0
@@ -99,18 +99,19 @@ class RayActors:
         taken = sorted({"CPU", "GPU", "memory", "object_store_memory"} & set(self.custom_per_member))
         if taken:
             raise ValueError(
-                f"custom_per_member: {taken[0]} is not custom; cpus_, gpus_ and memory_gib_per_member say it"
+                f"custom_per_member: {taken[0]} is not a custom resource; set it with cpus_per_member, "
+                "gpus_per_member or memory_gib_per_member"
             )
-        self._own = {name: _filled(occupied, self.usual) for name, occupied in self.resources.items()}
+        self._own_sizes = {name: _filled(occupied, self.usual) for name, occupied in self.resources.items()}
         self._busy: list[Slot] = []
-        self._spare = Spare()
-        self._preparing: _connection.Background | None = None
+        self._spare = SpareActors()
+        self._preparing: _connection.BackgroundCall | None = None
         self._shared_ref: Any = None
         self._store: Store | None = None
         self._head: _connection.HeadWatch | None = None  # set only if this runner connected to Ray
         self._start_failures, self._short_since, self._short_until = 0, 0.0, 0.0
-        self._retries = Retries(self.retries)
-        self._places = _placing.Places(
+        self._retries = PackRetries(self.retries)
+        self._places = _placing.Placement(
             self.usual, self.node_labels, self.placement, self.wait_seconds, self.concurrency
         )
 
@@ -123,9 +124,9 @@ class RayActors:
     @property
     def own(self) -> Mapping[str, Resources]:
         """Return name -> resources that the members of that name occupy instead."""
-        return self._own
+        return self._own_sizes
 
-    def prepare(self, packs: int | None, modules: Sequence[str] = _placing.LARGE) -> None:
+    def prepare(self, packs: int | None, modules: Sequence[str] = _placing.LARGE_MODULES) -> None:
         """Connect to Ray in the background, and start actors for at most `packs` packs, where there is room.
 
         In a process that is connected already, all this is done before the call returns.
@@ -137,7 +138,7 @@ class RayActors:
         if ray.is_initialized():
             self._prepare(packs)  # in this thread, whose placement with Ray (in a trial of Tune) holds for the actors
         else:
-            self._preparing = _connection.Background(lambda: self._prepare(packs))
+            self._preparing = _connection.BackgroundCall(lambda: self._prepare(packs))
 
     def _prepare(self, packs: int | None) -> None:
         if not ray.is_initialized():
@@ -146,9 +147,9 @@ class RayActors:
             self.check()
         room = min(self.slots(), self._places.free())
         count = room if packs is None else min(packs, room)
-        self._spare.prepared += [self._places.actor(self.usual) for _ in range(count)]
+        self._spare.prepared += [self._places.start_actor(self.usual) for _ in range(count)]
 
-    def start(self, shared: Shared, also: Mapping[str, Resources] = {}) -> None:
+    def start(self, shared: RunContext, also: Mapping[str, Resources] = {}) -> None:
         """Connect to Ray, check that every member fits on some node, and send the data once to the object store.
 
         Raises:
@@ -187,27 +188,27 @@ class RayActors:
         Raises:
             RunError: there is no cluster at the address, or it refuses the connection.
         """
-        self._head = _connection.connect(self.address)
+        self._head = _connection.join_cluster(self.address)
 
-    def hold(self, value: Any) -> Held:
+    def hold(self, value: Any) -> ObjectHandle:
         """Put a value into Ray's object store, from which each node takes one copy."""
-        return Held(ray.put(value))
+        return ObjectHandle(ray.put(value))
 
     def run(self, packs: Iterator[Pack]) -> Iterator[Sequence[Answer]]:
         """Pull packs while there is room for them; yield lists of answers in order of arrival."""
         assert self._shared_ref is not None, "start comes first"
-        again = self._retries = Retries(self.retries)
+        again = self._retries = PackRetries(self.retries)
         while True:
-            again.wake()
-            while len(self._busy) < self._places.most() and self._may_begin():
+            again.release_due()
+            while len(self._busy) < self._places.max_actors() and self._may_begin():
                 held = [slot.needs for slot in self._busy]
                 pack = _sizes.next_that_fits(packs, again.waiting, held, self._places.room, self.slots())
                 if pack is None:  # there are no more packs, or none before the next outcome
                     break
                 self._dispatch(pack)
-            self._hand_over()
+            self._move_to_idle()
             if not self._busy:
-                if (pause := again.seconds()) is None:
+                if (pause := again.seconds_to_next()) is None:
                     return
                 time.sleep(pause)
             came: list[Answer] = []
@@ -217,14 +218,16 @@ class RayActors:
                 seconds = time.monotonic() - slot.since
                 try:
                     if slot.starting:
-                        self._started(slot)
+                        self._begin_pack(slot)
                         continue
                     found = self._ended(slot, seconds)
                 except (RunError, StorageFailed) as error:  # raised after the other slots that are ready
                     broken = error
                 else:
                     again.split(found.left)
-                    came += [again.told(outcome, slot.pack, slot.node_lost, seconds) for outcome in found.outcomes]
+                    came += [
+                        again.queue_retry(outcome, slot.pack, slot.node_lost, seconds) for outcome in found.outcomes
+                    ]
             if came:
                 yield came
             if broken is not None:
@@ -240,7 +243,7 @@ class RayActors:
             return
         if (actor := self._spare.take_prepared(needs)) is None:
             self._spare.make_room(needs, [slot.needs for slot in self._busy], self._places.room)
-            actor = self._places.actor(needs)
+            actor = self._places.start_actor(needs)
         self._busy.append(Slot(actor, pack, actor.handle.begin.remote(self._shared_ref), True, time.monotonic()))
 
     def _begun_by_idle(self, pack: Pack) -> bool:
@@ -249,10 +252,10 @@ class RayActors:
         self._begin(actor, pack)
         return True
 
-    def _begin(self, actor: Placed, pack: Pack) -> None:
+    def _begin(self, actor: PlacedActor, pack: Pack) -> None:
         self._busy.append(Slot(actor, pack, actor.handle.execute.remote(pack), False, time.monotonic()))
 
-    def _hand_over(self) -> None:
+    def _move_to_idle(self) -> None:
         """Move packs whose actors are not up yet to idle actors of their size.
 
         An actor that waits for room may wait for that of an idle one, or for a node that never comes.
@@ -270,7 +273,7 @@ class RayActors:
 
         Waits for the first such slot, or until a paused pack can be tried again; then the list is empty.
         """
-        while self._busy and self._retries.seconds() != 0:
+        while self._busy and self._retries.seconds_to_next() != 0:
             refs = [slot.ref for slot in self._busy]
             done, _ = ray.wait(refs, num_returns=1, timeout=1.0)
             if done:  # and all others that are ready: a slow search may propose for all of them at once
@@ -283,15 +286,15 @@ class RayActors:
                 waited = now - slot.since
                 if waited > PATIENCE_SECONDS:
                     self._spare.end()
-                if waited > START_SECONDS * (slot.told + 1):
-                    slot.told += 1
-                    log.warning("%s waits for free resources since %.0f s", slot.pack[0].id, waited)
+                if waited > START_SECONDS * (slot.warnings_logged + 1):
+                    slot.warnings_logged += 1
+                    log.warning("%s has been waiting for free resources for %.0f s", slot.pack[0].id, waited)
         return []
 
     def _late(self, slot: Slot, now: float) -> bool:
         return not slot.starting and now - slot.since > slot.limit(self.timeout_seconds)
 
-    def _started(self, slot: Slot) -> None:
+    def _begin_pack(self, slot: Slot) -> None:
         try:
             slot.actor.node_id = ray.get(slot.ref)
         except RayError as error:
@@ -304,17 +307,17 @@ class RayActors:
             if self._start_failures >= START_FAILURES:
                 raise RunError(f"runtime: {START_FAILURES} actors in a row did not start; the last: {error}") from error
             if short:
-                self._retries.later(slot.pack, self._short_until)
+                self._retries.pause(slot.pack, self._short_until)
             else:
                 self._dispatch(slot.pack)
             return
         self._start_failures = 0
         self._begin(slot.actor, slot.pack)
 
-    def _ended(self, slot: Slot, seconds: float) -> Ended:
+    def _ended(self, slot: Slot, seconds: float) -> PackOutcome:
         """Return the outcomes of a pack after `seconds`, and keep its actor for the next pack if it lives."""
         assert self._store is not None
-        found = ended(slot, seconds, slot.limit(self.timeout_seconds), self._places.lives, self._store)
+        found = settle_pack(slot, seconds, slot.limit(self.timeout_seconds), self._places.lives, self._store)
         if found.lives:
             self._spare.idle.append(slot.actor)
         return found
@@ -333,11 +336,11 @@ class RayActors:
                 ray.shutdown()
         if self._preparing is not None:
             self._preparing.end()
-        self._busy, self._spare, self._preparing = [], Spare(), None
+        self._busy, self._spare, self._preparing = [], SpareActors(), None
         self._shared_ref, self._store, self._head = None, None, None
 
 
-def _filled(occupied: Occupied, usual: Resources) -> Resources:
+def _filled(occupied: ResourcesSection, usual: Resources) -> Resources:
     given = occupied.model_dump(exclude_none=True)
     if "custom" in given:
         given["custom"] = tuple(sorted(given["custom"].items()))

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence, Set
 import numpy as np
 
 from distens.records import Failed, Finished
-from distens.schedule.protocol import Length
+from distens.schedule.protocol import TrainingLength
 
 
-def budgets(minimum: int, maximum: int, eta: int) -> tuple[int, ...]:
+def rung_epochs(minimum: int, maximum: int, eta: int) -> tuple[int, ...]:
     """Return the epochs of the rungs, rising: maximum, maximum / eta, … rounded down, none below the minimum.
 
     Rungs are counted from above, where the papers count from below (r eta^k), so that the last rung is always the
@@ -32,7 +32,7 @@ def budgets(minimum: int, maximum: int, eta: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def furthest(maximum: int | None, lengths: Mapping[str, Length]) -> int:
+def last_epoch(maximum: int | None, lengths: Mapping[str, TrainingLength]) -> int:
     """Return the epochs of the last rung: the option `maximum`, or the epochs in the members' settings.
 
     Raises:
@@ -44,7 +44,7 @@ def furthest(maximum: int | None, lengths: Mapping[str, Length]) -> int:
     for family, length in lengths.items():
         if len(length.epochs) > 1:
             raise ValueError(
-                f"it decides how far a member is trained, so members.{family}.epochs cannot be searched; give one "
+                f"the schedule decides the epochs of a member, so members.{family}.epochs cannot be searched; give one "
                 f"number, found {', '.join(map(str, length.epochs))}"
             )
     epochs = {family: length.epochs[0] for family, length in lengths.items()}
@@ -57,13 +57,16 @@ def furthest(maximum: int | None, lengths: Mapping[str, Length]) -> int:
         if length.last is not None and maximum > length.last:
             raise ValueError(
                 f"maximum: members of {family!r} cannot be trained beyond epoch {length.last}, found {maximum}: their "
-                f"learning rate ends there. Set members.{family}.epochs to the furthest you will ever go (in a run of "
+                f"learning rate ends there. Set members.{family}.epochs to the largest maximum that you will need "
+                "(in a run of "
                 "its own), or give them a constant rate"
             )
     return maximum
 
 
-def best(entries: Sequence[Finished | Failed], metric: str, count: int, gone: Set[str] = frozenset()) -> list[Finished]:
+def best_of_rung(
+    entries: Sequence[Finished | Failed], metric: str, count: int, gone: Set[str] = frozenset()
+) -> list[Finished]:
     """Return those of a rung's `count` best entries that finished and whose members are not in `gone`, best first.
 
     Ties are broken by the members' names, not by the order of arrival. A failed member counts as the worst.

@@ -10,8 +10,8 @@ from typing import Annotated
 from annotated_types import Ge
 
 from distens.records import Finished, History, Rung
-from distens.schedule._rungs import best, budgets, furthest
-from distens.schedule.protocol import Decision, Length, Promotion, Start
+from distens.schedule._rungs import best_of_rung, last_epoch, rung_epochs
+from distens.schedule.protocol import Decision, Promotion, Start, TrainingLength
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Halving:
     LeNets with `divbo`, 7 to 9 were promoted to the second rung and 3 to 5 to the third, where one third would be 5
     and 1 (`configs/fashion_mnist.yaml`, three seeds).
 
-    Where we differ: rungs are counted from above (`distens.schedule._rungs.budgets`), and a member that failed counts
-    as the worst of its rung. Members of families that cannot be trained in parts are trained in one go, outside the
-    rungs.
+    Where we differ: rungs are counted from above (`distens.schedule._rungs.rung_epochs`), and a member that failed
+    counts as the worst of its rung. Members of families that cannot be trained in parts are trained in one go, outside
+    the rungs.
 
     Attributes:
         minimum: the least number of epochs of the first rung.
@@ -45,11 +45,11 @@ class Halving:
 
     def __post_init__(self) -> None:
         if self.maximum is not None:
-            budgets(self.minimum, self.maximum, self.eta)
+            rung_epochs(self.minimum, self.maximum, self.eta)
 
-    def planned(self, lengths: Mapping[str, Length]) -> Halving:
+    def planned(self, lengths: Mapping[str, TrainingLength]) -> Halving:
         """Return the schedule with its maximum filled in (see `Schedule`)."""
-        return replace(self, maximum=furthest(self.maximum, lengths))
+        return replace(self, maximum=last_epoch(self.maximum, lengths))
 
     def total(self, members: int | None) -> int | None:
         """Return the number of members that the search is given.
@@ -65,7 +65,7 @@ class Halving:
             going = ", ".join(f"{count} up to {epochs}" for count, epochs in zip(counts, rungs, strict=True) if count)
             raise ValueError(
                 f"no member gets beyond {reached} of {rungs[-1]} epochs: of {members} members {going}; "
-                f"search.members: {least} would, or a higher `minimum`"
+                f"set search.members to {least} or more, or raise `minimum`"
             )
         return members
 
@@ -76,7 +76,7 @@ class Halving:
         for low, high in reversed(list(pairwise(rungs))):
             done = history.rungs.get(("", low), Rung()).done
             gone = set(history.rungs.get(("", high), Rung()).asked)
-            ahead = best(done, history.metric, len(done) // self.eta, gone)
+            ahead = best_of_rung(done, history.metric, len(done) // self.eta, gone)
             promote += [Promotion(entry, high) for entry in ahead]
         return Decision(promote, Start(budget=rungs[0]))
 
@@ -86,4 +86,4 @@ class Halving:
 
     def _budgets(self) -> tuple[int, ...]:
         assert self.maximum is not None, "planned comes first"
-        return budgets(self.minimum, self.maximum, self.eta)
+        return rung_epochs(self.minimum, self.maximum, self.eta)

@@ -10,8 +10,8 @@ from typing import Annotated
 from annotated_types import Ge
 
 from distens.records import Finished, History, Rung
-from distens.schedule._rungs import best, budgets, furthest
-from distens.schedule.protocol import Decision, Length, Promotion, Start
+from distens.schedule._rungs import best_of_rung, last_epoch, rung_epochs
+from distens.schedule.protocol import Decision, Promotion, Start, TrainingLength
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Hyperband:
     promoted among fewer members, and would not be among all, counts with its lower rung: the paper's discarding
     variant.
 
-    Where we differ: rungs are counted from above (`distens.schedule._rungs.budgets`); a member that failed counts as
-    the worst of its rung. Members of families that cannot be trained in parts take a place in a bracket, but are
+    Where we differ: rungs are counted from above (`distens.schedule._rungs.rung_epochs`); a member that failed counts
+    as the worst of its rung. Members of families that cannot be trained in parts take a place in a bracket, but are
     trained in one go and take no part in its rungs.
 
     Attributes:
@@ -71,11 +71,11 @@ class Hyperband:
 
     def __post_init__(self) -> None:
         if self.maximum is not None:
-            budgets(self.minimum, self.maximum, self.eta)
+            rung_epochs(self.minimum, self.maximum, self.eta)
 
-    def planned(self, lengths: Mapping[str, Length]) -> Hyperband:
+    def planned(self, lengths: Mapping[str, TrainingLength]) -> Hyperband:
         """Return the schedule with its maximum filled in (see `Schedule`)."""
-        return replace(self, maximum=furthest(self.maximum, lengths))
+        return replace(self, maximum=last_epoch(self.maximum, lengths))
 
     def total(self, members: int | None) -> int | None:
         """Return the number of members of all brackets.
@@ -91,7 +91,7 @@ class Hyperband:
     def _brackets(self) -> list[Bracket]:
         """Return the brackets in the order in which they start: s from s_max down to 0."""
         assert self.maximum is not None, "planned comes first"
-        rungs = budgets(self.minimum, self.maximum, self.eta)
+        rungs = rung_epochs(self.minimum, self.maximum, self.eta)
         sizes = {s: -(-len(rungs) * self.eta**s // (s + 1)) for s in range(len(rungs))}
         return [Bracket(rungs[-1 - s :], sizes[s]) for s in reversed(range(len(rungs)))]
 
@@ -137,6 +137,6 @@ class Hyperband:
             done = [entry for entry in rung.done if entry.task.member in members]
             if len(done) < len(members):
                 return
-            ahead = best(done, history.metric, len(members) // self.eta)
+            ahead = best_of_rung(done, history.metric, len(members) // self.eta)
             yield high, ahead
             members = {entry.task.member for entry in ahead}

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distens.records import Finished, History
-from distens.schedule.protocol import Decision, Length, Start
+from distens.schedule.protocol import Decision, Start, TrainingLength
 
 
 @dataclass(frozen=True)
 class NONE:  # `None` is Python's own
     """NONE: no rungs; members are started until there are as many as the search is given."""
 
-    def planned(self, lengths: Mapping[str, Length]) -> NONE:
+    def planned(self, lengths: Mapping[str, TrainingLength]) -> NONE:
         """Return the schedule itself: there is nothing to fill in."""
         return self
 

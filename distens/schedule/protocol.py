@@ -12,7 +12,7 @@ from distens.records import Finished, History, Settings
 
 
 @dataclass(frozen=True)
-class Length:
+class TrainingLength:
     """The length of training of one family's members.
 
     Attributes:
@@ -72,7 +72,7 @@ class Schedule(Protocol):
         1
     """
 
-    def planned(self, lengths: Mapping[str, Length]) -> Schedule:
+    def planned(self, lengths: Mapping[str, TrainingLength]) -> Schedule:
         """Return the schedule with every option filled in.
 
         Args:
@@ -104,6 +104,6 @@ PLUGINS = (Schedule,)
 """The protocols of this family: a user's own plug-in must satisfy one of them."""
 
 
-def in_parts(settings: Settings) -> bool:
+def trains_in_rungs(settings: Settings) -> bool:
     """Return True if a member can stop after any epoch and resume later (see `TrainsInRungs`)."""
-    return registry.able(registry.find("members", settings["kind"], "members"), TrainsInRungs)
+    return registry.has_capability(registry.find_plugin("members", settings["kind"], "members"), TrainsInRungs)

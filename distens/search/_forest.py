@@ -41,7 +41,7 @@ def expected_improvement(mean_P: Floats, variance_P: Floats, best: float) -> Flo
     return np.where(sure, np.maximum(best - mean_P, 0.0), hoped)
 
 
-def tame(values_M: Floats) -> Floats:
+def fence_outliers(values_M: Floats) -> Floats:
     """Return the values with very bad ones lowered to Tukey's fence, upper quartile + 1.5 interquartile ranges.
 
     A negative log-likelihood has no upper limit: one member at 20 among many near 0.3 would make the forest uncertain

@@ -65,12 +65,12 @@ class PairSurrogate:
         seeds = np.random.default_rng(seed + 1).integers(2**31 - 1, size=models).tolist()
         self._models = [read_trees(lightgbm.train({**options, "seed": s}, rows, TREES)) for s in seeds]
 
-    def towards(self, right_QD: Floats) -> Towards:
+    def towards(self, right_QD: Floats) -> PairPredictor:
         """Return an object that predicts pairs with these Q settings."""
-        return Towards([Partners(trees, right_QD[:, self._columns]) for trees in self._models], self._columns)
+        return PairPredictor([Partners(trees, right_QD[:, self._columns]) for trees in self._models], self._columns)
 
 
-class Towards:
+class PairPredictor:
     """A predictor of (mean_PQ, std_PQ) over the models for pairs with Q settings, each the mean of both orders."""
 
     def __init__(self, partners: Sequence[Partners], columns: Integers) -> None:

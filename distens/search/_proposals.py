@@ -14,7 +14,7 @@ NEIGHBOURS = 6
 """A walk looks at this many neighbours per step, each one domain away, and takes at most STEPS steps."""
 
 
-def draw(space: Space, count: int, taken: Set[str], rng: np.random.Generator) -> list[Settings]:
+def draw_settings(space: Space, count: int, taken: Set[str], rng: np.random.Generator) -> list[Settings]:
     """Return `count` settings drawn uniformly: new and different while the space has any left, then repeats."""
     found = draw_new(space, count, taken, rng)
     return found + [space.draw(rng) for _ in range(count - len(found))]

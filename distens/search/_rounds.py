@@ -16,9 +16,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from distens.records import Finished, Floats, History, Integers, Settings, settings_key
-from distens.registry import build
-from distens.search._forest import Forest, expected_improvement, tame
-from distens.search._proposals import draw, draw_new, walk_uphill
+from distens.registry import make_plugin
+from distens.search._forest import Forest, expected_improvement, fence_outliers
+from distens.search._proposals import draw_new, draw_settings, walk_uphill
 from distens.seeding import derive, generator
 from distens.space.space import Space
 
@@ -54,7 +54,7 @@ MakePenalty = Callable[[Sequence[Finished], Floats, Floats, Floats, int], Penalt
 Goal = Callable[[History, Integers], tuple[Floats, float]]
 """(history, indices of finished members) -> the values to minimise, one for each, and the value to improve on."""
 
-TRIED = 1000
+MAX_FOREST_MEMBERS = 1000
 """A forest learns from this many members at most."""
 
 REFIT = 8
@@ -65,14 +65,14 @@ EXAMPLES = 1000
 """The diversity and gain of predictions are measured on this many examples at most."""
 
 
-def evenly(examples: int) -> slice:
+def slice_evenly(examples: int) -> slice:
     """Return a slice that takes at most EXAMPLES of the examples, evenly spaced."""
     return slice(None, None, -(-examples // EXAMPLES))
 
 
 def greedy_pool() -> Any:
     """Return the greedy selector of DivBO's paper: 25 picks, neither cut nor bagged."""
-    return build("select", {"kind": "greedy", "size": 25, "cut": False, "bags": 1}, "search.pool")
+    return make_plugin("select", {"kind": "greedy", "size": 25, "cut": False, "bags": 1}, "search.pool")
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,14 @@ def propose(
     pending = [task.settings for task in history.pending]
     random = count if finished < 2 else min(count, max(0, budget.initial - finished - len(pending)))
     random += int(generator(root, "explore").binomial(count - random, budget.explore))
-    picks = draw(space, random, taken, generator(root, "initial"))
+    picks = draw_settings(space, random, taken, generator(root, "initial"))
     if len(picks) < count:
         taken = taken | set(map(settings_key, picks)) if picks else taken
         picks += _ranked(history, space, pending + picks, taken, count - len(picks), root, budget, make_penalty, goal)
     if len(picks) < count:  # the space is exhausted
-        picks += draw(space, count - len(picks), taken | set(map(settings_key, picks)), generator(root, "repeats"))
+        picks += draw_settings(
+            space, count - len(picks), taken | set(map(settings_key, picks)), generator(root, "repeats")
+        )
     return picks
 
 
@@ -138,9 +140,9 @@ def _ranked(
     goal: Goal | None,
 ) -> list[Settings]:
     """Return up to `count` new settings, each the best by rank given the earlier ones (see `REFIT`)."""
-    values = trained_on(history)
+    values = estimate_final_values(history)
     values_M = np.concatenate([values, np.full(len(history.failed), values.max())])
-    places = representative(values_M, TRIED, generator(root, "tried"))
+    places = representative(values_M, MAX_FOREST_MEMBERS, generator(root, "tried"))
     entries, values_M, best = (*history.finished, *history.failed), values_M[places], float(values.min())
     tried = [entries[place].task.settings for place in places]
     finished_places = places[places < len(values)]
@@ -148,7 +150,7 @@ def _ranked(
     if goal:
         found, best = goal(history, finished_places)
         values_M = np.concatenate([found, np.full(len(places) - len(found), found.max())])
-    values_M = tame(values_M)
+    values_M = fence_outliers(values_M)
     tried_MD, pending_QD = space.encode(tried), space.encode(pending)
     seed = derive(root, "forest")
     believer = Forest(tried_MD, values_M, seed)
@@ -192,7 +194,7 @@ def _ranked(
             ranks_P, due = rankdata(-improvement(proposals_PD)), due + max(1, due // REFIT)
 
 
-def trained_on(history: History) -> Floats:
+def estimate_final_values(history: History) -> Floats:
     """Return the metric of every finished member, estimated for the epochs of the last rung.
 
     A member that a schedule stopped early has a worse value for that reason alone, and a search that took the value

@@ -49,7 +49,7 @@ def read_trees(booster: lightgbm.Booster) -> list[Tree]:
     return trees
 
 
-ROWS = 256
+LEAVES_PER_BLOCK = 256
 """The number of leaves whose bits are unpacked at a time."""
 
 
@@ -85,7 +85,7 @@ class Partners:
         """Return half the sum over leaves of L(leaf, p) value(leaf) R(leaf, q), with `left_LP` as L: shape P x Q."""
         total_PQ = np.zeros((left_LP.shape[1], self._count), dtype=np.float32)
         reached = np.flatnonzero(left_LP.any(axis=1))
-        for leaves in np.split(reached, range(ROWS, len(reached), ROWS)):
+        for leaves in np.split(reached, range(LEAVES_PER_BLOCK, len(reached), LEAVES_PER_BLOCK)):
             right = np.unpackbits(self._bits[leaves], axis=1, count=self._count).astype(np.float32)
             total_PQ += (left_LP[leaves] * self._values[leaves, None]).T @ right
         return total_PQ.astype(np.float64) / 2.0

@@ -16,9 +16,9 @@ from distens.diversity.pairwise import diversity
 from distens.records import Finished, Floats, History, Settings
 from distens.registry import Plugin
 from distens.search._pairs import PairSurrogate
-from distens.search._rounds import Budget, evenly, greedy_pool, propose, representative
+from distens.search._rounds import Budget, greedy_pool, propose, representative, slice_evenly
 from distens.space.space import Space
-from distens.targets.classes import unless_classes
+from distens.targets.classes import target_argument
 
 _MEMBERS = 500
 """Pairs and the pool are of this many members at most."""
@@ -109,10 +109,10 @@ class _DiversityRanks:
         probs_MNC = [history.predictions(finished[place].task.id) for place in places]
         finished_MD = finished_MD[places]
         pool = np.flatnonzero(
-            search.pool.select(probs_MNC, history.targets_N, history.metric, **unless_classes(history.target))
+            search.pool.select(probs_MNC, history.targets_N, history.metric, **target_argument(history.target))
         )
         # With this many rows the sampling error, about 0.01, is well below the surrogate's own error.
-        rows = evenly(len(history.targets_N))
+        rows = slice_evenly(len(history.targets_N))
         div_MM = diversity([probs_NC[rows] for probs_NC in probs_MNC])
         surrogate = PairSurrogate(finished_MD, div_MM, pool, search.models, search.max_pairs, seed)
         self._diversity = surrogate.towards(proposals_PD)

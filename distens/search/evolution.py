@@ -10,8 +10,8 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import History, Settings, settings_key
-from distens.search._proposals import draw
-from distens.search._rounds import trained_on
+from distens.search._proposals import draw_settings
+from distens.search._rounds import estimate_final_values
 from distens.space.space import Space
 
 TRIES = 100
@@ -47,17 +47,17 @@ class Evolution:
         """Return `count` settings (see `Search`)."""
         born = len(history.finished) + len(history.pending)
         first = max(0, len(history.finished) - self.population)
-        alive = zip(history.finished[first:], trained_on(history)[first:].tolist(), strict=True)
+        alive = zip(history.finished[first:], estimate_final_values(history)[first:].tolist(), strict=True)
         # A narrowed space contains few of the living members; children of the others would not lie in it.
         parents = [(value, entry.task.settings) for entry, value in alive if space.contains(entry.task.settings)]
         random = min(count, max(0, self.initial - born)) if parents else count
-        picks = draw(space, random, history.known(), rng)
+        picks = draw_settings(space, random, history.known(), rng)
         taken = set(map(settings_key, picks))
         while len(picks) < count and (child := self._child(parents, space, history.known(), taken, rng)) is not None:
             picks.append(child)
             taken.add(settings_key(child))
         if len(picks) < count:  # there are no new settings near the parents
-            picks += draw(space, count - len(picks), history.known() | taken, rng)
+            picks += draw_settings(space, count - len(picks), history.known() | taken, rng)
         return picks
 
     def _child(

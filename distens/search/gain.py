@@ -10,10 +10,10 @@ from annotated_types import Ge, Gt, Lt
 
 from distens.records import Floats, History, Integers, Settings
 from distens.registry import Plugin
-from distens.search._rounds import Budget, evenly, greedy_pool, propose
-from distens.select.protocol import judged
+from distens.search._rounds import Budget, greedy_pool, propose, slice_evenly
+from distens.select.protocol import fill_defaults
 from distens.space.space import Space
-from distens.targets.classes import unless_classes
+from distens.targets.classes import target_argument
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Gain:
         return Budget(self.proposals, self.local, self.initial, self.explore)
 
     def _changes(self, history: History, places: Integers) -> tuple[Floats, float]:
-        rows = evenly(len(history.targets_N))
+        rows = slice_evenly(len(history.targets_N))
         targets_N = history.targets_N[rows]
         predictions_MNK = [history.predictions(history.finished[place].task.id)[rows] for place in places]
-        target, metric = judged(predictions_MNK, "", history.target, None)
-        weights_M = self.pool.select(predictions_MNK, targets_N, metric, **unless_classes(history.target))
+        target, metric = fill_defaults(predictions_MNK, "", history.target, None)
+        weights_M = self.pool.select(predictions_MNK, targets_N, metric, **target_argument(history.target))
         return target.change(predictions_MNK, targets_N, weights_M, self.weight), 0.0

@@ -38,7 +38,7 @@ PLUGINS = (Search,)
 """The protocols of this family: a user's own plug-in must satisfy one of them."""
 
 
-class Blind(Search, Protocol):
+class IgnoresOutcomes(Search, Protocol):
     """A search that uses nothing in the history except the settings already known.
 
     The settings of a member then follow only from its number, and not from other members in its pack or from results.

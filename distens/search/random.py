@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from distens.records import History, Settings
-from distens.search._proposals import draw
+from distens.search._proposals import draw_settings
 from distens.space.space import Space
 
 
@@ -20,4 +20,4 @@ class Random:
 
     def propose(self, history: History, space: Space, count: int, rng: np.random.Generator) -> list[Settings]:
         """Return `count` settings (see `Search`); repeats only where the space is exhausted."""
-        return draw(space, count, history.known(), rng)
+        return draw_settings(space, count, history.known(), rng)

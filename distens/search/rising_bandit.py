@@ -12,8 +12,8 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import History, Settings, settings_key
-from distens.search._proposals import draw
-from distens.search._rounds import Budget, propose, trained_on
+from distens.search._proposals import draw_settings
+from distens.search._rounds import Budget, estimate_final_values, propose
 from distens.seeding import generator
 from distens.space.space import Space
 
@@ -74,7 +74,7 @@ class RisingBandit:
         found = [next(picks[family]) for family in turns]
         if len(found) < count:  # the space is exhausted
             taken = history.known() | set(map(settings_key, found))
-            found += draw(space, count - len(found), taken, generator(root, "repeats"))
+            found += draw_settings(space, count - len(found), taken, generator(root, "repeats"))
         return found
 
     def _budget(self) -> Budget:
@@ -83,7 +83,7 @@ class RisingBandit:
     def _turns(self, arms: Sequence[_Arm], count: int) -> list[str]:
         """Return the families of the next members: each time the first remaining family with the fewest turns."""
         curves = {arm.family: Curve(arm.rewards, len(arm.history.failed)) for arm in arms}
-        kept = left(curves, self.window, self.horizon)
+        kept = find_remaining(curves, self.window, self.horizon)
         plays = {arm.family: curves[arm.family].plays + len(arm.history.pending) for arm in arms}
         new = {arm.family: arm.new(count) for arm in arms}
         turns: list[str] = []
@@ -127,7 +127,7 @@ class Curve(NamedTuple):
         return self.lower + growth * ahead
 
 
-def left(curves: Mapping[str, Curve], window: int, horizon: int | None) -> list[str]:
+def find_remaining(curves: Mapping[str, Curve], window: int, horizon: int | None) -> list[str]:
     """Return the families that may still become the best (see `RisingBandit`)."""
     seen = sum(curve.plays for curve in curves.values())
     ahead = seen if horizon is None else max(horizon - seen, 0)
@@ -152,7 +152,7 @@ class _Arm(NamedTuple):
             pending=[task for task in history.pending if task.settings["family"] == family],
             keys=history.known(),  # the keys of all families serve for each one
         )
-        return cls(family, space.only(family), part, np.maximum.accumulate(-trained_on(part)).tolist())
+        return cls(family, space.only(family), part, np.maximum.accumulate(-estimate_final_values(part)).tolist())
 
     def new(self, count: int) -> int:
         """Return the number of settings of the family that are not known yet, at most `count`."""

@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import Floats, Integers
-from distens.select.protocol import judged
+from distens.select.protocol import fill_defaults
 from distens.targets.protocol import Pool, Target, Targets
 
 _EQUAL = 1e-12
@@ -50,7 +50,7 @@ class Greedy:
         importance_N: Floats | None = None,
     ) -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
-        target, metric = judged(predictions_MNK, metric, target, importance_N)
+        target, metric = fill_defaults(predictions_MNK, metric, target, importance_N)
         pools = target.pools(predictions_MNK, targets_N, metric)
         rng = np.random.default_rng(self.seed)
         order_M, rows = rng.permutation(len(predictions_MNK)), len(targets_N)

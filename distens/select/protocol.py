@@ -19,9 +19,9 @@ class Selector(Protocol):
 
         >>> import numpy as np
         >>> from distens import registry
-        >>> good_NC, bad_NC = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.1, 0.9], [0.8, 0.2]])
+        >>> good_NK, bad_NK = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.1, 0.9], [0.8, 0.2]])
         >>> selector = registry.build("select", {"kind": "top", "size": 1}, "select")
-        >>> selector.select([bad_NC, good_NC], np.array([0, 1])).tolist()
+        >>> selector.select([bad_NK, good_NK], np.array([0, 1])).tolist()
         [0.0, 1.0]
     """
 
@@ -44,7 +44,7 @@ class Selector(Protocol):
         ...
 
 
-def judged(
+def fill_defaults(
     predictions_MNK: Floats | Sequence[Floats], metric: str, target: Target | None, importance_N: Floats | None
 ) -> tuple[Target, str]:
     """Return the target and the metric to select by: the given ones, or classes and the target's first metric.

@@ -11,15 +11,15 @@ from annotated_types import Ge, Le
 
 from distens.records import Floats, Integers
 from distens.select._simplex import minimise
-from distens.select.protocol import judged
+from distens.select.protocol import fill_defaults
 from distens.targets.protocol import Target, Targets
 
 _OMEGAS = (0.5, 0.4, 0.3)
 _SIZES = (1, 3, 5, 10, 25, 50)
 _FOLDS = 5
 _RIDGE = 1e-5
-_TOLERANCE, _ROUGHLY = 1e-4, 1e-3
-_LEAST = 1e-3
+_TOLERANCE, _SCREENING_TOLERANCE = 1e-4, 1e-3
+_MIN_RELATIVE_WEIGHT = 1e-3
 """Members with less than this share of the largest weight are left out: they cost as much to deploy as any other."""
 
 _NUMBERS = 4_194_304
@@ -72,7 +72,7 @@ class Quadratic:
         importance_N: Floats | None = None,
     ) -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
-        target, metric = judged(predictions_MNK, metric, target, importance_N)
+        target, metric = fill_defaults(predictions_MNK, metric, target, importance_N)
         alone_M = target.pools(predictions_MNK, targets_N, metric).on().with_each()
         # Members are sorted, so that sums are the same, bit for bit, in whatever order members came.
         likely_M = target.pools(predictions_MNK, targets_N, target.minimised[0]).on().with_each()
@@ -112,7 +112,7 @@ class _Rows:
         gram_MM, rows = self._gram_MM, len(self._targets_N)
         if without is not None:
             gram_MM, rows = gram_MM - self._grams_KMM[without], rows - int((self._fold_N == without).sum())
-        tolerance = _TOLERANCE if without is None else _ROUGHLY
+        tolerance = _TOLERANCE if without is None else _SCREENING_TOLERANCE
         unit = self._target.unit(self._targets_N)
         trivial = self._target.trivial(self._targets_N) / unit
         return _weights(gram_MM / (rows * unit), trivial, pairs, equal, tolerance)
@@ -132,7 +132,7 @@ class _Rows:
         mixed_JRK = np.zeros((weights_MJ.shape[1], len(rows_R), np.shape(self._predictions[0])[1]))
         for m in used.tolist():
             mixed_JRK += weights_MJ[m][:, None, None] * np.asarray(self._predictions[m])[rows_R]
-        summed = self._target.summed
+        summed = self._target.sum_loss
         return np.array([summed(mixed_RK, self._targets_N[rows_R], self._metric) for mixed_RK in mixed_JRK])
 
 
@@ -159,6 +159,6 @@ def _weights(
         if equal:
             weights_MJ[kept[np.argsort(-z_SJ[:, j], kind="stable")[:size]], j] = 1 / size
         else:
-            share_S = np.where(z_SJ[:, j] < _LEAST * z_SJ[:, j].max(), 0.0, z_SJ[:, j])
+            share_S = np.where(z_SJ[:, j] < _MIN_RELATIVE_WEIGHT * z_SJ[:, j].max(), 0.0, z_SJ[:, j])
             weights_MJ[kept, j] = share_S / share_S.sum()
     return weights_MJ

@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import Floats
-from distens.select.protocol import judged
+from distens.select.protocol import fill_defaults
 from distens.targets.protocol import Target, Targets
 
 
@@ -33,7 +33,7 @@ class Top:
         importance_N: Floats | None = None,
     ) -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
-        target, metric = judged(predictions_MNK, metric, target, importance_N)
+        target, metric = fill_defaults(predictions_MNK, metric, target, importance_N)
         losses_M = target.pools(predictions_MNK, targets_N, metric).on().with_each()
         kept = np.argsort(losses_M, kind="stable")[: self.size]
         weights_M = np.zeros(len(losses_M))

@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distens import __version__, registry
-from distens.errors import BundleError, ConfigError, StorageError, damage, shown
+from distens.errors import BundleError, ConfigError, StorageError, report_damage, shorten_value
 from distens.records import Address, Finished, Settings, State
 from distens.serve.cascade import Cascade
 from distens.storage.store import Store
@@ -33,13 +33,13 @@ format 1, so that older versions can read them."""
 MARKER = "bundle.json"
 COMBINER = "combine.safetensors"
 
-USUAL = ("ensemble", "global")
+DEFAULT_BUNDLES = ("ensemble", "global")
 """The bundles that a run's folder stands for, unless its `results.json` names one."""
 
-MOST_BYTES = 64 * 2**20
+MAX_MARKER_BYTES = 64 * 2**20
 """The largest size of the marker; with ten thousand members it takes a tenth of this."""
 
-MOST_FINDINGS = 3
+MAX_FINDINGS = 3
 
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _ID = f"{_NAME}(?:/{_NAME})?"
@@ -111,7 +111,7 @@ class Bundle:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write(
+def write_bundle(
     store: Store,
     folder: str,
     *,
@@ -159,7 +159,7 @@ def write(
     )
 
 
-def read(path: str) -> Bundle:
+def read_bundle(path: str) -> Bundle:
     """Return the bundle in a folder, once every file has been checked. Nothing in it is trusted, whoever wrote it.
 
     Args:
@@ -187,19 +187,22 @@ def _open(path: str) -> Store:
         if store.exists(f"final/{name}/{MARKER}"):
             return Store(f"{path}/final/{name}")
     raise BundleError(
-        f"{path}: this run has not finished, so there is nothing to predict with; `distens resume {path}`"
+        f"{path}: this run has not finished, so it has no bundle to predict with; resume it with `distens resume "
+        f"{path}`"
     )
 
 
 def _deployed(store: Store) -> list[str]:
     """Return the possible names of a run's bundle, the chosen one first if the run's results name it."""
     if not store.exists("results.json"):
-        return list(USUAL)
-    with damage(f"{store.url}/results.json"):
+        return list(DEFAULT_BUNDLES)
+    with report_damage(f"{store.url}/results.json"):
         chosen = store.read_json("results.json").get("chosen")
     if chosen is not None and (not isinstance(chosen, str) or re.fullmatch(_ID, chosen) is None):
-        raise BundleError(f"{store.url}/results.json is damaged: refused: {shown(chosen)} is no name of a bundle")
-    return [*filter(None, [chosen]), *USUAL]
+        raise BundleError(
+            f"{store.url}/results.json is damaged: refused: {shorten_value(chosen)} is not the name of a bundle"
+        )
+    return [*filter(None, [chosen]), *DEFAULT_BUNDLES]
 
 
 class _Strict(BaseModel):
@@ -231,7 +234,7 @@ class _Member(_Strict):
     @model_validator(mode="after")
     def _is_one_thing(self) -> _Member:
         if self.parts and "/" in self.id:
-            raise ValueError(f"parts: {shown(self.id)} is a part itself, and has none")
+            raise ValueError(f"parts: {shorten_value(self.id)} is a part itself, and has none")
         return self
 
 
@@ -260,22 +263,26 @@ class _Marker(_Strict):
     def _agrees(self) -> _Marker:
         ids = [member.id for member in self.members]
         if (self.classes is None) == (self.target is None):
-            raise ValueError("classes: missing" if self.target is None else "target: there are classes, too")
+            raise ValueError(
+                "classes: missing"
+                if self.target is None
+                else "target: the marker has classes, too; only one of them is allowed"
+            )
         for what, names in (("classes", self.classes or ()), ("members", ids)):
             if len(set(names)) < len(names):
-                raise ValueError(f"{what}: a name twice among {shown(names)}")
+                raise ValueError(f"{what}: a name occurs twice among {shorten_value(names)}")
         states = [name for member in self.members for name in member.states()]
         if len(set(states)) < len(states):
-            raise ValueError(f"members: a part twice among {shown(states)}")
+            raise ValueError(f"members: a part occurs twice among {shorten_value(states)}")
         if self.format == 1 and any("/" in name for name in states):
             raise ValueError("members: a bundle of format 1 has no parts")
         if self.format == 1 and self.target is not None:
-            raise ValueError("target: a bundle of format 1 has classes")
+            raise ValueError("target: a bundle of format 1 must have classes")
         expected = {*map(_member_file, states), COMBINER}
         for name in expected - self.files.keys():
-            raise ValueError(f"files: {name!r} is not among them")
+            raise ValueError(f"files: {name!r} is missing")
         for name in self.files.keys() - expected:
-            raise ValueError(f"files: {shown(name)} is no name of a bundle's file")
+            raise ValueError(f"files: {shorten_value(name)} is not the name of a file of a bundle")
         if self.cascade is not None:
             self.cascade.check(len(ids))
         return self
@@ -284,21 +291,22 @@ class _Marker(_Strict):
 def _read(store: Store) -> Bundle:
     where = f"{store.url}/{MARKER}"
     _refuse_links(store, MARKER)
-    if (store.size_bytes(MARKER) or 0) > MOST_BYTES:
-        raise BundleError(f"{where} is damaged: refused: it is longer than {MOST_BYTES:,} bytes")
+    if (store.size_bytes(MARKER) or 0) > MAX_MARKER_BYTES:
+        raise BundleError(f"{where} is damaged: refused: it is longer than {MAX_MARKER_BYTES:,} bytes")
     content = store.read(MARKER)
     try:
         head = _Head.model_validate_json(content)
         if head.format > FORMAT:
             raise BundleError(
-                f"{store.url}: a bundle of format {head.format}, written by distens {shown(head.distens)}; this is "
-                f"distens {__version__}, which reads formats up to {FORMAT}. Install the newer version to use it"
+                f"{store.url}: a bundle of format {head.format}, written by distens {shorten_value(head.distens)}; "
+                f"this is distens {__version__}, which reads formats up to {FORMAT}. Install the newer version to "
+                "use it"
             )
         marker = _Marker.model_validate_json(content)
-        json.loads(content, object_pairs_hook=_once)
+        json.loads(content, object_pairs_hook=_refuse_twice)
     except ValidationError as error:
         findings = registry.describe(error).splitlines()
-        raise BundleError(f"{where} is damaged: refused: {'; '.join(findings[:MOST_FINDINGS])}") from error
+        raise BundleError(f"{where} is damaged: refused: {'; '.join(findings[:MAX_FINDINGS])}") from error
     except ValueError as error:
         raise BundleError(f"{where} is damaged: refused: {error}") from error
     _check_kind("combine", marker.combine, where)
@@ -328,10 +336,10 @@ def _read(store: Store) -> Bundle:
     )
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"a key twice among {shown([key for key, _ in pairs])}")
+        raise ValueError(f"a key occurs twice among {shorten_value([key for key, _ in pairs])}")
     return found
 
 
@@ -360,7 +368,7 @@ def _target_to_json(target: Target) -> dict[str, Any]:
     """Return the marker's entries for a target; for classes only their names, as in format 1."""
     if type(target) is Classes:
         return {"classes": list(target.names)}
-    return {"target": registry.resolved(target), "columns": list(target.column_names)}
+    return {"target": registry.resolve_options(target), "columns": list(target.column_names)}
 
 
 def _check_kind(family: str, spec: Mapping[str, Any] | str, where: str) -> None:

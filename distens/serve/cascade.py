@@ -27,11 +27,11 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Gt
 
-from distens.errors import ConfigError, shown
+from distens.errors import ConfigError, shorten_value
 from distens.probabilities import FLOOR, accuracy, apply_temperature, fit_temperature, mix
 from distens.records import Floats, Integers
 
-POINTS = 64
+MAX_POINTS = 64
 """The largest number of windows that are measured."""
 
 CONFIDENCE = 1.645
@@ -55,7 +55,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Point:
+class OperatingPoint:
     """The cost and accuracy of one window, measured on the *combine* split.
 
     Attributes:
@@ -78,7 +78,7 @@ class Cascade:
     """The stages of an early exit, in order, and points that were measured for ever wider windows."""
 
     stages: tuple[Stage, ...]
-    points: tuple[Point, ...]
+    points: tuple[OperatingPoint, ...]
 
     def window(self, mean_members: float | None = None, tolerance: float | None = None) -> float:
         """Return the window for a budget; infinite if only the full ensemble fits it.
@@ -110,15 +110,20 @@ class Cascade:
             ValueError: they do not.
         """
         if sorted(m for stage in self.stages for m in stage.members) != list(range(members)):
-            raise ValueError("cascade.stages: they do not hold every member once")
+            raise ValueError("cascade.stages: every member must be in exactly one stage")
         if not all(stage.members for stage in self.stages):
-            raise ValueError("cascade.stages: one holds no members")
+            raise ValueError("cascade.stages: a stage has no members")
         spreads = [stage.spread for stage in self.stages]
         if spreads[-1] != 0 or min(spreads) < 0:
-            raise ValueError(f"cascade.stages: spreads are not negative and the last is 0, found {shown(spreads)}")
+            raise ValueError(
+                f"cascade.stages: spreads must not be negative and the last must be 0, found {shorten_value(spreads)}"
+            )
         windows = [point.window for point in self.points]
         if windows[:1] != [0.0] or windows != sorted(windows) or self.points[0].members > 1:
-            raise ValueError(f"cascade.points: windows grow from zero, with one member; found {shown(windows)}")
+            raise ValueError(
+                "cascade.points: windows must grow from zero, where at most one member predicts a row; found "
+                f"{shorten_value(windows)}"
+            )
 
 
 def check_budget(mean_members: float | None, tolerance: float | None) -> None:
@@ -130,12 +135,16 @@ def check_budget(mean_members: float | None, tolerance: float | None) -> None:
     if mean_members is not None and tolerance is not None:
         raise ConfigError("give mean_members or tolerance, not both: each sets the cascade's window")
     if mean_members is not None and not mean_members >= 1:
-        raise ConfigError(f"mean_members: every row asks at least one member, found {mean_members}")
+        raise ConfigError(
+            f"mean_members: at least one member predicts every row, so at least 1 is allowed, found {mean_members}"
+        )
     if tolerance is not None and not 0 <= tolerance < 1:
-        raise ConfigError(f"tolerance: a loss of accuracy from 0 to below 1 (0.002 is 0.2 points), found {tolerance}")
+        raise ConfigError(
+            f"tolerance: expected a loss of accuracy from 0 to below 1 (0.002 is 0.2 points), found {tolerance}"
+        )
 
 
-def walk(
+def predict_in_stages(
     stages: Sequence[Stage],
     window: float,
     weights_M: Floats,
@@ -300,7 +309,7 @@ def _points(
     labels_N: Integers,
     full_NC: Floats,
     costs_M: Floats,
-) -> tuple[Point, ...]:
+) -> tuple[OperatingPoint, ...]:
     spread_K = np.array([stage.spread for stage in stages[:-1]])
     ratio_KN = margin_KN[:-1] / spread_K[:, None]
     members_K = np.cumsum([len(stage.members) for stage in stages])
@@ -309,12 +318,12 @@ def _points(
     rows = np.arange(len(labels_N))
     right = accuracy(full_NC, labels_N)
     prior = _prior(calibrated_NC, class_KN)
-    points: list[Point] = []
-    for window in (0.0, *np.unique(np.quantile(ratio_KN, np.linspace(0, 1, POINTS - 1)))):
+    points: list[OperatingPoint] = []
+    for window in (0.0, *np.unique(np.quantile(ratio_KN, np.linspace(0, 1, MAX_POINTS - 1)))):
         stop_KN = np.stack([stops(margin_N, window, s) for margin_N, s in zip(margin_KN, stages, strict=True)])
         exit_N = np.argmax(stop_KN, axis=0)
         class_N = class_KN[exit_N, rows]
-        point = Point(
+        point = OperatingPoint(
             window=float(window),
             members=float(members_K[exit_N].mean()),
             share=float(cost_K[exit_N].mean() / cost_K[-1]),

@@ -1,6 +1,6 @@
 """Predictions of a bundle: class probabilities, or numbers, from raw rows.
 
-rows ─► preprocessing ─► members, those of one architecture as one program ─► combiner ─► temperature ─► probs_NC
+rows ─► preprocessing ─► members, those of one architecture as one program ─► combiner ─► temperature ─► predictions_NK
                                 └─► with a budget: stage by stage, see `distens.serve.cascade`
 """
 
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from distens import packing, registry
 from distens.data.preprocessing import Preprocessing
-from distens.errors import BundleError, ConfigError, DataError, DistensError, shown
+from distens.errors import BundleError, ConfigError, DataError, DistensError, shorten_value
 from distens.probabilities import apply_temperature
 from distens.records import Address, Floats, Integers, State
 from distens.serve import bundle
 from distens.serve.bundle import Bundle, BundleMember
-from distens.serve.cascade import check_budget, reachable, walk
-from distens.targets.classes import unless_classes
+from distens.serve.cascade import check_budget, predict_in_stages, reachable
+from distens.targets.classes import target_argument
 from distens.targets.protocol import Target
 
 ROWS_AT_ONCE = 8192
@@ -32,11 +32,11 @@ ROWS_AT_ONCE = 8192
 BYTES_AT_ONCE = 64 * 2**20
 """The most memory that all members' probabilities for a batch may take."""
 
-MOST_TEXT = 1000
+MAX_TEXT = 1000
 """The most characters of a library's own message: torch names every weight that does not fit."""
 
 Panel = Callable[[Floats], Floats]
-"""A function of inputs that returns probs_MNC (float32) of some members."""
+"""A function of inputs that returns predictions_MNK (float32) of some members."""
 
 
 def load(path: str, *, imports: bool = False) -> Predictor:
@@ -48,10 +48,10 @@ def load(path: str, *, imports: bool = False) -> Predictor:
             the form `package.module:Class`, which runs their code. If not, these must be imported already.
 
     Raises:
-        BundleError: see `distens.serve.bundle.read`; or the bundle's preprocessing, combiner or target is unknown here,
-            or it names modules and may not import them.
+        BundleError: see `distens.serve.bundle.read_bundle`; or the bundle's preprocessing, combiner or target is
+            unknown here, or it names modules and may not import them.
     """
-    return Predictor(bundle.read(str(path)), imports)
+    return Predictor(bundle.read_bundle(str(path)), imports)
 
 
 class Predictor:
@@ -79,35 +79,35 @@ class Predictor:
             self.preprocessing = Preprocessing.from_json(dict(source.preprocessing))
             if not imports:
                 self._refuse_imports()
-            self._combiner = registry.build("combine", source.combine, "combine")
-            self.target: Target = registry.build("targets", source.target_spec, "target")
+            self._combiner = registry.make_plugin("combine", source.combine, "combine")
+            self.target: Target = registry.make_plugin("targets", source.target_spec, "target")
             if self.target.column_names != self.classes:
-                raise DataError(f"columns: those of its target are {shown(self.target.column_names)}")
+                raise DataError(f"columns: its target has the columns {shorten_value(self.target.column_names)}")
         except (DataError, ConfigError) as error:
             raise BundleError(f"{source.store.url}: {error}") from error
 
     def predict_proba(self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None) -> Floats:
-        """Return probs_NC (float64) of raw rows: a DataFrame with the columns of training, or an array.
+        """Return predictions_NK (float64) of raw rows: a DataFrame with the columns of training, or an array.
 
         Raises:
             DataError: the rows are not like those of training.
             BundleError: a member cannot be loaded or predict, or there is a budget and the bundle has no cascade.
             ConfigError: the budget is out of range, or there are two.
         """
-        return self.ask(rows, mean_members=mean_members, tolerance=tolerance)[0]
+        return self.predict_and_count(rows, mean_members=mean_members, tolerance=tolerance)[0]
 
     def predict(self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None) -> NDArray[Any]:
         """Return each row's prediction, the name of a class or a number; raises the errors of `predict_proba`."""
         return self.target.decisions(self.predict_proba(rows, mean_members=mean_members, tolerance=tolerance))
 
-    def ask(
+    def predict_and_count(
         self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None
     ) -> tuple[Floats, Integers]:
         """Return the result of `predict_proba`, and members_N, the number of members that predicted each row."""
         window = self._window(mean_members, tolerance)
         inputs = self.preprocessing.transform(rows)
         answers = [self.answer(some, window) for some in self._batches(inputs)]
-        return np.concatenate([probs_NC for probs_NC, _ in answers]), np.concatenate(
+        return np.concatenate([predictions_NK for predictions_NK, _ in answers]), np.concatenate(
             [asked_N for _, asked_N in answers]
         )
 
@@ -123,11 +123,11 @@ class Predictor:
         return self.bundle.cascade.window(mean_members, tolerance)
 
     def answer(self, inputs: Floats, window: float = math.inf) -> tuple[Floats, Integers]:
-        """Return the results of `ask` for preprocessed rows, in one batch, with the cascade's window."""
-        with self._blamed("its members cannot predict these rows"):
-            probs_NC, asked_N = self._answered(inputs, window)
-            self.target.check(probs_NC, len(inputs))
-        return probs_NC, asked_N
+        """Return the results of `predict_and_count` for preprocessed rows, in one batch, with the cascade's window."""
+        with self._blaming_bundle("its members cannot predict these rows"):
+            predictions_NK, asked_N = self._answered(inputs, window)
+            self.target.check(predictions_NK, len(inputs))
+        return predictions_NK, asked_N
 
     def _answered(self, inputs: Floats, window: float) -> tuple[Floats, Integers]:
         if math.isinf(window):
@@ -136,12 +136,12 @@ class Predictor:
         assert self.bundle.cascade is not None
         stages = reachable(self.bundle.cascade.stages, window)
         weights_M = np.array([member.weight for member in self.bundle.members])
-        return walk(
+        return predict_in_stages(
             stages, window, weights_M, lambda k, some: self._panel(stages[k].members)(some), self._finish, inputs
         )
 
     @contextmanager
-    def _blamed(self, what: str) -> Iterator[None]:
+    def _blaming_bundle(self, what: str) -> Iterator[None]:
         """Turn any error into a BundleError: the rows have been checked, but the states may be anybody's files.
 
         Args:
@@ -153,25 +153,27 @@ class Predictor:
             raise
         except Exception as error:
             text = str(error) if isinstance(error, DistensError) else f"{type(error).__name__}: {error}"
-            raise BundleError(f"{self.bundle.store.url}: {what}: {' '.join(text.split())[:MOST_TEXT]}") from error
+            raise BundleError(f"{self.bundle.store.url}: {what}: {' '.join(text.split())[:MAX_TEXT]}") from error
 
     def _refuse_imports(self) -> None:
         """Raise BundleError, before any user's module is imported, if the bundle would import one."""
         named = [("members", member.settings, f"member {member.id}") for member in self.bundle.members]
         parts = [("combine", self.bundle.combine, "its combiner"), ("targets", self.bundle.target_spec, "its target")]
         for family, spec, what in (*named, *parts):
-            for place, module in registry.unimported(family, spec, what):
+            for place, module in registry.find_unimported(family, spec, what):
                 raise BundleError(
-                    f"{self.bundle.store.url}: refused: {place} is of a class in the module {module!r}, and importing "
+                    f"{self.bundle.store.url}: refused: {place} names a class in the module {module!r}, and importing "
                     f"that runs its code. If you trust it: `import {module}` first, or load(path, imports=True); on "
                     "the command line --imports"
                 )
 
-    def _finish(self, probs_MNC: Floats) -> Floats:
-        with self._blamed("its combiner cannot combine its members"):
-            probs_NC = self._combiner.combine(probs_MNC, self._combine_state, **unless_classes(self.target))
-            self.target.check(probs_NC, np.shape(probs_MNC)[1])
-        return apply_temperature(probs_NC, self.bundle.temperature)
+    def _finish(self, predictions_MNK: Floats) -> Floats:
+        with self._blaming_bundle("its combiner cannot combine its members"):
+            predictions_NK = self._combiner.combine(
+                predictions_MNK, self._combine_state, **target_argument(self.target)
+            )
+            self.target.check(predictions_NK, np.shape(predictions_MNK)[1])
+        return apply_temperature(predictions_NK, self.bundle.temperature)
 
     def _batches(self, inputs: Floats) -> Iterator[Floats]:
         models = sum(len(member.states()) for member in self.bundle.members)
@@ -190,25 +192,27 @@ class Predictor:
             entries = [self.bundle.members[place] for place in places]
             found = [(entry, name, address) for entry in entries for name, address in entry.states().items()]
             models = [self._loaded(entry, name, address) for entry, name, address in found]
-            panel = _together(models, [packing.asking_key(entry.settings) for entry, _, _ in found])
+            panel = _stacked_panel(models, [packing.make_stack_key(entry.settings) for entry, _, _ in found])
             counts = [len(entry.states()) for entry in entries]
             self._panels[places] = panel if len(models) == len(entries) else _averaged(panel, counts)
         return self._panels[places]
 
     def _loaded(self, entry: BundleMember, name: str, address: Address) -> Any:
-        with self._blamed(f"member {name} cannot be loaded"):
+        with self._blaming_bundle(f"member {name} cannot be loaded"):
             state = self.bundle.store.read_state(address.path, address)
             columns = len(self.classes)
             made = {"classes": columns, "outputs": columns, "input_shape": list(self.preprocessing.output_shape)}
             for name in made.keys() & state.meta.keys():  # before anything of these sizes is allocated
                 if state.meta[name] != made[name]:
-                    raise ValueError(f"its {name} are {shown(state.meta[name])}, the bundle's {made[name]}")
+                    raise ValueError(
+                        f"its {name} are {shorten_value(state.meta[name])}, those of the bundle {made[name]}"
+                    )
             member = registry.build_member(entry.settings)
             member.load(state)
         return member
 
 
-def _together(members: Sequence[Any], keys: Sequence[str | None]) -> Panel:
+def _stacked_panel(members: Sequence[Any], keys: Sequence[str | None]) -> Panel:
     """Return one panel of all members: those with the same key are stacked, those without a key predict one by one."""
     packs: dict[str | int, list[int]] = {}
     for place, key in enumerate(keys):
@@ -219,10 +223,10 @@ def _together(members: Sequence[Any], keys: Sequence[str | None]) -> Panel:
         return asks[0]
 
     def panel(inputs: Floats) -> Floats:
-        probs: dict[int, Floats] = {}
+        predictions: dict[int, Floats] = {}
         for places, ask in zip(packed, asks, strict=True):
-            probs |= zip(places, ask(inputs), strict=True)
-        return np.stack([probs[place] for place in range(len(members))])
+            predictions |= zip(places, ask(inputs), strict=True)
+        return np.stack([predictions[place] for place in range(len(members))])
 
     return panel
 

@@ -21,9 +21,9 @@ class BundleModel(PythonModel):
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return probs_NC as a DataFrame; `params`: a budget (`mean_members` or `tolerance`, see `Predictor`)."""
-        probs_NC = self.predictor.predict_proba(model_input, **(params or {}))
-        return pd.DataFrame(probs_NC, columns=pd.Index(self.predictor.classes))
+        """Return predictions_NK as a DataFrame; `params`: a budget (`mean_members` or `tolerance`, see `Predictor`)."""
+        predictions_NK = self.predictor.predict_proba(model_input, **(params or {}))
+        return pd.DataFrame(predictions_NK, columns=pd.Index(self.predictor.classes))
 
 
 mlflow.models.set_model(BundleModel())

@@ -75,7 +75,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Group:
+class Composite:
     """A mapping or a list whose parts may be domains."""
 
     keys: tuple[str, ...] | None  # None for a list
@@ -135,7 +135,7 @@ class Group:
         return math.prod(part.count() for part in self.parts)
 
 
-def parse(value: Any, where: str) -> Node:
+def parse_node(value: Any, where: str) -> Node:
     if isinstance(value, Mapping):
         if "choices" in value:
             return _parse_choice(value, where)
@@ -143,10 +143,10 @@ def parse(value: Any, where: str) -> Node:
             return parse_range(value, where)
         if "mean" in value and "sd" in value:
             return parse_normal(value, where)
-        return Group(tuple(map(str, value)), tuple(parse(v, f"{where}.{k}") for k, v in value.items()))
+        return Composite(tuple(map(str, value)), tuple(parse_node(v, f"{where}.{k}") for k, v in value.items()))
     if isinstance(value, list | tuple):
         if any(isinstance(part, Mapping) for part in value):
-            return Group(None, tuple(parse(part, f"{where}.{i}") for i, part in enumerate(value)))
+            return Composite(None, tuple(parse_node(part, f"{where}.{i}") for i, part in enumerate(value)))
         return Constant(list(value))
     return Constant(value)
 
@@ -156,5 +156,5 @@ def _parse_choice(value: Mapping[str, Any], where: str) -> Node:
     if set(value) != {"choices"} or not isinstance(found, list | tuple) or not found:
         raise ConfigError(f"{where}: a choice is {{choices: [one or more values]}}, found {dict(value)!r}")
     if len({json.dumps(option, sort_keys=True) for option in found}) != len(found):
-        raise ConfigError(f"{where}: choices name a value twice: {found!r}")
-    return Choice(tuple(parse(option, f"{where}.choices.{i}") for i, option in enumerate(found)))
+        raise ConfigError(f"{where}: a value occurs twice among the choices: {found!r}")
+    return Choice(tuple(parse_node(option, f"{where}.choices.{i}") for i, option in enumerate(found)))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distens.records import Floats, Integers, Settings, settings_key
-from distens.space._choices import Choice, Group
+from distens.space._choices import Choice, Composite
 from distens.space._domains import Constant, Node
 
 NEAR = 8
@@ -22,7 +22,7 @@ NEAR = 8
 
 
 @dataclass(frozen=True)
-class Narrowed:
+class NarrowedSpace:
     """A part of a space in which some values are fixed: it draws from `left` and encodes as `whole`."""
 
     whole: Node
@@ -58,7 +58,7 @@ class Narrowed:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedSettings:
     """A list of settings of a space, and no others. The settings themselves are returned, not copies."""
 
     whole: Node
@@ -70,7 +70,7 @@ class Listed:
 
     @cached_property
     def _encoded_LD(self) -> Floats:
-        return encode(self.whole, self.settings)
+        return encode_values(self.whole, self.settings)
 
     @cached_property
     def _neighbourhoods(self) -> dict[int, tuple[int, Integers]]:
@@ -111,7 +111,7 @@ class Listed:
         """Return the number of domains of settings (at least 2), and the places of the nearest other settings."""
         if place in self._neighbourhoods:
             return self._neighbourhoods[place]
-        row_D = encode(self.whole, [value])[0] if place is None else self._encoded_LD[place]
+        row_D = encode_values(self.whole, [value])[0] if place is None else self._encoded_LD[place]
         apart_L = ((self._encoded_LD - row_D) ** 2).sum(axis=1)
         if place is not None:
             apart_L[place] = np.inf
@@ -131,7 +131,7 @@ class Listed:
         return len(self.settings)
 
 
-def encode(node: Node, values: Sequence[Any]) -> Floats:
+def encode_values(node: Node, values: Sequence[Any]) -> Floats:
     """Return the encodings of values, one row each."""
     absent: list[float] = []
     node.skip(absent)
@@ -145,27 +145,27 @@ def narrow(node: Node, value: Any, free: tuple[tuple[str, ...], ...]) -> Node:
     """Return the part of a node where everything is as in `value`, except what lies under a path in `free`."""
     if () in free:
         return node
-    if isinstance(node, Listed):
+    if isinstance(node, ListedSettings):
         part = narrow(node.whole, value, free)
-        return Listed(node.whole, tuple(settings for settings in node.settings if part.contains(settings)))
+        return ListedSettings(node.whole, tuple(settings for settings in node.settings if part.contains(settings)))
     if isinstance(node, Choice) and free:
-        return Narrowed(node, narrow(node.options[node.index(value)], value, free))
-    if isinstance(node, Narrowed):
-        return Narrowed(node.whole, narrow(node.left, value, free))
-    if isinstance(node, Group) and node.keys is not None and free:
+        return NarrowedSpace(node, narrow(node.options[node.index(value)], value, free))
+    if isinstance(node, NarrowedSpace):
+        return NarrowedSpace(node.whole, narrow(node.left, value, free))
+    if isinstance(node, Composite) and node.keys is not None and free:
         below = [tuple(path[1:] for path in free if path[0] == name) for name in node.keys]
         parts = zip(node.parts, node.values(value), below, strict=True)
-        return Group(node.keys, tuple(narrow(part, inner, under) for part, inner, under in parts))
-    return Narrowed(node, Constant(value))
+        return Composite(node.keys, tuple(narrow(part, inner, under) for part, inner, under in parts))
+    return NarrowedSpace(node, Constant(value))
 
 
-def only(node: Node, family: str) -> Node:
+def narrow_to_family(node: Node, family: str) -> Node:
     """Return the part of a whole space, or of a part of one, that holds one family, without the choice of families."""
-    if isinstance(node, Listed):
+    if isinstance(node, ListedSettings):
         kept = tuple(settings for settings in node.settings if settings["family"] == family)
-        return Listed(only(node.whole, family), kept)
-    if isinstance(node, Narrowed):
-        return Narrowed(only(node.whole, family), node.left)
+        return ListedSettings(narrow_to_family(node.whole, family), kept)
+    if isinstance(node, NarrowedSpace):
+        return NarrowedSpace(narrow_to_family(node.whole, family), node.left)
     if isinstance(node, Choice) and node.families:
         return node.options[node.families.index(family)]
     return node

@@ -21,9 +21,9 @@ import numpy as np
 
 from distens.errors import ConfigError
 from distens.records import Floats, Settings, settings_key
-from distens.space._choices import Choice, parse
+from distens.space._choices import Choice, parse_node
 from distens.space._domains import INACTIVE, Node
-from distens.space._parts import Listed, encode, narrow, only
+from distens.space._parts import ListedSettings, encode_values, narrow, narrow_to_family
 
 __all__ = ["INACTIVE", "Space"]
 
@@ -41,7 +41,7 @@ class Space:
     def __init__(self, members: Mapping[str, Mapping[str, Any]], where: str = "members") -> None:
         if not members:
             raise ConfigError(f"{where}: the space holds no settings: name at least one family")
-        families = [parse({"family": name, **template}, f"{where}.{name}") for name, template in members.items()]
+        families = [parse_node({"family": name, **template}, f"{where}.{name}") for name, template in members.items()]
         self._root: Node = Choice(tuple(families), tuple(members))
         self._families = tuple(members)
 
@@ -74,12 +74,12 @@ class Space:
         foreign = next((one for one in listed if not self.contains(one)), None)
         if foreign is not None:
             raise ConfigError(f"listed settings must lie in the space; outside of it: {dict(foreign)!r}")
-        return self._part(Listed(self._root, listed))
+        return self._part(ListedSettings(self._root, listed))
 
     def only(self, family: str) -> Space:
         """Return the part of the space with one of its `families`, in an encoding of its own: that family's columns."""
         assert family in self.families, f"{family} is none of {self.families}"
-        return self._part(only(self._root, family))
+        return self._part(narrow_to_family(self._root, family))
 
     def _part(self, root: Node) -> Space:
         part = copy.copy(self)
@@ -102,7 +102,7 @@ class Space:
 
     def draws(self, rng: np.random.Generator) -> Iterator[Settings]:
         """Yield random settings: those of a list once each, in random order; else without end, with repeats."""
-        if isinstance(self._root, Listed):
+        if isinstance(self._root, ListedSettings):
             yield from (self._root.settings[place] for place in rng.permutation(len(self._root.settings)))
             return
         while True:
@@ -118,7 +118,7 @@ class Space:
         A choice is one-hot. A range is a number in [0, 1] (on a log scale where it has one) and an "active" bit;
         where its condition does not hold, it is INACTIVE and 0.
         """
-        return encode(self._root, settings)
+        return encode_values(self._root, settings)
 
     def neighbour(self, settings: Settings, rng: np.random.Generator) -> Settings:
         """Return settings with one domain changed (a Gaussian step of 0.2 on the unit scale, or another choice)."""

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distens.records import Address, Failure, Part, Record, Report, compact
+from distens.records import Address, Failure, Part, Record, Report, compact_files
 
 
 def to_json(record: Report | Failure) -> dict[str, Any]:
     """Return a record as a JSON-able mapping; its JSON values are shared, not copied."""
-    values = flat(record)
+    values = flatten_record(record)
     if isinstance(record, Report):
         values["files"] = _flat_files(record.files)
         if record.parts:
-            values["parts"] = [{**flat(part), "files": _flat_files(part.files)} for part in record.parts]
+            values["parts"] = [{**flatten_record(part), "files": _flat_files(part.files)} for part in record.parts]
         else:
             del values["parts"], values["averaged"]
     return values
 
 
 def _flat_files(files: Mapping[str, Address]) -> dict[str, Any]:
-    return {name: flat(address) for name, address in files.items()}
+    return {name: flatten_record(address) for name, address in files.items()}
 
 
-def flat(record: Record) -> dict[str, Any]:
+def flatten_record(record: Record) -> dict[str, Any]:
     """Return the fields of a record by name."""
     return {name: getattr(record, name) for name in record.__slots__}
 
@@ -36,7 +36,7 @@ def report_from_json(values: Mapping[str, Any]) -> Report:
 
 
 def _files(values: Mapping[str, Any]) -> Mapping[str, Address]:
-    return compact({name: Address(**address) for name, address in values.items()})
+    return compact_files({name: Address(**address) for name, address in values.items()})
 
 
 def failure_from_json(values: Mapping[str, Any]) -> Failure:

@@ -29,8 +29,8 @@ from typing import BinaryIO, TypeVar
 
 from pyarrow import fs
 
-from distens.credentials import holds, redact
-from distens.errors import StorageError, shown
+from distens.credentials import has_credentials, redact
+from distens.errors import StorageError, shorten_value
 
 log = logging.getLogger("distens")
 
@@ -44,30 +44,30 @@ REQUEST_SECONDS = 20.0
 
 CONNECT_SECONDS = 5.0
 ATTEMPTS = 3
-"""The attempts that pyarrow makes at one request, within two seconds; longer waits are those of `Patience`."""
+"""The attempts that pyarrow makes at one request, within two seconds; longer waits are those of `OutageRetries`."""
 
-_AWAY = re.compile(
+_UNAVAILABLE = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"
     r"|HTTP status (?:429|500|502|503|504)"
 )
 _REFUSED = re.compile(r"ACCESS_DENIED|ACCESS_KEY|SIGNATURE|ExpiredToken|EXPIRED|TOKEN|HTTP status 40[013]")
 _CHANCE = random.Random()  # for pauses only: no result depends on it
 
-Made = TypeVar("Made")
+CallResult = TypeVar("CallResult")
 
 
-def opened(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
+def parse_address(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
     """Return a function that opens the filesystem at an address, and the path on that filesystem.
 
-    An S3 store is contacted only when the function is called, so that the caller can wait for it (see `Patience`).
+    An S3 store is contacted only when the function is called, so that the caller can wait for it (see `OutageRetries`).
 
     Raises:
         StorageError: there is no such filesystem, or the address has in it what belongs in the environment.
     """
-    if holds(url):
-        raise StorageError(f"{shown(url)}: an address with credentials in it; give those in the environment")
+    if has_credentials(url):
+        raise StorageError(f"{shorten_value(url)}: an address with credentials in it; give those in the environment")
     if "\0" in url:
-        raise StorageError(f"{shown(url)}: a path has no NUL in it")
+        raise StorageError(f"{shorten_value(url)}: a path must not contain a NUL character")
     if "://" not in url:
         return fs.LocalFileSystem, str(Path(url).absolute())
     if "?" in url:
@@ -77,15 +77,15 @@ def opened(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
         bucket = path.partition("/")[0]
         if not bucket:
             raise StorageError(f"{url}: no bucket; an S3 address is s3://bucket/folder")
-        return lambda: _s3(bucket, *_place()), path
+        return lambda: _s3(bucket, *_read_s3_environment()), path
     try:
         made, path = fs.FileSystem.from_uri(url)
     except (ValueError, OSError) as error:
-        raise StorageError(f"{shown(url)}: cannot be opened: {error}") from error
+        raise StorageError(f"{shorten_value(url)}: cannot be opened: {error}") from error
     return lambda: made, path
 
 
-def _place() -> tuple[str | None, ...]:
+def _read_s3_environment() -> tuple[str | None, ...]:
     """Return the environment's values for S3, or None: the endpoint, the region, and the id of the access key."""
     names = (("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), ("AWS_REGION", "AWS_DEFAULT_REGION"), ("AWS_ACCESS_KEY_ID",))
     return tuple(next(filter(None, map(os.environ.get, either)), None) for either in names)
@@ -103,7 +103,7 @@ def _s3(bucket: str, endpoint: str | None, region: str | None, key: str | None) 
     )
 
 
-class Patience:
+class OutageRetries:
     """A retry loop for one store: it waits while the store is unavailable, in any number of threads, and logs it once.
 
     Args:
@@ -114,7 +114,7 @@ class Patience:
         self._url, self._lock = url, threading.Lock()
         self._since: float | None = None
 
-    def ask(self, call: Callable[[], Made], seconds: float) -> Made:
+    def ask(self, call: Callable[[], CallResult], seconds: float) -> CallResult:
         """Return a call's result; repeat the call, for up to `seconds`, while it fails because storage is unavailable.
 
         Raises:
@@ -126,7 +126,7 @@ class Patience:
                 found = call()
             except OSError as error:
                 left = began + seconds - time.monotonic()
-                if left <= 0 or not away(error):
+                if left <= 0 or not is_unavailable(error):
                     raise
                 self._note(error, seconds)
                 time.sleep(min(left, pause * _CHANCE.uniform(0.5, 1.0)))  # so that not all members try again at once
@@ -146,9 +146,9 @@ class Patience:
                 self._since = None
 
 
-def away(error: OSError) -> bool:
+def is_unavailable(error: OSError) -> bool:
     """Return True if an error means that storage is unavailable or overloaded, and not that a user must mend it."""
-    return isinstance(error, ConnectionError | TimeoutError) or bool(_AWAY.search(str(error)))
+    return isinstance(error, ConnectionError | TimeoutError) or bool(_UNAVAILABLE.search(str(error)))
 
 
 def explained(error: Exception) -> str:
@@ -156,16 +156,16 @@ def explained(error: Exception) -> str:
     text, hint = redact(str(error)), ""
     if "AWS Error" in text:
         if "NO_SUCH_BUCKET" in text:
-            hint = ". Make the bucket first; distens makes none"
+            hint = ". Create the bucket first; distens creates none"
         elif "NETWORK_CONNECTION" in text:
-            endpoint, *_ = _place()
+            endpoint, *_ = _read_s3_environment()
             hint = f". AWS_ENDPOINT_URL is {redact(endpoint)}" if endpoint else ". AWS_ENDPOINT_URL is not set"
         elif _REFUSED.search(text):
             hint = ". Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws, of every node"
     return text.rstrip(".") + hint if hint else text
 
 
-def temporary() -> Path:
+def make_temporary_folder() -> Path:
     """Return a new local folder that lasts as long as this process."""
     folder = tempfile.mkdtemp(prefix="distens-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from distens.errors import StorageError, damage
+from distens.errors import StorageError, report_damage
 from distens.storage.store import Store
 
 FIRST = "first"
@@ -36,7 +36,7 @@ class Journal:
 
     def __init__(self, store: Store, folder: str = "journal") -> None:
         self._store, self._folder = store, folder
-        self._ours, self._last = uuid.uuid4().hex[:12], FIRST
+        self._writer, self._last = uuid.uuid4().hex[:12], FIRST
         self._names = store.names(folder) if store.local else self._chain()
         self._next = len(self._names)
 
@@ -71,7 +71,7 @@ class Journal:
             StorageError: a file is damaged, or holds an entry that `take` cannot use.
         """
         for name, found in self._read():
-            with damage(f"{self._store.url}/{name}"):
+            with report_damage(f"{self._store.url}/{name}"):
                 for entry in found:
                     take(entry)
 
@@ -87,11 +87,11 @@ class Journal:
         """
         content = json.dumps(entries, allow_nan=False).encode()
         place = f"{self._folder}/{self._next:08d}"
-        if not (self._linked if self._store.local else self._alone)(place, content):
+        if not (self._write_by_link if self._store.local else self._write_and_check_alone)(place, content):
             raise StorageError(f"{self._store.url}: another process is running this run; stop it first")
         self._next += 1
 
-    def _linked(self, place: str, content: bytes) -> bool:
+    def _write_by_link(self, place: str, content: bytes) -> bool:
         try:
             self._store.write(f"{place}.json", content, exclusive=True)
         except StorageError as error:
@@ -100,11 +100,11 @@ class Journal:
             raise
         return True
 
-    def _alone(self, place: str, content: bytes) -> bool:
-        name = f"{self._ours}-{self._last}.json"
+    def _write_and_check_alone(self, place: str, content: bytes) -> bool:
+        name = f"{self._writer}-{self._last}.json"
         self._store.write(f"{place}/{name}", content)
         if self._store.names(place) != [name]:
             self._store.remove(f"{place}/{name}")
             return False
-        self._last = self._ours
+        self._last = self._writer
         return True

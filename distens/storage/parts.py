@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
-class Left:
+class StoredPart:
     """A part that a task has left.
 
     Attributes:
@@ -43,22 +43,22 @@ class Parts:
 
     def __init__(self, store: Store | None = None, task_id: str = "", attempt: int = 1) -> None:
         self._store, self._task, self._attempt = store, task_id, attempt
-        self._left: dict[str, Left] = {}
+        self._left: dict[str, StoredPart] = {}
         self._states: dict[str, State] = {}
         if store is not None and attempt > 1:
             self._left = dict(sorted(self._found(store), key=lambda pair: pair[1].number))
 
-    def _found(self, store: Store) -> Iterator[tuple[str, Left]]:
+    def _found(self, store: Store) -> Iterator[tuple[str, StoredPart]]:
         """Yield the name of each part that earlier attempts left, and the part."""
         folder = f"members/{self._task}"
         for attempt in filter(str.isdigit, store.names(folder)):
             for name in store.names(f"{folder}/{attempt}"):
                 if _NAME.fullmatch(name) and store.exists(f"{folder}/{attempt}/{name}/part.json"):
                     try:
-                        left = _left(store.read_json(f"{folder}/{attempt}/{name}/part.json"))
+                        left = _read_part(store.read_json(f"{folder}/{attempt}/{name}/part.json"))
                     except (StorageError, KeyError, TypeError, ValueError):  # damaged: the part is trained again
                         continue
-                    if left.state is not None and store.holds(left.state):
+                    if left.state is not None and store.has_file(left.state):
                         yield name, left
 
     def __contains__(self, name: str) -> bool:
@@ -70,7 +70,7 @@ class Parts:
     def __len__(self) -> int:
         return len(self._left)
 
-    def __getitem__(self, name: str) -> Left:
+    def __getitem__(self, name: str) -> StoredPart:
         return self._left[name]
 
     def leave(self, name: str, state: State, metrics: Mapping[str, float] = {}) -> None:
@@ -81,7 +81,10 @@ class Parts:
             metrics: the part's metrics.
         """
         if not _NAME.fullmatch(name) or name in self._left:
-            raise ValueError(f"a part's name is letters, digits, _ and -, and its own; found {name!r}")
+            raise ValueError(
+                "a part's name must begin with a letter, hold only letters, digits, _ and -, and not be taken; "
+                f"found {name!r}"
+            )
         number, address = len(self._left), None
         if self._store is None:
             self._states[name] = state
@@ -90,7 +93,7 @@ class Parts:
             address = self._store.write_state(f"{folder}/state.safetensors", state, durable=False)
             content = {"number": number, "state": asdict(address), "metrics": dict(metrics)}
             self._store.write_json(f"{folder}/part.json", content)
-        self._left[name] = Left(number, address, dict(metrics))
+        self._left[name] = StoredPart(number, address, dict(metrics))
 
     def state(self, name: str) -> State:
         """Return the state of a part that was left."""
@@ -110,5 +113,5 @@ class Parts:
             Checkpoint(self._store, f"{self._task}/{name}").clear()
 
 
-def _left(values: Mapping[str, Any]) -> Left:
-    return Left(int(values["number"]), Address(**values["state"]), dict(values["metrics"]))
+def _read_part(values: Mapping[str, Any]) -> StoredPart:
+    return StoredPart(int(values["number"]), Address(**values["state"]), dict(values["metrics"]))

@@ -35,7 +35,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from distens.errors import StorageError, StorageFailed, damage, shown
+from distens.errors import StorageError, StorageFailed, report_damage, shorten_value
 from distens.records import Address, Floats, State
 from distens.storage import filesystem
 
@@ -47,11 +47,11 @@ READ_BYTES = 1 << 20
 SMALL_BYTES = 4096
 """Files up to this size are read, not mapped: a mapping costs as much, and a process may have 65,530 mappings."""
 
-AT_ONCE = 16
+MAX_REQUESTS_AT_ONCE = 16
 """The number of requests at once to a remote store, where many files are read."""
 
 One = TypeVar("One")
-Made = TypeVar("Made")
+CallResult = TypeVar("CallResult")
 
 
 class Store:
@@ -67,9 +67,9 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._fs, self._root = filesystem.opened(url)
+        self._fs, self._root = filesystem.parse_address(url)
         self.local = "://" not in url or url.startswith("file:")
-        self._patience = filesystem.Patience(url)
+        self._patience = filesystem.OutageRetries(url)
         self._met = False  # only storage that has answered before is waited for; else its address may be wrong
 
     def __reduce__(self) -> tuple[type[Store], tuple[str], dict[str, Any]]:
@@ -81,7 +81,7 @@ class Store:
             raise StorageError(f"{self.url}: {name!r} leads out of the folder")
         return f"{self._root}/{name}" if name else self._root
 
-    def _ask(self, doing: str, call: Callable[[], Made]) -> Made:
+    def _ask(self, doing: str, call: Callable[[], CallResult]) -> CallResult:
         """Return the result of a call to the filesystem.
 
         Raises:
@@ -137,7 +137,7 @@ class Store:
         """Return True if a name is, or lies behind, a link that leads out of the folder."""
         return self.local and not Path(os.path.realpath(self.path(name))).is_relative_to(os.path.realpath(self._root))
 
-    def holds(self, address: Address) -> bool:
+    def has_file(self, address: Address) -> bool:
         """Return True if a file is there and has the size that was written."""
         return self.size_bytes(address.path) == address.size_bytes
 
@@ -201,12 +201,12 @@ class Store:
         if found != address.sha256:
             raise StorageError(f"{self.url}: {name} is damaged: its SHA-256 is {found} instead of {address.sha256}")
 
-    def each(self, call: Callable[[One], Made], items: Iterable[One]) -> Iterator[Made]:
+    def each(self, call: Callable[[One], CallResult], items: Iterable[One]) -> Iterator[CallResult]:
         """Yield the result of a reading call for each item, in order; calls overlap where storage is remote."""
         if self.local:
             yield from map(call, items)
         else:
-            with ThreadPoolExecutor(AT_ONCE, "distens-store") as pool:
+            with ThreadPoolExecutor(MAX_REQUESTS_AT_ONCE, "distens-store") as pool:
                 yield from pool.map(call, items)
 
     def delete(self, folder: str = "") -> None:
@@ -239,7 +239,7 @@ class Store:
 
     def read_json(self, name: str, address: Address | None = None) -> Any:
         """Return a JSON file's value."""
-        with damage(f"{self.url}/{name}"):
+        with report_damage(f"{self.url}/{name}"):
             return json.loads(self.read(name, address))
 
     def write_state(self, name: str, state: State, durable: bool = True) -> Address:
@@ -253,10 +253,10 @@ class Store:
         """Return the state in a safetensors file."""
         return decode_state(self.read(name, address), f"{self.url}/{name}")
 
-    def write_predictions(self, name: str, probs_NC: Floats, durable: bool = True) -> Address:
+    def write_predictions(self, name: str, predictions_NK: Floats, durable: bool = True) -> Address:
         """Write class probabilities as an Arrow file: one column of N lists of C float32."""
-        flat = pa.array(np.ascontiguousarray(probs_NC, dtype=np.float32).ravel())
-        column = pa.FixedSizeListArray.from_arrays(flat, probs_NC.shape[1])
+        flat = pa.array(np.ascontiguousarray(predictions_NK, dtype=np.float32).ravel())
+        column = pa.FixedSizeListArray.from_arrays(flat, predictions_NK.shape[1])
         sink = pa.BufferOutputStream()
         batch = pa.record_batch({"probabilities": column})
         with pa.ipc.new_file(sink, batch.schema) as out:
@@ -264,7 +264,7 @@ class Store:
         return self.write(name, sink.getvalue().to_pybytes(), durable=durable)
 
     def read_predictions(self, address: Address) -> Floats:
-        """Return probs_NC, float32, read-only; memory-mapped where the file is not small.
+        """Return predictions_NK, float32, read-only; memory-mapped where the file is not small.
 
         A remote file is copied to this machine first, once: searches read the same predictions over and over.
         """
@@ -283,12 +283,12 @@ class Store:
         except (OSError, pa.ArrowException, IndexError) as error:
             raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
         if not (pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()):
-            raise StorageError(f"{self.url}: {address.path} is damaged: it holds no probabilities but {column.type}")
-        probs_NC = column.flatten().to_numpy().reshape(len(column), -1)
+            raise StorageError(f"{self.url}: {address.path} is damaged: expected probabilities, found {column.type}")
+        predictions_NK = column.flatten().to_numpy().reshape(len(column), -1)
         if not mapped:  # a view would keep the whole file in memory, and half of a small one is its description
-            probs_NC = probs_NC.copy()
-            probs_NC.flags.writeable = False
-        return probs_NC
+            predictions_NK = predictions_NK.copy()
+            predictions_NK.flags.writeable = False
+        return predictions_NK
 
     def read_all_predictions(self, addresses: Sequence[Address]) -> list[Floats]:
         """Return the predictions at each address, as `read_predictions` does; remote ones are read several at once."""
@@ -304,7 +304,7 @@ class Store:
 @cache
 def _copies() -> Path:
     """Return the folder of this process's copies of remote predictions, which are named by their content's hash."""
-    return filesystem.temporary()
+    return filesystem.make_temporary_folder()
 
 
 def decode_state(content: bytes, where: str) -> State:
@@ -313,12 +313,12 @@ def decode_state(content: bytes, where: str) -> State:
     from safetensors.numpy import load
 
     try:
-        with damage(where):
+        with report_damage(where):
             arrays: dict[str, NDArray[Any]] = load(content)
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
             meta = json.loads(header.get("__metadata__", {}).get(META, "{}"))
             if not isinstance(meta, dict):
-                raise TypeError(f"its description is no mapping but {shown(meta)}")
+                raise TypeError(f"its description must be a mapping, found {shorten_value(meta)}")
     except SafetensorError as error:
         raise StorageError(f"{where} is damaged: {error}") from error
     return State(arrays, meta)

@@ -22,7 +22,7 @@ def brier(probs_NC: Floats, labels_N: Integers) -> float:
 
 
 @dataclass(frozen=True)
-class Bin:
+class ConfidenceBin:
     """Rows of similar confidence: their number, their mean confidence, and the share that is predicted right."""
 
     count: int
@@ -30,20 +30,20 @@ class Bin:
     accuracy: float
 
 
-def mass_bins(probs_NC: Floats, labels_N: Integers, bins: int = BINS) -> list[Bin]:
+def mass_bins(probs_NC: Floats, labels_N: Integers, bins: int = BINS) -> list[ConfidenceBin]:
     """Return bins of (nearly) equal count, from least to most confident; fewer where there are fewer rows."""
     confidence_N, right_N = _by_confidence(probs_NC, labels_N)
     return _filled(np.array_split(confidence_N, bins), np.array_split(right_N, bins))
 
 
-def width_bins(probs_NC: Floats, labels_N: Integers, bins: int = BINS) -> list[Bin]:
+def width_bins(probs_NC: Floats, labels_N: Integers, bins: int = BINS) -> list[ConfidenceBin]:
     """Return the bins ((b - 1) / bins, b / bins] that hold rows (Guo et al. 2017, section 2)."""
     confidence_N, right_N = _by_confidence(probs_NC, labels_N)
     edges = np.searchsorted(confidence_N, np.arange(1, bins) / bins, side="right")
     return _filled(np.split(confidence_N, edges), np.split(right_N, edges))
 
 
-def calibration_error(bins: list[Bin]) -> float:
+def calibration_error(bins: list[ConfidenceBin]) -> float:
     """Return the expected calibration error, sum_b n_b / N |accuracy_b - confidence_b| (Guo et al. 2017, eq. 3)."""
     total = sum(b.count for b in bins)
     return sum(b.count / total * abs(b.accuracy - b.confidence) for b in bins)
@@ -74,6 +74,6 @@ def _by_confidence(probs_NC: Floats, labels_N: Integers) -> tuple[Floats, Floats
     return distinct[group_N], shared[group_N]
 
 
-def _filled(confidences: list[Floats], rights: list[Floats]) -> list[Bin]:
+def _filled(confidences: list[Floats], rights: list[Floats]) -> list[ConfidenceBin]:
     pairs = zip(confidences, rights, strict=True)
-    return [Bin(len(c), float(c.mean()), float(r.mean())) for c, r in pairs if len(c)]
+    return [ConfidenceBin(len(c), float(c.mean()), float(r.mean())) for c, r in pairs if len(c)]

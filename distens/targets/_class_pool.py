@@ -15,14 +15,14 @@ from distens.records import Floats, Integers
 from distens.targets.protocol import Pool
 
 METRICS = ("nll", "error")
-_NUMBERS = 131_072
+_BLOCK_VALUES = 131_072
 """The number of float64 values in a block of members: so many stay in the processor's cache."""
 
 _PRODUCT = 16
 """The number of probabilities that are multiplied before one logarithm is taken: FLOOR ** 16 is a normal float64."""
 
 
-class Measure:
+class ClassPools:
     """The pools of one selection (see `distens.targets.protocol.Pools`): all samples of rows share the predictions.
 
     Raises:
@@ -67,7 +67,7 @@ class _Nll:
         rows_PG, self._counts_G = np.concatenate(groups, axis=1), np.concatenate(counts)
         self._probs_MPG = label_probs_MN.take(rows_PG.ravel(), axis=1).reshape(members, *rows_PG.shape)
         self._sum_PG, self._rows = np.zeros(rows_PG.shape), counts_N.sum()
-        self._step = max(1, _NUMBERS // rows_PG.size)
+        self._step = max(1, _BLOCK_VALUES // rows_PG.size)
         self._block = np.empty((min(self._step, members), *rows_PG.shape))
         self._added = 0
 
@@ -126,7 +126,7 @@ class _Error:
         others_CR = others_NC[rows].T.astype(np.float32)
         counts_R = self._counts_N[rows].astype(np.float64)
         lost = float(self._counts_N[(lead_N < 0) & ~open_N].sum())
-        members, step = len(self._probs), max(1, _NUMBERS // max(1, others_CR.size))
+        members, step = len(self._probs), max(1, _BLOCK_VALUES // max(1, others_CR.size))
         block_BRC = np.empty((min(step, members), *others_CR.T.shape), np.float32)
         block_BCR = np.empty((min(step, members), *others_CR.shape), np.float32)
         wrong_M = np.empty(members)

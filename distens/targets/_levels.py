@@ -24,7 +24,7 @@ def name(value: Any) -> str:
     return str(value)
 
 
-def in_order(names: Iterable[str]) -> tuple[str, ...]:
+def sort_names(names: Iterable[str]) -> tuple[str, ...]:
     """Return distinct names sorted: as numbers if all are numbers, else as text."""
     distinct = sorted(set(names))
     try:
@@ -34,7 +34,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(distinct, key=numbers.__getitem__) if all(map(math.isfinite, numbers.values())) else distinct)
 
 
-def encode(values: Any, where: str) -> tuple[Integers, tuple[str, ...]]:
+def encode_levels(values: Any, where: str) -> tuple[Integers, tuple[str, ...]]:
     """Return (codes_N, levels): the place of every value's name in `levels`, -1 where it is missing.
 
     Args:
@@ -51,7 +51,7 @@ def encode(values: Any, where: str) -> tuple[Integers, tuple[str, ...]]:
     except TypeError as error:
         raise DataError(f"{where}: holds values that are neither numbers nor text: {error}") from error
     names = [name(value) for value in uniques]
-    levels = in_order(names)
+    levels = sort_names(names)
     place = {level: i for i, level in enumerate(levels)}
     # Distinct values may share a name (1 and "1"); the last entry serves code -1, a missing value.
     places = np.array([*(place[text] for text in names), -1], dtype=np.int64)

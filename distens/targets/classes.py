@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from distens.errors import DataError
-from distens.probabilities import FLOOR, accuracy, metrics, mix, negative_log_likelihood
+from distens.probabilities import FLOOR, accuracy, class_metrics, mix, negative_log_likelihood
 from distens.records import Floats, Integers
 from distens.targets import _class_measures, _levels
-from distens.targets._class_pool import Measure
+from distens.targets._class_pool import ClassPools
 from distens.targets._missing import check_present
 from distens.targets.protocol import Phrase, Pools, Target
 
@@ -56,7 +56,7 @@ class Classes:
         Raises:
             DataError: a target is missing, cannot be named, or indexes no name; or two classes have one name.
         """
-        labels_N, found = _levels.encode(column, where)
+        labels_N, found = _levels.encode_levels(column, where)
         check_present(labels_N >= 0, where)
         if names is None:
             return cls(found), labels_N
@@ -65,7 +65,9 @@ class Classes:
         strange = [name for name in found if name not in places]
         if strange or len(set(declared)) < len(declared):
             shown = f"the label {strange[0]!r}" if strange else "a name twice"
-            raise DataError(f"{where}: `classes` names {len(declared)} classes for labels from 0, but there is {shown}")
+            raise DataError(
+                f"{where}: `classes` names {len(declared)} classes, which labels index from 0; found {shown}"
+            )
         return cls(declared), np.array([places[name] for name in found], dtype=np.int64)[labels_N]
 
     @property
@@ -85,9 +87,9 @@ class Classes:
     def metrics(
         self, predictions_NK: Floats, targets_N: Integers, importance_N: Floats | None = None
     ) -> dict[str, float]:
-        """Return `nll` and `error` (see `distens.probabilities.metrics`)."""
+        """Return `nll` and `error` (see `distens.probabilities.class_metrics`)."""
         assert importance_N is None, "rows count once, so far"
-        return metrics(predictions_NK, targets_N)
+        return class_metrics(predictions_NK, targets_N)
 
     def table(self, predictions_NK: Floats, targets_N: Integers) -> dict[str, float]:
         """Return accuracy, nll (nats), brier, ece, ece_width, aurc."""
@@ -107,7 +109,7 @@ class Classes:
         wrong_N = (np.argmax(probs_NC, axis=1) != labels_N).astype(np.float64)
         return {"error": wrong_N, "nll": -np.log(np.clip(picked_N, FLOOR, None))}
 
-    def summed(self, predictions_NK: Floats, targets_N: Integers, metric: str) -> float:
+    def sum_loss(self, predictions_NK: Floats, targets_N: Integers, metric: str) -> float:
         """Return the number of rows predicted wrong (`error`), or the sum of -log p(label) (`nll`)."""
         if metric == "error":
             return float((predictions_NK.argmax(axis=1) != targets_N).sum())
@@ -128,7 +130,7 @@ class Classes:
         Raises:
             ValueError: the metric is neither `nll` nor `error`, or there is no member.
         """
-        return Measure(predictions_MNK, targets_N, metric)
+        return ClassPools(predictions_MNK, targets_N, metric)
 
     def residuals(self, predictions_NK: Floats, targets_N: Integers) -> Floats:
         """Return p - onehot(label), whose sum of squares is the Brier score."""
@@ -160,10 +162,10 @@ class Classes:
         """
         whole = np.shape(predictions_NK) == (rows, len(self.names))
         if not whole or not (np.isfinite(predictions_NK) & (predictions_NK >= 0)).all():
-            raise ValueError(f"no finite probabilities of {len(self.names)} classes came of them")
+            raise ValueError(f"the predictions are not finite probabilities of {len(self.names)} classes, one row each")
 
 
-def unless_classes(target: Target | None) -> dict[str, Any]:
+def target_argument(target: Target | None) -> dict[str, Any]:
     """Return further arguments for a plug-in: the target, or none if targets are plain classes.
 
     A plug-in that is called without a target, or that knows of no targets, expects plain classes.

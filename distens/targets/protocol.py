@@ -163,7 +163,7 @@ class Target(Protocol):
         """Return measure -> losses_N, one for each row, for comparison in pairs; lower is better."""
         ...
 
-    def summed(self, predictions_NK: Floats, targets_N: Targets, metric: str) -> float:
+    def sum_loss(self, predictions_NK: Floats, targets_N: Targets, metric: str) -> float:
         """Return a loss that adds up over sets of rows, and is smallest where the metric is."""
         ...
 

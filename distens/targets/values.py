@@ -62,7 +62,7 @@ class Values:
         strange = np.flatnonzero(~np.isfinite(targets_N))
         if given.dtype == bool or len(strange):
             found = given.iloc[int(strange[0]) if len(strange) else 0]
-            raise DataError(f"{where}: the target is to be a number in every row, found {str(found)!r}")
+            raise DataError(f"{where}: the target must be a number in every row, found {str(found)!r}")
         return cls(str(getattr(column, "name", None) or "value")), targets_N
 
     @property
@@ -102,7 +102,7 @@ class Values:
         error_N = _errors(predictions_NK, targets_N)
         return {"squared_error": error_N**2, "absolute_error": np.abs(error_N)}
 
-    def summed(self, predictions_NK: Floats, targets_N: Floats, metric: str) -> float:
+    def sum_loss(self, predictions_NK: Floats, targets_N: Floats, metric: str) -> float:
         """Return the sum of squared errors (`rmse`), or of absolute errors (`mae`)."""
         error_N = _errors(predictions_NK, targets_N)
         return float(np.sum(error_N**2 if metric == "rmse" else np.abs(error_N)))
@@ -152,7 +152,7 @@ class Values:
             ValueError: they are not.
         """
         if np.shape(predictions_NK) != (rows, 1) or not np.isfinite(predictions_NK).all():
-            raise ValueError("no finite number came of each")
+            raise ValueError("the predictions are not one finite number for each row")
 
 
 def _errors(predictions_NK: Floats, targets_N: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """A run as a tree on a tracking server: a parent run, and a child run for every attempt.
 
 Everything is looked up before it is written, so that sending a record again changes nothing. The server itself is
-behind `Server`, a protocol of the calls that any tracking server has.
+behind `Knowledge`, a protocol of the calls that any tracking server has.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from distens.config.config import write_yaml
 from distens.credentials import redact
 from distens.records import Failure, Finished, Task
 from distens.tracking import _records
-from distens.tracking.protocol import Final, Participant, RunInfo
+from distens.tracking.protocol import FinalInfo, Participant, RunInfo
 
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
-CONTRIBUTED = ("weight", "diversity")
+CONTRIBUTION_METRICS = ("weight", "diversity")
 """Metrics on members' own runs. Those of a part have its name as a suffix: `weight.early`."""
 
-MOST_CONTRIBUTIONS = 1000
+MAX_MEMBERS_FOR_CONTRIBUTIONS = 1000
 """With more members than this, only the selected members get the CONTRIBUTED metrics on their own runs, since every
 member costs a call to the server. `results.json` in the run's folder has the metrics of all members."""
 
 
 @dataclass(slots=True)
-class Run:
+class LoggedRun:
     """A run as the server holds it."""
 
     id: str
@@ -44,7 +44,7 @@ class Run:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-class Server(Protocol):
+class TrackingServer(Protocol):
     """A tracking server's runs, in one experiment.
 
     Example:
@@ -55,11 +55,11 @@ class Server(Protocol):
             server.close(run.id, "FINISHED", now_ms())
     """
 
-    def runs(self, tag: str, value: str) -> Iterator[Run]:
+    def runs(self, tag: str, value: str) -> Iterator[LoggedRun]:
         """Yield the experiment's runs that have this value of a tag, oldest first."""
         ...
 
-    def create(self, name: str, tags: Mapping[str, str], start_ms: int) -> Run:
+    def create(self, name: str, tags: Mapping[str, str], start_ms: int) -> LoggedRun:
         """Open a run, and return it."""
         ...
 
@@ -111,7 +111,7 @@ class Logbook:
         within: the name of the sweep that the run belongs to, whose folder holds the run's; None for a run by itself.
     """
 
-    def __init__(self, server: Server, run: RunInfo, within: str | None = None) -> None:
+    def __init__(self, server: TrackingServer, run: RunInfo, within: str | None = None) -> None:
         self.server = server
         self.run = run
         above = {}
@@ -119,14 +119,14 @@ class Logbook:
             sweep = RunInfo(run.name, within, {}, run.storage.rpartition("/")[0], {}, "")
             above = {"mlflow.parentRunId": self._open(sweep, {}).id}
         self.parent = self._open(run, above)
-        self.children: dict[str, Run] = {}
-        self.members: dict[str, Run] = {}
+        self.children: dict[str, LoggedRun] = {}
+        self.members: dict[str, LoggedRun] = {}
         for child in server.runs("mlflow.parentRunId", self.parent.id):
             self._keep(child)
         self._steps: dict[str, set[int]] = {}
         self._steps_lock = threading.Lock()  # records may come from several threads
 
-    def _open(self, run: RunInfo, above: Mapping[str, str]) -> Run:
+    def _open(self, run: RunInfo, above: Mapping[str, str]) -> LoggedRun:
         storage = run.storage if "://" in run.storage else str(Path(run.storage).absolute())
         tags = {
             "distens.run": run_key(run),
@@ -138,10 +138,12 @@ class Logbook:
                 return found
         return self.server.create(run.run_name, {**tags, **above}, now_ms())
 
-    def _keep(self, child: Run) -> None:
+    def _keep(self, child: LoggedRun) -> None:
         # There may be thousands of children: only the fields that are needed again are kept.
-        contributed = {key: value for key, value in child.metrics.items() if key.partition(".")[0] in CONTRIBUTED}
-        kept = Run(child.id, child.status, child.start_ms, {}, metrics=contributed)
+        contributed = {
+            key: value for key, value in child.metrics.items() if key.partition(".")[0] in CONTRIBUTION_METRICS
+        }
+        kept = LoggedRun(child.id, child.status, child.start_ms, {}, metrics=contributed)
         self.children[child.tags.get("distens.record", child.id)] = kept
         # A failed attempt never replaces the member of a successful one; of several, the newest is kept.
         if "distens.reason" not in child.tags:
@@ -176,7 +178,7 @@ class Logbook:
         self.server.log(child.id, child.start_ms, metrics=_records.measures(outcome), params=params)
         child.status = "FINISHED" if isinstance(outcome, Finished) else "FAILED"
         self.server.close(child.id, child.status, at_ms)
-        self._keep(Run(child.id, child.status, child.start_ms, tags))
+        self._keep(LoggedRun(child.id, child.status, child.start_ms, tags))
 
     def participant(self, done: Participant, at_ms: int) -> None:
         """Log a participant as a child run, unless the server has it; complete a child run that was interrupted."""
@@ -191,15 +193,15 @@ class Logbook:
             tags = {key: value[: _records.TAG_LENGTH] for key, value in tags.items()}
             child = self.server.create(done.name, {**tags, "mlflow.parentRunId": self.parent.id}, at_ms)
         history = {_records.safe_key(key): _finite(values) for key, values in done.history.items()}
-        self.server.log(child.id, child.start_ms, metrics=_records.numbers(done.metrics), history=history)
+        self.server.log(child.id, child.start_ms, metrics=_records.finite_entries(done.metrics), history=history)
         self.server.close(child.id, "FINISHED", at_ms)
-        self.children[record] = Run(child.id, "FINISHED", child.start_ms, {})
+        self.children[record] = LoggedRun(child.id, "FINISHED", child.start_ms, {})
 
     def progress(self, step: int, metrics: Mapping[str, float], at_ms: int) -> None:
         """Log the metrics of a step on the parent run, unless the server has them."""
         fresh = {}
         with self._steps_lock:
-            for key, value in _records.numbers(metrics).items():
+            for key, value in _records.finite_entries(metrics).items():
                 if key not in self._steps:
                     self._steps[key] = self.server.steps(self.parent.id, key) if key in self.parent.metrics else set()
                 if step not in self._steps[key]:
@@ -213,16 +215,18 @@ class Logbook:
         task_id, _, part = name.partition("/")
         child = self.members.get(task_id)
         if child is not None:
-            self._log_new(child, _records.numbers({f"{key}.{part}" if part else key: v for key, v in metrics.items()}))
+            self._log_new(
+                child, _records.finite_entries({f"{key}.{part}" if part else key: v for key, v in metrics.items()})
+            )
 
-    def results(self, final: Final) -> None:
+    def results(self, final: FinalInfo) -> None:
         """Log the table of results on the parent run.
 
         Its numbers become metrics (`ensemble.accuracy`), the whole table a file, and the verdict the description.
         """
         metrics: dict[str, float] = {}
         for row, values in final.rows.items():
-            metrics |= _records.numbers(values, f"{row}.")
+            metrics |= _records.finite_entries(values, f"{row}.")
         self._log_new(self.parent, metrics)
         self.server.text(self.parent.id, _json(final.rows), "results.json")
         if final.verdict:
@@ -238,17 +242,17 @@ class Logbook:
         if self.parent.status != STATUSES[status]:
             self.server.close(self.parent.id, STATUSES[status], now_ms())
 
-    def _log_new(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def _log_new(self, run: LoggedRun, metrics: Mapping[str, float]) -> None:
         fresh = {key: value for key, value in metrics.items() if run.metrics.get(key) != value}
         if fresh:
             self.server.log(run.id, now_ms(), metrics=fresh)
             run.metrics = {**run.metrics, **fresh}
 
 
-def final_records(final: Final) -> Iterator[tuple[str, Callable[[Logbook], None]]]:
+def final_records(final: FinalInfo) -> Iterator[tuple[str, Callable[[Logbook], None]]]:
     """Yield the label and the call of every record of a finished run, each small enough to show progress."""
     yield "the table of results", lambda book: book.results(final)
-    few = len(final.diversity) <= MOST_CONTRIBUTIONS
+    few = len(final.diversity) <= MAX_MEMBERS_FOR_CONTRIBUTIONS
     for name in sorted({*final.weights, *final.diversity} if few else final.weights):
         sources = {"weight": final.weights, "diversity": final.diversity}
         metrics = {key: values[name] for key, values in sources.items() if name in values}

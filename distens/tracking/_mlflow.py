@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from distens.records import Floats
 from distens.tracking import _registration
 from distens.tracking._address import artifacts_beside
-from distens.tracking._logbook import Run
+from distens.tracking._logbook import LoggedRun
 from distens.tracking._registration import Version
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Mlflow:
         else:
             self.experiment_id = found.experiment_id
 
-    def runs(self, tag: str, value: str) -> Iterator[Run]:
+    def runs(self, tag: str, value: str) -> Iterator[LoggedRun]:
         token = None
         while True:
             page = self.client.search_runs(
@@ -73,7 +73,7 @@ class Mlflow:
             if not token:
                 return
 
-    def create(self, name: str, tags: Mapping[str, str], start_ms: int) -> Run:
+    def create(self, name: str, tags: Mapping[str, str], start_ms: int) -> LoggedRun:
         return _run(self.client.create_run(self.experiment_id, start_time=start_ms, tags=dict(tags), run_name=name))
 
     def log(
@@ -126,7 +126,7 @@ class Mlflow:
 
         import distens
 
-        rows = _registration.plain(example)
+        rows = _registration.plain_columns(example)
         logged = self.client.create_logged_model(self.experiment_id, model, source_run_id=run_id)
         with tempfile.TemporaryDirectory() as folder:
             save_model(
@@ -157,7 +157,7 @@ class Mlflow:
         place = self.client.get_model_version_download_uri(model, version.number)
         with tempfile.TemporaryDirectory() as folder:
             path = download_artifacts(place, dst_path=folder, tracking_uri=self.address, registry_uri=self.address)
-            return load_model(path).predict(_registration.plain(example)).to_numpy()
+            return load_model(path).predict(_registration.plain_columns(example)).to_numpy()
 
     def tag(self, model: str, version: Version, key: str, value: str) -> None:
         self.client.set_model_version_tag(model, version.number, key, value)
@@ -170,9 +170,9 @@ def _chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
-def _run(found: Any) -> Run:
+def _run(found: Any) -> LoggedRun:
     data = found.data
-    return Run(found.info.run_id, found.info.status, found.info.start_time, data.tags, data.params, data.metrics)
+    return LoggedRun(found.info.run_id, found.info.status, found.info.start_time, data.tags, data.params, data.metrics)
 
 
 def _version(found: Any) -> Version:

@@ -55,7 +55,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def finite_entries(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Return the entries that are finite numbers, with safe names; a chart can show nothing else."""
     return {
         safe_key(f"{prefix}{name}"): float(value)
@@ -69,7 +69,7 @@ def attempt_of(outcome: Finished | Failure) -> int:
     return outcome.report.attempt if isinstance(outcome, Finished) else outcome.attempt
 
 
-def digest(task: Task, outcome: Finished | Failure) -> str:
+def digest_outcome(task: Task, outcome: Finished | Failure) -> str:
     """Return a hash of an outcome: the same if it is sent again, another if it is trained again, as seconds differ."""
     record = to_json(outcome.report if isinstance(outcome, Finished) else outcome)
     text = json.dumps([task.id, task.settings, task.seed, record], sort_keys=True, default=str)
@@ -79,7 +79,7 @@ def digest(task: Task, outcome: Finished | Failure) -> str:
 def measures(outcome: Finished | Failure) -> dict[str, float]:
     """Return the metrics and costs of one attempt, and the metrics of its parts."""
     if isinstance(outcome, Failure):
-        return numbers({"seconds": outcome.seconds})
+        return finite_entries({"seconds": outcome.seconds})
     report = outcome.report
     costs = {
         "seconds": report.seconds,
@@ -87,7 +87,7 @@ def measures(outcome: Finished | Failure) -> dict[str, float]:
         "predict_ms_per_1000": report.predict_ms_per_1000,
     }
     parts = {f"{part.name}.{key}": value for part in report.parts for key, value in part.metrics.items()}
-    return numbers({**report.metrics, **costs, **parts})
+    return finite_entries({**report.metrics, **costs, **parts})
 
 
 def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:
@@ -96,7 +96,7 @@ def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:
         "distens.task": task.id,
         "distens.attempt": str(attempt_of(outcome)),
         "distens.purpose": task.purpose,
-        "distens.record": digest(task, outcome),
+        "distens.record": digest_outcome(task, outcome),
     }
     if isinstance(outcome, Finished):
         tags["distens.node"] = outcome.report.node

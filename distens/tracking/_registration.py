@@ -15,7 +15,7 @@ import numpy as np
 
 from distens.records import Floats, task_of
 from distens.tracking._logbook import Logbook, run_key
-from distens.tracking.protocol import Final, model_name
+from distens.tracking.protocol import FinalInfo, model_name
 
 CHECKED = "distens.checked"
 CHAMPION = "champion"
@@ -52,7 +52,7 @@ class Registry(Protocol):
         A bundle is registered, loaded back and promoted::
 
             version = registry.add("adult", run_id, Path("final/ensemble"), example, {"distens.run": key})
-            probs_NC = registry.predict("adult", version, example)
+            predictions_NK = registry.predict("adult", version, example)
             registry.tag("adult", version, "distens.checked", "champion (the first)")
             registry.promote("adult", version)
     """
@@ -70,7 +70,7 @@ class Registry(Protocol):
         ...
 
     def predict(self, model: str, version: Version, example: Any) -> Floats:
-        """Fetch a version as a user would, and return its probs_NC for the example's rows."""
+        """Fetch a version as a user would, and return its predictions_NK for the example's rows."""
         ...
 
     def tag(self, model: str, version: Version, key: str, value: str) -> None:
@@ -82,7 +82,7 @@ class Registry(Protocol):
         ...
 
 
-def register(registry: Registry, book: Logbook, final: Final, bundle: str) -> str:
+def register(registry: Registry, book: Logbook, final: FinalInfo, bundle: str) -> str:
     """Register one bundle, check its predictions from the registry, and return a line for the user about the result.
 
     A server stores models that cannot be loaded without an error. So the version is fetched and loaded, and predicts
@@ -113,7 +113,7 @@ def register(registry: Registry, book: Logbook, final: Final, bundle: str) -> st
     if bundle in final.scores:
         moves, why = compare(final.scores[bundle], book.run.fingerprint, champion, final.score_name)
     else:
-        moves, why = False, "there are no rows to judge it by"
+        moves, why = False, "there are no rows to score it on"
     if moves:
         registry.promote(model, version)
     verdict = f"champion ({why})" if moves else f"not champion ({why})"
@@ -149,13 +149,13 @@ def _run_id(book: Logbook, name: str) -> str:
     return book.members[task_id].id if task_id in book.members else ""
 
 
-def _difference(probs_NC: Floats, expected_NC: Any) -> str:
-    if expected_NC is None:
+def _difference(predictions_NK: Floats, expected_NK: Any) -> str:
+    if expected_NK is None:
         return ""
-    if np.shape(probs_NC) != np.shape(expected_NC):
-        return f"it predicts an array of {np.shape(probs_NC)} where the run had {np.shape(expected_NC)}"
-    expected = np.asarray(expected_NC)
-    apart = np.abs(np.asarray(probs_NC) - expected) / np.maximum(1.0, np.abs(expected))
+    if np.shape(predictions_NK) != np.shape(expected_NK):
+        return f"it predicts an array of {np.shape(predictions_NK)} where the run had {np.shape(expected_NK)}"
+    expected = np.asarray(expected_NK)
+    apart = np.abs(np.asarray(predictions_NK) - expected) / np.maximum(1.0, np.abs(expected))
     off = float(np.max(apart, initial=0.0))
     return "" if off <= TOLERANCE else f"its probabilities are off by {off:.2g}"
 
@@ -169,7 +169,7 @@ def requirements() -> list[str]:
     return pins
 
 
-def plain(example: Any) -> Any:
+def plain_columns(example: Any) -> Any:
     """Return the rows with column types that MLflow's signatures know: categories become texts."""
     if not hasattr(example, "columns"):
         return example

@@ -21,7 +21,7 @@ Book = TypeVar("Book")
 NAME = "distens-tracking"
 """The name of all threads that send."""
 
-REFUSALS = 3
+MAX_REFUSALS = 3
 """A record that fails this often although the server answers is set aside; otherwise it would block all later ones."""
 
 
@@ -35,7 +35,7 @@ class _Record(Generic[Book]):
 
 
 @dataclass(frozen=True)
-class Left:
+class UnsentRecords:
     """The records that were not sent.
 
     Attributes:
@@ -89,7 +89,7 @@ class Sender(Generic[Book]):
 
     def close(
         self, wait_seconds: float, still: Callable[[int, float], None] | None = None, most_seconds: float = math.inf
-    ) -> Left:
+    ) -> UnsentRecords:
         """Wait until all records are sent, or until none was sent for `wait_seconds`; then stop, and return the rest.
 
         Args:
@@ -113,7 +113,7 @@ class Sender(Generic[Book]):
                     seen, deadline = self._sent, min(time.monotonic() + wait_seconds, end)
             self._closed = True
             self._changed.notify_all()
-            return Left(len(self._queue), tuple(self._refused), self._error)
+            return UnsentRecords(len(self._queue), tuple(self._refused), self._error)
 
     def _work(self) -> None:
         book: Book | None = None
@@ -151,7 +151,7 @@ class Sender(Generic[Book]):
             if record.error is not None:
                 self._error = record.error
                 record.refusals += 1
-                if record.refusals < REFUSALS:
+                if record.refusals < MAX_REFUSALS:
                     again.append(record)
                 else:
                     self._refused.append(f"{record.label}: {record.error}")

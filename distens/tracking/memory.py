@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from distens.records import Failure, Finished, Task
-from distens.tracking.protocol import Final, Participant, RunInfo
+from distens.tracking.protocol import FinalInfo, Participant, RunInfo
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Memory:
     members: dict[tuple[str, int], tuple[Task, Finished | Failure]] = field(default_factory=dict, init=False)
     steps: dict[int, dict[str, float]] = field(default_factory=dict, init=False)
     participants: dict[str, Participant] = field(default_factory=dict, init=False)
-    final: Final | None = field(default=None, init=False)
+    final: FinalInfo | None = field(default=None, init=False)
     status: str = field(default="", init=False)
 
     def start(self, run: RunInfo) -> None:
@@ -48,7 +48,7 @@ class Memory:
         """Keep the record of a participant."""
         self.participants[participant.name] = participant
 
-    def finish(self, final: Final | None, status: str) -> list[str]:
+    def finish(self, final: FinalInfo | None, status: str) -> list[str]:
         """Keep the results and the status; return no lines for the user."""
         self.final, self.status = final, status
         return []

@@ -17,15 +17,15 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from distens.credentials import holds, redact
+from distens.credentials import has_credentials, redact
 from distens.errors import RunError
 from distens.records import Failure, Finished, Task
 from distens.tracking import _mlflow, _records, _registration
 from distens.tracking._address import how_to_look, is_server, is_store, pinned
 from distens.tracking._logbook import STATUSES, Logbook, final_records, now_ms
 from distens.tracking._mlflow import Mlflow
-from distens.tracking._sender import Left, Sender
-from distens.tracking.protocol import Final, Participant, RunInfo
+from distens.tracking._sender import Sender, UnsentRecords
+from distens.tracking.protocol import FinalInfo, Participant, RunInfo
 
 log = logging.getLogger("distens")
 
@@ -69,20 +69,20 @@ class MlflowRuns:
     _lines: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.uri is not None and holds(self.uri):
+        if self.uri is not None and has_credentials(self.uri):
             raise ValueError(
                 f"uri {redact(self.uri)!r} holds credentials, and a config is stored with its run; "
                 f"leave uri out and set the environment variable {ENVIRONMENT}"
             )
-        address = self._given()
+        address = self._raw_address()
         if not is_store(address):
             origin = "uri" if self.uri is not None else f"the environment's {ENVIRONMENT}"
             raise ValueError(
                 f"{origin} {redact(address)!r} is neither a server's address (http://…) nor a database's "
-                f"({LOCAL}, postgresql://…); MLflow keeps no runs in plain folders any more"
+                f"({LOCAL}, postgresql://…); MLflow no longer keeps runs in plain folders"
             )
 
-    def _given(self) -> str:
+    def _raw_address(self) -> str:
         return self.uri or os.environ.get(ENVIRONMENT) or LOCAL
 
     def start(self, run: RunInfo) -> None:
@@ -90,7 +90,7 @@ class MlflowRuns:
         _mlflow.prepare()
         if self._sender is not None:
             self._sender.close(0)
-        self._run, self._address, self._page, self._lines = run, pinned(self._given()), ("", ""), []
+        self._run, self._address, self._page, self._lines = run, pinned(self._raw_address()), ("", ""), []
         self._sender = Sender(self._connect, width=SIDE_BY_SIDE if is_server(self._address) else 1)
         self._sender.put("the run's config", lambda book: book.start())
 
@@ -105,19 +105,21 @@ class MlflowRuns:
         """Log one attempt as a child run."""
         at_ms = now_ms()
         label = f"{task.id}, attempt {_records.attempt_of(outcome)}"
-        self._started().put(label, lambda book: book.member(task, outcome, at_ms), beside=True)
+        self._require_sender().put(label, lambda book: book.member(task, outcome, at_ms), beside=True)
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log metrics of the run's progress on the parent run."""
         at_ms, metrics = now_ms(), dict(metrics)
-        self._started().put(f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True)
+        self._require_sender().put(
+            f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True
+        )
 
     def participant(self, participant: Participant) -> None:
         """Log the record of a participant as a child run."""
         at_ms, label = now_ms(), f"{participant.kind} {participant.name}"
-        self._started().put(label, lambda book: book.participant(participant, at_ms), beside=True)
+        self._require_sender().put(label, lambda book: book.participant(participant, at_ms), beside=True)
 
-    def finish(self, final: Final | None, status: str) -> list[str]:
+    def finish(self, final: FinalInfo | None, status: str) -> list[str]:
         """Send the records that are left, register the bundles, and return lines for the user."""
         assert status in STATUSES, status
         if self._sender is None:  # the run failed before it began: nothing was logged
@@ -131,25 +133,27 @@ class MlflowRuns:
         sender.put("the run's status", lambda book: book.end(status))
         # A user who stops a run wants it to end; the remaining records are sent when it is resumed.
         wait_seconds = self.wait_seconds if status == "finished" else min(self.wait_seconds, IMPATIENT_SECONDS)
-        left = sender.close(wait_seconds, self._still, STOPPING_SECONDS if status == "stopped" else math.inf)
+        left = sender.close(wait_seconds, self._warn_waiting, STOPPING_SECONDS if status == "stopped" else math.inf)
         return [*self._lines, *self._unsent(left), how_to_look(self._address, *self._page)]
 
-    def _still(self, waiting: int, seconds: float) -> None:
+    def _warn_waiting(self, waiting: int, seconds: float) -> None:
         assert self._run is not None
         again = f"stop here, and `distens resume {redact(self._run.storage)}` sends the rest"
-        log.warning("MLflow: %d records are still to be sent, about %.0f s; or %s", waiting, seconds, again)
+        log.warning(
+            "MLflow: %d records are still to be sent, which takes about %.0f s. Wait, or %s", waiting, seconds, again
+        )
 
-    def _register(self, book: Logbook, final: Final, bundle: str) -> None:
+    def _register(self, book: Logbook, final: FinalInfo, bundle: str) -> None:
         assert isinstance(book.server, Mlflow)
         self._lines.append(f"MLflow: {_registration.register(book.server, book, final, bundle)}")
 
-    def _started(self) -> Sender[Logbook]:
+    def _require_sender(self) -> Sender[Logbook]:
         if self._sender is None:
             raise RunError("tracking: `start` comes first")
         return self._sender
 
-    def _unsent(self, left: Left) -> list[str]:
-        lines = [f"MLflow did not take {_one_line(refusal)}" for refusal in left.refused]
+    def _unsent(self, left: UnsentRecords) -> list[str]:
+        lines = [f"MLflow did not accept {_one_line(refusal)}" for refusal in left.refused]
         if left.waiting:
             assert self._run is not None
             many = "1 record was" if left.waiting == 1 else f"{left.waiting} records were"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distens.records import Failure, Finished, Task
-from distens.tracking.protocol import Final, Participant, RunInfo
+from distens.tracking.protocol import FinalInfo, Participant, RunInfo
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,6 @@ class Off:
     def participant(self, participant: Participant) -> None:
         """Do nothing."""
 
-    def finish(self, final: Final | None, status: str) -> list[str]:
+    def finish(self, final: FinalInfo | None, status: str) -> list[str]:
         """Return no lines for the user."""
         return []

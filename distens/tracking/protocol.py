@@ -36,7 +36,7 @@ def model_name(run: str, row: str) -> str:
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalInfo:
     """The results of a run that finished.
 
     Attributes:
@@ -49,7 +49,7 @@ class Final:
         scores: bundle -> the usual metric on the *combine* split, to compare with a champion's; empty if that split has
             no rows.
         example: a few raw rows that the bundles can predict (a pandas DataFrame or an array), without labels.
-        expected: bundle -> probs_NC that it predicts for `example`.
+        expected: bundle -> predictions_NK that it predicts for `example`.
         verdict: the conclusion of the run, in sentences.
         score_name: the name of the metric in `scores`.
     """
@@ -116,7 +116,7 @@ class Tracker(Protocol):
         """Log the record of a participant, at the end of the run."""
         ...
 
-    def finish(self, final: Final | None, status: str) -> list[str]:
+    def finish(self, final: FinalInfo | None, status: str) -> list[str]:
         """Send the records that are left, within bounded time, and return lines for the user.
 
         The lines say where to find the log, and which records were not sent.

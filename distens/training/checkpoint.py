@@ -12,11 +12,11 @@ from distens.errors import Refused
 from distens.records import State
 from distens.storage.checkpoint import Checkpoint
 
-COST = 20
+TRAINING_PER_SAVING = 20
 """Between two checkpoints, training lasts at least this many times as long as saving the last one took."""
 
 
-class Pace:
+class CheckpointTimer:
     """A clock for checkpoints, such that saving costs little and short trainings never save."""
 
     def __init__(self, checkpoint: Checkpoint, seconds_before: float = 0.0) -> None:
@@ -39,10 +39,10 @@ class Pace:
         self._checkpoint.save(state)
         after = time.perf_counter()
         self._started += after - before
-        self._next = after + (max(self._every, COST * (after - before)) if self._every else 0.0)
+        self._next = after + (max(self._every, TRAINING_PER_SAVING * (after - before)) if self._every else 0.0)
 
 
-def pack(tree: Any, meta: Mapping[str, Any]) -> State:
+def encode_tree(tree: Any, meta: Mapping[str, Any]) -> State:
     """Return a state that holds a tree of mappings, lists, tuples, tensors and plain values.
 
     Args:
@@ -55,8 +55,8 @@ def pack(tree: Any, meta: Mapping[str, Any]) -> State:
     return State(arrays, {**meta, "tree": _encode(tree, arrays, "checkpoint")})
 
 
-def unpack(state: State) -> Any:
-    """Rebuild the tree from `pack`'s state; its tensors lie on the CPU."""
+def decode_tree(state: State) -> Any:
+    """Rebuild the tree from `encode_tree`'s state; its tensors lie on the CPU."""
     return _decode(state.meta["tree"], state.arrays)
 
 
@@ -80,7 +80,7 @@ def _encode(value: Any, arrays: dict[str, Any], where: str) -> Any:
         items = [_encode(item, arrays, f"{where}.{i}") for i, item in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
     raise Refused(
-        f"{where}: cannot be kept between attempts: found {type(value).__module__}.{type(value).__qualname__}, "
+        f"{where}: cannot be saved in a checkpoint: found {type(value).__module__}.{type(value).__qualname__}, "
         "allowed are tensors, numbers, strings, lists, tuples and mappings of them"
     )
 

@@ -23,7 +23,7 @@ class Context:
         processes: the number of processes for which the reservation around this process has room; 1: no reservation.
         budget: the epoch to train up to; None: all epochs in the settings. Training resumes from the checkpoint if that
             is not beyond the budget, and leaves a checkpoint at the budget, to be continued later. Only a kind that can
-            stop after any epoch gets a budget (see `distens.schedule.protocol.in_parts`).
+            stop after any epoch gets a budget (see `distens.schedule.protocol.trains_in_rungs`).
         rows_N: the numbers of the examples that belong to a federation's client; None: all.
         parts: where a training that leaves several models leaves them (see `distens.members.protocol.LeavesParts`).
     """

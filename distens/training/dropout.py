@@ -90,7 +90,7 @@ class Dropout(nn.Module):
         return inputs * mask[0].t().reshape(inputs.shape)
 
 
-def adopt(network: nn.Module) -> list[Dropout]:
+def replace_dropouts(network: nn.Module) -> list[Dropout]:
     """Replace every `nn.Dropout` in a network by ours, and return them."""
     adopted = []
     for layer, (parent, name, module) in _dropouts(network):
@@ -100,7 +100,7 @@ def adopt(network: nn.Module) -> list[Dropout]:
     return adopted
 
 
-def rates(network: nn.Module) -> dict[str, float]:
+def dropout_rates(network: nn.Module) -> dict[str, float]:
     """Return the rate of every dropout layer, by the layer's name.
 
     A name is "<number of layers before it that are not dropout>.<number of dropouts just before it>". So networks that

@@ -34,7 +34,7 @@ from distens.training.network import initialise, to_arrays
 WAIT_SECONDS = 600.0
 
 
-def fit(
+def fit_group(
     build: Callable[[], nn.Module],
     examples: Examples,
     context: Context,
@@ -48,11 +48,11 @@ def fit(
     Args:
         build: a function that makes the untrained network; it is importable, or a partial of an importable one.
         gpus: whether each process gets a GPU; in a runner's reservation `context.gpus` decides that instead.
-        course: the fields of `distens.training.lightning.Course`.
+        course: the fields of `distens.training.lightning.TrainerOptions`.
         loss: the loss of a plain network.
 
     Returns:
-        The metrics of `distens.training.lightning.fit`, and the network's arrays.
+        The metrics of `distens.training.lightning.fit_module`, and the network's arrays.
 
     Raises:
         Diverged: raised by a process.
@@ -96,7 +96,7 @@ def _reserved(context: Context, processes: int, gpus: bool) -> Iterator[Placemen
     _check_room({name: amount * processes for name, amount in each.items()})
     made = placement_group([each] * processes)
     try:
-        _await(made, each, processes)
+        _wait_for_room(made, each, processes)
         yield made
     finally:
         remove_placement_group(made)
@@ -105,19 +105,22 @@ def _reserved(context: Context, processes: int, gpus: bool) -> Iterator[Placemen
 def _check_room(wanted: Mapping[str, float]) -> None:
     """Refuse a group that is too large for the cluster, however long it would wait."""
     if not ray.is_initialized():
-        raise Refused("processes: several need a Ray cluster, and this process is connected to none")
+        raise Refused("processes: several processes need a Ray cluster, and this process is not connected to one")
     context = ray.get_runtime_context()
     held = context.get_assigned_resources() if context.get_actor_id() else {}
     for name, amount in wanted.items():
         room = ray.cluster_resources().get(name, 0.0) - held.get(name, 0.0)
         if amount > room:
             raise Refused(
-                f"processes: the group needs {amount:g} {name}, the cluster has {room:g} beside what this member's own "
+                f"processes: the group needs {amount:g} {name}, the cluster has {room:g} besides the resources of "
+                "this member's own "
                 "actor holds"
             )
 
 
-def _await(made: PlacementGroup, each: Mapping[str, float], processes: int, wait_seconds: float = WAIT_SECONDS) -> None:
+def _wait_for_room(
+    made: PlacementGroup, each: Mapping[str, float], processes: int, wait_seconds: float = WAIT_SECONDS
+) -> None:
     """Wait until a reservation has room, which others may occupy until their run ends.
 
     Raises:
@@ -126,7 +129,7 @@ def _await(made: PlacementGroup, each: Mapping[str, float], processes: int, wait
     if not made.wait(wait_seconds):
         needed = ", ".join(f"{amount * processes:g} {name}" for name, amount in each.items())
         raise Refused(
-            f"processes: the group needs {needed}, and others held too much for {wait_seconds:g} s; a lower "
+            f"processes: the group needs {needed}, and others occupied too much for {wait_seconds:g} s; a lower "
             "runtime.concurrency leaves it room"
         )
 
@@ -158,7 +161,7 @@ class _Process:
 
         context, processes, (host, port) = told["context"], told["processes"], told["meeting"]
         if context.device == "cuda" and not torch.cuda.is_available():
-            raise Refused("processes: a GPU each was reserved, but torch sees none")
+            raise Refused("processes: a GPU was reserved for each process, but torch finds none")
         # For Lightning each process is alone on its node: it has one device and sees no other.
         place = {"MASTER_ADDR": host, "MASTER_PORT": port, "WORLD_SIZE": processes, "RANK": rank, "GROUP_RANK": rank}
         os.environ |= {name: str(value) for name, value in {**place, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items()}
@@ -167,7 +170,9 @@ class _Process:
 
         from distens.training import lightning
 
-        group = lightning.Group(rank, processes)
+        group = lightning.ProcessGroup(rank, processes)
         examples: Any = ray.get(told["examples"])
-        metrics = lightning.fit(network, examples, context, lightning.Course(**told["course"]), told["loss"], group)
+        metrics = lightning.fit_module(
+            network, examples, context, lightning.TrainerOptions(**told["course"]), told["loss"], group
+        )
         return (metrics, to_arrays(network)) if rank == 0 else None

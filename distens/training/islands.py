@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distens.training.dropout import Dropout, Masks, adopt
+from distens.training.dropout import Dropout, Masks, replace_dropouts
 
 Leaves = Mapping[int, tuple[Tensor, Tensor]]
 """The id of a parameter of the template -> its weights and gradients in the stack, both (M, *shape)."""
@@ -57,7 +57,7 @@ class _Island:
             place.copy_(gradient)
 
 
-class Images(_Island):
+class ImageStage(_Island):
     """A stage of image layers, (M, N, channels, height, width) -> (M, width, N), by grouped convolutions."""
 
     def __init__(self, modules: Sequence[nn.Module], members: int, leaves: Leaves) -> None:
@@ -170,7 +170,7 @@ class Vmapped(_Island):
         self._parameters = [name for name, _ in self._module.named_parameters()]
         self._rates_M, self._widths = rates_M, {}
         with torch.no_grad():
-            layers = {layer.layer: layer for layer in adopt(self._module)}
+            layers = {layer.layer: layer for layer in replace_dropouts(self._module)}
             handles = [layer.register_forward_hook(self._see) for layer in layers.values()]
             self._module.eval()(example)
         for handle in handles:
@@ -202,5 +202,5 @@ class Vmapped(_Island):
 
         # Random numbers drawn by the network's own code would not follow from the member's seed: that is an error here,
         # and the members are trained alone.
-        logits_MNC = torch.vmap(call, randomness="error")(self._weights, given, values)
-        return logits_MNC.transpose(1, 2)
+        outputs_MNK = torch.vmap(call, randomness="error")(self._weights, given, values)
+        return outputs_MNK.transpose(1, 2)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distens.training.dropout import Masks
-from distens.training.islands import Images, Leaves, is_image_layer
+from distens.training.islands import ImageStage, Leaves, is_image_layer
 
 
 class _Stage(Protocol):
@@ -26,7 +26,7 @@ class _Stage(Protocol):
     def backward(self, gradients: Tensor) -> Tensor | None: ...
 
 
-def kinds(network: nn.Module) -> frozenset[str]:
+def layer_kinds(network: nn.Module) -> frozenset[str]:
     """Return the kinds of layers in a stack of such networks, from their structure alone.
 
     For a chain: `dense`, and `images` and `blocks` (of image layers) if it has any; for any other network: `vmap`.
@@ -39,8 +39,8 @@ def kinds(network: nn.Module) -> frozenset[str]:
     return frozenset({"dense"} | ({"images"} if images else set()) | ({"blocks"} if blocks else set()))
 
 
-def chain(template: nn.Module, members: int, leaves: Leaves, rates_M: Mapping[str, Tensor]) -> list[_Stage]:
-    """Return the stages of a stack of networks that are chains (see `kinds`).
+def build_chain(template: nn.Module, members: int, leaves: Leaves, rates_M: Mapping[str, Tensor]) -> list[_Stage]:
+    """Return the stages of a stack of networks that are chains (see `layer_kinds`).
 
     Args:
         template: one of the networks.
@@ -50,7 +50,7 @@ def chain(template: nn.Module, members: int, leaves: Leaves, rates_M: Mapping[st
     parts = _parts(template)
     assert parts is not None, "not a chain"
     images, dense = parts
-    stages: list[_Stage] = [Images(images, members, leaves) if images else _Flat()]
+    stages: list[_Stage] = [ImageStage(images, members, leaves) if images else _Flat()]
     names = iter(rates_M)
     for module in dense:
         if isinstance(module, nn.Linear):
@@ -89,7 +89,7 @@ def _modules(network: nn.Module) -> list[nn.Module]:
     return [module for child in network for module in _modules(child)]
 
 
-class _Room:
+class _Buffer:
     """A buffer for one result, kept between steps: fresh pages would cost as much as the arithmetic."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class _Dense:
         (self._weight, self._weight_gradient), self._first = weight, first
         self._turned = self._weight.transpose(1, 2)
         self._bias, self._bias_gradient = (None, None) if bias is None else (bias[0].unsqueeze(2), bias[1])
-        self._out, self._in = _Room(), _Room()
+        self._out, self._in = _Buffer(), _Buffer()
         self._values = self._weight
 
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor:
@@ -171,7 +171,7 @@ class _Activation:
 class _Dropout:
     def __init__(self, layer: str, rates_M: Tensor) -> None:
         self._layer, self._rates_M, self._active = layer, rates_M, bool((rates_M > 0).any())
-        self._out, self._mask = _Room(), torch.empty(0)
+        self._out, self._mask = _Buffer(), torch.empty(0)
 
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor:
         if masks is None or not self._active:

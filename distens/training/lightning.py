@@ -29,16 +29,16 @@ from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
 from distens.records import State
 from distens.seeding import derive
-from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.context import Context
-from distens.training.loop import began_at, order, to_tensors
+from distens.training.loop import budget_start, order, to_tensors
 from distens.training.network import local_chance, parameters
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainerOptions:
     """A course of training: the length, batch size and learning rate of a module's training.
 
     Attributes:
@@ -55,7 +55,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """A process's place in a group of processes with one device each: its rank, and the number of processes.
 
     The environment (MASTER_ADDR and the like) holds the address at which the processes meet.
@@ -65,18 +65,23 @@ class Group:
     processes: int
 
 
-def fit(
-    network: nn.Module, examples: Examples, context: Context, course: Course, loss: Loss, group: Group | None = None
+def fit_module(
+    network: nn.Module,
+    examples: Examples,
+    context: Context,
+    course: TrainerOptions,
+    loss: Loss,
+    group: ProcessGroup | None = None,
 ) -> dict[str, float]:
     """Train a network in place, from its last checkpoint if there is one.
 
     Args:
-        network: a LightningModule, which gets batches (inputs, targets), or any module that returns logits_NC.
-        loss: (logits_NC, targets) -> the mean loss, for a plain network.
+        network: a LightningModule, which gets batches (inputs, targets), or any module that returns outputs_NK.
+        loss: (outputs_NK, targets) -> the mean loss, for a plain network.
         group: this process's place in a group; None: it trains alone.
 
     Returns:
-        `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit`.
+        `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit_network`.
 
     Raises:
         Diverged: an epoch's loss is not finite.
@@ -91,7 +96,7 @@ def fit(
     until, state = context.until(course.epochs), context.checkpoint.load()
     if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
         state = None
-    pace = Pace(context.checkpoint, state.meta["seconds"] if state else 0.0)
+    pace = CheckpointTimer(context.checkpoint, state.meta["seconds"] if state else 0.0)
     watch = _Watch(pace, context, rank, until, state)
     cuda = context.device.startswith("cuda")
     with _quiet(), local_chance(context.device), _repeatable(cuda):
@@ -114,7 +119,7 @@ def fit(
             TensorDataset(*to_tensors(examples)), sampler=order, batch_size=None, generator=torch.Generator()
         )
         if state is not None and state.meta["epoch"] == until:  # trained up to its budget, but not reported
-            module.load_state_dict(unpack(state)["state_dict"])
+            module.load_state_dict(decode_tree(state)["state_dict"])
         else:
             with _interruptible():
                 trainer.fit(module, loader, ckpt_path="checkpoint" if state else None)
@@ -171,14 +176,14 @@ class _Order(Sampler[Tensor]):
 class _Watch(Callback):
     """A callback that seeds each epoch, sums its loss, saves between epochs if it is time, and stops at the budget."""
 
-    def __init__(self, pace: Pace, context: Context, rank: int, until: int, state: State | None) -> None:
+    def __init__(self, pace: CheckpointTimer, context: Context, rank: int, until: int, state: State | None) -> None:
         self.pace, self._context, self._rank, self._until, self.budget = pace, context, rank, until, context.budget
         self._first: int | None = None
         self._total = torch.zeros(())
         self._steps = 0
         self.epoch = 0  # the number of epochs trained
         self.mean = state.meta["loss"] if state else math.nan
-        self.began = began_at(state.meta, context) if state else 0
+        self.began = budget_start(state.meta, context) if state else 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the end of the epoch before, as Lightning only steps epoch-wise schedulers after its hooks there.
@@ -231,11 +236,11 @@ class _StateIO(CheckpointIO):
         kept = {key: value for key, value in checkpoint.items() if not key.startswith(("hyper_", "hparams_"))}
         watch, pace = self._watch, self._watch.pace
         numbers = {"epoch": watch.epoch, "seconds": pace.seconds(), "loss": watch.mean, "began": watch.began}
-        pace.save(pack(kept, {**numbers, "budget": watch.budget, "of": self._identity}))
+        pace.save(encode_tree(kept, {**numbers, "budget": watch.budget, "of": self._identity}))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         assert self._state is not None
-        return unpack(self._state)
+        return decode_tree(self._state)
 
     def remove_checkpoint(self, path: Any) -> None:
         pass

@@ -23,11 +23,11 @@ from distens.errors import Diverged, Refused
 from distens.merge.protocol import Correction
 from distens.records import Floats
 from distens.training import loop, packed
-from distens.training.dropout import Masks, rates
+from distens.training.dropout import Masks, dropout_rates
 from distens.training.loop import Recipe
 from distens.training.network import local_chance
 from distens.training.optimizers import OPTIMIZERS
-from distens.training.stacked import Stack, Unstackable
+from distens.training.stacked import NetworkStack, Unstackable
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalTraining:
     """A procedure of local training, the same for all clients.
 
     Attributes:
@@ -75,7 +75,7 @@ class Local:
 
 
 @dataclass(frozen=True)
-class Learned:
+class LocalUpdate:
     """The result of a client's training.
 
     Attributes:
@@ -93,7 +93,7 @@ class Learned:
     seconds: float
 
 
-def flat(network: nn.Module) -> Floats:
+def flatten_weights(network: nn.Module) -> Floats:
     """Return all weights of a network, concatenated, float32.
 
     Raises:
@@ -103,8 +103,8 @@ def flat(network: nn.Module) -> Floats:
     return torch.cat([p.detach().flatten() for p in network.parameters()]).cpu().numpy().copy()
 
 
-def fill(network: nn.Module, weights_P: Floats) -> None:
-    """Set the weights of a network from the array that `flat` returned.
+def set_weights(network: nn.Module, weights_P: Floats) -> None:
+    """Set the weights of a network from the array that `flatten_weights` returned.
 
     Raises:
         Refused: the array's size is not the network's number of weights.
@@ -121,16 +121,14 @@ def fill(network: nn.Module, weights_P: Floats) -> None:
 
 def _check(network: nn.Module) -> None:
     if next(network.buffers(), None) is not None:
-        raise Refused(
-            "a client's network keeps buffers (running statistics?), which a merge of weights would not cover"
-        )
+        raise Refused("a client's network has buffers (running statistics?), which a merge of weights would ignore")
     if not all(p.dtype is torch.float32 for p in network.parameters()):
-        raise Refused("a client's network has weights that are no float32")
+        raise Refused("a client's network has weights that are not float32")
 
 
-def train(
-    network: nn.Module, start_P: Floats, shards: Sequence[Shard], local: Local, device: str = "cpu"
-) -> Iterator[tuple[int, Learned | Diverged]]:
+def train_clients(
+    network: nn.Module, start_P: Floats, shards: Sequence[Shard], local: LocalTraining, device: str = "cpu"
+) -> Iterator[tuple[int, LocalUpdate | Diverged]]:
     """Train every client from the same weights; yield each client's place, and its result or error.
 
     Args:
@@ -140,7 +138,7 @@ def train(
     Raises:
         Refused: the network cannot be stacked, or `start_P` does not fit it.
     """
-    fill(network, start_P)
+    set_weights(network, start_P)
     example = torch.zeros((2, *shards[0].examples.inputs.shape[1:]))
     most, _ = packed.advise(network, example, local.recipe.batch_size, device.startswith("cuda"))
     steps = [local.count(len(shard.examples.inputs)) for shard in shards]
@@ -175,9 +173,11 @@ class _Plan:
 class _Chunk:
     """A chunk of clients that train as one stack, in descending order of their numbers of steps."""
 
-    def __init__(self, network: nn.Module, shards: Sequence[Shard], local: Local, example: Tensor, device: str) -> None:
+    def __init__(
+        self, network: nn.Module, shards: Sequence[Shard], local: LocalTraining, example: Tensor, device: str
+    ) -> None:
         self._shards, self._local, self._device = shards, local, device
-        self._stack = Stack([network] * len(shards), example, device)
+        self._stack = NetworkStack([network] * len(shards), example, device)
         self._steps = [local.count(len(shard.examples.inputs)) for shard in shards]
         self._recipes = [local.recipe] * len(shards)
         self._optimizer = OPTIMIZERS[local.recipe.optimizer](self._stack, self._recipes)
@@ -185,7 +185,7 @@ class _Chunk:
         self._inputs = torch.cat([inputs for inputs, _ in parts]).to(device)
         self._labels = torch.cat([labels for _, labels in parts]).to(device)
         self._rows = [len(labels) for _, labels in parts]
-        self._dropout = any(rates(network).values())
+        self._dropout = any(dropout_rates(network).values())
         widest = local.recipe.batch_size if self._dropout else max(self._rows)  # masks depend on the width
         self._width = min(local.recipe.batch_size, widest)
         self._first = np.concatenate([[0], np.cumsum(self._rows)[:-1]])
@@ -193,10 +193,10 @@ class _Chunk:
         self._pull_M1 = torch.tensor(pulls, device=device)[:, None] if any(pulls) else None
         self._start = self._stack.weights.clone() if self._pull_M1 is not None else None
         shifts = [shard.correction.shift_P for shard in shards]
-        self._shift = self._laid_out(shifts) if any(shift is not None for shift in shifts) else None
+        self._shift = self._lay_out_shifts(shifts) if any(shift is not None for shift in shifts) else None
         self._plans = [_Plan(0, torch.empty(0), torch.empty(0))] * len(shards)
 
-    def _laid_out(self, shifts: Sequence[Floats | None]) -> Tensor:
+    def _lay_out_shifts(self, shifts: Sequence[Floats | None]) -> Tensor:
         """Return the clients' vectors in one tensor, laid out like the stack's weights; zero for None."""
         out = torch.zeros_like(self._stack.weights)
         blocks = self._stack.flat(out)
@@ -207,7 +207,7 @@ class _Chunk:
                     block[place] = part
         return out
 
-    def train(self) -> Iterator[tuple[int, Learned | Diverged]]:
+    def train(self) -> Iterator[tuple[int, LocalUpdate | Diverged]]:
         started, seconds = time.perf_counter(), 0.0
         going = len(self._shards)
         loss_M, rows_M = np.zeros(going), np.zeros(going)
@@ -217,7 +217,7 @@ class _Chunk:
                 share = seconds + (time.perf_counter() - started) / going
                 for place in range(staying, going):
                     mean = float(loss_M[place] / max(1, rows_M[place]))
-                    yield place, self._learned(place, mean, share)
+                    yield place, self._collect_result(place, mean, share)
                 seconds, started = share, time.perf_counter()
                 going = staying
                 if not going:
@@ -235,7 +235,7 @@ class _Chunk:
         places = range(going)
         for name in ("_start", "_shift"):
             if getattr(self, name) is not None:
-                setattr(self, name, self._stack.chosen(getattr(self, name), places))
+                setattr(self, name, self._stack.select_members(getattr(self, name), places))
         if self._pull_M1 is not None:
             self._pull_M1 = self._pull_M1[:going]
         self._optimizer.keep(places, self._recipes[:going])
@@ -288,7 +288,7 @@ class _Chunk:
         if self._shift is not None:
             self._stack.gradients.add_(self._shift)
 
-    def _learned(self, place: int, loss: float, seconds: float) -> Learned | Diverged:
+    def _collect_result(self, place: int, loss: float, seconds: float) -> LocalUpdate | Diverged:
         weights_P = torch.cat([block[place].flatten() for block in self._stack.blocks(self._stack.weights)])
         if not (math.isfinite(loss) and bool(weights_P.isfinite().all())):
             return Diverged(
@@ -297,4 +297,4 @@ class _Chunk:
             )
         steps = self._steps[place]
         rate_sum = steps * self._local.recipe.learning_rate
-        return Learned(weights_P.cpu().numpy(), steps, rate_sum, loss, seconds)
+        return LocalUpdate(weights_P.cpu().numpy(), steps, rate_sum, loss, seconds)

@@ -17,7 +17,7 @@ from distens.data.dataset import Examples
 from distens.errors import Diverged
 from distens.records import State
 from distens.seeding import derive
-from distens.training.checkpoint import Pace, pack, unpack
+from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.context import Context
 from distens.training.network import local_chance, parameters, seed_global
 
@@ -54,7 +54,7 @@ class Recipe:
     batch_size: int
 
 
-def fit(
+def fit_network(
     network: nn.Module,
     examples: Examples,
     context: Context,
@@ -64,7 +64,7 @@ def fit(
     """Train a network in place, on `context.device`, from its last checkpoint if there is one.
 
     Args:
-        loss: (logits_NC, targets) -> the mean loss, a scalar.
+        loss: (outputs_NK, targets) -> the mean loss, a scalar.
 
     Returns:
         `epochs`, `steps`, `train_loss` (the last epoch's mean), `parameters`, `seconds` (with interrupted attempts).
@@ -74,18 +74,18 @@ def fit(
     Raises:
         Diverged: an epoch's loss is not finite.
     """
-    from distens.training.dropout import Masks, adopt
+    from distens.training.dropout import Masks, replace_dropouts
 
     inputs, targets = (tensor.to(context.device) for tensor in to_tensors(examples))
-    dropouts = adopt(network)
+    dropouts = replace_dropouts(network)
     network.to(context.device).train()
     optimizer = make_optimizer(network, recipe)
-    reached = last(recipe, context)
+    reached = load_progress(recipe, context)
     if reached.weights is not None:
         network.load_state_dict(reached.weights)
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": reached.moments, "param_groups": groups})
-    pace = Pace(context.checkpoint, reached.seconds)
+    pace = CheckpointTimer(context.checkpoint, reached.seconds)
     mean, began, until = reached.loss, reached.began, context.until(recipe.epochs)
     with local_chance(context.device):
         for epoch in range(reached.epoch, until):
@@ -98,13 +98,13 @@ def fit(
                 raise diverged(recipe, mean, epoch + 1)
             if pace.due() if epoch + 1 < until else context.budget:
                 moments = optimizer.state_dict()["state"]
-                reached = Reached(epoch + 1, pace.seconds(), network.state_dict(), moments, mean, began)
-                pace.save(kept(reached, recipe, context))
-    return metrics(network, len(inputs), recipe, context, mean, pace.seconds(), began)
+                reached = TrainingState(epoch + 1, pace.seconds(), network.state_dict(), moments, mean, began)
+                pace.save(kept_checkpoint(reached, recipe, context))
+    return training_metrics(network, len(inputs), recipe, context, mean, pace.seconds(), began)
 
 
 @dataclass(frozen=True)
-class Reached:
+class TrainingState:
     """The progress of a training, as a checkpoint keeps it.
 
     Attributes:
@@ -124,7 +124,7 @@ class Reached:
     began: int = 0
 
 
-def last(recipe: Recipe, context: Context) -> Reached:
+def load_progress(recipe: Recipe, context: Context) -> TrainingState:
     """Return the progress in the member's checkpoint.
 
     It is that of an untrained member if there is no checkpoint, or one of another recipe or seed, or one beyond the
@@ -132,34 +132,34 @@ def last(recipe: Recipe, context: Context) -> Reached:
     """
     state = context.checkpoint.load()
     if state is None or state.meta.get("of") != _identity(recipe, context):
-        return Reached()
-    meta, tree = state.meta, unpack(state)
+        return TrainingState()
+    meta, tree = state.meta, decode_tree(state)
     if meta["epoch"] > context.until(recipe.epochs):
-        return Reached()
-    began = began_at(meta, context)
-    return Reached(meta["epoch"], meta["seconds"], tree["network"], tree["optimizer"], meta["loss"], began)
+        return TrainingState()
+    began = budget_start(meta, context)
+    return TrainingState(meta["epoch"], meta["seconds"], tree["network"], tree["optimizer"], meta["loss"], began)
 
 
-def began_at(meta: Mapping[str, Any], context: Context) -> int:
+def budget_start(meta: Mapping[str, Any], context: Context) -> int:
     """Return the epoch from which the present budget is counted, given the `meta` of the checkpoint to resume from."""
     return meta["began"] if meta["budget"] == context.budget else meta["epoch"]
 
 
-def kept(reached: Reached, recipe: Recipe, context: Context) -> State:
-    """Return the checkpoint's state, from which `last` restores the same progress."""
+def kept_checkpoint(reached: TrainingState, recipe: Recipe, context: Context) -> State:
+    """Return the checkpoint's state, from which `load_progress` restores the same progress."""
     numbers = {"epoch": reached.epoch, "seconds": reached.seconds, "loss": reached.loss, "began": reached.began}
     meta = {**numbers, "budget": context.budget, "of": _identity(recipe, context)}
-    return pack({"network": reached.weights, "optimizer": reached.moments}, meta)
+    return encode_tree({"network": reached.weights, "optimizer": reached.moments}, meta)
 
 
 def _identity(recipe: Recipe, context: Context) -> dict[str, Any]:
     return {**asdict(recipe), "seed": context.seed}
 
 
-def metrics(
+def training_metrics(
     network: nn.Module, rows: int, recipe: Recipe, context: Context, train_loss: float, seconds: float, began: int
 ) -> dict[str, float]:
-    """Return the metrics that `fit` returns."""
+    """Return the metrics that `fit_network` returns."""
     epochs = context.until(recipe.epochs)
     return {
         "epochs": epochs,
@@ -190,7 +190,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
-    """Return copies of inputs (float32) and targets: labels_N (int64), or probs_NC or numbers_N1 (float32)."""
+    """Return copies of inputs (float32) and targets: labels_N (int64), or predictions_NK or numbers_N1 (float32)."""
     import torch
 
     soft = examples.targets.ndim == 2

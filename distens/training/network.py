@@ -134,21 +134,21 @@ def stack(networks: Sequence[nn.Module], input_shape: tuple[int, ...], classes: 
     """Return a function, inputs -> probs_MNC (float32), of networks of one architecture.
 
     It evaluates them in one pass if they can be stacked, or else one after the other. Its result equals that of
-    `predict` for each network, to float tolerance, and it raises the same errors.
+    `predict_probs` for each network, to float tolerance, and it raises the same errors.
     """
     import torch
 
     from distens.training.cost import activations
-    from distens.training.stacked import Stack, Unstackable
+    from distens.training.stacked import NetworkStack, Unstackable
 
     device = next(networks[0].parameters()).device
     example = torch.zeros((2, *input_shape))
     try:
-        together = Stack(networks, example, device, learns=False) if len(networks) > 1 else None
+        together = NetworkStack(networks, example, device, learns=False) if len(networks) > 1 else None
     except Unstackable:
         together = None
     if together is None:
-        return lambda inputs: np.stack([predict(network, inputs, classes) for network in networks])
+        return lambda inputs: np.stack([predict_probs(network, inputs, classes) for network in networks])
     row_bytes = 4 * len(networks) * activations(networks[0].eval(), example)
     step = min(STACKED_ROWS, max(16, STACKED_BYTES // row_bytes))
 
@@ -167,7 +167,7 @@ def stack(networks: Sequence[nn.Module], input_shape: tuple[int, ...], classes: 
     return probabilities
 
 
-def predict(network: nn.Module, inputs: Floats, classes: int) -> Floats:
+def predict_probs(network: nn.Module, inputs: Floats, classes: int) -> Floats:
     """Return probs_NC (float32), computed on the network's device.
 
     Raises:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distens.training.loop import Recipe
-from distens.training.stacked import Stack
+from distens.training.stacked import NetworkStack
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """torch's defaults of Adam and AdamW."""
@@ -31,7 +31,7 @@ class Optimizer:
     kept: ClassVar[tuple[str, ...]]
     """The moments' names in torch's own optimizers."""
 
-    def __init__(self, stack: Stack, recipes: Sequence[Recipe]) -> None:
+    def __init__(self, stack: NetworkStack, recipes: Sequence[Recipe]) -> None:
         self._stack, self._done = stack, 0
         self._begin({name: torch.zeros_like(stack.weights) for name in self.kept}, recipes)
 
@@ -74,7 +74,7 @@ class Optimizer:
 
     def keep(self, places: Sequence[int], recipes: Sequence[Recipe]) -> None:
         """Keep only the members in `places`, in the stack too; `recipes` are those of the members kept."""
-        moments = {name: self._stack.chosen(moment, places) for name, moment in self._moments.items()}
+        moments = {name: self._stack.select_members(moment, places) for name, moment in self._moments.items()}
         self._stack.keep(places)
         self._begin(moments, recipes)
 

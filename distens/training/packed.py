@@ -1,4 +1,4 @@
-"""Training of many networks of one architecture as one program: `loop.fit` for members side by side.
+"""Training of many networks of one architecture as one program: `loop.fit_network` for members side by side.
 
 A step takes every member's own batch through stacked layers (`distens.training.stacked`) and one optimizer over all
 weights, without a Python loop over members. Seed, order of rows, bootstrap, learning rate, weight decay, momentum,
@@ -24,26 +24,26 @@ from distens.data.dataset import Examples
 from distens.errors import Diverged
 from distens.records import Integers
 from distens.training import loop
-from distens.training.checkpoint import Pace
+from distens.training.checkpoint import CheckpointTimer
 from distens.training.context import Context
 from distens.training.cost import activations, multiplications
 from distens.training.dropout import Masks
-from distens.training.loop import Reached, Recipe
+from distens.training.loop import Recipe, TrainingState
 from distens.training.network import local_chance, parameters
 from distens.training.optimizers import OPTIMIZERS
-from distens.training.stacked import Stack, Unstackable, kinds
+from distens.training.stacked import NetworkStack, Unstackable, stack_kinds
 
 CACHE_BYTES = 14 << 20
 """The memory that a chunk may use in one step on a CPU. Measured, per member-step of an MLP with 26,000 weights: 16
 members (11 MB) 154 us, 4 members 173, 64 members 184; of one with 6,000: 64 members (13 MB) 45 us, 8 members 55."""
 
-LEAST = 4
+MIN_MEMBERS_PER_CHUNK = 4
 """The smallest number of members in a chunk, however large they are: with fewer, stacking saves too little."""
 
 GATHER_BYTES = 8 << 20
 """The size of the rows that are gathered at a time, for all members of a chunk."""
 
-MOST_ON_GPU = 256
+MAX_MEMBERS_ON_GPU = 256
 
 GPU_SHARE = 0.8
 """The share of the free GPU memory that a chunk may take."""
@@ -73,19 +73,19 @@ class Learner:
         return self.context.until(self.recipe.epochs)
 
 
-def fit(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, dict[str, float] | Diverged]]:
+def fit_pack(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[int, dict[str, float] | Diverged]]:
     """Train all members with cross-entropy; yield each member's place and its metrics, or its error, as it finishes.
 
-    The metrics are those of `distens.training.loop.fit`, except that `seconds` is the member's share of the time, and
-    with `pack`, the number of members trained at once in the beginning. Members equal those of `loop.fit`, to float
-    tolerance.
+    The metrics are those of `distens.training.loop.fit_network`, except that `seconds` is the member's share of the
+    time, and with `pack`, the number of members trained at once in the beginning. Members equal those of
+    `loop.fit_network`, to float tolerance.
 
     Raises:
-        Unstackable: the networks cannot be stacked (see `Stack`); nothing was trained.
+        Unstackable: the networks cannot be stacked (see `NetworkStack`); nothing was trained.
     """
-    begun: dict[int, list[tuple[int, Reached]]] = {}
+    begun: dict[int, list[tuple[int, TrainingState]]] = {}
     for place, learner in enumerate(learners):
-        start = loop.last(learner.recipe, learner.context)
+        start = loop.load_progress(learner.recipe, learner.context)
         if start.weights is not None and start.epoch == learner.until:  # trained up to its budget, but not reported
             learner.network.load_state_dict(start.weights)
             learner.network.to(learner.context.device)
@@ -126,14 +126,14 @@ def chunk_size(learner: Learner, example: Tensor) -> int:
 def _cpu_chunk(network: nn.Module, example: Tensor, batch_size: int) -> int:
     weights = 5 * 4 * parameters(network)  # with gradients, two moments and the step
     numbers = 2 * 4 * batch_size * activations(network, example)  # with their gradients
-    return max(LEAST, CACHE_BYTES // (weights + numbers))
+    return max(MIN_MEMBERS_PER_CHUNK, CACHE_BYTES // (weights + numbers))
 
 
 def _gpu_bytes(network: nn.Module, example: Tensor, batch_size: int, device: str) -> int:
     """Return the peak memory of one step, in bytes for each network."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    stack = Stack([network, network], example, device)
+    stack = NetworkStack([network, network], example, device)
     inputs = example[:1].to(device).expand(2, batch_size, *example.shape[1:]).contiguous()
     stack.backward(torch.zeros_like(stack.forward(inputs)))
     kept = 4 * 3 * stack.weights.numel()  # two moments and the step
@@ -148,7 +148,8 @@ too, because of their memory layout. Measured as torch's time for one network ov
 1e7 operations 1.7 alone and 3 in a pack, of 1e8 0.9 and 1.0; LeNet of 3e8 1.1 and 1.5, of 4e9 1.0 and 1.1."""
 
 WRITTEN_OUT = frozenset({"dense", "images"})
-"""The kinds of layers (see `Stack`) that are faster stacked on a CPU too; other kinds run the networks' own code."""
+"""The kinds of layers (see `NetworkStack`) that are faster stacked on a CPU too; other kinds run the networks' own
+code."""
 
 GPU_STEP_FLOPS = 5e10
 """The operations that a step needs to keep a large GPU busy, despite the time to launch kernels."""
@@ -161,7 +162,7 @@ def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> t
     training begins (see `chunk_size`).
     """
     try:
-        found = kinds(network)
+        found = stack_kinds(network)
     except Unstackable as error:
         return 1, str(error)
     if not gpu and not found <= WRITTEN_OUT:
@@ -169,11 +170,11 @@ def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> t
     flops = _step_flops(network, example, batch_size)
     numbers = f"{parameters(network):,} weights, {flops / 1e6:,.0f} million operations a step"
     if gpu:
-        size = max(1, min(MOST_ON_GPU, round(GPU_STEP_FLOPS / flops)))
+        size = max(1, min(MAX_MEMBERS_ON_GPU, round(GPU_STEP_FLOPS / flops)))
         return size, f"{numbers} leave a GPU idle" if size > 1 else f"{numbers} keep a GPU busy"
     if "images" not in found and flops > DENSE_STEP_FLOPS:
-        return 1, f"{numbers} keep a processor busy"
-    return _cpu_chunk(network, example, batch_size), f"{numbers}, less together than one by one"
+        return 1, f"{numbers} keep a CPU busy"
+    return _cpu_chunk(network, example, batch_size), f"{numbers}, cheaper together than one by one"
 
 
 def gains_alone(network: nn.Module, example: Tensor, batch_size: int) -> bool:
@@ -183,7 +184,7 @@ def gains_alone(network: nn.Module, example: Tensor, batch_size: int) -> bool:
     and optimizer.)
     """
     try:
-        found = kinds(network)
+        found = stack_kinds(network)
     except Unstackable:
         return False
     most = IMAGE_STEP_FLOPS if "images" in found else DENSE_STEP_FLOPS
@@ -226,29 +227,31 @@ def _cross_entropy(logits_MCB: Tensor, targets: Tensor, smoothing_M: Tensor | No
 
 
 @dataclass
-class _Going:
+class _ActiveMember:
     """A member that is still in the chunk."""
 
     place: int
     learner: Learner
     seconds: float
     began: int
-    pace: Pace
+    pace: CheckpointTimer
 
 
 class _Chunk:
-    def __init__(self, learners: Sequence[Learner], starts: Sequence[Reached], table: _Table, device: str) -> None:
+    def __init__(
+        self, learners: Sequence[Learner], starts: Sequence[TrainingState], table: _Table, device: str
+    ) -> None:
         for learner, start in zip(learners, starts, strict=True):
             if start.weights is not None:
                 learner.network.load_state_dict(start.weights)
         self._going = [
-            _Going(place, learner, start.seconds, start.began, Pace(learner.context.checkpoint))
+            _ActiveMember(place, learner, start.seconds, start.began, CheckpointTimer(learner.context.checkpoint))
             for place, (learner, start) in enumerate(zip(learners, starts, strict=True))
         ]
         self._table, self._device, self._pack = table, device, len(learners)
         self._batch_size, self._epoch = learners[0].recipe.batch_size, starts[0].epoch
         self._rows = len(table.inputs) if learners[0].rows_N is None else len(learners[0].rows_N)
-        self._stack = Stack([learner.network for learner in learners], table.inputs[:2].cpu(), device)
+        self._stack = NetworkStack([learner.network for learner in learners], table.inputs[:2].cpu(), device)
         recipes = [learner.recipe for learner in learners]
         self._optimizer = OPTIMIZERS[recipes[0].optimizer](self._stack, recipes)
         if starts[0].moments is not None:
@@ -278,7 +281,7 @@ class _Chunk:
                 for i, place in enumerate(stay):
                     self._save(i, mean_M[place])
 
-    def _metrics(self, member: _Going, mean: float) -> dict[str, float]:
+    def _metrics(self, member: _ActiveMember, mean: float) -> dict[str, float]:
         return _metrics(member.learner, self._rows, mean, member.seconds, member.began, self._pack)
 
     def _keep(self, places: Sequence[int]) -> None:
@@ -324,10 +327,10 @@ class _Chunk:
     def _save(self, place: int, mean: float) -> None:
         member = self._going[place]
         weights, moments = self._stack.named(place, self._stack.weights), self._optimizer.state(place)
-        reached = Reached(self._epoch, member.seconds, weights, moments, mean, member.began)
-        member.pace.save(loop.kept(reached, member.learner.recipe, member.learner.context))
+        reached = TrainingState(self._epoch, member.seconds, weights, moments, mean, member.began)
+        member.pace.save(loop.kept_checkpoint(reached, member.learner.recipe, member.learner.context))
 
 
 def _metrics(learner: Learner, rows: int, loss: float, seconds: float, began: int, pack: int) -> dict[str, float]:
-    found = loop.metrics(learner.network, rows, learner.recipe, learner.context, loss, seconds, began)
+    found = loop.training_metrics(learner.network, rows, learner.recipe, learner.context, loss, seconds, began)
     return {**found, "pack": pack}

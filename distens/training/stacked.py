@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from distens.training import layers
-from distens.training.dropout import Masks, rates
+from distens.training.dropout import Masks, dropout_rates
 from distens.training.islands import Vmapped
 
-_AGREE = 1e-3
+_MAX_LOGIT_DIFFERENCE = 1e-3
 """The largest difference of a stack's logits from a single network's, relative to the largest logit; the differences of
 misread layers are far larger."""
 
@@ -21,17 +21,17 @@ class Unstackable(Exception):
     """An error: these networks cannot be stacked."""
 
 
-def kinds(network: nn.Module) -> frozenset[str]:
-    """Return the kinds of layers in a stack of such networks (see `Stack`), without building or running one.
+def stack_kinds(network: nn.Module) -> frozenset[str]:
+    """Return the kinds of layers in a stack of such networks (see `NetworkStack`), without building or running one.
 
     Raises:
         Unstackable: there can be no such stack.
     """
     _check(network)
-    return layers.kinds(network)
+    return layers.layer_kinds(network)
 
 
-class Stack:
+class NetworkStack:
     """A stack of M networks of one architecture (they may differ in dropout rates).
 
     Args:
@@ -66,21 +66,21 @@ class Stack:
             if [parameter.shape for parameter in network.parameters()] != self._shapes:
                 raise Unstackable("the networks differ in their shapes")
             _check(network)
-        found = [rates(network) for network in networks]
+        found = [dropout_rates(network) for network in networks]
         fullest = max(found, key=len)
         self._template = copy.deepcopy(networks[found.index(fullest)]).cpu().eval()
         self._rates = {name: torch.tensor([f.get(name, 0.0) for f in found], device=device) for name in fullest}
-        self._example, self.kinds = example, layers.kinds(self._template)
+        self._example, self.kinds = example, layers.layer_kinds(self._template)
         with torch.no_grad():
             columns = zip(*(network.parameters() for network in networks), strict=True)
             self._assemble(torch.cat([torch.stack(column).flatten() for column in columns]).to(device))
             if self.kinds <= {"dense", "images"}:  # only torch's own layers, so no check is needed
                 return
-            problem = self._problem(networks)
+            problem = self._find_difference(networks)
             if problem and self.kinds != {"vmap"}:
                 self.kinds = frozenset({"vmap"})
                 self._assemble(self.weights)
-                problem = self._problem(networks)
+                problem = self._find_difference(networks)
             if problem:
                 raise Unstackable(f"the networks' layers cannot be stacked: {problem}")
 
@@ -92,20 +92,22 @@ class Stack:
         if "vmap" in self.kinds:
             self._stages = [Vmapped(self._template, leaves, self._rates, self._example)]
         else:
-            self._stages = layers.chain(self._template, len(self), leaves, self._rates)
+            self._stages = layers.build_chain(self._template, len(self), leaves, self._rates)
 
-    def _problem(self, networks: Sequence[nn.Module]) -> str:
+    def _find_difference(self, networks: Sequence[nn.Module]) -> str:
         """Return a reason why the stack does not compute the same as the networks; empty if it does."""
-        networks_MNC = torch.stack([copy.deepcopy(n).cpu().eval()(self._example) for n in (networks[0], networks[-1])])
+        networks_MNK = torch.stack([copy.deepcopy(n).cpu().eval()(self._example) for n in (networks[0], networks[-1])])
         try:
             with torch.inference_mode():
                 example = self._example.to(self.device).expand(len(self), *self._example.shape)
-                stack_MNC = self.forward(example).transpose(1, 2)[[0, -1]].cpu()
+                stack_MNK = self.forward(example).transpose(1, 2)[[0, -1]].cpu()
         except Exception as error:  # the networks' own code may raise anything when it is run for many at once
             return repr(error)
-        if stack_MNC.shape != networks_MNC.shape:
+        if stack_MNK.shape != networks_MNK.shape:
             return "their outputs would have another shape"
-        close = (stack_MNC - networks_MNC).abs().max() <= _AGREE * networks_MNC.abs().max().clamp(min=1.0)
+        close = (stack_MNK - networks_MNK).abs().max() <= _MAX_LOGIT_DIFFERENCE * networks_MNK.abs().max().clamp(
+            min=1.0
+        )
         return "" if close else "their outputs would change"
 
     def blocks(self, numbers: Tensor) -> list[Tensor]:
@@ -118,7 +120,7 @@ class Stack:
         """Return the views of `blocks` as (M, K), whatever the shape of a weight array."""
         return [block.flatten(1) for block in self.blocks(numbers)]
 
-    def chosen(self, numbers: Tensor, places: Sequence[int]) -> Tensor:
+    def select_members(self, numbers: Tensor, places: Sequence[int]) -> Tensor:
         """Return the numbers of the members in `places`, from numbers that are laid out like `weights`."""
         return torch.cat([block[list(places)].flatten() for block in self.blocks(numbers)])
 
@@ -161,7 +163,7 @@ class Stack:
 
     def keep(self, places: Sequence[int]) -> None:
         """Keep only the members in `places`."""
-        weights = self.chosen(self.weights, places)
+        weights = self.select_members(self.weights, places)
         self._names = [self._names[place] for place in places]
         self._rates = {layer: rates_M[list(places)] for layer, rates_M in self._rates.items()}
         self._assemble(weights)
@@ -169,10 +171,10 @@ class Stack:
 
 def _check(network: nn.Module) -> None:
     if next(network.buffers(), None) is not None:
-        raise Unstackable("the networks keep buffers")
+        raise Unstackable("the networks have buffers")
     if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
         raise Unstackable("hooks change what the networks' layers compute")
     if not all(p.requires_grad and p.dtype is torch.float32 for p in network.parameters()):
-        raise Unstackable("some weights are frozen, or are no float32")
+        raise Unstackable("some weights are frozen, or are not float32")
     if len(list(network.parameters())) != len(list(network.named_parameters(remove_duplicate=False))):
         raise Unstackable("some weights are shared between layers")

@@ -12,9 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distens.errors import StorageError
-from distens.lifecycle.ledger import kind_of
+from distens.lifecycle.ledger import outcome_kind
 from distens.lifecycle.tasks import task_from_json, task_to_json
-from distens.records import Failed, Finished, Floats, History, Integers, Outcome, Report, Settings, Task, settings_key
+from distens.records import (
+    Failed,
+    Finished,
+    Floats,
+    History,
+    Integers,
+    Report,
+    Settings,
+    Task,
+    TaskOutcome,
+    settings_key,
+)
 from distens.storage.encoding import failure_from_json, report_from_json, to_json
 from distens.storage.journal import Journal
 from distens.storage.store import Store
@@ -22,7 +33,7 @@ from distens.storage.store import Store
 Entry = dict[str, Any]
 
 
-class Book:
+class TrialBook:
     """The trials of one experiment, by their ids.
 
     Args:
@@ -50,14 +61,14 @@ class Book:
         """Record that a trial is about to start."""
         self._add({"task": task_to_json(task)})
 
-    def tell(self, outcome: Outcome, place: str = "") -> None:
+    def tell(self, outcome: TaskOutcome, place: str = "") -> None:
         """Record the outcome of a trial, and the folder of its files.
 
         A second outcome of the same trial is ignored, except the report of a trial that had failed and was resumed.
         """
         recovered = isinstance(self.done.get(outcome.task_id), Failed) and isinstance(outcome, Report)
         if outcome.task_id in self.pending or recovered:
-            self._add({kind_of(outcome): to_json(outcome), "place": place})
+            self._add({outcome_kind(outcome): to_json(outcome), "place": place})
 
     def lose(self, known: Sequence[str]) -> None:
         """Record that Tune knows only these of the pending trials; the settings of the others are suggested again."""
@@ -78,7 +89,7 @@ class Book:
             return
         if self.entries[: len(entries)] != list(entries):
             raise StorageError(
-                f"{self._url}: the journal here is not that of the experiment to be restored; give the search the "
+                f"{self._url}: the journal here does not belong to the experiment to be restored; give the search the "
                 "`storage` it had"
             )
         self.lose([entry["task"]["id"] for entry in entries if "task" in entry])

@@ -12,29 +12,29 @@ from ray.tune.search import sample
 from distens.tune.spaces import template_of
 
 
-def to_json(value: Any) -> Any:
+def space_to_json(value: Any) -> Any:
     """Return a space of Tune as JSON values, so that a search can be restored without its space being given again.
 
     Raises:
         TypeError: the space holds a function, or another object that is no JSON value.
     """
     if isinstance(value, sample.Categorical):
-        return {"choices": [to_json(option) for option in value.categories]}
+        return {"choices": [space_to_json(option) for option in value.categories]}
     if isinstance(value, sample.Function):
         raise TypeError(f"{value.func!r} is no JSON value")
     if isinstance(value, sample.Domain):
         return {"domain": template_of(value)}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"mapping": {key: to_json(inner) for key, inner in value.items()}}
+        return {"mapping": {key: space_to_json(inner) for key, inner in value.items()}}
     if type(value) in (list, tuple):
-        return {type(value).__name__: [to_json(inner) for inner in value]}
+        return {type(value).__name__: [space_to_json(inner) for inner in value]}
     if value is None or type(value) in (bool, int, float, str):
         return {"value": value}
     raise TypeError(f"{value!r} is no JSON value")
 
 
 def from_json(saved: Mapping[str, Any]) -> Any:
-    """Rebuild the space from `to_json`'s value."""
+    """Rebuild the space from `space_to_json`'s value."""
     ((kind, value),) = saved.items()
     if kind == "choices":
         return tune.choice([from_json(option) for option in value])

@@ -13,7 +13,7 @@ from typing import Any
 from ray import tune
 
 from distens import coordinator
-from distens.config.config import parse, put
+from distens.config.config import parse_config, put
 from distens.errors import RunError, StorageFailed
 from distens.lifecycle.session import Plan
 from distens.storage.store import Store
@@ -25,7 +25,7 @@ FAILURE = "failure.txt"
 """The file, in the folder of a failed run, with the reason."""
 
 
-def changed(values: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
+def replace_values(values: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config's plain values with some of them replaced, by their dotted keys."""
     out = json.loads(json.dumps(values))
     for key, value in by.items():
@@ -56,7 +56,7 @@ def run_one(
         os.chdir(folder)
     sys.path += [folder for folder in search_path if folder not in sys.path]
     logging.getLogger("distens").setLevel(logging.ERROR)
-    plan = coordinator.checked(parse({**changed(base, config), **more}))
+    plan = coordinator.make_plan(parse_config({**replace_values(base, config), **more}))
     store = Store(f"{plan.config.storage}/{plan.config.run_name()}")
     try:
         if not store.exists(MEASURED):

@@ -23,19 +23,30 @@ import numpy as np
 from ray import tune
 
 from distens import registry
-from distens.config.config import Config, load_config, parse
+from distens.config.config import Config, load_config, parse_config
 from distens.data.dataset import Dataset
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import ConfigError, RunError
 from distens.lifecycle.tasks import task_to_json
-from distens.lifecycle.work._training import HELD_OUT, deliver
+from distens.lifecycle.work._training import HELD_OUT, write_report
 from distens.lifecycle.work.train import Train
 from distens.members.protocol import Member
-from distens.records import Address, Failure, Files, Floats, Integers, Report, Resources, Settings, Task, settings_key
-from distens.roles.ensemble.plan import Plan, check
-from distens.roles.ensemble.purpose import Purpose
+from distens.records import (
+    Address,
+    Failure,
+    FileAddresses,
+    Floats,
+    Integers,
+    Report,
+    Resources,
+    Settings,
+    Task,
+    settings_key,
+)
+from distens.roles.ensemble.plan import EnsemblePlan, build_plan
+from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.runtime._execute import execute
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 from distens.seeding import derive
 from distens.storage.encoding import to_json
 from distens.storage.store import Store
@@ -78,8 +89,8 @@ def report(
         rows: with a member: split -> inputs, for `search`, `combine` and `test`.
         labels: with a member: labels_N of the *search* rows.
         seed: with a member: the seed it was trained with.
-        predictions: instead of a member: probs_NC of the *search* rows. A search can use them to look for diversity; an
-            ensemble cannot be deployed from them.
+        predictions: instead of a member: predictions_NK of the *search* rows. A search can use them to look for
+            diversity; an ensemble cannot be deployed from them.
         storage: a folder that all trials share; None: `distens` in the folder of Tune's experiment.
         checkpoint: as in `ray.tune.report`.
 
@@ -108,13 +119,13 @@ def _check_arguments(metrics: Any, member: Any, rows: Any, labels: Any, predicti
     if member is None and (rows is not None or labels is not None):
         raise ConfigError("report: `rows` and `labels` have no effect without a `member`")
     if predictions is not None and (np.ndim(predictions) != 2 or not np.isfinite(predictions).all()):
-        raise ConfigError(f"report: predictions are finite probs_NC, found shape {np.shape(predictions)}")
+        raise ConfigError(f"report: predictions are finite predictions_NK, found shape {np.shape(predictions)}")
     if member is None:
         return
     if rows is None or set(rows) != set(HELD_OUT) or labels is None or len(labels) != len(rows["search"]):
         found = "nothing" if rows is None else ", ".join(f"{len(inputs)} of {split}" for split, inputs in rows.items())
         raise ConfigError(
-            f"report: a member needs `rows` for {', '.join(HELD_OUT)} and `labels` of those of search; found "
+            f"report: a member needs `rows` for {', '.join(HELD_OUT)} and `labels` of the search rows; found "
             f"{found}; {'no' if labels is None else len(labels)} labels"
         )
     if "parameters" not in metrics:
@@ -140,19 +151,19 @@ def _write_member(
     labels_N: Integers,
     seed: int,
 ) -> Report:
-    settings = {"family": registry.kind_of(member), **registry.resolved(member)}
-    task = Task(name, Purpose.SEARCH, settings, seed, _resources(), Train(), attempt=_next(store, name))
+    settings = {"family": registry.plugin_kind(member), **registry.resolve_options(member)}
+    task = Task(name, EnsemblePurpose.SEARCH, settings, seed, _resources(), Train(), attempt=_next(store, name))
     found = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float | np.number)}
     found.setdefault("seconds", 0.0)
     dataset = Dataset(rows, {"search": labels_N}, Classes(()), "")
     write_task(store, task)
-    return deliver(task, member, found, Shared(store, dataset), Context(seed))
+    return write_report(task, member, found, RunContext(store, dataset), Context(seed))
 
 
-def _write_predictions(store: Store, name: str, probs_NC: Floats) -> Report:
+def _write_predictions(store: Store, name: str, predictions_NK: Floats) -> Report:
     attempt = _next(store, name)
     folder = f"members/{name}/{attempt}"
-    files = Files({"search": store.write_predictions(f"{folder}/search.arrow", probs_NC, durable=False)})
+    files = FileAddresses({"search": store.write_predictions(f"{folder}/search.arrow", predictions_NK, durable=False)})
     made = Report(name, attempt, {}, 0.0, 0, 0.0, platform.node(), files)
     store.write_json(f"{folder}/report.json", to_json(made))
     return made
@@ -184,17 +195,17 @@ def as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
     """Return the config that is given as a config, a mapping, or the path of a YAML file."""
     if isinstance(config, Config):
         return config
-    return parse(config) if isinstance(config, Mapping) else load_config(config)
+    return parse_config(config) if isinstance(config, Mapping) else load_config(config)
 
 
-def planned(config: Config | Mapping[str, Any] | str | Path) -> Plan:
+def planned(config: Config | Mapping[str, Any] | str | Path) -> EnsemblePlan:
     """Return the plan of a config whose members are trained in trials.
 
     Raises:
         ConfigError: the config is not valid, or has a section without effect in trials.
     """
-    plan = check(as_config(config).model_copy(update={"sweep": None}))
-    if registry.kind_of(plan.schedule) != "none":
+    plan = build_plan(as_config(config).model_copy(update={"sweep": None}))
+    if registry.plugin_kind(plan.schedule) != "none":
         raise ConfigError("schedule: has no effect in Ray Tune, whose own schedulers stop trials; leave it out")
     return plan
 
@@ -231,8 +242,8 @@ def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., 
         ConfigError, DataError: the config is not valid, or its data cannot be read.
     """
     plan = planned(config)
-    loaded = load(plan.config.data, plan.config.seed)
-    shared = Shared(Store(experiment_folder(plan.config)), loaded.dataset.for_members())
+    loaded = load_data(plan.config.data, plan.config.seed)
+    shared = RunContext(Store(experiment_folder(plan.config)), loaded.dataset.for_members())
     resources = plan.runner.usual
     train = functools.partial(_train, root=plan.config.seed, resources=resources, search_path=tuple(sys.path))
     train.__name__ = "distens"  # pyright: ignore[reportAttributeAccessIssue]  # what Tune calls its trials
@@ -241,14 +252,14 @@ def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., 
 
 
 def _train(
-    config: Mapping[str, Any], *, root: int, resources: Resources, search_path: Sequence[str], shared: Shared
+    config: Mapping[str, Any], *, root: int, resources: Resources, search_path: Sequence[str], shared: RunContext
 ) -> None:
     sys.path += [folder for folder in search_path if folder not in sys.path]  # for a user's own module beside a config
     settings: Settings = config["member"]
     key = settings_key({**settings, "seed": config.get("seed")})
     name = f"{settings['family']}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     seed = int(config.get("seed", derive(root, "member", key)))
-    task = Task(name, Purpose.SEARCH, settings, seed, resources, Train(), attempt=_next(shared.store, name))
+    task = Task(name, EnsemblePurpose.SEARCH, settings, seed, resources, Train(), attempt=_next(shared.store, name))
     write_task(shared.store, task)
     threads = max(1, int(resources.cpus))
     _limit_threads(threads)

@@ -14,18 +14,18 @@ from ray.tune import ResultGrid
 
 from distens import coordinator, probabilities
 from distens.config.config import Config
-from distens.data.load import Loaded, load
+from distens.data.load import LoadedData, load_data
 from distens.errors import RunError
 from distens.lifecycle.ledger import Ledger
-from distens.lifecycle.progress import Update, Watch
+from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Result
 from distens.lifecycle.session import silent
 from distens.lifecycle.tasks import task_from_json
 from distens.lifecycle.work._training import HELD_OUT
 from distens.lifecycle.work.train import Train
 from distens.records import Failure, Reason, Report, Task
-from distens.roles.ensemble.plan import check
-from distens.roles.ensemble.purpose import Purpose
+from distens.roles.ensemble.plan import build_plan
+from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.storage.encoding import report_from_json
 from distens.storage.store import Store
 from distens.tune.reporting import FOLDER_KEY, as_config
@@ -77,15 +77,15 @@ def ensemble(
     trained, without = _members(results, storage)
     if not trained:
         raise RunError(_nothing(without))
-    plan = check(_config(results, trained, without, config, sections))
+    plan = build_plan(_config(results, trained, without, config, sections))
     store = coordinator.open_storage(plan.config)
     if store.exists("run.json") and not overwrite:
-        raise RunError(f"{store.url}: there is a run of this config already; `overwrite` makes it anew")
+        raise RunError(f"{store.url}: there is a run of this config already; pass `overwrite=True` to replace it")
     store.delete()
-    loaded = load(plan.config.data, plan.config.seed)
+    loaded = load_data(plan.config.data, plan.config.seed)
     _check_rows(loaded, trained)
     watch = watch or silent
-    watch(Update("data", f"{store.url}: copying {len(trained)} members", path=store.url))
+    watch(ProgressEvent("data", f"{store.url}: copying {len(trained)} members", path=store.url))
     _fill(store, trained, without)
     return coordinator.carry_out(plan, store, watch, data=loaded)
 
@@ -110,7 +110,7 @@ def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], 
     for place in places:
         store = Store(place)
         for name in store.names("members"):
-            found = _last(store, name)
+            found = _find_newest_member(store, name)
             if isinstance(found, _Trained):
                 trained[name] = found
                 without.pop(name, None)  # an earlier report of a trial that then failed
@@ -119,7 +119,7 @@ def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], 
     return sorted(trained.values(), key=lambda one: (one.at, one.task.id)), without
 
 
-def _last(store: Store, name: str) -> _Trained | str:
+def _find_newest_member(store: Store, name: str) -> _Trained | str:
     """Return the newest complete member of that name; else the reason why there is none, or "" without a report."""
     for attempt in sorted(filter(str.isdigit, store.names(f"members/{name}")), key=int, reverse=True):
         folder = f"members/{name}/{attempt}"
@@ -135,7 +135,7 @@ def _last(store: Store, name: str) -> _Trained | str:
 
 def _nothing(without: Mapping[str, tuple[Any, str]]) -> str:
     reasons = "\n".join(f"  {name}: {why}" for name, (_, why) in list(without.items())[:5])
-    return f"no trial reported a member to make an ensemble of:\n{reasons or '  there are no trials'}"
+    return f"no trial reported a member for an ensemble:\n{reasons or '  there are no trials'}"
 
 
 def _config(
@@ -159,7 +159,7 @@ def _fixed(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.settings.items() if key != "family"}
 
 
-def _check_rows(loaded: Loaded, trained: Sequence[_Trained]) -> None:
+def _check_rows(loaded: LoadedData, trained: Sequence[_Trained]) -> None:
     """Refuse predictions of other rows than the data's, with which every later result would be wrong without a sign.
 
     Raises:
@@ -167,18 +167,19 @@ def _check_rows(loaded: Loaded, trained: Sequence[_Trained]) -> None:
     """
     labels = loaded.dataset.labels
     for one in trained:
-        probs = {split: one.store.read_predictions(one.report.files[split]) for split in HELD_OUT}
-        for split, probs_NC in probs.items():
-            if probs_NC.shape != (len(labels[split]), len(loaded.dataset.classes)):
+        predictions = {split: one.store.read_predictions(one.report.files[split]) for split in HELD_OUT}
+        for split, predictions_NK in predictions.items():
+            if predictions_NK.shape != (len(labels[split]), len(loaded.dataset.classes)):
                 raise RunError(
-                    f"{one.task.id} predicted {probs_NC.shape[0]} rows of {split} in {probs_NC.shape[1]} classes, but "
+                    f"{one.task.id} predicted {predictions_NK.shape[0]} rows of {split} in {predictions_NK.shape[1]} "
+                    "classes, but "
                     f"the data have {len(labels[split])} and {len(loaded.dataset.classes)}: were they split alike?"
                 )
-        found = probabilities.metrics(probs["search"], labels["search"])["nll"]
+        found = probabilities.class_metrics(predictions["search"], labels["search"])["nll"]
         if not np.isclose(found, one.report.metrics["nll"], rtol=TOLERANCE, atol=TOLERANCE):
             raise RunError(
                 f"{one.task.id}: its NLL on search was {one.report.metrics['nll']:.6g}, by the labels of these data it "
-                f"is {found:.6g}: they are other rows, or in another order"
+                f"is {found:.6g}: the rows differ, or their order"
             )
 
 
@@ -195,6 +196,6 @@ def _fill(store: Store, trained: Sequence[_Trained], without: Mapping[str, tuple
         settings = (config or {}).get("member")
         if not (isinstance(settings, Mapping) and "family" in settings):
             settings = {"family": KIND, "kind": KIND}
-        ledger.ask([Task(name, Purpose.SEARCH, settings, 0, work=Train())])
+        ledger.ask([Task(name, EnsemblePurpose.SEARCH, settings, 0, work=Train())])
         reason: Reason = next((known for known in get_args(Reason) if f"{known}: " in why), "crashed")
         ledger.tell([Failure(name, 1, reason, why, 0.0, "")])

@@ -25,16 +25,16 @@ from threadpoolctl import threadpool_limits
 
 from distens import registry
 from distens.config.config import Config
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import ConfigError, RunError, StorageError
 from distens.records import Address, Failure, Floats, History, Integers, Report, Settings, Task
-from distens.roles.ensemble.purpose import Purpose
+from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.search.protocol import Search
 from distens.seeding import derive, generator
 from distens.storage.encoding import report_from_json
 from distens.storage.store import Store
-from distens.tune.book import Book, key_of, value_of
-from distens.tune.domains import from_json, to_json
+from distens.tune.book import TrialBook, key_of, value_of
+from distens.tune.domains import from_json, space_to_json
 from distens.tune.reporting import FOLDER_KEY, absolute, experiment_folder, planned
 from distens.tune.spaces import TuneSpace
 
@@ -83,12 +83,12 @@ class DivBOSearch(Searcher):
     ) -> None:
         _check_objective(metric, mode)
         super().__init__(metric, mode)
-        self._search: Search = registry.build("search", search, "search")
+        self._search: Search = registry.make_plugin("search", search, "search")
         self._space = TuneSpace(space) if space else None
         self._labels_N = None if labels is None else np.asarray(labels)
         self._storage, self._seed = absolute(storage) if storage else None, seed
         self._points = list(points_to_evaluate or ())
-        self._book: Book | None = None
+        self._book: TrialBook | None = None
         self._known = False  # True if Tune's trials are those that the book has as pending
         self._warned = False
 
@@ -105,7 +105,7 @@ class DivBOSearch(Searcher):
             "metric": plan.config.metric,
             "mode": "min",
             "search": plan.config.search.spec(),
-            "labels": load(plan.config.data, plan.config.seed).dataset.labels["search"],
+            "labels": load_data(plan.config.data, plan.config.seed).dataset.labels["search"],
             "storage": experiment_folder(plan.config),
             "seed": plan.config.seed,
         }
@@ -120,7 +120,7 @@ class DivBOSearch(Searcher):
         _check_objective(metric, mode)
         for name, ours, theirs in (("metric", self._metric, metric), ("mode", self._mode, mode)):
             if ours and theirs and ours != theirs:
-                raise ConfigError(f"{name}: the search was told {ours!r} and tune.TuneConfig {theirs!r}")
+                raise ConfigError(f"{name}: the search was given {ours!r} and tune.TuneConfig {theirs!r}")
         self._metric, self._mode = self._metric or metric, self._mode or mode
         if self._space is not None:
             return False
@@ -133,7 +133,7 @@ class DivBOSearch(Searcher):
         self._settle(book)
         if trial_id not in book.pending:
             settings = self._next(space, book)
-            book.ask(Task(trial_id, Purpose.SEARCH, settings, derive(self._seed, "member", trial_id)))
+            book.ask(Task(trial_id, EnsemblePurpose.SEARCH, settings, derive(self._seed, "member", trial_id)))
         return space.config(book.pending[trial_id].settings)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -144,7 +144,7 @@ class DivBOSearch(Searcher):
         task = book.task(trial_id)
         value = value_of(result, str(self._metric), str(self._mode))
         if error or isinstance(value, str):
-            why = "Tune says that it failed" if error else str(value)
+            why = "Tune reported that the trial failed" if error else str(value)
             book.tell(Failure(trial_id, task.attempt, "crashed", why, 0.0, platform.node()))
             return
         assert result is not None
@@ -165,7 +165,7 @@ class DivBOSearch(Searcher):
         space, book = self._ready(), self._opened()
         drawn = space.space.draw(generator(self._seed, "given", len(book.entries)))
         name = f"given-{len(book.entries)}"
-        book.ask(Task(name, Purpose.SEARCH, space.settings(parameters, drawn), 0))
+        book.ask(Task(name, EnsemblePurpose.SEARCH, space.settings(parameters, drawn), 0))
         self.on_trial_complete(name, {str(self._metric): value}, error)
 
     def save(self, checkpoint_path: str) -> None:
@@ -188,7 +188,7 @@ class DivBOSearch(Searcher):
         space = None
         if self._space is not None:
             with suppress(TypeError):  # no JSON values: `suggest` tells the user what to do
-                space = to_json(self._space.param_space)
+                space = space_to_json(self._space.param_space)
         entries = list(self._opened().entries)
         return {"format": FORMAT, "metric": self._metric, "mode": self._mode, "space": space, "entries": entries}
 
@@ -204,7 +204,7 @@ class DivBOSearch(Searcher):
         self._known = True
 
     @property
-    def book(self) -> Book:
+    def book(self) -> TrialBook:
         """Return the book of the trials so far."""
         return self._opened()
 
@@ -212,24 +212,24 @@ class DivBOSearch(Searcher):
     def _key(self) -> str:
         return key_of(str(self._metric), str(self._mode))
 
-    def _opened(self) -> Book:
+    def _opened(self) -> TrialBook:
         if self._book is None:
-            self._book = Book(Store(self._storage) if self._storage else None)
+            self._book = TrialBook(Store(self._storage) if self._storage else None)
             strange = next((t for t in self._tasks(self._book) if self._space and not self._fits(t.settings)), None)
             if strange is not None:
                 raise RunError(
-                    f"{self._storage}: the journal here is of another space; its trial {strange.id} has "
+                    f"{self._storage}: the journal here belongs to another space; its trial {strange.id} has "
                     f"{dict(strange.settings)}. Give each experiment a `storage` of its own"
                 )
         return self._book
 
-    def _tasks(self, book: Book) -> list[Task]:
+    def _tasks(self, book: TrialBook) -> list[Task]:
         return [*book.pending.values(), *(entry.task for entry in book.done.values())]
 
     def _fits(self, settings: Settings) -> bool:
         return self._space is not None and self._space.space.contains(settings)
 
-    def _settle(self, book: Book) -> None:
+    def _settle(self, book: TrialBook) -> None:
         """Mark the journal's pending trials as lost if no snapshot was restored: no process trains them then."""
         if not self._known:
             book.lose([])
@@ -245,7 +245,7 @@ class DivBOSearch(Searcher):
             raise ConfigError("DivBOSearch: no objective; give `metric` and `mode` to tune.TuneConfig or to the search")
         return self._space
 
-    def _next(self, space: TuneSpace, book: Book) -> Settings:
+    def _next(self, space: TuneSpace, book: TrialBook) -> Settings:
         if book.lost:
             return book.lost[0]
         if book.asked < len(self._points):
@@ -257,7 +257,9 @@ class DivBOSearch(Searcher):
             return self._propose(self._search, history, space, book.asked)
         except _NoPredictions as error:
             if not self._warned:
-                log.warning("%s: %s; going on as plain Bayesian optimisation", registry.kind_of(self._search), error)
+                log.warning(
+                    "%s: %s; continuing as plain Bayesian optimisation", registry.plugin_kind(self._search), error
+                )
                 self._warned = True
             return self._propose(_plain(self._search), history, space, book.asked)
 
@@ -265,7 +267,7 @@ class DivBOSearch(Searcher):
         with threadpool_limits(limits=1, user_api="blas"):  # trials have the other cores
             return search.propose(history, space.space, 1, generator(self._seed, "search", number))[0]
 
-    def _predictions(self, book: Book, name: str) -> Floats:
+    def _predictions(self, book: TrialBook, name: str) -> Floats:
         entry, address = book.done[name], None
         if isinstance(getattr(entry, "report", None), Report):
             address = entry.report.files.get("search")  # pyright: ignore[reportAttributeAccessIssue]
@@ -273,10 +275,12 @@ class DivBOSearch(Searcher):
             raise _NoPredictions(f"trial {name} did not report its predictions (see distens.tune.report)")
         if self._labels_N is None:
             raise _NoPredictions("`labels` of the predicted rows were not given")
-        probs_NC = Store(book.places[name]).read_predictions(address)
-        if len(probs_NC) != len(self._labels_N):
-            raise RunError(f"trial {name} predicted {len(probs_NC)} rows, but there are {len(self._labels_N)} `labels`")
-        return probs_NC
+        predictions_NK = Store(book.places[name]).read_predictions(address)
+        if len(predictions_NK) != len(self._labels_N):
+            raise RunError(
+                f"trial {name} predicted {len(predictions_NK)} rows, but there are {len(self._labels_N)} `labels`"
+            )
+        return predictions_NK
 
 
 def _check_objective(metric: Any, mode: Any) -> None:
@@ -298,7 +302,7 @@ def _reported(result: Mapping[str, Any]) -> tuple[str, Report | None]:
 
 def _plain(search: Search) -> Search:
     """Return `bayes`, a search that uses only the metric, with the options that it shares with the given search."""
-    bayes = registry.find("search", "bayes", "search")
-    given = registry.resolved(search)
+    bayes = registry.find_plugin("search", "bayes", "search")
+    given = registry.resolve_options(search)
     options = {name: given[name] for name in registry.options(bayes) if registry.same_option(type(search), bayes, name)}
-    return registry.build("search", {"kind": "bayes", **options}, "search")
+    return registry.make_plugin("search", {"kind": "bayes", **options}, "search")

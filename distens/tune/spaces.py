@@ -115,7 +115,7 @@ class _Number:
     def read(self, value: Any, drawn: Any, where: str) -> Any:
         found = value.item() if hasattr(value, "item") else value
         if not self.space.contains({"family": "number", "kind": KIND, "value": found}):
-            raise ConfigError(f"{where}: {value!r} lies outside of {self.template}")
+            raise ConfigError(f"{where}: {value!r} lies outside {self.template}")
         return self.build(found)
 
 
@@ -124,7 +124,7 @@ class _Choice:
 
     def __init__(self, options: Sequence[Any], where: str) -> None:
         if not options:
-            raise ConfigError(f"{where}: a choice of nothing; give it one option or more")
+            raise ConfigError(f"{where}: a choice without options; give it one or more")
         self.options = [_Tree(option, f"{where}[{place}]") for place, option in enumerate(options)]
         self.template = {"choices": [self.option(place) for place in range(len(options))]}
 

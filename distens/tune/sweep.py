@@ -25,17 +25,17 @@ import ray
 from ray import tune
 
 from distens import coordinator, registry
-from distens.config.config import Config, parse, write_yaml
-from distens.coordinator import checked, role_of
+from distens.config.config import Config, parse_config, write_yaml
+from distens.coordinator import make_plan, role_of
 from distens.errors import ConfigError, RunError
 from distens.lifecycle.session import Plan
 from distens.records import Failed, Finished, Settings
 from distens.runtime.ray_actors import RayActors
 from distens.space.space import Space
 from distens.storage.store import Store
-from distens.tracking.protocol import Final, RunInfo
+from distens.tracking.protocol import FinalInfo, RunInfo
 from distens.tune.domains import tuned
-from distens.tune.one_run import FAILURE, MEASURED, changed, run_one
+from distens.tune.one_run import FAILURE, MEASURED, replace_values, run_one
 from distens.tune.reporting import absolute
 from distens.tune.searcher import DivBOSearch
 from distens.tune.spaces import TuneSpace
@@ -52,7 +52,7 @@ RUN_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweptRun:
     """One run of a sweep.
 
     Attributes:
@@ -74,8 +74,8 @@ class SweepResult:
 
     path: str
     metric: str
-    runs: Sequence[Swept]
-    best: Swept
+    runs: Sequence[SweptRun]
+    best: SweptRun
     notes: Sequence[str]
 
 
@@ -97,7 +97,7 @@ def sweep(config: Config, say: Callable[[str], None] = lambda line: None) -> Swe
 class _Sweep:
     def __init__(self, config: Config) -> None:
         if config.sweep is None:
-            raise ConfigError("sweep: missing; say what to sweep `over`, and how many `samples`")
+            raise ConfigError("sweep: missing; set `over` (what to sweep) and `samples` (the number of runs)")
         self.config, self.section = config, config.sweep
         self.row, self.measure, self.mode = _objective(config)
         space = _space(config)
@@ -149,7 +149,7 @@ class _Sweep:
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # we handle Ctrl-C ourselves
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # part of the new output is printed whatever `verbose` is
         base = self.config.model_copy(update={"sweep": None, "storage": self.folder})
-        kept, runs, runtime = self._room(runner)
+        kept, runs, runtime = self._divide_resources(runner)
         run = tune.with_parameters(
             run_one,
             base=base.model_dump(mode="json"),
@@ -175,7 +175,7 @@ class _Sweep:
             ),
         ).fit()
 
-    def _room(self, runner: RayActors) -> tuple[dict[str, float], int, Any]:
+    def _divide_resources(self, runner: RayActors) -> tuple[dict[str, float], int, Any]:
         """Return the resources that Tune reserves for a run, the number of runs at a time, and their `runtime` section.
 
         Tune reserves no resources for a run's members: they are placed by `runtime`, as in any run, and each run gets
@@ -183,14 +183,14 @@ class _Sweep:
         """
         if not isinstance(self.plan.runner, RayActors):
             cpus = self.plan.runner.usual.cpus
-            return {"CPU": cpus}, self.section.concurrency, registry.resolved(self.plan.runner)
+            return {"CPU": cpus}, self.section.concurrency, registry.resolve_options(self.plan.runner)
         runner.check()
         runs = min(self.section.concurrency, runner.slots())
-        runtime = {**registry.resolved(runner), "address": None, "concurrency": runner.slots() // runs}
+        runtime = {**registry.resolve_options(runner), "address": None, "concurrency": runner.slots() // runs}
         return {"memory": RUN_BYTES}, runs, runtime
 
     def _tracking(self) -> dict[str, Any]:
-        spec = registry.resolved(self.plan.tracker)
+        spec = registry.resolve_options(self.plan.tracker)
         if "within" in spec:  # a tracker that nests
             spec |= {"within": self.name, "experiment": spec["experiment"] or self.config.name}
         return spec
@@ -198,23 +198,23 @@ class _Sweep:
     def run_of(self, settings: Settings) -> tuple[dict[str, Any], str]:
         """Return the values of one run, and its folder."""
         values = self._tune_space.config(settings)
-        config = changed(self.config.model_copy(update={"sweep": None}).model_dump(mode="json"), values)
-        return values, f"{self.folder}/{checked(parse(config)).config.run_name()}"
+        config = replace_values(self.config.model_copy(update={"sweep": None}).model_dump(mode="json"), values)
+        return values, f"{self.folder}/{make_plan(parse_config(config)).config.run_name()}"
 
-    def swept(self, entry: Finished | Failed) -> Swept:
+    def swept(self, entry: Finished | Failed) -> SweptRun:
         """Return one run of the sweep, with its value or the reason why it failed."""
         values, path = self.run_of(entry.task.settings)
         if isinstance(entry, Failed):
             store = Store(path)
             why = store.read(FAILURE).decode() if store.exists(FAILURE) else entry.failure.message
-            return Swept(values, None, path, why)
+            return SweptRun(values, None, path, why)
         (value,) = entry.report.metrics.values()
-        return Swept(values, -value if self.mode == "max" else value, path)
+        return SweptRun(values, -value if self.mode == "max" else value, path)
 
-    def _runs(self, search: DivBOSearch) -> list[Swept]:
+    def _runs(self, search: DivBOSearch) -> list[SweptRun]:
         return [self.swept(entry) for entry in search.book.done.values()]
 
-    def _result(self, runs: Sequence[Swept]) -> SweepResult:
+    def _result(self, runs: Sequence[SweptRun]) -> SweepResult:
         done = [run for run in runs if run.value is not None]
         if not done:
             reasons = "\n".join(f"  {_shown(run.values)}: {run.why}" for run in runs[:5])
@@ -265,17 +265,17 @@ def _objective(config: Config) -> tuple[str, str, str]:
         )
     mode = config.sweep.mode or MEASURES[measure]
     if mode != MEASURES[measure]:
-        raise ConfigError(f"sweep.mode: the worst by {measure} is not what you want; leave it out, or say the opposite")
+        raise ConfigError(f"sweep.mode: would choose the worst run by {measure}; leave it out, or set the other mode")
     return row, measure, mode
 
 
 def _space(config: Config) -> dict[str, Any]:
     """Return the template of the swept values, with every key checked."""
     assert config.sweep is not None
-    registry.build("search", config.sweep.search, "sweep.search")
+    registry.make_plugin("search", config.sweep.search, "sweep.search")
     for key, domain in config.sweep.over.items():
         if key.split(".")[0] in WITHOUT_EFFECT:
-            raise ConfigError(f"sweep.over.{key}: has no effect on what a run results in")
+            raise ConfigError(f"sweep.over.{key}: has no effect on a run's results")
         if not ({"choices", "low", "mean"} & set(domain)):
             raise ConfigError(f"sweep.over.{key}: a domain is needed, as in `members`; found {domain!r}")
     space = Space({"config": config.sweep.over}, "sweep.over")
@@ -288,20 +288,20 @@ def _space(config: Config) -> dict[str, Any]:
 def _check_ends(config: Config, space: Space) -> Plan:
     """Return the plan of the config itself, after a check that every end of every range makes a valid config."""
     base = config.model_copy(update={"sweep": None})
-    plan, values = checked(base), base.model_dump(mode="json")
+    plan, values = make_plan(base), base.model_dump(mode="json")
     for corner in space.corners():
         ours = {key: value for key, value in corner.items() if key != "family"}
         try:
-            checked(parse(changed(values, ours)))
+            make_plan(parse_config(replace_values(values, ours)))
         except ConfigError as error:
             raise ConfigError(f"sweep.over: with {_shown(ours)}: {error}") from error
     return plan
 
 
-def _cautions(best: Swept) -> list[str]:
+def _cautions(best: SweptRun) -> list[str]:
     other = [key for key in best.values if key == "seed" or key.startswith("data.")]
     return [
-        f"{key}: divides the rows anew, so that runs are measured on different rows; a best {key} is luck"
+        f"{key}: changes the split of the rows, so that runs are measured on different rows; the best {key} is chance"
         for key in other
     ]
 
@@ -316,7 +316,7 @@ def _shown(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
 
-def _final(result: SweepResult, row: str) -> Final:
+def _final(result: SweepResult, row: str) -> FinalInfo:
     """Return the final record of a sweep for tracking: its best run, and all runs as a table."""
     measured = Store(result.best.path).read_json(MEASURED)[row]
     rows: dict[str, Any] = {"best": {f"combine_{name}": value for name, value in measured.items()}}
@@ -324,4 +324,4 @@ def _final(result: SweepResult, row: str) -> Final:
         name = run.path.rsplit("/", 1)[1]
         rows[name] = {**run.values, result.metric: run.value, **({"why": run.why} if run.why else {})}
     verdict = (f"best by {result.metric} on the combine split: {_shown(result.best.values)} ({result.best.path})",)
-    return Final(rows, {}, {}, (), None, {}, {}, None, verdict=verdict)
+    return FinalInfo(rows, {}, {}, (), None, {}, {}, None, verdict=verdict)

@@ -17,7 +17,7 @@ from distens.errors import Diverged
 from distens.lifecycle.work.train import Train
 from distens.members.protocol import Packable
 from distens.records import Report, Task
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 from distens.storage.store import Store
 from distens.training.context import Context
 
@@ -94,8 +94,8 @@ class Pool:
         self._problem = job.problem
         gpus = 1 / self._actors if job.device == "cuda" else 0
         spec = {"kind": "ray_actors", "concurrency": self._actors, "gpus_per_member": gpus}
-        self._runner = registry.build("runtime", spec, "runtime")
-        self._runner.start(Shared(self._store, job.problem.dataset().for_members()))
+        self._runner = registry.make_plugin("runtime", spec, "runtime")
+        self._runner.start(RunContext(self._store, job.problem.dataset().for_members()))
 
     def _pack(self, job: Job) -> list[Task]:
         """Return tasks with new ids: a task whose result is in the store would not be carried out again."""

@@ -47,7 +47,7 @@ class Problem:
 
     def network(self) -> nn.Module:
         """Return a freshly initialised network, without the flattening if rows are already flat."""
-        built: Any = registry.build("models", self.model, "model").build(self.inputs.shape[1:], self.classes)
+        built: Any = registry.make_plugin("models", self.model, "model").build(self.inputs.shape[1:], self.classes)
         return built[1:] if isinstance(built[0], nn.Flatten) and self.inputs.ndim == 2 else built
 
     def examples(self) -> Examples:

@@ -24,10 +24,10 @@ from distens.members.client import Client
 @dataclass
 class Idle(Client):
     def train(self, start_P, shards, round, device="cpu"):
-        from distens.training.local import Learned
+        from distens.training.local import LocalUpdate
 
         for place in range(len(shards)):
-            yield place, Learned(start_P.copy(), 1, self.learning_rate, 0.0, 0.0)
+            yield place, LocalUpdate(start_P.copy(), 1, self.learning_rate, 0.0, 0.0)
 '''
 """A member kind: the bench puts it into `distens/members` of a copy of the package, as a developer would."""
 
@@ -35,19 +35,19 @@ class Idle(Client):
 def main(path: str) -> None:
     """Carry out all rounds and print the time at which each of them ended."""
     import distens
-    from distens.config.config import parse
-    from distens.lifecycle.progress import Update
+    from distens.config.config import parse_config
+    from distens.lifecycle.progress import ProgressEvent
 
     ended: list[float] = []
     spent: list[float] = []
 
-    def noted(update: Update) -> None:
+    def noted(update: ProgressEvent) -> None:
         if update.phase == "rounds" and update.text:
             ended.append(time.time())
             if len(ended) == 1:
                 spent.append(cpu_seconds())
 
-    result = distens.run(parse(json.loads(Path(path).read_text())), noted)
+    result = distens.run(parse_config(json.loads(Path(path).read_text())), noted)
 
     from distens.storage.journal import Journal
     from distens.storage.store import Store

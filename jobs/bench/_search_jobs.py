@@ -35,7 +35,7 @@ def _loaded() -> dict[tuple[str, str], str]:
     for family, patterns in SHARED.items():
         shared = b"".join(file.read_bytes() for pattern in patterns for file in sorted(root.glob(pattern)))
         for name in registry.names(family):
-            registry.find(family, name, family)
+            registry.find_plugin(family, name, family)
             own = (root / family / f"{name}.py").read_bytes()
             codes[family, name] = hashlib.sha256(shared + own).hexdigest()[:8]
     return codes

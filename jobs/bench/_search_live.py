@@ -53,7 +53,7 @@ class Live:
         """Return the config of a run; a method is a config's sections, e.g. `{"search": "divbo"}`."""
         from _search_tables import run_config, shares
 
-        from distens.config.config import parse
+        from distens.config.config import parse_config
         from distens.registry import split_spec
         from distens.seeding import derive
 
@@ -65,7 +65,7 @@ class Live:
         values |= {"metric": self.metric, "select": "greedy", "calibrate": "temperature", **sections}
         kind, options = split_spec(values["search"], "search")
         values["search"] = {"kind": kind, **options, "seconds": self.seconds}
-        return parse(values)
+        return parse_config(values)
 
     def distens(self, method: str, sections: Mapping[str, Any]) -> dict[str, Any]:
         """Return the result of one search, which is run now if there is none."""
@@ -100,10 +100,10 @@ class Live:
         import numpy as np
         import pandas as pd
 
-        from distens.data.load import load
+        from distens.data.load import load_data
 
         config = self.config({})
-        rows = load(config.data, config.seed).split_rows
+        rows = load_data(config.data, config.seed).split_rows
         table = pd.read_parquet(self.path)
         table["target"] = table["target"].astype(str)
         folder.mkdir(parents=True)
@@ -129,9 +129,9 @@ def _rows(path: Path) -> int:
 def main(given: Path) -> None:
     """Carry out one run and print its result."""
     import distens
-    from distens.config.config import parse
+    from distens.config.config import parse_config
 
-    config = parse(json.loads(given.read_text()))
+    config = parse_config(json.loads(given.read_text()))
     count_cpu_seconds()
     before = spent()
     result = distens.run(config, overwrite=True)

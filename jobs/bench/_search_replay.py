@@ -22,8 +22,8 @@ from _search_watch import watched
 from distens import registry, seeding
 from distens.diversity.pairwise import diversity
 from distens.lifecycle.work.train import Train
-from distens.probabilities import metrics, mix
-from distens.records import Failed, Failure, Files, Finished, Floats, History, Report, Task, settings_key
+from distens.probabilities import class_metrics, mix
+from distens.records import Failed, Failure, FileAddresses, Finished, Floats, History, Report, Task, settings_key
 from distens.select.greedy import Greedy
 
 PROBES = (20, 40, 60, 80)
@@ -103,7 +103,7 @@ class Replay:
 
     def run(self, spec: Any) -> Trace:
         """Return the trace of a search on this table."""
-        search = registry.build("search", spec, "search")
+        search = registry.make_plugin("search", spec, "search")
         trace, history = Trace(), _Past(self)
         clock, under_way = 0.0, []
         with watched() as seen:
@@ -211,7 +211,9 @@ class _Past:
         values = self._table.metrics[k]
         assert values is not None
         parameters = int(values.get("parameters", 0))
-        return Report(f"m{k:04d}", 1, values, float(self._table.seconds_K[k]), parameters, 0.0, "cache", Files({}))
+        return Report(
+            f"m{k:04d}", 1, values, float(self._table.seconds_K[k]), parameters, 0.0, "cache", FileAddresses({})
+        )
 
     def _failure(self, k: int) -> Failure:
         reason: Any = self._table.reasons[k]
@@ -225,15 +227,15 @@ def selected(table: Table, arrived: Sequence[int], spec: Any, metric: str, budge
         arrived: settings in order of arrival; those that failed are skipped.
         budgets: numbers of evaluations after which members are selected as well; the end is always added.
     """
-    selector = registry.build("select", spec, "select")
+    selector = registry.make_plugin("select", spec, "select")
     row: dict[str, Any] = {}
     before = time.process_time()
     for budget in sorted({*(b for b in budgets if b < len(arrived)), len(arrived)}):
         done = [k for k in arrived[:budget] if table.metrics[k] is not None]
         probs_search = [table.search_probs(k) for k in done]
         weights_M = np.asarray(selector.select(probs_search, table.labels_search_N, metric))
-        search = metrics(mix(probs_search, weights_M), table.labels_search_N)
-        test = metrics(mix([table.test_probs(k) for k in done], weights_M), table.labels_test_N)
+        search = class_metrics(mix(probs_search, weights_M), table.labels_search_N)
+        test = class_metrics(mix([table.test_probs(k) for k in done], weights_M), table.labels_test_N)
         row[str(budget)] = {
             "search_error": search["error"],
             "search_nll": search["nll"],

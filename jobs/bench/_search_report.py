@@ -230,7 +230,7 @@ def anytime(results: Results, selector: str) -> Section:
         method: {at: float(r[i]) for at, r in zip(budgets, ranks, strict=True)}
         for i, method in enumerate(results.methods)
     }
-    return Section(f"Average rank with {selector} after so many evaluations", ("", *budgets), rows, data=data)
+    return Section(f"Average rank with {selector} by number of evaluations", ("", *budgets), rows, data=data)
 
 
 def diversity(results: Results) -> Section:

@@ -20,11 +20,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 import distens
-from distens.config.config import parse
-from distens.data.load import load
+from distens.config.config import parse_config
+from distens.data.load import load_data
 from distens.lifecycle.ledger import Ledger
 from distens.records import Floats, Integers, Settings
-from distens.roles.ensemble.plan import check
+from distens.roles.ensemble.plan import build_plan
 from distens.space.space import Space
 from distens.storage.store import Store
 
@@ -91,7 +91,7 @@ def run_config(path: Path, seed: int, storage: Path, search: Mapping[str, Any], 
         "unseen": "missing",
         "splits": shares(rows),
     }
-    return parse(
+    return parse_config(
         {
             "name": path.stem,
             "seed": seed,
@@ -130,8 +130,8 @@ def build(path: Path, seed: int, cache: Path, members: int) -> str:
     usable = _without_rare_classes(path, cache / "runs")
     config = run_config(usable, seed, cache / "runs", {"kind": "random", "members": members}, runtime)
     result = distens.run(config, overwrite=True)
-    store, resolved = Store(result.path), check(config).config
-    dataset, ledger = load(resolved.data, resolved.seed).dataset, Ledger(store)
+    store, resolved = Store(result.path), build_plan(config).config
+    dataset, ledger = load_data(resolved.data, resolved.seed).dataset, Ledger(store)
     done, failed = ledger.finished("search"), ledger.failed("search")
     arrays = {}
     for split in ("search", "combine", "test"):

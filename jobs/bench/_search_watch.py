@@ -41,9 +41,9 @@ def watched() -> Iterator[Seen]:
     `performance_std` and `diversity_std` are the mean predicted deviation (0: no variance).
     """
     from distens.search._forest import Forest
-    from distens.search._pairs import Towards
+    from distens.search._pairs import PairPredictor
 
-    seen, predict, over = Seen(), Forest.predict, Towards.over
+    seen, predict, over = Seen(), Forest.predict, PairPredictor.over
 
     def forest(self: Forest, features_PD: Floats) -> tuple[Floats, Floats]:
         mean_P, variance_P = predict(self, features_PD)
@@ -52,14 +52,14 @@ def watched() -> Iterator[Seen]:
             seen.add("performance_std", np.sqrt(variance_P).mean())
         return mean_P, variance_P
 
-    def pairs(self: Towards, predicted: Sequence[Floats]) -> tuple[Floats, Floats]:
+    def pairs(self: PairPredictor, predicted: Sequence[Floats]) -> tuple[Floats, Floats]:
         mean_PQ, std_PQ = over(self, predicted)
         seen.add("diversity", mean_PQ.std(axis=1).mean())
         seen.add("diversity_std", std_PQ.mean())
         return mean_PQ, std_PQ
 
-    Forest.predict, Towards.over = forest, pairs  # pyright: ignore[reportAttributeAccessIssue]
+    Forest.predict, PairPredictor.over = forest, pairs  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield seen
     finally:
-        Forest.predict, Towards.over = predict, over
+        Forest.predict, PairPredictor.over = predict, over

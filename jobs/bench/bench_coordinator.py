@@ -75,7 +75,7 @@ def main(
     members: Annotated[list[int] | None, typer.Option(help="How many; give it several times for several rows.")] = None,
     pack: Annotated[list[str] | None, typer.Option(help="`auto` or how many members are dispatched at once.")] = None,
     tune: Annotated[int, typer.Option(help="Trials of Ray Tune; 0 leaves that row out.")] = 200,
-    repetitions: Annotated[int, typer.Option(help="Each row is the median of so many runs.")] = 3,
+    repetitions: Annotated[int, typer.Option(help="Each row is the median of this many runs.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Also write the table here, as JSON.")] = None,
     child: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
@@ -139,12 +139,12 @@ def _run(asked: dict[str, Any]) -> dict[str, float]:
     import ray
 
     import distens
-    from distens.cli.live import plain
-    from distens.config.config import parse
+    from distens.cli.live import print_line
+    from distens.config.config import parse_config
 
     members = asked["members"]
     pack = asked["pack"] if asked["pack"] == "auto" else int(asked["pack"])
-    config = parse(
+    config = parse_config(
         {
             "name": f"bench-{members}-{asked['pack']}",
             "seed": asked["seed"],
@@ -161,7 +161,7 @@ def _run(asked: dict[str, Any]) -> dict[str, float]:
     lines, terminal = open(f"{asked['storage']}.log", "w"), sys.stdout  # noqa: SIM115
 
     def watch(update: Any) -> None:
-        plain(update)
+        print_line(update)
         if update.phase == "search":
             if "first" not in marks:
                 marks["first"] = Meter()

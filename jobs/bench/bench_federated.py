@@ -116,9 +116,9 @@ def shares(labelled: int) -> dict[str, float]:
 def carried_out(config: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     """Carry out a run and return its results and folder."""
     import distens
-    from distens.config.config import parse
+    from distens.config.config import parse_config
 
-    result = distens.run(parse(config), overwrite=True)
+    result = distens.run(parse_config(config), overwrite=True)
     return json.loads(Path(result.path, "results.json").read_text()), Path(result.path)
 
 
@@ -167,8 +167,8 @@ def _ensembles(folder: Path, asked: Mapping[str, Mapping[str, Any]], rows: Mappi
         rows: row -> its name.
     """
     from distens.counts import disco
-    from distens.members.client import told_histogram
-    from distens.roles.federated.weighed import together
+    from distens.members.client import read_histogram
+    from distens.roles.federated.weighting import combine_clients
     from distens.storage.encoding import report_from_json
     from distens.storage.store import Store
 
@@ -176,11 +176,11 @@ def _ensembles(folder: Path, asked: Mapping[str, Mapping[str, Any]], rows: Mappi
     for path in sorted(folder.glob("members/c[0-9]*/*/report.json")):
         reports[path.parent.parent.name] = report_from_json(json.loads(path.read_text()))
     probs_MNC = np.stack([store.read_predictions(report.files["test"]) for report in reports.values()])
-    counts_MC = np.array([told_histogram(report.metrics, probs_MNC.shape[2]) for report in reports.values()])
+    counts_MC = np.array([read_histogram(report.metrics, probs_MNC.shape[2]) for report in reports.values()])
     labels_N, found = _test_labels(folder), {}
 
     def add(name: str, average: Any, weights_M: Any) -> None:
-        said_NC = together(average, weights_M, counts_MC).probs_NC(probs_MNC)
+        said_NC = combine_clients(average, weights_M, counts_MC).probs_NC(probs_MNC)
         found[name] = float((said_NC.argmax(axis=1) == labels_N).mean())
 
     known = {"uniform": np.full(len(counts_MC), 1 / len(counts_MC)), "FedDisco": disco(counts_MC)}
@@ -200,7 +200,7 @@ def _test_labels(folder: Path) -> np.ndarray[Any, Any]:
     from distens.config.config import load_config
     from distens.data import source
 
-    raw = source.read(load_config(folder / "config.yaml").data)
+    raw = source.read_source(load_config(folder / "config.yaml").data)
     assert raw.test_targets_N is not None
     return raw.test_targets_N
 

@@ -37,9 +37,9 @@ from rich.console import Console
 from rich.table import Table
 
 from distens import registry
-from distens.config.sections import DataSection, Splits
+from distens.config.sections import DataSection, SplitsSection
 from distens.data import source
-from distens.data.load import Loaded, load
+from distens.data.load import LoadedData, load_data
 from distens.probabilities import apply_temperature, fit_temperature, mix
 from distens.records import Address, Floats, State
 from distens.seeding import derive, generator
@@ -66,7 +66,7 @@ class Bench:
     """The data, and the 16 members as a bundle."""
 
     settings: list[dict[str, Any]]
-    loaded: Loaded
+    loaded: LoadedData
     test_rows: Any  # raw; the members' inputs are in `loaded`
     served: predictor.Predictor
     members: list[Any]
@@ -78,22 +78,22 @@ def prepare(data: str, members: int, train_rows: int, epochs: int, cache: Path) 
         section = DataSection(source=f"sklearn:{data}", rows=None)
         model: dict[str, Any] = {"kind": "mlp", "hidden": MLPS[data]}
     else:
-        shares = Splits(train=0.7, search=0.15, combine=0.15, test="given")
+        shares = SplitsSection(train=0.7, search=0.15, combine=0.15, test="given")
         section = DataSection(source=data, rows=train_rows, splits=shares)
         model = {"kind": "lenet"}
-    loaded = load(section, 0)
+    loaded = load_data(section, 0)
     rates = np.exp(generator(0, "rates").uniform(np.log(5e-4), np.log(4e-3), members))
     fixed = {"family": "network", "kind": "classifier", "model": model, "epochs": epochs, "schedule": "cosine"}
     settings = [{**fixed, "learning_rate": float(rate)} for rate in rates]
     store = Store(str(cache / loaded.dataset.fingerprint[:8] / f"{model['kind']}-{epochs}"))
     made = [_member(i, settings[i], loaded, store) for i in range(members)]
     _write_bundle(store, loaded, settings, made)
-    raw = source.read(section)
+    raw = source.read_source(section)
     rows = raw.test_rows if raw.test_rows is not None else _take(raw.rows, loaded.split_rows["test"])
     return Bench(settings, loaded, rows, predictor.load(store.path("bundle")), [m for m, _ in made])
 
 
-def _member(place: int, settings: dict[str, Any], loaded: Loaded, store: Store) -> tuple[Any, Address]:
+def _member(place: int, settings: dict[str, Any], loaded: LoadedData, store: Store) -> tuple[Any, Address]:
     member, name = registry.build_member(settings), f"m{place:02d}.safetensors"
     if store.exists(name):
         member.load(store.read_state(name))
@@ -104,12 +104,12 @@ def _member(place: int, settings: dict[str, Any], loaded: Loaded, store: Store) 
 
 
 def _write_bundle(
-    store: Store, loaded: Loaded, settings: list[dict[str, Any]], made: list[tuple[Any, Address]]
+    store: Store, loaded: LoadedData, settings: list[dict[str, Any]], made: list[tuple[Any, Address]]
 ) -> None:
     weights_M = np.full(len(made), 1 / len(made))
     combine_MNC = np.stack([member.predict(loaded.dataset.inputs["combine"]) for member, _ in made])
     labels_N, full_NC = loaded.dataset.labels["combine"], mix(combine_MNC, weights_M)
-    bundle.write(
+    bundle.write_bundle(
         store,
         "bundle",
         name="bench",
@@ -163,7 +163,7 @@ def _plain(bench: Bench, weights_M: Floats) -> Contender:
 
     networks = []
     for member, settings in zip(bench.members, bench.settings, strict=True):
-        model = registry.build("models", settings["model"], "model")
+        model = registry.make_plugin("models", settings["model"], "model")
         state = member.state()
         networks.append(model.build(tuple(state.meta["input_shape"]), state.meta["classes"]).eval())
         network.load_arrays(networks[-1], state.arrays)
@@ -233,7 +233,7 @@ def show(found: dict[str, dict[str, Any]], title: str) -> None:
 def main(
     data: Annotated[str, typer.Option(help="`digits`, `breast_cancer`, or a folder of idx files.")] = "digits",
     members: int = 16,
-    train_rows: Annotated[int, typer.Option(help="Of the idx files, for all splits but test.")] = 12_000,
+    train_rows: Annotated[int, typer.Option(help="Rows of the idx files, for all splits except test.")] = 12_000,
     epochs: int = 8,
     batch: Annotated[list[int] | None, typer.Option(help="Rows per prediction; repeatable.")] = None,
     repetitions: int = 3,

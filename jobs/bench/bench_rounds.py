@@ -87,7 +87,7 @@ Source = tuple[Path, float]
 
 def main(
     flower_python: Annotated[Path | None, typer.Option(help="An interpreter that has flwr[simulation].")] = None,
-    case: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(CASES)}; several; all without.")] = None,
+    case: Annotated[list[str] | None, typer.Option(help=f"{', '.join(CASES)}; repeatable; default: all.")] = None,
     rounds: Annotated[int, typer.Option(min=3)] = 10,
     repetitions: int = 3,
     images: Annotated[Path | None, typer.Option(help="A folder of idx files; else LeNet's are made up.")] = None,
@@ -255,7 +255,7 @@ def read(path: Path, case: Case, images: Path | None) -> Source:
     from distens.config.sections import DataSection
     from distens.data import source
 
-    raw = source.read(DataSection.model_validate({"source": str(images)}))
+    raw = source.read_source(DataSection.model_validate({"source": str(images)}))
     chosen = np.random.default_rng(0).permutation(len(raw.targets_N))[: case.rows + TEST_ROWS]
     np.savez(path, x=raw.rows[chosen], y=raw.targets_N[chosen])
     return path, TEST_ROWS / len(chosen)

@@ -43,7 +43,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from distens.records import Held, Resources
+from distens.records import ObjectHandle, Resources
 from distens.runtime._execute import execute
 
 
@@ -80,7 +80,7 @@ class Simulated:
         return max(1, self.gpus - len(self.busy))
 
     def hold(self, value):
-        return Held(value)
+        return ObjectHandle(value)
 
     def run(self, packs):
         chance, busy, number = random.Random(0), self.busy, 0
@@ -173,7 +173,7 @@ Out = Annotated[Path | None, typer.Option(help="Also write the figures here, as 
 @app.command()
 def measure(
     members: Annotated[int, typer.Option(help="How many.")] = 32,
-    repetitions: Annotated[int, typer.Option(help="Each row is the median of so many runs.")] = 3,
+    repetitions: Annotated[int, typer.Option(help="Each row is the median of this many runs.")] = 3,
     out: Out = None,
 ) -> None:
     """Run on one and on two nodes of one core each."""
@@ -207,11 +207,13 @@ def measure(
 @app.command()
 def simulate(
     gpus: Annotated[list[int] | None, typer.Option(help="How many; give it several times for several rows.")] = None,
-    search: Annotated[list[str] | None, typer.Option(help="Kinds of search, likewise.")] = None,
+    search: Annotated[list[str] | None, typer.Option(help="Kinds of search; repeatable.")] = None,
     per_gpu: Annotated[int, typer.Option(help="Members for each GPU.")] = 4,
-    seconds: Annotated[list[float] | None, typer.Option(help="What a member trains on average, likewise.")] = None,
-    journal: Annotated[str, typer.Option(help="Measure there how long an entry waits for storage.")] = "",
-    logging_ms: Annotated[float, typer.Option(help="What logging a member costs, in a thread beside.")] = 116.0,
+    seconds: Annotated[
+        list[float] | None, typer.Option(help="The mean training seconds of a member; repeatable.")
+    ] = None,
+    journal: Annotated[str, typer.Option(help="The address at which to measure an entry's wait for storage.")] = "",
+    logging_ms: Annotated[float, typer.Option(help="The cost of logging a member, in a separate thread.")] = 116.0,
     out: Out = None,
 ) -> None:
     """Run the coordinator against simulated GPUs."""
@@ -270,10 +272,10 @@ def child(text: str) -> None:
 
 def _train(asked: Mapping[str, Any]) -> dict[str, float]:
     import distens
-    from distens.config.config import parse
+    from distens.config.config import parse_config
 
     member = {"kind": "classifier", "model": {"kind": "mlp", "hidden": [256, 256]}, "epochs": 60}
-    config = parse(
+    config = parse_config(
         {
             "name": "scaling",
             "seed": asked["seed"],
@@ -301,11 +303,11 @@ def _train(asked: Mapping[str, Any]) -> dict[str, float]:
 def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
     import distens
     from distens import registry
-    from distens.config.config import parse
+    from distens.config.config import parse_config
     from distens.storage.journal import Journal
 
     runtime = {name: asked[name] for name in ("gpus", "mean_seconds", "journal_seconds")}
-    config = parse(
+    config = parse_config(
         {
             "name": "simulated",
             "storage": asked["storage"],
@@ -316,7 +318,7 @@ def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
             "tracking": "off",
         }
     )
-    searcher: Any = registry.find("search", asked["search"], "search")
+    searcher: Any = registry.find_plugin("search", asked["search"], "search")
     propose, proposing = searcher.propose, [0.0]
 
     def timed(*given: Any, **named: Any) -> Any:
@@ -326,7 +328,7 @@ def _simulated(asked: Mapping[str, Any]) -> dict[str, Any]:
         return found
 
     searcher.propose = timed
-    simulated: Any = registry.find("runtime", "simulated:Simulated", "runtime")
+    simulated: Any = registry.find_plugin("runtime", "simulated:Simulated", "runtime")
     append = Journal.append
 
     def counted(self: Journal, *entries: Any) -> None:

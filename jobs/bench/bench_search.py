@@ -65,7 +65,7 @@ def named(options: list[str] | None, family: str, usual: dict[str, Any]) -> dict
     for option in options:
         name, _, text = option.partition("=")
         found[name] = json.loads(text) if text.startswith("{") else text or usual.get(name, name)
-        registry.find(family, registry.split_spec(found[name], option)[0], option)
+        registry.find_plugin(family, registry.split_spec(found[name], option)[0], option)
     return found
 
 
@@ -95,7 +95,7 @@ def replay(
     metric: Annotated[str, typer.Option(help="error or nll.")] = "error",
     evaluations: int = 100,
     initial: Annotated[int, typer.Option(help="Random settings that all methods begin with.")] = 5,
-    in_flight: Annotated[int, typer.Option(help="Members under way at once.")] = 1,
+    in_flight: Annotated[int, typer.Option(help="The number of members in training at a time.")] = 1,
     processes: int = 2,
 ) -> None:
     """Give the cached members to searches and selectors."""
@@ -132,7 +132,7 @@ def replay(
 def report(
     out: Annotated[list[str], typer.Option(help="A folder of replays; `label=folder` for more, to compare them.")],
     contender: Annotated[list[str] | None, typer.Option(help="`method+selector`; the others are left out.")] = None,
-    selector: Annotated[str, typer.Option(help="The selector of all methods where none is named.")] = "greedy25",
+    selector: Annotated[str, typer.Option(help="The selector of methods without one.")] = "greedy25",
     only: Annotated[list[str] | None, typer.Option("--table", help="These tables alone.")] = None,
     results: Annotated[Path | None, typer.Option(help="A folder for search_<date>.md, .json and pictures.")] = None,
     name: Annotated[str, typer.Option(help="Instead of search_<date>.")] = "",

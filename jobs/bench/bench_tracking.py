@@ -77,10 +77,10 @@ class Waiting:
 
 def main(
     members: Annotated[int, typer.Option(help="How many.")] = 1000,
-    actors: Annotated[int, typer.Option(help="So many at once.")] = 16,
-    seconds: Annotated[float, typer.Option(help="How long each trains (waits).")] = 2.0,
-    outage: Annotated[float, typer.Option(help="Stop the server for so many seconds, half way.")] = 0.0,
-    uri: Annotated[str, typer.Option(help="A server that is there, instead of one of our own.")] = "",
+    actors: Annotated[int, typer.Option(help="The number of actors.")] = 16,
+    seconds: Annotated[float, typer.Option(help="The seconds that each member trains (waits).")] = 2.0,
+    outage: Annotated[float, typer.Option(help="Stop the server for this many seconds, half way.")] = 0.0,
+    uri: Annotated[str, typer.Option(help="An existing server, instead of a new one.")] = "",
     out: Annotated[Path | None, typer.Option(help="Also write the figures here, as JSON.")] = None,
     child: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
@@ -220,7 +220,7 @@ def _run(asked: dict[str, Any]) -> None:
     import ray
 
     import distens
-    from distens.config.config import parse
+    from distens.config.config import parse_config
 
     values = {
         "name": "bench",
@@ -252,7 +252,7 @@ def _run(asked: dict[str, Any]) -> None:
         if done == asked["members"]:
             marks["last"] = (now, meter.seconds)
 
-    result = distens.run(parse(values), watch)
+    result = distens.run(parse_config(values), watch)
     ended, (first, logged_first), (last, logged_last) = time.monotonic(), marks["first"], marks["last"]
     for note in result.notes:
         print(f"note: {note}", flush=True)

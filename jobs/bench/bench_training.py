@@ -260,8 +260,8 @@ def main(
     optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw.")] = "adamw",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     fashion: Annotated[str | None, typer.Option(help="A folder with the four idx files of Fashion-MNIST.")] = None,
-    efficiency: Annotated[bool, typer.Option(help="Show how well two actors share the work, instead.")] = False,
-    cold: Annotated[bool, typer.Option(help="Count what Ray's actors need to start, in Tune and in the pool.")] = False,
+    efficiency: Annotated[bool, typer.Option(help="Measure the efficiency of two actors instead.")] = False,
+    cold: Annotated[bool, typer.Option(help="Count the start of Ray's actors, in Tune and in the pool.")] = False,
     out: Path | None = None,
 ) -> None:
     """Print the tables; write them as JSON with --out."""

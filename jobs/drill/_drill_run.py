@@ -27,7 +27,7 @@ LONGEST_SECONDS = 600.0
 ORDINARY = re.compile(r"(nll|error) [\d.]+ in [\d.]+ s|reading |rows: |finished$")
 """Log lines of a normal run; the table follows them."""
 
-MOST = 300
+MAX_LINE_CHARS = 300
 """The number of characters of a line that are kept."""
 
 
@@ -179,7 +179,7 @@ class Run:
             stamped = re.match(r"\d\d:\d\d:\d\d (\[.*?\] )?", line)
             table = not stamped and (table or not line.strip()) and not line.startswith("error: ")
             if not table and line.strip() and not ORDINARY.search(line):
-                lines.append((line[stamped.end() :] if stamped else line)[:MOST])
+                lines.append((line[stamped.end() :] if stamped else line)[:MAX_LINE_CHARS])
         return lines
 
     def outcome(self) -> Outcome:
@@ -201,7 +201,7 @@ class Run:
         if not store.exists("results.json"):
             return None
         results = store.read_json("results.json")
-        members = bundle.read(f"{self.url}/final/ensemble").members
+        members = bundle.read_bundle(f"{self.url}/final/ensemble").members
         weights = {name: results["weights"][name] for name in sorted(results["weights"])}
         states = {name: state.sha256 for member in members for name, state in member.states().items()}
         return states, weights, results["ensemble"]["nll"]

@@ -159,7 +159,7 @@ def objects(cluster: Cluster, run: Run) -> str:
         time.sleep(0.1)
     run.neighbour.kill()
     came = len(run.ledger().finished("search")) - before
-    return f"{stats[1] if stats else 0} MiB spilled, {came} members came through meanwhile"
+    return f"{stats[1] if stats else 0} MiB spilled, {came} members finished meanwhile"
 
 
 def disk(cluster: Cluster, run: Run) -> None:
@@ -183,7 +183,7 @@ def _storage(mode: str) -> Callable[[Cluster, Run], str]:
         while run.proxy.touched == before and not run.ended():
             time.sleep(0.1)
         run.proxy.become("through")
-        return f"{run.proxy.touched - before} connections met it"
+        return f"{run.proxy.touched - before} connections were affected"
 
     return happens
 

@@ -88,7 +88,7 @@ class Ground:
             run.start()
             try:
                 if run.wait() != 0:
-                    raise SystemExit(f"nothing happened to it, but the run failed:\n{run.log()}")
+                    raise SystemExit(f"the undisturbed run failed:\n{run.log()}")
             finally:
                 run.stop()
             self._quiet[without] = run.outcome()

@@ -29,7 +29,7 @@ import _services
 import numpy as np
 import psutil
 from _cluster import Cluster
-from _drill_run import LONGEST_SECONDS, MOST, PROJECT, Run, disagrees
+from _drill_run import LONGEST_SECONDS, MAX_LINE_CHARS, PROJECT, Run, disagrees
 from _faults import FAULTS
 
 from distens.errors import DistensError
@@ -149,7 +149,7 @@ def lost(run: Run, url: str) -> list[str]:
     """Return a line for each failed member, with the reason, except those that fail by design."""
     results = Store(url).read_json("results.json")
     given_up = [one for one in results["failures"] or () if one["final"]]
-    return [f"{one['id']}: {one['reason']}: {one['message']}"[:MOST] for one in given_up[len(run.told()) :]]
+    return [f"{one['id']}: {one['reason']}: {one['message']}"[:MAX_LINE_CHARS] for one in given_up[len(run.told()) :]]
 
 
 def left_actors(cluster: Cluster) -> int:
@@ -293,9 +293,9 @@ def report(done: Sequence[Soaked]) -> None:
     """Print a summary of the soak."""
     wrong, sizes = sum(bool(one.wrong) for one in done), [slope(done, what) for what in ("mib", "files", "threads")]
     print(f"{len(done)} runs: {dict(Counter(one.role for one in done))}")
-    print(f"what went wrong in them: {dict(Counter(one.fault for one in done))}")
+    print(f"faults: {dict(Counter(one.fault for one in done))}")
     print(f"members lost: {sum(one.lost for one in done)}; runs not as they should be: {wrong}")
-    print(f"the driver that lived through it, marked *: {'; '.join(sizes)}")
+    print(f"the driver that lived throughout, marked *: {'; '.join(sizes)}")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from rich.text import Text
 from small_run import config
 
 from distens.cli import tables
-from distens.cli.live import Live
+from distens.cli.live import LiveView
 from distens.config.config import to_yaml
-from distens.lifecycle.progress import Update
+from distens.lifecycle.progress import ProgressEvent
 
 
 def distens(*words, cwd=None):
@@ -126,14 +126,14 @@ def test_no_number_is_cut_on_a_terminal_of_80_characters(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("update", "words"),
     [
-        (Update("search", "", "members", 9, 3, 1, running=2), ["search", "4/9 members, 1 failed", "2 running"]),
-        (Update("clients", "", "clients", 5, 2, 0, running=3), ["clients", "2/5 clients", "3 running"]),
-        (Update("rounds", "", "rounds", 30, 7), ["rounds", "7/30 rounds"]),
-        (Update("finish", "", running=2), ["finish", "2 running"]),
+        (ProgressEvent("search", "", "members", 9, 3, 1, running=2), ["search", "4/9 members, 1 failed", "2 running"]),
+        (ProgressEvent("clients", "", "clients", 5, 2, 0, running=3), ["clients", "2/5 clients", "3 running"]),
+        (ProgressEvent("rounds", "", "rounds", 30, 7), ["rounds", "7/30 rounds"]),
+        (ProgressEvent("finish", "", running=2), ["finish", "2 running"]),
     ],
 )
 def test_the_live_view_says_how_far_a_run_is(update, words):
-    shown = Live()
+    shown = LiveView()
     shown.show(update)
     out = io.StringIO()
     Console(file=out, width=100).print(shown._render())

@@ -25,7 +25,7 @@ def _members(members: int, rows: int, classes: int = 3, seed: int = 0):
 
 @pytest.fixture(params=registry.names("combine"))
 def combiner(request):
-    return registry.build("combine", request.param, "combine")
+    return registry.make_plugin("combine", request.param, "combine")
 
 
 # The exam that every combiner sits.
@@ -275,4 +275,4 @@ def test_states_from_before_there_were_forms_still_combine():
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "much"])
 def test_stack_refuses_a_strength_that_is_none(value):
     with pytest.raises(ConfigError, match=r"combine\.l2"):
-        registry.build("combine", {"kind": "stack", "l2": value}, "combine")
+        registry.make_plugin("combine", {"kind": "stack", "l2": value}, "combine")

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from distens import registry
-from distens.config.config import load_config, parse, parse_yaml, read_yaml, to_yaml
+from distens.config.config import load_config, parse_config, parse_yaml, read_yaml, to_yaml
 from distens.errors import ConfigError
-from distens.roles.ensemble.plan import check
+from distens.roles.ensemble.plan import build_plan
 from distens.roles.federated import plan as federated
 
 MEMBERS = {
@@ -35,7 +35,7 @@ def values(**changes):
 def refused(changes, *words):
     """The config with these changes is refused, and the message holds all words."""
     with pytest.raises(ConfigError) as caught:
-        check(parse(values(**changes)))
+        build_plan(parse_config(values(**changes)))
     for word in words:
         assert word in str(caught.value), str(caught.value)
 
@@ -46,7 +46,7 @@ def test_yaml_1_2_reads_numbers_and_words_as_written():
 
 def test_a_file_with_overrides(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text(to_yaml(parse(values())))
+    path.write_text(to_yaml(parse_config(values())))
     config = load_config(path, ["search.members=64", "metric=error", "search.beta=0.1"])
     assert config.search.members == 64
     assert config.metric == "error"
@@ -63,14 +63,14 @@ def test_an_override_of_what_is_left_out_changes_the_usual_kind():
 
 
 def test_a_search_may_be_given_by_its_name_alone():
-    config = parse(values(search="gain"))
+    config = parse_config(values(search="gain"))
     assert config.search.spec() == {"kind": "gain"}
-    assert config == parse(values(search={"kind": "gain"}))
+    assert config == parse_config(values(search={"kind": "gain"}))
     refused({"search": "gian"}, "search.kind", "'gian'", "gain")
 
 
 def test_an_override_turns_a_bare_kind_into_a_section():
-    text = to_yaml(parse(values(select="greedy")))
+    text = to_yaml(parse_config(values(select="greedy")))
     assert parse_yaml(text, "x", ["select.size=3"]).select == {"kind": "greedy", "size": 3}
     with pytest.raises(ConfigError, match="key=value"):
         parse_yaml(text, "x", ["select.size"])
@@ -80,8 +80,8 @@ def test_an_override_turns_a_bare_kind_into_a_section():
 
 def test_the_resolved_config_reads_back_as_itself():
     """Every default is written out, and resolving what was resolved changes nothing, so the hash is stable."""
-    config = check(parse(values())).config
-    again = check(parse(read_yaml(to_yaml(config), "x"))).config
+    config = build_plan(parse_config(values())).config
+    again = build_plan(parse_config(read_yaml(to_yaml(config), "x"))).config
     assert again == config
     assert again.hash() == config.hash()
     assert config.search.spec()["beta"] == 0.05
@@ -89,9 +89,9 @@ def test_the_resolved_config_reads_back_as_itself():
 
 
 def test_the_hash_names_what_decides_the_result_alone():
-    config = parse(values())
-    assert parse(values(storage="elsewhere", tracking="memory")).hash() == config.hash()
-    assert parse(values(seed=1)).hash() != config.hash()
+    config = parse_config(values())
+    assert parse_config(values(storage="elsewhere", tracking="memory")).hash() == config.hash()
+    assert parse_config(values(seed=1)).hash() != config.hash()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_wrong_member_is_refused_before_anything_is_trained(member, words):
 
 def test_credentials_are_not_repeated_in_the_message():
     with pytest.raises(ConfigError) as caught:
-        parse(values(data={"source": "s3://key:hunter2@bucket/a.csv"}))
+        parse_config(values(data={"source": "s3://key:hunter2@bucket/a.csv"}))
     assert "hunter2" not in str(caught.value)
 
 
@@ -184,7 +184,7 @@ def test_every_shipped_config_is_valid(pytestconfig):
     for path in paths:
         assert path.read_text().startswith("# Shows"), f"{path.name} does not say what it shows"
         config = load_config(path)
-        (federated.check if config.role == "federated" else check)(config)
+        (federated.build_plan if config.role == "federated" else build_plan)(config)
 
 
 def test_every_plugin_follows_the_naming_rule():
@@ -193,4 +193,4 @@ def test_every_plugin_follows_the_naming_rule():
         found = registry.names(family)
         assert found, family
         for name in found:
-            assert registry.find(family, name, family).__module__ == f"distens.{family}.{name}"
+            assert registry.find_plugin(family, name, family).__module__ == f"distens.{family}.{name}"

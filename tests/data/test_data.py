@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distens.config.sections import DataSection, Splits
+from distens.config.sections import DataSection, SplitsSection
 from distens.data import source
 from distens.data.dataset import SPLITS
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.data.preprocessing import Preprocessing
 from distens.data.splits import apportion, divide
 from distens.errors import DataError
 from distens.targets import _levels as levels
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-GIVEN = Splits(train=0.6, search=0.2, combine=0.2, test="given")
+GIVEN = SplitsSection(train=0.6, search=0.2, combine=0.2, test="given")
 
 
 def people(rows=200, seed=0):
@@ -56,7 +56,7 @@ def write_mnist(folder, train=60, test=20):
 
 def refused(section, *texts, seed=0):
     with pytest.raises(DataError) as error:
-        load(section, seed)
+        load_data(section, seed)
     for text in texts:
         assert text in str(error.value)
 
@@ -65,14 +65,14 @@ def refused(section, *texts, seed=0):
 
 
 def test_bundled_sets():
-    digits = source.read(DataSection(source="sklearn:digits"))
+    digits = source.read_source(DataSection(source="sklearn:digits"))
     assert digits.rows.shape == (1797, 8, 8)
     assert digits.target.column_names == tuple("0123456789")
-    cancer = source.read(DataSection(source="sklearn:breast_cancer", drop=("mean radius",)))
+    cancer = source.read_source(DataSection(source="sklearn:breast_cancer", drop=("mean radius",)))
     assert cancer.rows.shape == (569, 29)
     assert cancer.target.column_names == ("benign", "malignant")  # scikit-learn has malignant first
     assert np.bincount(cancer.targets_N).tolist() == [357, 212]
-    assert load(DataSection(source="sklearn:wine"), 0).preprocessing.output_shape == (13,)
+    assert load_data(DataSection(source="sklearn:wine"), 0).preprocessing.output_shape == (13,)
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "table.parquet"])
@@ -81,7 +81,7 @@ def test_tables_of_either_format_give_the_same_inputs(tmp_path, name):
     path = tmp_path / name
     table.to_parquet(path) if name.endswith("parquet") else table.to_csv(path, index=False)
     section = DataSection(source=path.as_uri(), target="target")
-    raw = source.read(section)
+    raw = source.read_source(section)
     assert list(raw.rows.columns) == ["age", "income", "job", "member"]
     assert raw.target.column_names == ("no", "yes")
     inputs = Preprocessing.fit(raw.rows, np.arange(100), section).transform(raw.rows)
@@ -94,7 +94,7 @@ def test_codes_named_categorical_stay_as_written(tmp_path):
     path = tmp_path / "codes.csv"
     path.write_text("code,target\n" + "007,a\n7,b\n,a\n" * 10)
     section = DataSection(source=str(path), target="target", categorical=("code",))
-    raw = source.read(section)
+    raw = source.read_source(section)
     table = Preprocessing.fit(raw.rows, np.arange(30), section).encoding
     assert table.categories[0].levels == ("007", "7")
     whole = pd.DataFrame({"code": [7.0, np.nan, 12.0] * 4})
@@ -106,12 +106,12 @@ def test_arrays_with_and_without_their_own_test_part(tmp_path):
     path = tmp_path / "arrays.npz"
     x, y = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 2 == 0
     np.savez(path, X=x, y=y[:, None])
-    raw = source.read(DataSection(source=str(path)))
+    raw = source.read_source(DataSection(source=str(path)))
     assert raw.test_rows is None
     assert raw.target.column_names == ("False", "True")
     np.testing.assert_array_equal(raw.targets_N, y)
     np.savez(path, x_train=x, y_train=y.astype(int), x_test=x[:7], y_test=y[:7].astype(int), classes=["odd", "even"])
-    loaded = load(DataSection(source=str(path), splits=GIVEN), 0)
+    loaded = load_data(DataSection(source=str(path), splits=GIVEN), 0)
     assert loaded.dataset.classes == ("odd", "even")
     assert loaded.split_rows["test"].tolist() == list(range(7))
     np.testing.assert_array_equal(loaded.example_rows, x[:5])
@@ -120,10 +120,10 @@ def test_arrays_with_and_without_their_own_test_part(tmp_path):
 
 def test_idx_folder_is_read_as_written(tmp_path):
     section = DataSection(source=str(write_mnist(tmp_path / "mnist")), splits=GIVEN)
-    raw = source.read(section)
+    raw = source.read_source(section)
     assert raw.rows.shape == (60, 5, 4)
     np.testing.assert_array_equal(raw.rows, np.random.default_rng(0).integers(0, 256, (60, 5, 4)))
-    loaded = load(section, 0)
+    loaded = load_data(section, 0)
     assert loaded.dataset.inputs["train"].shape == (36, 1, 5, 4)
     assert loaded.dataset.inputs["test"].shape == (20, 1, 5, 4)
     write_idx(tmp_path / "wide.idx2-ubyte", np.array([[1, -2]], ">i4"), code=0x0C)
@@ -132,9 +132,9 @@ def test_idx_folder_is_read_as_written(tmp_path):
 
 
 def test_class_names_come_in_their_natural_order():
-    assert levels.in_order(["10", "9", "-1.5"]) == ("-1.5", "9", "10")
-    assert levels.in_order(["10", "9", "a"]) == ("10", "9", "a")
-    codes_N, names = levels.encode(pd.Series([2.0, np.nan, 10.0, 2.0]), "here")
+    assert levels.sort_names(["10", "9", "-1.5"]) == ("-1.5", "9", "10")
+    assert levels.sort_names(["10", "9", "a"]) == ("10", "9", "a")
+    codes_N, names = levels.encode_levels(pd.Series([2.0, np.nan, 10.0, 2.0]), "here")
     assert (codes_N.tolist(), names) == ([0, -1, 1, 0], ("2", "10"))
 
 
@@ -153,11 +153,11 @@ def test_apportion_by_hand():
 
 def test_splits_are_disjoint_stratified_and_fixed_by_the_seed():
     labels = np.repeat([0, 1, 2], [100, 20, 4])
-    parts = divide(labels, ("a", "b", "c"), Splits(), 3, None, False)
+    parts = divide(labels, ("a", "b", "c"), SplitsSection(), 3, None, False)
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(124))
     counts = {split: np.bincount(labels[rows]).tolist() for split, rows in parts.items()}
     assert counts == {"train": [50, 10, 1], "search": [15, 3, 1], "combine": [15, 3, 1], "test": [20, 4, 1]}
-    again, other = (divide(labels, ("a", "b", "c"), Splits(), seed, None, False) for seed in (3, 4))
+    again, other = (divide(labels, ("a", "b", "c"), SplitsSection(), seed, None, False) for seed in (3, 4))
     assert all(np.array_equal(parts[split], again[split]) for split in SPLITS)
     assert not np.array_equal(parts["test"], other["test"])
 
@@ -166,13 +166,13 @@ def test_rows_takes_a_stratified_part():
     """62 of 124 rows: half of each class, 50, 10, 2, but the rare one keeps the four it needs. The two come from
     whichever is most above its share, the first of equals first: 49, 9, 4."""
     labels = np.repeat([0, 1, 2], [100, 20, 4])
-    parts = divide(labels, ("a", "b", "c"), Splits(), 0, 62, False)
+    parts = divide(labels, ("a", "b", "c"), SplitsSection(), 0, 62, False)
     assert np.bincount(labels[np.concatenate(list(parts.values()))]).tolist() == [49, 9, 4]
 
 
 def test_a_given_test_part_stays_whole(tmp_path):
     folder = write_mnist(tmp_path / "mnist")
-    loaded = load(DataSection(source=str(folder), splits=GIVEN, rows=30), 0)
+    loaded = load_data(DataSection(source=str(folder), splits=GIVEN, rows=30), 0)
     assert {split: len(rows) for split, rows in loaded.split_rows.items()} == {
         "train": 18,
         "search": 6,
@@ -261,10 +261,10 @@ def test_preprocessing_survives_json(kind):
 def test_loaded_data_are_whole_and_repeatable(tmp_path):
     people().to_parquet(tmp_path / "people.parquet")
     section = DataSection(source=str(tmp_path / "people.parquet"), target="target")
-    one, again, other = load(section, 1), load(section, 1), load(section, 2)
+    one, again, other = load_data(section, 1), load_data(section, 1), load_data(section, 2)
     assert one.dataset.fingerprint == again.dataset.fingerprint != other.dataset.fingerprint
     assert len(one.dataset.fingerprint) == 64
-    raw = source.read(section)
+    raw = source.read_source(section)
     for split in SPLITS:
         rows = one.split_rows[split]
         np.testing.assert_array_equal(one.dataset.labels[split], raw.targets_N[rows])
@@ -433,14 +433,14 @@ def test_tables_that_are_not_tables(tmp_path):
 def test_real_files():
     for name, rows, width in (("adult", 48842, 107), ("splice", 3190, 249)):
         path = SHARED / "tabular_classification" / f"{name}.parquet"
-        loaded = load(DataSection(source=str(path), target="target"), 0)
+        loaded = load_data(DataSection(source=str(path), target="target"), 0)
         assert sum(map(len, loaded.split_rows.values())) == rows
         assert loaded.preprocessing.output_shape == (width,)
         table = pd.read_parquet(path)
         same = loaded.preprocessing.transform(table.iloc[loaded.split_rows["test"]])  # the target is there, and dropped
         np.testing.assert_array_equal(same, loaded.dataset.inputs["test"])
     section = DataSection(source=str(SHARED / "fashion_mnist"), splits=GIVEN, rows=1000)
-    loaded = load(section, 0)
+    loaded = load_data(section, 0)
     assert {split: len(labels) for split, labels in loaded.dataset.labels.items()} == {
         "train": 600,
         "search": 200,

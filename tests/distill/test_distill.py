@@ -63,13 +63,15 @@ def _examples(rows: int = 24, shape: tuple[int, ...] = (3,), classes: int = 2, s
 KINDS = [
     kind
     for kind in registry.names("distill")
-    if not registry.able(registry.find("distill", kind, "distill"), DataFree)  # those sit an exam of their own
+    if not registry.has_capability(
+        registry.find_plugin("distill", kind, "distill"), DataFree
+    )  # those sit an exam of their own
 ]
 
 
 @pytest.fixture(params=KINDS)
 def distiller(request):
-    return registry.build("distill", request.param, "distill")
+    return registry.make_plugin("distill", request.param, "distill")
 
 
 # The exam that every distiller sits.
@@ -199,16 +201,16 @@ def test_soft_labels_teach_more_than_a_few_noisy_ones():
 )
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ConfigError) as found:
-        registry.build("distill", {"kind": "student", **options}, "distill")
+        registry.make_plugin("distill", {"kind": "student", **options}, "distill")
     assert message in str(found.value)
 
 
 def test_the_students_network_is_a_member():
     spec = {"kind": "student", "network": {"kind": "classifier", "epochs": 7}}
-    distiller = registry.build("distill", spec, "distill")
+    distiller = registry.make_plugin("distill", spec, "distill")
     assert distiller.network.epochs == 7
-    again = registry.resolved(distiller)
+    again = registry.resolve_options(distiller)
     assert again["network"]["kind"] == "classifier"
-    assert registry.build("distill", again, "distill") == distiller
+    assert registry.make_plugin("distill", again, "distill") == distiller
     with pytest.raises(ConfigError, match=r"distill\.network\.epochs"):
-        registry.build("distill", {"kind": "student", "network": {"kind": "classifier", "epochs": 0}}, "distill")
+        registry.make_plugin("distill", {"kind": "student", "network": {"kind": "classifier", "epochs": 0}}, "distill")

@@ -12,17 +12,17 @@ from distens import registry
 from distens.combine.classwise import Classwise
 from distens.counts import class_shares, disco
 from distens.data.dataset import Examples
-from distens.distill._ensemble import Ensemble
-from distens.distill._epochs import begin
-from distens.distill._ftg import alike, gap, proportional
-from distens.distill._generator import Range, make
-from distens.distill._losses import apart, divergence, diversified, hard
-from distens.distill._pool import Pool
-from distens.distill._teachers import Frozen
-from distens.distill._weighing import Guarded, Judge, Signed, effective, stepped
+from distens.distill._ensemble import TeacherEnsemble
+from distens.distill._epochs import begin_student
+from distens.distill._ftg import generator_loss, labels_in_proportion, similarity_loss
+from distens.distill._generator import InputBounds, make_generator
+from distens.distill._losses import disagreement_loss, divergence, diversify, hard_loss
+from distens.distill._pool import SyntheticRows
+from distens.distill._teachers import FrozenTeachers
+from distens.distill._weighing import GuardedWeights, LabelledRows, SignedWeights, effective_members, step_weights
 from distens.distill.coboost import Coboost
 from distens.distill.fedftg import Fedftg
-from distens.distill.protocol import DataFree, Server
+from distens.distill.protocol import DataFree, Knowledge
 from distens.errors import ConfigError, Diverged, Refused
 from distens.members.classifier import Classifier
 from distens.models.lenet import Lenet
@@ -35,7 +35,9 @@ from distens.storage.store import Store
 from distens.training.context import Context
 
 KINDS = [
-    kind for kind in registry.names("distill") if registry.able(registry.find("distill", kind, "distill"), DataFree)
+    kind
+    for kind in registry.names("distill")
+    if registry.has_capability(registry.find_plugin("distill", kind, "distill"), DataFree)
 ]
 CLASSES = ({0, 1, 2, 3, 4}, {3, 4, 5, 6, 7}, {0, 6, 7, 8, 9})
 """What each teacher knows."""
@@ -78,14 +80,14 @@ def teachers(*models, flat: bool = False):
     return trained
 
 
-def server(flat: bool = False, labelled: int = 100) -> Server:
+def server(flat: bool = False, labelled: int = 100) -> Knowledge:
     inputs, labels_N = digits(flat)
     counts = [[int((labels_N[:1200] == c).sum()) if c in classes else 0 for c in range(10)] for classes in CLASSES]
     rows = slice(1200, 1200 + labelled)
     low, high = np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)
     low.setflags(write=False)
     own = Examples(inputs[rows], labels_N[rows], 10) if labelled else None
-    return Server(inputs.shape[1:], 10, low, high, own, np.array(counts))
+    return Knowledge(inputs.shape[1:], 10, low, high, own, np.array(counts))
 
 
 def student(model=None, flat: bool = False) -> Classifier:
@@ -100,10 +102,10 @@ def accuracy(member) -> float:
 
 
 def distiller(kind: str, options):
-    return registry.build("distill", {"kind": kind, **options.get(kind, {})}, "distill")
+    return registry.make_plugin("distill", {"kind": kind, **options.get(kind, {})}, "distill")
 
 
-LOGITS = Ensemble("logits", None)
+LOGITS = TeacherEnsemble("logits", None)
 MLPS = (Mlp(hidden=(32,)),) * 3
 UNIFORM = np.full(3, 1 / 3)
 
@@ -123,7 +125,7 @@ def test_a_student_learns_all_classes_from_teachers_that_know_five_each(kind):
         assert accuracy(taught) > np.mean([accuracy(member) for member in known])
     if kind == "feddf":
         inputs, labels_N = digits()
-        logits_MNC = Frozen([member.torch_module() for member in known]).logits(torch.tensor(inputs[1300:]))
+        logits_MNC = FrozenTeachers([member.torch_module() for member in known]).logits(torch.tensor(inputs[1300:]))
         ensemble = float((logits_MNC.sum(dim=0).argmax(dim=1).numpy() == labels_N[1300:]).mean())
         assert accuracy(taught) > ensemble - 0.05
     assert done.metrics["parameters"] == 64 * 32 + 32 + 32 * 10 + 10
@@ -240,7 +242,7 @@ def test_together_teachers_say_what_each_says_and_so_do_gradients(models):
         member = Classifier(model=model)
         member.begin((3, 8, 9), 4, seed)
         networks.append(member.torch_module().eval())
-    logits_MNC = Frozen(networks).logits(inputs)
+    logits_MNC = FrozenTeachers(networks).logits(inputs)
     wanted_MNC = torch.stack([network(inputs) for network in networks])
     torch.testing.assert_close(logits_MNC, wanted_MNC, atol=1e-5, rtol=1e-4)
     pull_MNC = torch.randn(logits_MNC.shape)
@@ -258,21 +260,21 @@ def test_what_teachers_say_together_by_hand():
     class 0 has 2 * 3/4 and 1 * 1/4 for weights, so (9/8 + 1/16) / (7/4) = 19/28; class 1 is the second's alone, 3/4.
     With a third class that nobody had, both are asked about it."""
     logits_MNC = torch.tensor([[[1.0, 0.0]], [[0.0, 3.0]]])
-    plain = Ensemble("logits", None)
+    plain = TeacherEnsemble("logits", None)
     torch.testing.assert_close(plain(logits_MNC, torch.tensor([2.0, 1.0])), torch.tensor([[2 / 3, 1.0]]))
     torch.testing.assert_close(plain(logits_MNC, torch.tensor([0.2, 0.1])), torch.tensor([[2 / 3, 1.0]]))
     assert plain(logits_MNC, torch.zeros(2)).tolist() == [[0, 0]]
     logits_MNC = torch.tensor([[[3.0, 1.0]], [[1.0, 3.0]]]).log() + 7
     for weights_M in (torch.tensor([2.0, 1.0]), torch.tensor([0.4, 0.2])):
-        mixed = Ensemble("probabilities", None)(logits_MNC, weights_M).exp()
+        mixed = TeacherEnsemble("probabilities", None)(logits_MNC, weights_M).exp()
         torch.testing.assert_close(mixed, torch.tensor([[7 / 12, 5 / 12]]))
-        mixed = Ensemble("classwise", np.array([[3, 0], [1, 4]]))(logits_MNC, weights_M).exp()
+        mixed = TeacherEnsemble("classwise", np.array([[3, 0], [1, 4]]))(logits_MNC, weights_M).exp()
         torch.testing.assert_close(mixed, torch.tensor([[19 / 28, 3 / 4]]))
     unseen = torch.tensor([[[2.0, 1.0, 1.0]], [[1.0, 1.0, 2.0]]]).log()
-    mixed = Ensemble("classwise", np.array([[3, 0, 0], [1, 4, 0]]))(unseen, torch.ones(2)).exp()
+    mixed = TeacherEnsemble("classwise", np.array([[3, 0, 0], [1, 4, 0]]))(unseen, torch.ones(2)).exp()
     torch.testing.assert_close(mixed, torch.tensor([[7 / 16, 1 / 4, 3 / 8]]))
     with pytest.raises(Refused, match="average: 'classwise' needs the teachers' rows"):
-        Ensemble("classwise", None)
+        TeacherEnsemble("classwise", None)
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities", "classwise"])
@@ -281,7 +283,7 @@ def test_weights_of_zero_have_gradients_and_logits_however_far_are_finite(averag
     logits_MNC = torch.tensor([[[90.0, -90.0]], [[-90.0, 90.0]]])
     for weights_M in (torch.tensor([0.0, 1.0]), torch.zeros(2)):
         weights_M.requires_grad_()
-        said_NC = Ensemble(average, np.array([[3, 1], [1, 3]]))(logits_MNC, weights_M)
+        said_NC = TeacherEnsemble(average, np.array([[3, 1], [1, 3]]))(logits_MNC, weights_M)
         (gradient_M,) = torch.autograd.grad(functional.cross_entropy(said_NC, torch.tensor([0])), [weights_M])
         assert torch.isfinite(said_NC).all() and torch.isfinite(gradient_M).all()
 
@@ -293,7 +295,7 @@ def test_ensembles_by_class_do_what_their_combiner_does():
     weights_M, probs_MNC = np.array([0.5, 0.3, 0.2]), softmax(logits_MNC)
     weights_MC = class_shares(weights_M[:, None] * class_shares(counts_MC))
     combined_NC = Classwise().combine(probs_MNC, State({"weights": weights_MC}))
-    said_NC = Ensemble("classwise", counts_MC)(torch.tensor(logits_MNC).float(), torch.tensor(weights_M).float())
+    said_NC = TeacherEnsemble("classwise", counts_MC)(torch.tensor(logits_MNC).float(), torch.tensor(weights_M).float())
     np.testing.assert_allclose(said_NC.softmax(dim=1), combined_NC, rtol=1e-5)
 
 
@@ -302,7 +304,7 @@ def test_hard_samples_by_hand():
     (0.0719205 + 0.3465736) / 2 = 0.209247. The weight has no gradient: that of the first logit of the first row is
     1/2 * 1/4 * (3/4 - 1) = -1/32."""
     logits_NC = torch.tensor([[np.log(3.0), 0.0], [0.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    loss = hard(logits_NC, torch.tensor([0, 0]))
+    loss = hard_loss(logits_NC, torch.tensor([0, 0]))
     loss.backward()
     assert loss.item() == pytest.approx(0.209247, abs=1e-6)
     assert logits_NC.grad is not None
@@ -316,8 +318,8 @@ def test_divergence_by_hand():
     teacher_NC = torch.tensor([[2 * np.log(3.0), 0.0], [2 * np.log(3.0), 0.0]])
     student_NC = torch.tensor([[0.0, 0.0], [0.0, 1e-9]])
     np.testing.assert_allclose(divergence(student_NC, teacher_NC, 2.0), [0.523248] * 2, atol=1e-6)
-    assert apart(student_NC, teacher_NC, 2.0, masked=False).item() == pytest.approx(-0.523248, abs=1e-6)
-    assert apart(student_NC, teacher_NC, 2.0, masked=True).item() == pytest.approx(-0.261624, abs=1e-6)
+    assert disagreement_loss(student_NC, teacher_NC, 2.0, masked=False).item() == pytest.approx(-0.523248, abs=1e-6)
+    assert disagreement_loss(student_NC, teacher_NC, 2.0, masked=True).item() == pytest.approx(-0.261624, abs=1e-6)
 
 
 def test_diverse_hard_samples_by_hand():
@@ -329,7 +331,7 @@ def test_diverse_hard_samples_by_hand():
         return torch.stack([x[:, 0], -x[:, 1]], dim=1)
 
     for sign in (1.0, -1.0):
-        moved = diversified(inputs, says, torch.tensor([[sign, -sign]]), torch.tensor([0.1, 0.2]), 4.0)
+        moved = diversify(inputs, says, torch.tensor([[sign, -sign]]), torch.tensor([0.1, 0.2]), 4.0)
         torch.testing.assert_close(moved, inputs + sign * torch.tensor([[0.1, 0.2]]))
 
 
@@ -340,9 +342,10 @@ def test_weights_take_signed_steps_and_stay_between_zero_and_one():
     logits_MNC = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]], [[0.0, 2.0]]])
     labels_N = torch.tensor([0])
     torch.testing.assert_close(
-        stepped(LOGITS, torch.tensor([0.25, 0.25, 0.25]), logits_MNC, labels_N, 0.1), torch.tensor([0.35, 0.25, 0.15])
+        step_weights(LOGITS, torch.tensor([0.25, 0.25, 0.25]), logits_MNC, labels_N, 0.1),
+        torch.tensor([0.35, 0.25, 0.15]),
     )
-    found = stepped(LOGITS, torch.tensor([0.98, 0.5, 0.03]), logits_MNC[[0, 0, 2]], labels_N, 0.05)
+    found = step_weights(LOGITS, torch.tensor([0.98, 0.5, 0.03]), logits_MNC[[0, 0, 2]], labels_N, 0.05)
     torch.testing.assert_close(found, torch.tensor([1.0, 0.55, 0.0]))
 
 
@@ -361,8 +364,8 @@ def test_fedftg_class_weights_and_labels_by_hand():
     Of 5 labels with counts (1, 2): 1.67 and 3.33, rounded down 1 and 3, and what is left goes to the first."""
     counts_MC = np.array([[3, 0, 0], [1, 4, 0]])
     np.testing.assert_allclose(class_shares(counts_MC), [[0.75, 0, 0.5], [0.25, 1, 0.5]])
-    assert proportional(counts_MC.sum(axis=0), 6).tolist() == [0, 0, 0, 1, 1, 1]
-    assert proportional(np.array([1, 2]), 5).tolist() == [0, 0, 1, 1, 1]
+    assert labels_in_proportion(counts_MC.sum(axis=0), 6).tolist() == [0, 0, 0, 1, 1, 1]
+    assert labels_in_proportion(np.array([1, 2]), 5).tolist() == [0, 0, 1, 1, 1]
 
 
 def test_fedftg_losses_are_weighted_row_by_row():
@@ -372,16 +375,18 @@ def test_fedftg_losses_are_weighted_row_by_row():
     0, 12, 12, 0, so exp(-6)."""
     teacher_NC = torch.tensor([[0.0, 0.0], [np.log(3.0), 0.0]])
     student_NC = torch.tensor([[1.0, 0.0], [np.log(3.0), 2.0]])
-    loss = gap(student_NC, teacher_NC, torch.tensor([0, 0]), torch.tensor([1.0, 0.0]), classify=1.0)
+    loss = generator_loss(student_NC, teacher_NC, torch.tensor([0, 0]), torch.tensor([1.0, 0.0]), classify=1.0)
     assert loss.item() == pytest.approx((np.log(2) - 0.5) / 2, abs=1e-6)
-    assert alike(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [3.0]])).item() == pytest.approx(np.exp(-6))
+    assert similarity_loss(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [3.0]])).item() == pytest.approx(
+        np.exp(-6)
+    )
 
 
 def test_effective_members_by_hand():
     """Uniform over four: 4. (1/2, 1/2, 0): 2. One alone: 1."""
-    assert effective(torch.full((4,), 0.3)) == pytest.approx(4)
-    assert effective(torch.tensor([0.2, 0.2, 0.0])) == pytest.approx(2)
-    assert effective(torch.tensor([0.0, 1.0])) == pytest.approx(1)
+    assert effective_members(torch.full((4,), 0.3)) == pytest.approx(4)
+    assert effective_members(torch.tensor([0.2, 0.2, 0.0])) == pytest.approx(2)
+    assert effective_members(torch.tensor([0.0, 1.0])) == pytest.approx(1)
 
 
 # The pool.
@@ -389,8 +394,8 @@ def test_effective_members_by_hand():
 
 def test_the_pool_keeps_256_levels_and_the_latest_blocks():
     """With 0 … 2 in 256 levels, 0.5 is 63.75 steps, kept as 64: 0.50196. Of three blocks two stay."""
-    span = Range(np.float32(0), np.float32(2), (1,))
-    pool = Pool(span, lambda x: torch.stack([x, 2 * x]), most=2)
+    span = InputBounds(np.float32(0), np.float32(2), (1,))
+    pool = SyntheticRows(span, lambda x: torch.stack([x, 2 * x]), most=2)
     for epoch in range(3):
         pool.add(torch.full((4, 1), 0.5 + epoch), torch.full((4,), epoch), epoch)
     assert len(pool) == 8
@@ -398,7 +403,7 @@ def test_the_pool_keeps_256_levels_and_the_latest_blocks():
     kept = pool.inputs(torch.tensor([0]))
     assert kept.item() == pytest.approx(2 * round(1.5 / 2 * 255) / 255)
     torch.testing.assert_close(pool.logits_MNC[:, 0, 0], torch.tensor([kept.item(), 2 * kept.item()]))
-    again = Pool(span, lambda x: torch.stack([x, 2 * x]), most=2)
+    again = SyntheticRows(span, lambda x: torch.stack([x, 2 * x]), most=2)
     again.load(pool.state(), "cpu")
     assert torch.equal(again.logits_MNC, pool.logits_MNC)
 
@@ -406,9 +411,9 @@ def test_the_pool_keeps_256_levels_and_the_latest_blocks():
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (2, 5, 7), (4,), (2, 3)])
 @pytest.mark.parametrize("classes", [0, 3])
 def test_generators_make_rows_of_any_shape(shape, classes):
-    made = make(shape, 2, 0, "cpu", classes)
+    made = make_generator(shape, 2, 0, "cpu", classes)
     labels_N = torch.tensor([0, 1, 2]) if classes else None
-    same = make(shape, 2, 0, "cpu", classes).state_dict()
+    same = make_generator(shape, 2, 0, "cpu", classes).state_dict()
     assert all(torch.equal(tensor, same[name]) for name, tensor in made.state_dict().items())
     rows = made(torch.randn((3, 256)), labels_N)
     assert rows.shape == (3, *shape)
@@ -426,15 +431,15 @@ def fooled():
     sure_NC = functional.one_hot(labels_N, 4).float()
     noise_NC = torch.randn((240, 4), generator=rng)
     honest = torch.stack([sure_NC, sure_NC])
-    real = Judge(LOGITS, torch.cat([honest, noise_NC[None]]), labels_N)
-    made = Judge(LOGITS, torch.cat([0 * honest, 6 * sure_NC[None]]), labels_N)
+    real = LabelledRows(LOGITS, torch.cat([honest, noise_NC[None]]), labels_N)
+    made = LabelledRows(LOGITS, torch.cat([0 * honest, 6 * sure_NC[None]]), labels_N)
     return real, made
 
 
 class Made:
     """A pool in which all rows were made in one epoch."""
 
-    def __init__(self, judge: Judge, epoch: int) -> None:
+    def __init__(self, judge: LabelledRows, epoch: int) -> None:
         _, self.logits_MNC, self.labels_N = judge
         self.made_N = torch.full_like(self.labels_N, epoch)
 
@@ -442,7 +447,7 @@ class Made:
         return len(self.labels_N)
 
 
-def errors(judge: Judge, weights_M) -> float:
+def errors(judge: LabelledRows, weights_M) -> float:
     return judge.measure(torch.as_tensor(weights_M))[1] / len(judge.labels_N)
 
 
@@ -450,8 +455,8 @@ def test_the_guard_keeps_weights_that_unguarded_steps_ruin():
     """Steps on the made-up rows put all weight on member 2. The server's rows see through it: the guard stays."""
     real, made = fooled()
     uniform = torch.full((3,), 1 / 3)
-    plain = Signed(uniform, LOGITS, 0.03, 0.99, 32, seed=0)
-    guarded = Guarded(Signed(uniform, LOGITS, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 20, real)
+    plain = SignedWeights(uniform, LOGITS, 0.03, 0.99, 32, seed=0)
+    guarded = GuardedWeights(SignedWeights(uniform, LOGITS, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 20, real)
     for epoch in range(20):
         plain.learn(epoch, Made(made, 19))  # pyright: ignore[reportArgumentType]
         guarded.learn(epoch, Made(made, 19))  # pyright: ignore[reportArgumentType]
@@ -466,7 +471,7 @@ def test_the_guard_takes_steps_that_help():
     """The same steps where the loud member is right on the server's rows too."""
     _, made = fooled()
     uniform = torch.full((3,), 1 / 3)
-    guarded = Guarded(Signed(uniform, LOGITS, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 20, made)
+    guarded = GuardedWeights(SignedWeights(uniform, LOGITS, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 20, made)
     for epoch in range(10):
         guarded.learn(epoch, Made(made, 9))  # pyright: ignore[reportArgumentType]
     learned, told = guarded.result()
@@ -481,8 +486,8 @@ def test_without_rows_the_first_epochs_judge_and_half_of_the_members_stay():
     real, made = fooled()
     uniform = torch.full((3,), 1 / 3)
 
-    def after(judging: Judge) -> torch.Tensor:
-        guarded = Guarded(Signed(uniform, LOGITS, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 10, None)
+    def after(judging: LabelledRows) -> torch.Tensor:
+        guarded = GuardedWeights(SignedWeights(uniform, LOGITS, 0.03, 0.99, 32, seed=0), {"uniform": uniform}, 10, None)
         guarded.learn(1, Made(judging, 0))  # pyright: ignore[reportArgumentType]
         for epoch in range(2, 10):
             guarded.learn(epoch, Made(made, 1))  # pyright: ignore[reportArgumentType]
@@ -492,7 +497,7 @@ def test_without_rows_the_first_epochs_judge_and_half_of_the_members_stay():
     assert torch.equal(after(real), uniform)
     moved = after(made)
     assert moved[2] > 0.4
-    assert effective(moved) >= 1.5
+    assert effective_members(moved) >= 1.5
 
 
 def test_learned_weights_must_be_clearly_better():
@@ -500,9 +505,11 @@ def test_learned_weights_must_be_clearly_better():
     all equal have no spread: better. A single row that gains much is not clearly better: the mean change, -1/3 of what
     it gains, is as large as its standard error (g / sqrt(3) / sqrt(3) = g / 3)."""
     zeros = torch.zeros((3, 2))
-    all_gain = Judge(LOGITS, torch.stack([zeros, torch.tensor([[1.0, 0.0]] * 3)]), torch.zeros(3, dtype=torch.long))
+    all_gain = LabelledRows(
+        LOGITS, torch.stack([zeros, torch.tensor([[1.0, 0.0]] * 3)]), torch.zeros(3, dtype=torch.long)
+    )
     gain = torch.tensor([[9.0, 0], [0, 0], [0, 0]])
-    one_gains = Judge(LOGITS, torch.stack([zeros, gain]), torch.zeros(3, dtype=torch.long))
+    one_gains = LabelledRows(LOGITS, torch.stack([zeros, gain]), torch.zeros(3, dtype=torch.long))
     old, new = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     assert all_gain.clearly_better(new, old) and not all_gain.clearly_better(old, new)
     assert one_gains.no_worse(new, old) and not one_gains.clearly_better(new * 1.0, old)
@@ -513,7 +520,7 @@ def test_learned_weights_must_be_clearly_better():
 def test_labelled_rows_begin_the_guard_with_the_better_known_weights():
     real, _ = fooled()
     known = {"uniform": torch.full((3,), 1 / 3), "feddisco": torch.tensor([0.5, 0.5, 0.0])}
-    guarded = Guarded(Signed(known["uniform"], LOGITS, 0.1, 1.0, 32, seed=0), known, 10, real)
+    guarded = GuardedWeights(SignedWeights(known["uniform"], LOGITS, 0.1, 1.0, 32, seed=0), known, 10, real)
     assert torch.equal(guarded.weights_M, known["feddisco"])
     found, told = guarded.result()
     assert found is not None and torch.equal(found, known["feddisco"])
@@ -555,7 +562,7 @@ def test_with_its_parts_switched_off_weights_stay():
 def test_refining_a_merged_model_undoes_what_averaging_did():
     """The mean of teachers that know five classes each, and the same after a round's fine-tuning."""
     known, merged = teachers(*(Lenet(),) * 3), student(Lenet())
-    begin("mean", merged, known, UNIFORM)
+    begin_student("mean", merged, known, UNIFORM)
     before = accuracy(merged)
     told, _ = Fedftg(width=8).refine(merged, known, server(labelled=0), Context(0), 2, {})
     assert accuracy(merged) > before + 0.05
@@ -563,7 +570,7 @@ def test_refining_a_merged_model_undoes_what_averaging_did():
     probs, memory = [], {}
     for round, given in ((2, False), (2, False), (3, False), (2, True)):
         again = student(Lenet())
-        begin("mean", again, known, UNIFORM)
+        begin_student("mean", again, known, UNIFORM)
         way = Fedftg(width=8, iterations=1)
         _, memory = way.refine(again, known, server(labelled=0), Context(0), round, memory if given else {})
         probs.append(again.predict(digits()[0][:9]))
@@ -588,7 +595,7 @@ def test_a_generator_goes_on_where_the_round_before_left_it():
 def test_the_mean_of_teachers_by_hand():
     """0.75 w_0 + 0.25 w_1, whatever the weights sum to."""
     known, merged = teachers(*MLPS)[:2], student()
-    begin("mean", merged, known, np.array([3.0, 1.0]))
+    begin_student("mean", merged, known, np.array([3.0, 1.0]))
     for name, array in merged.state().arrays.items():
         first, second = (member.state().arrays[name] for member in known)
         np.testing.assert_allclose(array, 0.75 * first + 0.25 * second, rtol=1e-5, atol=1e-7)
@@ -609,7 +616,7 @@ def test_the_mean_of_teachers_by_hand():
 )
 def test_options_that_make_no_sense_are_refused(spec, message):
     with pytest.raises(ConfigError) as found:
-        registry.build("distill", spec, "distill")
+        registry.make_plugin("distill", spec, "distill")
     assert message in str(found.value)
 
 

@@ -184,7 +184,7 @@ def test_pictures_of_members(tmp_path, members):
     diversity_M = rng.random(members)
     diversity_M[1:2] = np.nan
     values_M[2:3] = 50.0
-    figures.diversity(values_M, diversity_M, weights_M, families, "nll", tmp_path / "d.png")
+    figures.draw_diversity(values_M, diversity_M, weights_M, families, "nll", tmp_path / "d.png")
     figures.weights({f"m{m:04d}": w for m, w in enumerate(weights_M) if w}, tmp_path / "w.png")
     ensemble_M = np.where(np.arange(members) % 2 == 0, 0.1, np.nan)
     figures.progress(values_M, ensemble_M, "error", tmp_path / "p.png")
@@ -235,11 +235,11 @@ def test_table_lines():
 
 def test_best_of_each_column():
     """Higher accuracy, lower everything else; Brier is level, so both; a number that is not there is not best."""
-    assert report.best(ROWS) == {
+    assert report.best_cells(ROWS) == {
         *[("ensemble", key) for key in ("accuracy", "brier", "ece", "aurc", "predict_ms_per_1000")],
         *[("best_single", key) for key in ("nll", "brier", "parameters", "train_seconds")],
     }
-    assert report.best({"ensemble": ROWS["ensemble"]}) == set()
+    assert report.best_cells({"ensemble": ROWS["ensemble"]}) == set()
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ def page(tmp_path):
         config_yaml=f"name: digits\nsource: {hostile}\n",
         details={"storage": "s3://bucket/runs"},
     )
-    report.write(tmp_path / "report" / "report.html", data)
+    report.write_page(tmp_path / "report" / "report.html", data)
     return (tmp_path / "report" / "report.html").read_text(encoding="utf-8"), (tmp_path / "weights.png").read_bytes()
 
 
@@ -293,7 +293,7 @@ def test_page_is_self_contained(page):
 
 
 def test_page_of_a_run_with_nothing_to_tell(tmp_path):
-    report.write(tmp_path / "r.html", report.ReportData("empty", {"ensemble": ROWS["ensemble"]}))
+    report.write_page(tmp_path / "r.html", report.ReportData("empty", {"ensemble": ROWS["ensemble"]}))
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "No attempt failed." in text
     assert "Selected members" not in text

@@ -11,11 +11,11 @@ from sklearn.datasets import load_iris
 from small_run import config
 
 import distens
-from distens.config.config import parse
+from distens.config.config import parse_config
 from distens.errors import BundleError, ConfigError
 from distens.lifecycle.ledger import Ledger
 from distens.records import Address, Finished, Part, Report, State, Task
-from distens.roles.federated.plan import check
+from distens.roles.federated.plan import build_plan
 from distens.serve.predictor import load
 from distens.storage.encoding import report_from_json, to_json
 from distens.storage.parts import Parts
@@ -229,13 +229,16 @@ def test_a_client_leaves_one_model(tmp_path):
         "members": {"client": {"kind": "plugins.members.parted:PartedClient", "model": "lenet", "epochs": 1}},
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"members.client.kind: a client leaves one model, .* several parts"):
-        check(parse(values))
+        build_plan(parse_config(values))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m["members"][0].update(parts=["early"]), "'members/m0000/late.safetensors' is no name of a bundle"),
+        (
+            lambda m: m["members"][0].update(parts=["early"]),
+            "'members/m0000/late.safetensors' is not the name of a bundle",
+        ),
         (lambda m: m["members"][0].update(parts=["early", "early"]), "members: a part twice"),
         (lambda m: m["members"][0].update(parts=["early", "../late"]), "members.0.parts.1"),
         (lambda m: m["members"][0].update(id="m0000/x"), "is a part itself, and has none"),

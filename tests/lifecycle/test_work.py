@@ -16,7 +16,7 @@ from distens.lifecycle.work.evaluate import Evaluate
 from distens.lifecycle.work.train import Train
 from distens.records import Address, Task, Teacher
 from distens.roles.federated.work.client_round import ClientRound
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 from distens.storage.store import Store
 
 WORKS = [("lifecycle.work", name) for name in registry.names("lifecycle.work")]
@@ -36,28 +36,28 @@ def test_every_work_is_found_again_by_its_kind(family, name):
         "teachers": (Teacher({"kind": "k"}, Address("p", "ab", 3), 0.5),),
     }
     values["members"] = values["teachers"]
-    cls = registry.find(family, name, "work")
+    cls = registry.find_plugin(family, name, "work")
     work = cls(**{option: values[option] for option in registry.options(cls)})
     task = Task("t", "purpose", {"family": "a"}, 1, work=work)
     again = tasks.task_from_json(json.loads(json.dumps(tasks.task_to_json(task))))
     assert again == task and type(again.work) is cls
-    kind = tasks.kind_of(work)
+    kind = tasks.work_kind(work)
     assert kind == (name if family == "lifecycle.work" else f"federated.{name}")
-    assert tasks.find(kind) is cls
+    assert tasks.find_work(kind) is cls
 
 
 def test_a_kind_that_is_not_there_is_refused():
-    assert tasks.kind_of(ClientRound("c", 0)) == "federated.client_round"
+    assert tasks.work_kind(ClientRound("c", 0)) == "federated.client_round"
     for kind, words in {
         "trian": "unknown kind 'trian'. Did you mean 'train'",
         "federated.judgement": "unknown kind 'federated.judgement'. Did you mean 'judge'",
-        "os.system": "'os.system' is of no role that is here",
-        "os:system": "'os:system' is none of a module that the config names",
+        "os.system": "'os.system' belongs to an unknown role",
+        "os:system": "'os:system' is not a work in a module that the config names",
         "subprocess:Popen": "'subprocess:Popen' is none of a module",
         "nowhere:Work": "'nowhere:Work' is none of a module",
     }.items():
         with pytest.raises(ValueError, match=words.replace(".", r"\.")):
-            tasks.find(kind)
+            tasks.find_work(kind)
 
 
 def test_candidates_are_measured_on_common_rows(tmp_path):
@@ -67,13 +67,13 @@ def test_candidates_are_measured_on_common_rows(tmp_path):
     search = {"kind": "random", "members": 4}
     config = small_run.config(tmp_path, members=members, search=search, baselines=[], distill=None, select="top")
     store = Store(distens.run(config).path)
-    plan, ledger = coordinator.checked(config), Ledger(store)
+    plan, ledger = coordinator.make_plan(config), Ledger(store)
     entries = ledger.finished("search")[:2]
     given = [Teacher(e.task.settings, e.report.files["state"], w) for e, w in zip(entries, (0.25, 0.75), strict=True)]
     role = coordinator.role_of(config)
     with Session(plan, store, silent, store.read_json("run.json"), lambda: role.data(plan)) as session:
         loaded = session.open()
-        session.start(Shared(store, loaded.dataset.for_members()))
+        session.start(RunContext(store, loaded.dataset.for_members()))
         found = session.evaluate({"both": given, "one": [Teacher(given[0].settings, given[0].state, 1.0)]})
         broken = Teacher(given[0].settings, Address("members/none", "ab" * 32, 3), 1.0)
         with pytest.raises(RunError, match="evaluate-gone: crashed"):

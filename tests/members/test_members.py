@@ -53,7 +53,11 @@ EXAMPLES = {
 def _kinds():
     """Return the kinds that learn classes; those that learn numbers have an exam of their own."""
     kinds = registry.names("members")
-    return [kind for kind in kinds if not registry.able(registry.find("members", kind, "members"), LearnsNumbers)]
+    return [
+        kind
+        for kind in kinds
+        if not registry.has_capability(registry.find_plugin("members", kind, "members"), LearnsNumbers)
+    ]
 
 
 def _settings():
@@ -97,7 +101,7 @@ class Killed(Checkpoint):
 
 def test_every_kind_can_be_examined():
     for kind in _kinds():
-        cls = registry.find("members", kind, "members")
+        cls = registry.find_plugin("members", kind, "members")
         needed = [
             name
             for name, f in registry.options(cls).items()
@@ -130,7 +134,7 @@ def test_learns_predicts_and_comes_back_from_storage(settings, tmp_path):
 
 @exam
 def test_the_seed_is_the_only_source_of_chance(settings):
-    cls = registry.find("members", settings["kind"], "members")
+    cls = registry.find_plugin("members", settings["kind"], "members")
     drawn = {**settings, "rows": "bootstrap"} if "rows" in registry.options(cls) else settings
     data = problem()
     torch.manual_seed(0)

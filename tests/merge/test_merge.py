@@ -22,7 +22,7 @@ from distens.merge.fednova import FedNova
 from distens.merge.fedyogi import FedYogi
 from distens.merge.krum import Krum, _squared_distances
 from distens.merge.median import Median
-from distens.merge.protocol import Correction, Corrects, Merged, NeedsProxy, Round, Update
+from distens.merge.protocol import ClientUpdate, Correction, Corrects, Merged, NeedsProxy, Round
 from distens.merge.scaffold import Scaffold
 from distens.merge.trimmed_mean import TrimmedMean
 from distens.merge.uniform import Uniform
@@ -30,7 +30,7 @@ from distens.records import State
 from distens.storage.store import Store
 
 RULES = registry.names("merge")
-CORRECTING = [name for name in RULES if registry.able(registry.find("merge", name, ""), Corrects)]
+CORRECTING = [name for name in RULES if registry.has_capability(registry.find_plugin("merge", name, ""), Corrects)]
 SIZE = 40_000  # more than a block of seven updates
 
 NEEDS = {"krum": 5, "trimmed_mean": 5}
@@ -47,13 +47,15 @@ clients take part, of `fedlaw` where the server's rows ask for no other size, an
 
 
 def rule(name: str):
-    return registry.build("merge", name, "merge")
+    return registry.make_plugin("merge", name, "merge")
 
 
-def update(client: str, weights, rows: int = 1, steps: int = 1, rate_sum: float = 1.0, histogram=(1, 1)) -> Update:
+def update(
+    client: str, weights, rows: int = 1, steps: int = 1, rate_sum: float = 1.0, histogram=(1, 1)
+) -> ClientUpdate:
     weights_P = np.array(weights, dtype=np.float32).reshape(-1)
     weights_P.flags.writeable = False
-    return Update(f"{client}-1", 1, client, weights_P, rows, steps, rate_sum, tuple(histogram), 0.5)
+    return ClientUpdate(f"{client}-1", 1, client, weights_P, rows, steps, rate_sum, tuple(histogram), 0.5)
 
 
 def round_of(updates, start, number: int = 0, clients: int | None = None, **more) -> Round:
@@ -197,7 +199,7 @@ def test_blocks_leave_no_seams(name, monkeypatch):
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_that_needs_the_servers_rows_says_so(name):
     without = replace(some_round(), proxy=None)
-    if registry.able(rule(name), NeedsProxy):
+    if registry.has_capability(rule(name), NeedsProxy):
         with pytest.raises(ValueError, match="rows of the server"):
             rule(name).merge(without)
     else:
@@ -242,7 +244,7 @@ def test_corrections_have_the_right_shape(name):
 )
 def test_options_out_of_range_or_without_effect_are_refused(spec):
     with pytest.raises(ConfigError, match=f"merge.{list(spec)[1]}"):
-        registry.build("merge", spec, "merge")
+        registry.make_plugin("merge", spec, "merge")
 
 
 def counted(merged: Merged):
@@ -555,7 +557,7 @@ def trained(merger, rounds: int, steps: int) -> float:
     for number in range(rounds):
         updates = []
         for name, curvature, minimum in (("a", 1.0, 0.0), ("b", 10.0, 1.0)):
-            told = merger.correct(name, memory, value) if registry.able(merger, Corrects) else Correction()
+            told = merger.correct(name, memory, value) if registry.has_capability(merger, Corrects) else Correction()
             weights = value.astype(np.float64)
             for _ in range(steps):
                 slope = curvature * (weights - minimum) + told.pull * (weights - value)

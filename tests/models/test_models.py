@@ -12,7 +12,7 @@ from distens.models.lenet import Lenet
 from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
 from distens.objectives.cross_entropy import CrossEntropy
-from distens.training.network import count_parameters, initialise, parameters, predict
+from distens.training.network import count_parameters, initialise, parameters, predict_probs
 
 MODELS = registry.names("models")
 SHAPES = {"image": (1, 8, 8), "large image": (3, 32, 32)}
@@ -21,10 +21,10 @@ SHAPES = {"image": (1, 8, 8), "large image": (3, 32, 32)}
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_turns_images_into_logits(kind, shape):
-    model = registry.build("models", kind, "model")
+    model = registry.make_plugin("models", kind, "model")
     network = initialise(lambda: model.build(shape, 5), seed=3)
     inputs = np.random.default_rng(0).normal(size=(7, *shape)).astype(np.float32)
-    probs_NC = predict(network, inputs, classes=5)
+    probs_NC = predict_probs(network, inputs, classes=5)
     assert probs_NC.shape == (7, 5)
     assert probs_NC.dtype == np.float32
     np.testing.assert_allclose(probs_NC.sum(axis=1), 1, atol=1e-6)
@@ -33,14 +33,14 @@ def test_every_model_turns_images_into_logits(kind, shape):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_trains_on_one_row(kind):
-    network = registry.build("models", kind, "model").build((1, 8, 8), 3)
+    network = registry.make_plugin("models", kind, "model").build((1, 8, 8), 3)
     network.train()(torch.ones(1, 1, 8, 8)).sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_widens(kind):
-    model = registry.build("models", kind, "model")
+    model = registry.make_plugin("models", kind, "model")
     shape = (1, 8, 8)
     small, same, large = (count_parameters(model.widened(f), shape, 3) for f in (0.01, 1.0, 2.0))
     assert same == count_parameters(model, shape, 3)
@@ -50,7 +50,7 @@ def test_every_model_widens(kind):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_starts_from_the_seed_alone_and_leaves_global_chance_alone(kind):
-    model = registry.build("models", kind, "model")
+    model = registry.make_plugin("models", kind, "model")
     before = torch.get_rng_state()
     first = initialise(lambda: model.build((1, 8, 8), 3), seed=1).state_dict()
     torch.rand(5)
@@ -89,12 +89,12 @@ def test_resnet_counts():
 @pytest.mark.parametrize("shape", [(30,), (1, 3, 3)])
 def test_image_models_refuse_what_is_no_image(kind, shape):
     with pytest.raises(Refused, match=rf"{kind}.*images.*{len(shape) and shape[0]}"):
-        registry.build("models", kind, "model").build(shape, 2)
+        registry.make_plugin("models", kind, "model").build(shape, 2)
 
 
 def test_dropout_needs_hidden_layers():
     with pytest.raises(ConfigError, match=r"dropout: 0.5 has no effect without hidden layers"):
-        registry.build("models", {"kind": "mlp", "hidden": [], "dropout": 0.5}, "model")
+        registry.make_plugin("models", {"kind": "mlp", "hidden": [], "dropout": 0.5}, "model")
 
 
 @pytest.mark.parametrize(

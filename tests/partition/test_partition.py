@@ -16,12 +16,12 @@ from distens.partition.column import Column
 from distens.partition.dirichlet_classes import DirichletClasses
 from distens.partition.dirichlet_clients import DirichletClients
 from distens.partition.iid import Iid
-from distens.partition.protocol import Partition, digest
+from distens.partition.protocol import Partition, digest_labels
 from distens.partition.quantity import Quantity
 from distens.partition.shards import Shards
 from distens.partition.stored import Stored
 from distens.records import State
-from distens.roles.federated.partition_figure import draw
+from distens.roles.federated.partition_figure import draw_partition
 from distens.storage.store import Store
 
 PARTITIONERS = registry.names("partition")
@@ -53,7 +53,7 @@ def build(kind: str, labels_N, folder, clients: int | None):
     # Few rows for a hundred clients: `least` is 10 by default.
     options = {"alpha": 0.5, "least": 1} if kind in ("dirichlet_classes", "quantity") else {}
     options |= {"per_client": 3} if kind == "classes" and labels_N.max() > 10 else {}
-    return registry.build("partition", {"kind": kind, **options}, "federated.partition"), clients, no_column
+    return registry.make_plugin("partition", {"kind": kind, **options}, "federated.partition"), clients, no_column
 
 
 def divide(kind: str, labels_N, classes: int, clients: int, folder, seed: int = 1):
@@ -123,7 +123,7 @@ def test_fewer_rows_than_clients_are_refused(kind, tmp_path):
 @pytest.mark.parametrize("kind", PARTITIONERS)
 def test_options_are_json(kind, tmp_path):
     plugin, _, _ = build(kind, labels(60, 3), tmp_path, 3)
-    assert json.loads(json.dumps(registry.resolved(plugin)))["kind"] == kind
+    assert json.loads(json.dumps(registry.resolve_options(plugin)))["kind"] == kind
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_options_are_json(kind, tmp_path):
 )
 def test_options_out_of_range_are_refused(spec, message):
     with pytest.raises(ConfigError, match=message):
-        registry.build("partition", spec, "federated.partition")
+        registry.make_plugin("partition", spec, "federated.partition")
 
 
 def counts(found, labels_N, classes: int):
@@ -376,7 +376,7 @@ def test_columns_that_name_nobody_are_refused():
 def a_partition(labels_N, clients: int = 7):
     rule = DirichletClients(0.2)
     found = rule.divide(labels_N, 10, clients, np.random.default_rng(11), no_column)
-    return Partition.of(found, labels_N, registry.resolved(rule), 11, "0f" * 32)
+    return Partition.of(found, labels_N, registry.resolve_options(rule), 11, "0f" * 32)
 
 
 def test_a_partition_is_read_back_as_it_was(tmp_path):
@@ -391,7 +391,7 @@ def test_a_partition_is_read_back_as_it_was(tmp_path):
     assert read.rule == {"kind": "dirichlet_clients", "alpha": 0.2, "sigma": 0.0}
     assert (read.seed, read.fingerprint, read.total, read.hash) == (11, "0f" * 32, 500, kept.hash)
     found = Stored(str(tmp_path)).divide(labels_N, 10, None, np.random.default_rng(0), no_column)
-    again = Partition.of(found, labels_N, registry.resolved(Stored(str(tmp_path))), 3, "0f" * 32)
+    again = Partition.of(found, labels_N, registry.resolve_options(Stored(str(tmp_path))), 3, "0f" * 32)
     assert again.hash == kept.hash
 
 
@@ -453,7 +453,7 @@ def test_stored_is_for_the_same_rows_only(tmp_path):
         stored.divide(labels_N[::-1].copy(), 10, None, rng, no_column)
     with pytest.raises(DataError, match=r"^federated\.partition\.path .*cannot read partition.safetensors"):
         Stored(str(tmp_path / "none")).divide(labels_N, 10, None, rng, no_column)
-    assert digest(labels_N) == digest(labels_N.astype(np.int32))
+    assert digest_labels(labels_N) == digest_labels(labels_N.astype(np.int32))
 
 
 @pytest.mark.parametrize(
@@ -479,7 +479,7 @@ def test_figures_of_all_sizes_are_drawn_and_alike(shape, tmp_path):
     counts_KC = np.random.default_rng(0).integers(0, 2000, size=shape)
     names = [f"a hospital with a very long name {k}" for k in range(shape[0])]
     for file in ("a.png", "b.png"):
-        draw(counts_KC, names, [f"class {c}" for c in range(shape[1])], tmp_path / "figures" / file)
+        draw_partition(counts_KC, names, [f"class {c}" for c in range(shape[1])], tmp_path / "figures" / file)
     first, second = ((tmp_path / "figures" / file).read_bytes() for file in ("a.png", "b.png"))
     assert first == second
     height, width, _ = matplotlib.image.imread(tmp_path / "figures" / "a.png").shape

@@ -12,9 +12,9 @@ from torch import nn
 
 from distens import probabilities
 from distens.data.dataset import Examples
-from distens.distill.protocol import Distilled
+from distens.distill.protocol import Distillation
 from distens.merge.protocol import Merged
-from distens.partition.protocol import Column
+from distens.partition.protocol import ColumnReader
 from distens.records import State
 from distens.roles.ensemble import Ensemble
 from distens.runtime.inline import Inline
@@ -74,7 +74,9 @@ class Pair:
     weight: float = 0.75
 
     def select(self, probs_MNC, labels_N, metric="nll", target=None, importance_N=None):
-        order = np.argsort([probabilities.metrics(probs_NC, labels_N)[metric] for probs_NC in probs_MNC], kind="stable")
+        order = np.argsort(
+            [probabilities.class_metrics(probs_NC, labels_N)[metric] for probs_NC in probs_MNC], kind="stable"
+        )
         weights_M = np.zeros(len(order))
         weights_M[order[0]] = self.weight
         weights_M[order[1:2]] = 1 - self.weight
@@ -164,7 +166,7 @@ class Echo:
     def distill(self, teachers, weights_M, student, server, context):
         first = teachers[0].torch_module()
         student.torch_module().load_state_dict(first.state_dict())
-        return Distilled({"parameters": sum(p.numel() for p in first.parameters()), "seconds": 0.001})
+        return Distillation({"parameters": sum(p.numel() for p in first.parameters()), "seconds": 0.001})
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class Step:
 class Dealt:
     """Rows are dealt out, one to each client in turn."""
 
-    def divide(self, labels_N, classes, clients, rng, column: Column):
+    def divide(self, labels_N, classes, clients, rng, column: ColumnReader):
         return {f"c{k}": np.arange(k, len(labels_N), clients) for k in range(clients)}
 
 

@@ -24,13 +24,13 @@ from distens import registry, seeding
 from distens.combine.average import Average
 from distens.config.config import Config, section_of
 from distens.config.sections import Section
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.evaluate import figures
-from distens.lifecycle.progress import Update, line
-from distens.lifecycle.results import BundleContent, Outcome, Page, Row, costs, test_losses
+from distens.lifecycle.progress import ProgressEvent, format_outcome
+from distens.lifecycle.results import BundleContent, Outcome, PageContent, TableRow, costs, losses_on_test
 from distens.lifecycle.work.train import Train
 from distens.records import Task
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 from distens.serve.bundle import BundleMember
 from distens.tracking.protocol import Participant
 
@@ -54,26 +54,27 @@ class Twins:
 
     def plan(self, config):
         section = section_of(config, TwinsSection, "who is the heavier")
-        runner = registry.build("runtime", config.runtime, "runtime")
-        tracker = registry.build("tracking", config.tracking, "tracking")
-        values = {config.role: section.model_dump(), "runtime": registry.resolved(runner)}
-        values["tracking"] = registry.resolved(tracker)
+        runner = registry.make_plugin("runtime", config.runtime, "runtime")
+        tracker = registry.make_plugin("tracking", config.tracking, "tracking")
+        values = {config.role: section.model_dump(), "runtime": registry.resolve_options(runner)}
+        values["tracking"] = registry.resolve_options(tracker)
         resolved = Config.model_validate({**config.model_dump(mode="json"), **values})
         return Plan(resolved, section.heavier, runner, tracker)
 
     def data(self, plan):
-        return load(plan.config.data, plan.config.seed)
+        return load_data(plan.config.data, plan.config.seed)
 
     def carry_out(self, plan, session):
         session.prepare(2)
         loaded = session.open()
-        session.start(Shared(session.store, loaded.dataset.for_members()))
+        session.start(RunContext(session.store, loaded.dataset.for_members()))
         tasks = [
             Task(name, "twin", {"family": name, **settings}, seeding.derive(plan.config.seed, name), work=Train())
             for name, settings in plan.config.members.items()
         ]
         for task, told in session.complete(iter([[[task]] for task in tasks])):
-            session.watch(Update("twins", line(task, told, "nll"), "twins", 2, len(session.ledger.finished("twin"))))
+            line, done = format_outcome(task, told, "nll"), len(session.ledger.finished("twin"))
+            session.watch(ProgressEvent("twins", line, "twins", 2, done))
         entries = sorted(session.ledger.finished("twin"), key=lambda entry: entry.task.id)
         weights_M, combiner = np.array([plan.heavier, 1 - plan.heavier]), Average()
         probs = {
@@ -81,7 +82,7 @@ class Twins:
             for split in ("combine", "test")
         }
         state = combiner.fit(probs["combine"], loaded.dataset.labels["combine"], weights_M)
-        rows = {"pair": Row(*(combiner.combine(probs[s], state) for s in ("combine", "test")), *costs(entries))}
+        rows = {"pair": TableRow(*(combiner.combine(probs[s], state) for s in ("combine", "test")), *costs(entries))}
         members = [
             BundleMember(e.task.id, e.task.settings, float(w), e.report.files["state"])
             for e, w in zip(entries, weights_M, strict=True)
@@ -89,17 +90,17 @@ class Twins:
         labels_N = loaded.dataset.labels["test"]
 
         def draw(folder):
-            figures.reliability({"pair": rows["pair"].test_NC}, labels_N, folder / "pair.png")
+            figures.reliability({"pair": rows["pair"].test_NK}, labels_N, folder / "pair.png")
             return {"The pair": folder / "pair.png"}
 
         return Outcome(
             rows=rows,
-            losses=test_losses(rows, loaded.dataset.target, labels_N),
+            losses=losses_on_test(rows, loaded.dataset.target, labels_N),
             units="test rows",
             bundles={"pair": BundleContent(members, "average", state)},
             chosen="pair",
             weights={member.id: member.weight for member in members},
-            page=Page([{"twin": m.id, "weight": m.weight} for m in members], "Twins", draw=draw),
+            page=PageContent([{"twin": m.id, "weight": m.weight} for m in members], "Twins", draw=draw),
             participants=[Participant("twin", "both", {"heavier": plan.heavier})],
         )
 

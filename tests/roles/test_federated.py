@@ -13,11 +13,11 @@ from small_federation import CLIENT, WITH_ROWS, config
 
 import distens
 from distens import coordinator
-from distens.config.config import parse, parse_yaml, to_yaml
+from distens.config.config import parse_config, parse_yaml, to_yaml
 from distens.errors import ConfigError, RunError, StorageError
 from distens.partition.protocol import Partition
-from distens.roles.federated.journal import Log, Reached, RoundsJournal
-from distens.roles.federated.plan import check
+from distens.roles.federated.journal import RoundLog, RoundsJournal, ServerState
+from distens.roles.federated.plan import build_plan
 from distens.runtime import inline, ray_actors
 from distens.storage.journal import Journal
 from distens.storage.store import Store
@@ -119,8 +119,8 @@ def test_a_round_done_again_is_counted_once(tmp_path):
     store = Store(str(tmp_path))
     kept = RoundsJournal(store)
     for number, client in enumerate(["a", "b", "a"]):
-        log = Log(number, [client], {client: 1.0}, loss=0.5)
-        kept.keep(log, Reached(number + 1, np.full(3, number), {"m": np.ones(2)}, [float(number)]))
+        log = RoundLog(number, [client], {client: 1.0}, loss=0.5)
+        kept.keep(log, ServerState(number + 1, np.full(3, number), {"m": np.ones(2)}, [float(number)]))
     kept.judge(1, {"nll": 0.5})
     assert kept.taken == {"a": [0, 2], "b": [1]}
     (tmp_path / "rounds-weights" / "0002.safetensors").unlink()
@@ -128,7 +128,7 @@ def test_a_round_done_again_is_counted_once(tmp_path):
     reached = again.restored()
     assert reached.rounds == 2 and reached.weights_P.tolist() == [1, 1, 1] and reached.norms == [1.0]
     assert again.taken == {"a": [0], "b": [1]} and again.logs[1].metrics == {"nll": 0.5}
-    again.keep(Log(2, ["b"], {"b": 1.0}, loss=0.5), Reached(3, np.full(3, 2)))
+    again.keep(RoundLog(2, ["b"], {"b": 1.0}, loss=0.5), ServerState(3, np.full(3, 2)))
     assert again.taken == {"a": [0], "b": [1, 2]}
     again.settle()
     last = RoundsJournal(store)
@@ -293,7 +293,7 @@ def test_a_lie_is_refused_by_name_and_the_others_are_merged(lie, words, tmp_path
     logs = rounds_of(found.path)
     assert all(list(log["refused"]) == ["c3"] and words in log["refused"]["c3"] for log in logs.values())
     assert all(sorted(log["shares"]) == ["c0", "c1", "c2", "c4", "c5"] for log in logs.values())
-    assert any("4 of 4 rounds were merged without somebody who was asked: c3." in line for line in found.verdict)
+    assert any("4 of 4 rounds were merged without a client that was drawn: c3." in line for line in found.verdict)
     assert any("without c3" in update.text for update in updates)
     others = config(tmp_path / "others", federated=federated, client={"kind": LIAR, "does": {"c3": "raise"}}, seed=0)
     assert found.rows["global"]["accuracy"] == distens.run(others).rows["global"]["accuracy"]
@@ -413,7 +413,7 @@ def test_a_client_with_other_data_is_named(tmp_path):
     failed = logs[0]["failed"]
     assert sorted(failed) == ["gone", "site1", "site2"]
     assert "expected an array of numbers of shape (rows, 8)" in failed["site1"]
-    assert "the class '2' is none of the server's: 0, 1" in failed["site2"]
+    assert "the class '2' is not among the server's classes: 0, 1" in failed["site2"]
     assert "gone.npz" in failed["gone"]
 
 
@@ -450,7 +450,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(changes, words, tmp_pa
     for name in ("search", "schedule", "select", "combine"):
         values.pop(name)
     with pytest.raises(ConfigError) as caught:
-        coordinator.checked(parse({**values, **changes}))
+        coordinator.make_plan(parse_config({**values, **changes}))
     assert words in str(caught.value)
 
 
@@ -466,18 +466,18 @@ def test_what_cannot_be_is_refused_before_anything_starts(changes, words, tmp_pa
 )
 def test_a_section_that_cannot_be_is_refused(section, words, tmp_path):
     with pytest.raises(ConfigError) as caught:
-        check(config(tmp_path, federated=section))
+        build_plan(config(tmp_path, federated=section))
     assert words in str(caught.value)
 
 
 def test_what_is_resolved_reads_back_the_same(tmp_path):
     """The baseline has what the run's distiller was given, and says so: nothing is left for another time to fill in."""
     baselines = ["dense", {"name": "slow", "kind": "dense", "epochs": 7}, "feddf"]
-    plan = check(one_shot(tmp_path, baselines=baselines))
+    plan = build_plan(one_shot(tmp_path, baselines=baselines))
     dense, slow, feddf = plan.config.baselines
     assert dense == {**plan.baselines["dense"], "name": "dense"}
     assert dense["epochs"] == 3 and slow["epochs"] == 7 and feddf["learning_rate"] > 0
-    again = check(parse_yaml(to_yaml(plan.config), "config.yaml"))
+    again = build_plan(parse_yaml(to_yaml(plan.config), "config.yaml"))
     assert again.config == plan.config and again.config.hash() == plan.config.hash()
     assert again.baselines == plan.baselines and again.distiller == plan.distiller
 
@@ -487,9 +487,9 @@ def test_a_metric_is_of_some_rows_of_the_servers_own(search, combine, refused, t
     data = {**WITH_ROWS, "splits": {"train": 0.8 - search - combine, "search": search, "combine": combine, "test": 0.2}}
     if refused:
         with pytest.raises(ConfigError, match="metric: has no effect without rows of the server's own"):
-            check(config(tmp_path, metric="error", data=data))
+            build_plan(config(tmp_path, metric="error", data=data))
     else:
-        check(config(tmp_path, metric="error", data=data))
+        build_plan(config(tmp_path, metric="error", data=data))
 
 
 def test_a_rule_that_needs_the_servers_rows(tmp_path):
@@ -497,5 +497,5 @@ def test_a_rule_that_needs_the_servers_rows(tmp_path):
     with pytest.raises(
         ConfigError, match=r"merge: 'fedlaw' needs rows of the server's own, but data.splits.search is 0"
     ):
-        check(config(tmp_path, merge="fedlaw", data=data))
+        build_plan(config(tmp_path, merge="fedlaw", data=data))
     assert inline.Inline().hold(3).reference == 3

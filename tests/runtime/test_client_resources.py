@@ -9,17 +9,17 @@ import pytest
 
 import distens
 from distens import registry
-from distens.config.config import parse
+from distens.config.config import parse_config
 from distens.config.sections import DataSection
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import ConfigError, RunError
 from distens.lifecycle.work.train import Train
 from distens.packing import Planner
 from distens.records import Report, Resources, Task
-from distens.roles.ensemble.proposals import packs
-from distens.roles.federated.plan import check
+from distens.roles.ensemble.proposals import pack_tasks
+from distens.roles.federated.plan import build_plan
 from distens.runtime import _sizes, ray_actors
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 from distens.storage.journal import Journal
 from distens.storage.store import Store
 
@@ -34,7 +34,7 @@ def config(folder, resources=None, *, rounds=2, runtime=ALONE, client=None, **se
     if resources is not None:
         runtime = {"kind": runtime} if isinstance(runtime, str) else runtime
         runtime = {**runtime, "resources": resources}
-    return parse(
+    return parse_config(
         {
             "name": "fed",
             "role": "federated",
@@ -88,7 +88,7 @@ def test_packs_are_of_clients_that_occupy_the_same():
     sizes = [Resources(2.0 if i in (1, 4) else 1.0) for i in range(5)]
     tasks = [Task(f"c{i}", "client", {"family": "a", **CLIENT}, i, size, work=Train()) for i, size in enumerate(sizes)]
     planner = Planner(2, lambda: 1, 0.0, lambda settings: False, (8, 8), 10)
-    assert [[task.id for task in pack] for pack in packs(tasks, planner)] == [["c0", "c2"], ["c3"], ["c1", "c4"]]
+    assert [[task.id for task in pack] for pack in pack_tasks(tasks, planner)] == [["c0", "c2"], ["c3"], ["c1", "c4"]]
 
 
 def test_more_than_any_node_has_is_refused_by_name_before_training(tmp_path, ray_here):
@@ -120,7 +120,7 @@ def test_more_than_any_node_has_is_refused_by_name_before_training(tmp_path, ray
 )
 def test_what_cannot_be_is_refused_before_anything_starts(section, words, tmp_path):
     with pytest.raises(ConfigError) as caught:
-        check(config(tmp_path, **section))
+        build_plan(config(tmp_path, **section))
     assert words in str(caught.value)
 
 
@@ -143,12 +143,12 @@ QUICK = {"family": "a", "kind": "classifier", "model": {"kind": "mlp", "hidden":
 
 def carried_out(sizes, folder):
     """Return what came of tasks of these sizes, and the sizes of the actors that were left."""
-    runner = registry.build("runtime", ALONE, "runtime")
+    runner = registry.make_plugin("runtime", ALONE, "runtime")
     folder.mkdir(exist_ok=True)
     toy = {"family": "a", "kind": "plugins.members.pretend:Pretend", "notes": str(folder / "notes")}
     tasks = [Task(f"m{i}", "search", toy, i, Resources(cpus), work=Train()) for i, cpus in enumerate(sizes)]
     runner.prepare(0, [])
-    runner.start(Shared(Store(str(folder)), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
+    runner.start(RunContext(Store(str(folder)), load_data(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
     try:
         found = [outcome for outcomes in runner.run(iter([task] for task in tasks)) for outcome in outcomes]
         return found, sorted(actor.size.cpus for actor in runner._spare.idle)
@@ -193,17 +193,17 @@ def test_what_does_not_fit_waits_while_others_go_first():
 def test_actors_with_gpus_end_for_want_of_gpus_alone():
     plain, fast = Resources(1.0), Resources(1.0, 1.0)
     room = {"CPU": 4.0, "GPU": 1.0}
-    assert _sizes.to_end([fast, plain, plain], [Resources(2.0)], room) == [1]
-    assert _sizes.to_end([plain, fast, plain], [Resources(0.5, 0.5)], room) == [1]
-    assert _sizes.to_end([plain, fast], [Resources(4.0)], room) == [0, 1]
-    assert _sizes.to_end([plain, fast], [plain], room) == []
+    assert _sizes.actors_to_end([fast, plain, plain], [Resources(2.0)], room) == [1]
+    assert _sizes.actors_to_end([plain, fast, plain], [Resources(0.5, 0.5)], room) == [1]
+    assert _sizes.actors_to_end([plain, fast], [Resources(4.0)], room) == [0, 1]
+    assert _sizes.actors_to_end([plain, fast], [plain], room) == []
 
 
 def test_cpus_and_gpus_must_be_on_one_node():
     nodes = [{"CPU": 8.0}, {"CPU": 2.0, "GPU": 4.0}]
-    _sizes.check(nodes, Resources(8.0), {"runtime.resources.a": Resources(2.0, 4.0)})
+    _sizes.check_room(nodes, Resources(8.0), {"runtime.resources.a": Resources(2.0, 4.0)})
     with pytest.raises(RunError, match=r"runtime.resources.a: no node has both 4 CPUs and 1 GPUs"):
-        _sizes.check(nodes, Resources(1.0), {"runtime.resources.a": Resources(4.0, 1.0)})
+        _sizes.check_room(nodes, Resources(1.0), {"runtime.resources.a": Resources(4.0, 1.0)})
 
 
 def test_members_that_were_pending_go_on_with_what_the_runtime_says_now(tmp_path):
@@ -211,7 +211,7 @@ def test_members_that_were_pending_go_on_with_what_the_runtime_says_now(tmp_path
     values = {"name": "s", "storage": str(tmp_path), "data": {"source": "sklearn:iris"}, "tracking": "off"}
     family = {key: value for key, value in QUICK.items() if key != "family"}
     values |= {"members": {"a": family}, "search": {"kind": "random", "members": 2}, "runtime": "inline"}
-    path = Path(distens.run(parse(values)).path)
+    path = Path(distens.run(parse_config(values)).path)
     for file in sorted(path.glob("journal/*.json")):
         entries = [e for e in json.loads(file.read_text()) if e.get("report", {}).get("task_id") != "m0001"]
         for entry in entries:

@@ -12,21 +12,21 @@ import pytest
 import distens
 import distens.members
 from distens import registry, seeding
-from distens.config.config import parse
+from distens.config.config import parse_config
 from distens.config.sections import DataSection
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import StorageFailed
 from distens.lifecycle.progress import LEADERS, Progress
 from distens.lifecycle.work.train import Train
-from distens.records import Failure, Finished, History, Report, Task
-from distens.runtime.protocol import Shared
+from distens.records import WAIT, Failure, Finished, History, Report, Task
+from distens.runtime.protocol import RunContext
 from distens.search.evolution import Evolution
 from distens.storage.store import Store
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return load(DataSection(source="sklearn:iris"), 0).dataset.for_members()
+    return load_data(DataSection(source="sklearn:iris"), 0).dataset.for_members()
 
 
 @pytest.fixture
@@ -53,10 +53,10 @@ def trained(notes):
 
 
 def outcomes_of(spec, packs, dataset, folder):
-    runner = registry.build("runtime", spec, "runtime")
+    runner = registry.make_plugin("runtime", spec, "runtime")
     if "timeout_seconds" not in spec:  # else what is imported later would be a member's time
         runner.prepare(0, [])
-    runner.start(Shared(Store(str(folder)), dataset))
+    runner.start(RunContext(Store(str(folder)), dataset))
     try:
         return list(runner.run(iter(packs)))
     finally:
@@ -164,8 +164,8 @@ def test_what_ran_out_of_memory_is_tried_again_after_a_pause(dataset, tmp_path, 
 
     monkeypatch.setattr(_retries, "PAUSE_SECONDS", 1.0)
     tasks = tasks_of(notes, "no_room", "well")
-    runner = registry.build("runtime", {"kind": "ray_actors", "concurrency": 1}, "runtime")
-    runner.start(Shared(Store(str(tmp_path / "run")), dataset))
+    runner = registry.make_plugin("runtime", {"kind": "ray_actors", "concurrency": 1}, "runtime")
+    runner.start(RunContext(Store(str(tmp_path / "run")), dataset))
     came, at = [], []
     try:
         for (outcome,) in runner.run(iter([[task] for task in tasks])):
@@ -187,21 +187,21 @@ def test_a_pause_takes_of_the_time_that_a_member_has_in_all(monkeypatch):
     the third takes 1 s and would pause for 15. A crash pauses for nothing, and a lost node neither."""
     from dataclasses import replace
 
-    from distens.runtime._retries import Retries
+    from distens.runtime._retries import PackRetries
 
-    retries = Retries(9)
+    retries = PackRetries(9)
     task = Task("m0", "client", {}, 0, limit_seconds=100.0, work=Train())
     short = Failure("m0", 1, "out_of_memory", "", 1.0, "")
-    assert not retries.told(short, [task], False, 30.0).final
+    assert not retries.queue_retry(short, [task], False, 30.0).final
     (later,) = [pack for _, pack in retries._later]
     assert later == [replace(task, attempt=2, limit_seconds=65.0)]
-    assert not retries.told(replace(short, attempt=2), later, False, 40.0).final
+    assert not retries.queue_retry(replace(short, attempt=2), later, False, 40.0).final
     later = retries._later[-1][1]
     assert later == [replace(task, attempt=3, limit_seconds=15.0)]
-    assert retries.told(replace(short, attempt=3), later, False, 1.0).final
+    assert retries.queue_retry(replace(short, attempt=3), later, False, 1.0).final
     assert not retries.waiting
-    assert not retries.told(replace(short, attempt=3, reason="crashed"), later, False, 1.0).final
-    assert not retries.told(replace(short, attempt=4), [replace(task, attempt=4)], True, 1.0).final
+    assert not retries.queue_retry(replace(short, attempt=3, reason="crashed"), later, False, 1.0).final
+    assert not retries.queue_retry(replace(short, attempt=4), [replace(task, attempt=4)], True, 1.0).final
     assert [(task.attempt, task.limit_seconds) for (task,) in retries.waiting] == [(4, 14.0), (5, 99.0)]
     assert len(retries._later) == 2
 
@@ -229,8 +229,10 @@ def test_actors_that_do_not_start_for_want_of_memory_are_waited_for(dataset, tmp
             pulled.append(starts.stat().st_size if starts.exists() else 0)
             yield [task]
 
-    runner = registry.build("runtime", {"kind": "ray_actors", "cpus_per_member": 0.5, "concurrency": 2}, "runtime")
-    runner.start(Shared(Store(str(tmp_path / "run")), dataset))
+    runner = registry.make_plugin(
+        "runtime", {"kind": "ray_actors", "cpus_per_member": 0.5, "concurrency": 2}, "runtime"
+    )
+    runner.start(RunContext(Store(str(tmp_path / "run")), dataset))
     try:
         outcomes = [outcome for outcomes in runner.run(packs()) for outcome in outcomes]
     finally:
@@ -252,20 +254,22 @@ def test_a_pack_whose_actor_waits_for_room_is_carried_out_by_one_that_is_idle(da
 
 def test_storage_that_fails_ends_a_run_once_what_else_ended_is_told(dataset, tmp_path, notes, ray_here):
     """Both have ended when the runner looks: once both are being trained, nothing comes of packs for some seconds."""
-    runner = registry.build("runtime", {"kind": "ray_actors", "cpus_per_member": 0.5, "concurrency": 3}, "runtime")
+    runner = registry.make_plugin(
+        "runtime", {"kind": "ray_actors", "cpus_per_member": 0.5, "concurrency": 3}, "runtime"
+    )
 
     def packs():
         yield from ([task] for task in tasks_of(notes, "wait", "full"))
         while any(slot.starting for slot in runner._busy):
-            yield []
+            yield WAIT
         notes.with_name("go").touch()
         until = time.monotonic() + 60
         while not {"trained 0", "alone 1"} <= set(lines(notes) if notes.exists() else []) and time.monotonic() < until:
             time.sleep(0.1)
         time.sleep(3)
-        yield []
+        yield WAIT
 
-    runner.start(Shared(Store(str(tmp_path / "run")), dataset))
+    runner.start(RunContext(Store(str(tmp_path / "run")), dataset))
     came, outcomes = [], runner.run(packs())
     try:
         with pytest.raises(StorageFailed, match="the disk is full"):
@@ -331,7 +335,7 @@ def config(folder, notes, **changes):
         "runtime": {"kind": "inline", "pack": 4},
         "tracking": "off",
     }
-    return parse({**values, **changes})
+    return parse_config({**values, **changes})
 
 
 def journal(path):

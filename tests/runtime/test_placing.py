@@ -190,23 +190,25 @@ LARGE = Resources(1.0, 0.0, 3.0, (("special", 0.5),))
 def test_all_that_is_asked_for_counts():
     """8 CPUs, 7 GiB and 2 special: 8 by CPUs, 2 by memory, 4 by what is special."""
     node = {"CPU": 8.0, "memory": 7.0 * GIB, "special": 2.0}
-    assert _sizes.count(node, LARGE) == 2
-    assert _sizes.count({"CPU": 8.0, "memory": 70.0 * GIB}, LARGE) == 0
-    assert _sizes.fit([LARGE, LARGE], _sizes.total([node])) and not _sizes.fit([LARGE] * 3, _sizes.total([node]))
-    assert _sizes.total([node, {"CPU": 0.5}]) == {"CPU": 8.5, "memory": 7.0 * GIB, "special": 2.0}
+    assert _sizes.count_actors(node, LARGE) == 2
+    assert _sizes.count_actors({"CPU": 8.0, "memory": 70.0 * GIB}, LARGE) == 0
+    assert _sizes.fits_side_by_side([LARGE, LARGE], _sizes.total_amounts([node])) and not _sizes.fits_side_by_side(
+        [LARGE] * 3, _sizes.total_amounts([node])
+    )
+    assert _sizes.total_amounts([node, {"CPU": 0.5}]) == {"CPU": 8.5, "memory": 7.0 * GIB, "special": 2.0}
 
 
 def test_who_holds_what_is_scarce_gives_way():
     plain, special = Resources(1.0), Resources(1.0, custom=(("special", 1.0),))
     room = {"CPU": 4.0, "special": 1.0}
-    assert _sizes.to_end([plain, special], [special], room) == [1]
-    assert _sizes.to_end([plain, special], [Resources(3.0)], room) == [0]
+    assert _sizes.actors_to_end([plain, special], [special], room) == [1]
+    assert _sizes.actors_to_end([plain, special], [Resources(3.0)], room) == [0]
 
 
 def test_sizes_must_be_on_one_node():
     nodes = [{"CPU": 1.0, "special": 1.0}, {"CPU": 4.0, "memory": 8.0 * GIB}]
     with pytest.raises(RunError, match=r"runtime: no node has 1 CPUs and 3 GiB and 0\.5 special, for one member"):
-        _sizes.check(nodes, LARGE, {})
+        _sizes.check_room(nodes, LARGE, {})
 
 
 def test_sizes_survive_the_journal():
@@ -217,4 +219,4 @@ def test_sizes_survive_the_journal():
 
 def test_what_ray_counts_itself_is_not_custom():
     with pytest.raises(ConfigError, match="custom_per_member: GPU is not custom"):
-        registry.build("runtime", {"kind": "ray_actors", "custom_per_member": {"GPU": 1.0}}, "runtime")
+        registry.make_plugin("runtime", {"kind": "ray_actors", "custom_per_member": {"GPU": 1.0}}, "runtime")

@@ -21,11 +21,11 @@ import sys, time
 import numpy as np, psutil, ray
 import distens
 from distens import registry
-from distens.config.config import DataSection, parse
-from distens.data.load import load
+from distens.config.config import DataSection, parse_config
+from distens.data.load import load_data
 from distens.lifecycle.work.train import Train
 from distens.records import Task
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 from distens.storage.store import Store
 
 folder = sys.argv[1]
@@ -130,7 +130,7 @@ def test_a_head_that_is_lost_is_said_with_what_to_do_and_one_that_we_end_is_not(
         return [thread for thread in threading.enumerate() if thread.name == "distens-head"]
 
     def started():
-        runner = registry.build("runtime", {"kind": "ray_actors", "address": "local"}, "runtime")
+        runner = registry.make_plugin("runtime", {"kind": "ray_actors", "address": "local"}, "runtime")
         runner.start(Shared(Store(folder), data))
         return runner
 
@@ -188,7 +188,7 @@ def test_an_end_while_it_gets_ready_leaves_no_process(number, tmp_path):
 
 def test_actors_are_prepared_where_there_is_room_and_as_many_as_there_are_packs(ray_here):
     for packs, concurrency, wanted in ((1, None, 1), (9, None, 2), (9, 1, 1), (None, None, 2), (0, None, 0)):
-        runner = registry.build("runtime", {"kind": "ray_actors", "concurrency": concurrency}, "runtime")
+        runner = registry.make_plugin("runtime", {"kind": "ray_actors", "concurrency": concurrency}, "runtime")
         deadline = time.monotonic() + 60
         while runner._places.free() < 2:  # those of the runner before are still going
             assert time.monotonic() < deadline
@@ -197,12 +197,12 @@ def test_actors_are_prepared_where_there_is_room_and_as_many_as_there_are_packs(
         assert len(runner._spare.prepared) == wanted
         runner.stop()
     with pytest.raises(RunError, match="no node has more than"):
-        registry.build("runtime", {"kind": "ray_actors", "cpus_per_member": 64}, "runtime").prepare(1)
+        registry.make_plugin("runtime", {"kind": "ray_actors", "cpus_per_member": 64}, "runtime").prepare(1)
 
 
 def test_actors_are_not_prepared_where_others_work(neighbour):
     neighbour(2)
-    runner = registry.build("runtime", "ray_actors", "runtime")
+    runner = registry.make_plugin("runtime", "ray_actors", "runtime")
     deadline = time.monotonic() + 60
     while runner._places.free():  # the head hears of it a moment later
         assert time.monotonic() < deadline

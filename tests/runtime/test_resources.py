@@ -12,19 +12,19 @@ import pytest
 
 import distens
 from distens import registry
-from distens.config.config import parse
+from distens.config.config import parse_config
 from distens.config.sections import DataSection
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import ConfigError, RunError
-from distens.lifecycle.occupying import occupied, sizes, unknown_name
+from distens.lifecycle.occupying import explain_unknown_name, occupied_resources, unusual_resources
 from distens.lifecycle.tasks import task_from_json, task_to_json
 from distens.lifecycle.work.train import Train
 from distens.records import Report, Resources, Task
-from distens.roles.ensemble.plan import check as check_ensemble
-from distens.roles.federated.plan import check as check_federated
+from distens.roles.ensemble.plan import build_plan as check_ensemble
+from distens.roles.federated.plan import build_plan as check_federated
 from distens.runtime import _sizes, ray_actors
-from distens.runtime._placing import Places
-from distens.runtime.protocol import Shared
+from distens.runtime._placing import Placement
+from distens.runtime.protocol import RunContext
 from distens.storage.journal import Journal
 from distens.storage.store import Store
 
@@ -34,7 +34,7 @@ GROUP = {"family": "law", "kind": "module", "path": "user_module:Plain", "batch_
 
 
 def runner(**options):
-    return registry.build("runtime", {"kind": "ray_actors", "pack": 1, **options}, "runtime")
+    return registry.make_plugin("runtime", {"kind": "ray_actors", "pack": 1, **options}, "runtime")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def noted(tasks, folder, given, also=None):
     """Carry tasks out, and return what each noted, in order; and the sizes of the actors that were left."""
     given.prepare(0, [])
     given.start(
-        Shared(Store(str(folder)), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()), also or {}
+        RunContext(Store(str(folder)), load_data(DataSection(source="sklearn:iris"), 0).dataset.for_members()),
+        also or {},
     )
     try:
         outcomes = [outcome for outcomes in given.run(iter([task] for task in tasks)) for outcome in outcomes]
@@ -93,11 +94,13 @@ def task(name, needs, folder, seconds=0.0):
 
 def test_a_family_occupies_what_the_config_says_of_it_and_boosting_no_gpu():
     given = runner(cpus_per_member=2, gpus_per_member=1, resources={"law": {"gpus": 2}, "c1": {"cpus": 3}})
-    assert occupied(given, NET) == Resources(2.0, 1.0)
-    assert occupied(given, BOOSTING) == Resources(2.0, 0.0)
-    assert occupied(given, {**NET, "family": "law"}) == Resources(2.0, 2.0)
-    assert occupied(given, {**NET, "family": "law"}, "c1") == Resources(3.0, 1.0), "a client's own comes first"
-    assert occupied(registry.build("runtime", "inline", "runtime"), GROUP) == Resources(1.0)
+    assert occupied_resources(given, NET) == Resources(2.0, 1.0)
+    assert occupied_resources(given, BOOSTING) == Resources(2.0, 0.0)
+    assert occupied_resources(given, {**NET, "family": "law"}) == Resources(2.0, 2.0)
+    assert occupied_resources(given, {**NET, "family": "law"}, "c1") == Resources(3.0, 1.0), (
+        "a client's own comes first"
+    )
+    assert occupied_resources(registry.make_plugin("runtime", "inline", "runtime"), GROUP) == Resources(1.0)
 
 
 @pytest.mark.parametrize(
@@ -118,29 +121,32 @@ def test_a_family_occupies_what_the_config_says_of_it_and_boosting_no_gpu():
     ],
 )
 def test_processes_divide_what_a_member_occupies(options, settings, needs, part):
-    found = occupied(runner(**options), {**GROUP, **settings})
+    found = occupied_resources(runner(**options), {**GROUP, **settings})
     assert found == needs and found.part() == part
 
 
 def test_one_gpu_cannot_be_divided_among_two_processes():
     with pytest.raises(ConfigError, match="runtime: gpus: 1 cannot be divided among 2 processes"):
-        occupied(runner(gpus_per_member=1), GROUP)
+        occupied_resources(runner(gpus_per_member=1), GROUP)
     with pytest.raises(ConfigError, match=r"runtime.resources.law: gpus: 3 cannot be divided among 2 processes"):
-        occupied(runner(resources={"law": {"gpus": 3}}), GROUP)
+        occupied_resources(runner(resources={"law": {"gpus": 3}}), GROUP)
 
 
 def test_what_is_not_as_usual_is_known_by_its_key():
     given = runner(gpus_per_member=2, resources={"law": {"cpus": 4}})
-    assert sizes(given, [NET, BOOSTING, GROUP]) == {
+    assert unusual_resources(given, [NET, BOOSTING, GROUP]) == {
         "members.boosting": Resources(1.0, 0.0),
         "runtime.resources.law": Resources(4.0, 2.0, processes=2),
     }
-    assert unknown_name(given, {"families": ["law"]}) == ""
-    assert unknown_name(given, {"families": ["low"]}) == "runtime.resources: 'law' is none of families. Families: low"
+    assert explain_unknown_name(given, {"families": ["law"]}) == ""
+    assert (
+        explain_unknown_name(given, {"families": ["low"]})
+        == "runtime.resources: 'law' is none of families. Families: low"
+    )
 
 
 def ensemble(folder, runtime, **members):
-    return parse(
+    return parse_config(
         {
             "name": "sized",
             "storage": str(folder),
@@ -172,7 +178,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(runtime, words, tmp_pa
 
 
 def federation(folder, runtime="ray_actors", **section):
-    return parse(
+    return parse_config(
         {
             "name": "fed",
             "role": "federated",
@@ -194,7 +200,7 @@ def test_what_a_federations_section_said_is_read_as_the_runtimes(tmp_path):
         assert check_federated(older).config == plan.config and older.hash() == now.hash()
     assert plan.resources(1, "c1") == Resources(2.0, 1.0)
     assert plan.resources(2, "c2") == Resources(custom=(("disk", 2.0),))
-    assert parse(plan.config.model_dump(mode="json")) == plan.config, "and is read again as it was resolved"
+    assert parse_config(plan.config.model_dump(mode="json")) == plan.config, "and is read again as it was resolved"
     with pytest.raises(ConfigError, match=r"federated.resources: is read as runtime.resources, which is given too"):
         check_federated(federation(tmp_path, {"kind": "ray_actors", "resources": own}, resources=own))
     assert federation(tmp_path, "inline", resources={}).hash() == federation(tmp_path, "inline").hash()
@@ -214,21 +220,21 @@ def test_parts_of_one_member_may_be_on_several_nodes():
     nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 2.0, "GPU": 4.0}, {"CPU": 8.0}]
     three, four = (Resources(2.0 * count, float(count), processes=count) for count in (3, 4))
     assert [_sizes.count_all(nodes, needs) for needs in (Resources(2.0, 1.0), three, four)] == [3, 1, 0]
-    _sizes.check(nodes, Resources(), {"members.law": three})
+    _sizes.check_room(nodes, Resources(), {"members.law": three})
     with pytest.raises(RunError, match=r"members.law: a member of 4 processes needs 2 CPUs and 1 GPUs for each, .* 3"):
-        _sizes.check(nodes, Resources(), {"members.law": four})
+        _sizes.check_room(nodes, Resources(), {"members.law": four})
     with pytest.raises(RunError, match=r"members.law.gpus: 5 GPUs for each of a member's 2 processes, but no node has"):
-        _sizes.check(nodes, Resources(), {"members.law": Resources(2.0, 10.0, processes=2)})
+        _sizes.check_room(nodes, Resources(), {"members.law": Resources(2.0, 10.0, processes=2)})
 
 
 def test_members_without_gpus_go_beside_those_that_have_them(monkeypatch):
     """Four GPUs and 16 CPUs: 4 members of the usual size, 16 of the smallest; never more than `concurrency`."""
     for concurrency, found in ((None, (4, 16)), (6, (4, 6)), (2, (2, 2))):
-        places = Places(Resources(1.0, 1.0), {}, "pack", 0.0, concurrency)
+        places = Placement(Resources(1.0, 1.0), {}, "pack", 0.0, concurrency)
         monkeypatch.setattr(places, "_nodes", lambda: [{"CPU": 16.0, "GPU": 4.0}])
-        assert places.most() == places.slots() == found[0]
+        assert places.max_actors() == places.slots() == found[0]
         places.check({"members.boosting": Resources(1.0)})
-        assert (places.slots(), places.most()) == found
+        assert (places.slots(), places.max_actors()) == found
 
 
 # On Ray ---------------------------------------------------------------------------------------------------------------
@@ -302,7 +308,7 @@ def test_two_processes_of_a_member_need_two_cpus_and_one_that_dies_is_no_loss(tm
     law = {"kind": "module", "path": "frail:Frail", "batch_size": 50, "processes": 2, "epochs": 3}
     config = ensemble(tmp_path, {}, law=law).model_dump(mode="json")
     config["search"] = {"kind": "random", "members": 1}
-    found = distens.run(parse(config))
+    found = distens.run(parse_config(config))
     (asked,) = [e["task"] for e in Journal(Store(found.path), "journal").entries() if "task" in e]
     assert asked["resources"] == {"cpus": 2.0, "gpus": 0.0, "processes": 2} and (tmp_path / "died").exists()
     (lost,) = json.loads(Path(found.path, "results.json").read_text())["failures"]

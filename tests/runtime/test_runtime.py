@@ -13,11 +13,11 @@ import pytest
 
 from distens import registry
 from distens.config.sections import DataSection
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import RunError
 from distens.lifecycle.work.train import Train
 from distens.records import Failure, Report, Task
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 from distens.storage.store import Store
 
 QUICK = {"family": "a", "kind": "classifier", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 3}
@@ -26,13 +26,13 @@ LONG = {**QUICK, "epochs": 100_000}
 
 @pytest.fixture(scope="module")
 def dataset():
-    return load(DataSection(source="sklearn:iris"), 0).dataset.for_members()
+    return load_data(DataSection(source="sklearn:iris"), 0).dataset.for_members()
 
 
 def carried_out(spec, tasks, dataset, folder, packs=None):
     """Return all outcomes of the tasks, through the runner that spec describes."""
-    runner = registry.build("runtime", spec, "runtime")
-    runner.start(Shared(Store(str(folder)), dataset))
+    runner = registry.make_plugin("runtime", spec, "runtime")
+    runner.start(RunContext(Store(str(folder)), dataset))
     try:
         return [outcome for outcomes in runner.run(iter(packs or [[task] for task in tasks])) for outcome in outcomes]
     finally:
@@ -88,8 +88,8 @@ def test_every_failure_has_a_name_and_the_others_finish(kind, dataset, tmp_path,
 
 def test_a_task_is_pulled_only_when_a_slot_is_free(dataset, tmp_path):
     """So search sees every finished member before it proposes the next."""
-    runner = registry.build("runtime", "inline", "runtime")
-    runner.start(Shared(Store(str(tmp_path)), dataset))
+    runner = registry.make_plugin("runtime", "inline", "runtime")
+    runner.start(RunContext(Store(str(tmp_path)), dataset))
     seen: list[str] = []
 
     def tasks():
@@ -164,7 +164,7 @@ def test_an_address_without_a_ray_is_refused(dataset, tmp_path):
     """In a process of its own, since this one may be connected to a Ray already."""
     code = (
         "from distens import registry\n"
-        "runner = registry.build('runtime', {'kind': 'ray_actors', 'address': '127.0.0.1:9'}, 'runtime')\n"
+        "runner = registry.make_plugin('runtime', {'kind': 'ray_actors', 'address': '127.0.0.1:9'}, 'runtime')\n"
         "runner.start(None)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -186,7 +186,7 @@ def test_the_note_of_a_dead_cluster_is_not_followed(tmp_path, monkeypatch):
 
 def test_more_than_any_node_has_is_refused_before_work(dataset, tmp_path, ray_here):
     for option, words in (({"gpus_per_member": 9}, "gpus_per_member: 9 GPUs"), ({"cpus_per_member": 64}, "64 CPUs")):
-        runner = registry.build("runtime", {"kind": "ray_actors", **option}, "runtime")
+        runner = registry.make_plugin("runtime", {"kind": "ray_actors", **option}, "runtime")
         with pytest.raises(RunError, match=f"{words}.*no node has more than"):
-            runner.start(Shared(Store(str(tmp_path)), dataset))
+            runner.start(RunContext(Store(str(tmp_path)), dataset))
         runner.stop()

@@ -12,24 +12,24 @@ from kills import killed
 
 import distens
 from distens import registry
-from distens.config.config import parse
+from distens.config.config import parse_config
 from distens.data.dataset import Examples
 from distens.errors import ConfigError
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.work.train import Train
 from distens.records import Failure, Finished, Report, Task
-from distens.roles.ensemble.plan import check
-from distens.schedule.protocol import Length
+from distens.roles.ensemble.plan import build_plan
+from distens.schedule.protocol import TrainingLength
 from distens.storage.checkpoint import Checkpoint
 from distens.storage.store import Store
 from distens.training.context import Context
 
-LENGTHS = {"mlp": Length((27,), None)}
+LENGTHS = {"mlp": TrainingLength((27,), None)}
 KINDS = registry.names("schedule")
 
 
 def planned(kind, **options):
-    return registry.build("schedule", {"kind": kind, **options}, "schedule").planned(LENGTHS)
+    return registry.make_plugin("schedule", {"kind": kind, **options}, "schedule").planned(LENGTHS)
 
 
 def noise(member, budget):
@@ -236,12 +236,12 @@ def test_hyperband_trains_so_many_epochs(tmp_path):
 
 def test_rungs_are_counted_from_above():
     """24 // 3 = 8, 8 // 3 = 2, and 24 // 27 = 0 is below the minimum."""
-    from distens.schedule._rungs import budgets
+    from distens.schedule._rungs import rung_epochs
 
-    assert budgets(1, 24, 3) == (2, 8, 24)
-    assert budgets(1, 72, 3) == (2, 8, 24, 72)
-    assert budgets(3, 81, 3) == (3, 9, 27, 81)
-    assert budgets(4, 81, 3) == (9, 27, 81)
+    assert rung_epochs(1, 24, 3) == (2, 8, 24)
+    assert rung_epochs(1, 72, 3) == (2, 8, 24, 72)
+    assert rung_epochs(3, 81, 3) == (3, 9, 27, 81)
+    assert rung_epochs(4, 81, 3) == (9, 27, 81)
 
 
 @pytest.mark.parametrize(("slots", "seed"), [(1, 0), (5, 1)])
@@ -402,7 +402,7 @@ def config(**changes):
         "runtime": "inline",
         "tracking": "off",
     }
-    return parse({**values, **changes})
+    return parse_config({**values, **changes})
 
 
 KNN = {"kind": "estimator", "estimator": "k_nearest_neighbours"}
@@ -410,7 +410,7 @@ KNN = {"kind": "estimator", "estimator": "k_nearest_neighbours"}
 
 def refused(words, **changes):
     with pytest.raises(ConfigError) as caught:
-        check(config(**changes))
+        build_plan(config(**changes))
     for word in words:
         assert word in str(caught.value), str(caught.value)
 
@@ -436,7 +436,7 @@ def network(**changes):
         ({"kind": "halving", "maximum": 81},
          {"members": {"a": {"kind": "module", "path": "user_module:Scheduled", "epochs": 9}}}, ["beyond epoch 9"]),
         ("halving", {"search": {"kind": "random", "members": 12}},
-         ["beyond 9 of 27", "12 up to 1, 4 up to 3, 1 up to 9", "search.members: 27"]),
+         ["beyond 9 of 27", "12 up to 1, 4 up to 3, 1 up to 9", "set search.members to 27"]),
         ("hyperband", {}, ["search.members: 40 has no effect", "49 members"]),
     ],
 )  # fmt: skip
@@ -446,22 +446,22 @@ def test_a_schedule_that_cannot_work_or_has_no_effect_is_refused(schedule, chang
 
 def test_what_a_schedule_leaves_open_is_filled_in():
     search = {"kind": "random"}
-    plan = check(config(schedule="hyperband", search=search))
+    plan = build_plan(config(schedule="hyperband", search=search))
     assert plan.config.schedule == {"kind": "hyperband", "minimum": 1, "maximum": 27, "eta": 3}
     assert (plan.config.search.members, plan.members) == (None, 49)
-    again = check(plan.config)
+    again = build_plan(plan.config)
     assert again.config.hash() == plan.config.hash()
-    assert check(config(search=search)).members == 32
-    assert check(config(search={**search, "seconds": 5})).members is None
-    assert check(config(schedule={"kind": "halving", "maximum": 9}, members={"a": network(schedule="cosine")}))
+    assert build_plan(config(search=search)).members == 32
+    assert build_plan(config(search={**search, "seconds": 5})).members is None
+    assert build_plan(config(schedule={"kind": "halving", "maximum": 9}, members={"a": network(schedule="cosine")}))
 
 
 def test_without_a_schedule_a_run_has_the_name_it_always_had():
     """The identity holds neither key, as that of a run before there were schedules."""
     plain = config().identity()
     assert "schedule" not in plain and "seconds" not in plain["search"]
-    assert check(config()).config.hash() == check(config(schedule={"kind": "none"})).config.hash()
-    assert check(config(schedule="halving")).config.hash() != check(config()).config.hash()
+    assert build_plan(config()).config.hash() == build_plan(config(schedule={"kind": "none"})).config.hash()
+    assert build_plan(config(schedule="halving")).config.hash() != build_plan(config()).config.hash()
 
 
 # Whole runs ----------------------------------------------------------------------------------------------------------
@@ -485,7 +485,7 @@ def digits(folder, **changes):
         "runtime": {"kind": "inline", "pack": 1},
         "tracking": "off",
     }
-    return parse({**values, **changes})
+    return parse_config({**values, **changes})
 
 
 def results(path):
@@ -597,7 +597,7 @@ def test_a_halved_run_goes_deeper_with_more_members(tmp_path):
     """27 of 27 members would be needed for 27 epochs; the 18 there are stay, and 9 more start."""
     first = distens.run(digits(tmp_path))
     before = asked(first.path)
-    with pytest.raises(ConfigError, match=r"search.members: 27 would"):
+    with pytest.raises(ConfigError, match=r"set search.members to 27 or more"):
         distens.resume(first.path, overrides=["schedule.maximum=27"])
     with pytest.raises(ConfigError, match=r"changed since the run started \(search, schedule\)"):
         distens.resume(first.path, overrides=["schedule.maximum=27", "search.members=17"])

@@ -15,13 +15,13 @@ from distens.diversity.pairwise import diversity, mean_over_pairs
 from distens.errors import ConfigError
 from distens.lifecycle.tasks import task_from_json, task_to_json
 from distens.lifecycle.work.train import Train
-from distens.probabilities import metrics, softmax
+from distens.probabilities import class_metrics, softmax
 from distens.records import Failed, Failure, Finished, History, Report, Rung, Task, settings_key
 from distens.search import _rounds, divbo
-from distens.search._forest import Forest, expected_improvement, tame
+from distens.search._forest import Forest, expected_improvement, fence_outliers
 from distens.search._pairs import PairSurrogate, pair_rows
 from distens.search._proposals import draw_new
-from distens.search._rounds import representative, trained_on
+from distens.search._rounds import estimate_final_values, representative
 from distens.search._trees import Partners, read_trees
 from distens.search.bayes import Bayes
 from distens.search.divbo import DivBO
@@ -63,7 +63,7 @@ def make_history(space: Space, finished: int, failed: int = 0, pending: int = 0,
     predictions = {task.id: predict(space, task.settings) for task in tasks[:finished]}
 
     def report(task: Task) -> Report:
-        return Report(task.id, 1, metrics(predictions[task.id], LABELS_N), 1.0, 10, 1.0, "here", {})
+        return Report(task.id, 1, class_metrics(predictions[task.id], LABELS_N), 1.0, 10, 1.0, "here", {})
 
     return History(
         finished=tuple(Finished(task, report(task)) for task in tasks[:finished]),
@@ -84,9 +84,9 @@ def keys(history: History) -> set[str]:
 
 
 def search(name: str, **options):
-    known = registry.options(registry.find("search", name, "search"))
+    known = registry.options(registry.find_plugin("search", name, "search"))
     fewer = {option: value for option, value in {**FEW, **options}.items() if option in known}
-    return registry.build("search", {"kind": name, **fewer}, "search")
+    return registry.make_plugin("search", {"kind": name, **fewer}, "search")
 
 
 # The exam
@@ -178,8 +178,8 @@ def test_expected_improvement_by_hand():
 
 def test_tame_by_hand():
     """Quartiles of 0, 1, 2, 3, 100 are 1 and 3: the fence is 3 + 1.5 * 2 = 6. Without a spread nothing is moved."""
-    assert tame(np.array([0.0, 1, 2, 3, 100])).tolist() == [0, 1, 2, 3, 6]
-    assert tame(np.array([1.0, 1, 1, 1, 9])).tolist() == [1, 1, 1, 1, 9]
+    assert fence_outliers(np.array([0.0, 1, 2, 3, 100])).tolist() == [0, 1, 2, 3, 6]
+    assert fence_outliers(np.array([1.0, 1, 1, 1, 9])).tolist() == [1, 1, 1, 1, 9]
 
 
 def test_the_forest_learns_and_is_less_sure_where_values_differ():
@@ -198,7 +198,7 @@ def test_bayes_finds_better_settings_than_chance():
     for seed in range(3):
         history = make_history(SPACE, 25, seed=seed)
         picks = search("bayes").propose(history, SPACE, 6, np.random.default_rng(seed))
-        picked = np.mean([metrics(predict(SPACE, settings), LABELS_N)["nll"] for settings in picks])
+        picked = np.mean([class_metrics(predict(SPACE, settings), LABELS_N)["nll"] for settings in picks])
         better.append(picked < np.quantile(history.values(), 0.3))
     assert all(better)
 
@@ -331,7 +331,7 @@ def test_diversity_changes_the_picks_but_only_so_far():
         picks = [s(**few).propose(history, SPACE, 1, np.random.default_rng(seed))[0] for s in (DivBO, Bayes)]
         tried_MD = SPACE.encode([entry.task.settings for entry in history.finished])
         root = int(np.random.default_rng(seed).integers(2**63))
-        forest = Forest(tried_MD, tame(history.values()), derive(root, "forest"))
+        forest = Forest(tried_MD, fence_outliers(history.values()), derive(root, "forest"))
         improvement = expected_improvement(*forest.predict(SPACE.encode(picks)), history.values().min())
         assert improvement[0] == improvement[1] > 0
     assert moved >= 2
@@ -431,7 +431,7 @@ def test_gain_looks_where_the_ensemble_is_weak_though_members_there_are_worse_al
         task = Task(f"m{x}", "search", {"family": "net", "kind": "classifier", "x": x}, seed=0, work=Train())
         right_N = np.where(labels_N == 0, *((0.55, 0.9) if x < 0.3 else (0.6 + 0.39 * x, 0.2)))
         predictions[task.id] = np.where(labels_N[:, None] == [0, 1], right_N[:, None], 1 - right_N[:, None])
-        report = Report(task.id, 1, metrics(predictions[task.id], labels_N), 1.0, 10, 1.0, "here", {})
+        report = Report(task.id, 1, class_metrics(predictions[task.id], labels_N), 1.0, 10, 1.0, "here", {})
         finished.append(Finished(task, report))
     history = History(tuple(finished), targets_N=labels_N, predictions=predictions.__getitem__)
     pool = {"kind": "top", "size": 3}
@@ -475,7 +475,7 @@ def test_members_that_were_stopped_early_are_judged_as_if_they_had_gone_on():
     rungs = {("", 1): Rung(done=first), ("", 9): Rung(done=second)}
     history = History((*second, *first[len(second) :]), rungs=rungs, targets_N=np.zeros(40, dtype=np.int64))
     expected = [(one.task.settings["x"] - 0.8) ** 2 + 1 / 9 for one in first]
-    assert trained_on(history) == pytest.approx(expected)
+    assert estimate_final_values(history) == pytest.approx(expected)
     picks = [search("bayes").propose(history, space, 1, np.random.default_rng(s))[0]["x"] for s in range(5)]
     assert picks == pytest.approx([0.8] * 5, abs=0.2)
 
@@ -498,20 +498,26 @@ def test_options_are_checked():
     with pytest.warns(UserWarning, match="beta"):
         DivBO(beta=0.2)
     with pytest.raises(ConfigError, match=r"search\.beta"):
-        registry.build("search", {"kind": "divbo", "beta": -0.1}, "search")
+        registry.make_plugin("search", {"kind": "divbo", "beta": -0.1}, "search")
     for kind in ("divbo", "bayes"):
         with pytest.raises(ConfigError, match="local: 50 walks"):
-            registry.build("search", {"kind": kind, "proposals": 50}, "search")
+            registry.make_plugin("search", {"kind": kind, "proposals": 50}, "search")
     with pytest.raises(ConfigError, match=r"search\.pool\.kind: unknown select kind 'gredy'\. Did you mean 'greedy'"):
-        registry.build("search", {"kind": "divbo", "pool": "gredy"}, "search")
+        registry.make_plugin("search", {"kind": "divbo", "pool": "gredy"}, "search")
     with pytest.raises(ConfigError, match="pool"):
-        registry.build("search", {"kind": "divbo", "pool": None}, "search")
+        registry.make_plugin("search", {"kind": "divbo", "pool": None}, "search")
 
 
 def test_the_pool_is_any_selector_and_is_resolved_with_its_options():
-    built = registry.build("search", {"kind": "divbo", "pool": {"kind": "top", "size": 3}, **FEW}, "search")
-    assert registry.resolved(built)["pool"] == {"kind": "top", "size": 3}
-    assert registry.resolved(DivBO())["pool"] == {"kind": "greedy", "size": 25, "cut": False, "bags": 1, "seed": 0}
+    built = registry.make_plugin("search", {"kind": "divbo", "pool": {"kind": "top", "size": 3}, **FEW}, "search")
+    assert registry.resolve_options(built)["pool"] == {"kind": "top", "size": 3}
+    assert registry.resolve_options(DivBO())["pool"] == {
+        "kind": "greedy",
+        "size": 25,
+        "cut": False,
+        "bags": 1,
+        "seed": 0,
+    }
     assert SPACE.contains(built.propose(make_history(SPACE, 8), SPACE, 1, np.random.default_rng(0))[0])
 
 

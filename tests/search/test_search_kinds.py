@@ -14,7 +14,7 @@ from distens.records import Failed, Failure, Finished, History, Report, Task, se
 from distens.search import evolution
 from distens.search.evolution import Evolution
 from distens.search.random import Random
-from distens.search.rising_bandit import Curve, RisingBandit, left
+from distens.search.rising_bandit import Curve, RisingBandit, find_remaining
 from distens.space.space import Space
 
 NAMES = "uvwxy"
@@ -94,9 +94,9 @@ def test_a_family_is_dropped_by_hand():
     }
     uppers = [curve.upper(2, 8) for curve in curves.values()]
     np.testing.assert_allclose(uppers, [0.10, 0.20, -0.46], atol=1e-12)
-    assert left(curves, 2, 20) == left(curves, 2, None) == ["a", "b"]
-    assert left(curves, 2, 14) == left(curves, 2, 12) == left(curves, 2, 5) == ["a"]
-    assert left(curves, 4, 20) == ["a", "b", "c"]  # not played more than four times yet
+    assert find_remaining(curves, 2, 20) == find_remaining(curves, 2, None) == ["a", "b"]
+    assert find_remaining(curves, 2, 14) == find_remaining(curves, 2, 12) == find_remaining(curves, 2, 5) == ["a"]
+    assert find_remaining(curves, 4, 20) == ["a", "b", "c"]  # not played more than four times yet
 
 
 def test_scales_and_equals():
@@ -105,8 +105,8 @@ def test_scales_and_equals():
     rewards = {"a": [-0.50, -0.30, -0.30], "b": [-0.90, -0.64, -0.60], "c": [-0.56, -0.56, -0.54]}
     for scale, shift in ((1, 0), (1000, 0), (1, 50), (1e-6, -3)):
         curves = {name: Curve([scale * r + shift for r in row]) for name, row in rewards.items()}
-        assert left(curves, 2, 10) == ["a"]
-    assert left({"a": Curve([-0.3] * 4), "b": Curve([-0.3] * 4)}, 2, 20) == ["a", "b"]
+        assert find_remaining(curves, 2, 10) == ["a"]
+    assert find_remaining({"a": Curve([-0.3] * 4), "b": Curve([-0.3] * 4)}, 2, 20) == ["a", "b"]
 
 
 def test_failures_are_plays_that_bring_nothing():
@@ -118,8 +118,8 @@ def test_failures_are_plays_that_bring_nothing():
     assert Curve([], failed=3).upper(3, 10) == math.inf
     assert Curve([], failed=4).upper(3, 10) == -math.inf
     only_failures = {"a": Curve([], failed=9), "b": Curve([], failed=9)}
-    assert left(only_failures, 3, None) == ["a", "b"]
-    assert left({**only_failures, "c": Curve([-9.0])}, 3, None) == ["c"]
+    assert find_remaining(only_failures, 3, None) == ["a", "b"]
+    assert find_remaining({**only_failures, "c": Curve([-9.0])}, 3, None) == ["c"]
 
 
 def test_families_take_turns():
@@ -264,8 +264,8 @@ def test_evolution_of_a_list_changes_family_too():
 def test_options_are_checked():
     for kind, option in (("rising_bandit", "turn"), ("rising_bandit", "horizon"), ("evolution", "population")):
         with pytest.raises(ConfigError, match=rf"search\.{option}"):
-            registry.build("search", {"kind": kind, option: 0}, "search")
+            registry.make_plugin("search", {"kind": kind, option: 0}, "search")
     with pytest.raises(ConfigError, match="local: 50 walks"):
-        registry.build("search", {"kind": "rising_bandit", "proposals": 50}, "search")
-    built = registry.build("search", {"kind": "rising_bandit", "horizon": 100}, "search")
-    assert registry.resolved(built)["horizon"] == 100
+        registry.make_plugin("search", {"kind": "rising_bandit", "proposals": 50}, "search")
+    built = registry.make_plugin("search", {"kind": "rising_bandit", "horizon": 100}, "search")
+    assert registry.resolve_options(built)["horizon"] == 100

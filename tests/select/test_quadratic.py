@@ -167,4 +167,4 @@ def test_size_is_found_on_rows_that_had_no_part_in_the_weights():
 @pytest.mark.parametrize("options", [{"omega": 0.6}, {"omega": -0.1}, {"size": 0}, {"weights": "some"}])
 def test_numbers_out_of_range_are_refused(options):
     with pytest.raises(ConfigError, match=rf"select\.{next(iter(options))}"):
-        registry.build("select", {"kind": "quadratic", **options}, "select")
+        registry.make_plugin("select", {"kind": "quadratic", **options}, "select")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distens import registry
-from distens.probabilities import metrics, mix
+from distens.probabilities import class_metrics, mix
 from distens.select.greedy import Greedy
 from distens.select.top import Top
 from distens.targets import _class_pool
@@ -23,7 +23,7 @@ def noisy_members(members: int, examples: int = 60, classes: int = 3, seed: int 
 
 
 def selector(name: str):
-    return registry.build("select", name, "select")
+    return registry.make_plugin("select", name, "select")
 
 
 @pytest.mark.parametrize("metric", ["nll", "error"])
@@ -67,8 +67,8 @@ def test_a_perfect_member_has_the_largest_weight(name, metric):
 def test_a_selection_is_no_worse_than_the_mean_of_its_members(name):
     probs_MNC, labels_N = noisy_members(25)
     weights_M = selector(name).select(probs_MNC, labels_N)
-    alone = [metrics(p, labels_N)["nll"] for p in probs_MNC]
-    assert metrics(mix(probs_MNC, weights_M), labels_N)["nll"] < np.mean(alone)
+    alone = [class_metrics(p, labels_N)["nll"] for p in probs_MNC]
+    assert class_metrics(mix(probs_MNC, weights_M), labels_N)["nll"] < np.mean(alone)
 
 
 @pytest.mark.parametrize("name", SELECTORS)
@@ -142,7 +142,7 @@ def test_greedy_is_what_trying_every_addition_finds():
     bag: list[int] = []
     losses = []
     for _ in range(8):
-        tried = [metrics(probs_MNC[[*bag, m]].astype(float).mean(axis=0), labels_N)["nll"] for m in range(9)]
+        tried = [class_metrics(probs_MNC[[*bag, m]].astype(float).mean(axis=0), labels_N)["nll"] for m in range(9)]
         bag.append(int(np.argmin(tried)))
         losses.append(min(tried))
     expected = np.bincount(bag, minlength=9) / 8
@@ -201,7 +201,7 @@ def test_losses_with_counted_rows_by_hand():
     on the first row, which counts twice, and gets the last one right: 2/3."""
     probs_MNC, labels_N = label_probs([0.5, 0.9, 0.2], [0.3, 0.1, 1.0])
     for metric, alone, second in (("nll", 0.9986, 0.7811), ("error", 1 / 3, 2 / 3)):
-        losses = _class_pool.Measure(probs_MNC, labels_N, metric).on(np.array([2, 0, 1]))
+        losses = _class_pool.ClassPools(probs_MNC, labels_N, metric).on(np.array([2, 0, 1]))
         np.testing.assert_allclose(losses.with_each()[0], alone, atol=1e-4)
         losses.add(0)
         np.testing.assert_allclose(losses.with_each()[1], second, atol=1e-4)
@@ -211,8 +211,8 @@ def test_greedy_beats_the_best_member_on_what_it_minimises():
     probs_MNC, labels_N = noisy_members(30, seed=2)
     for metric in ("nll", "error"):
         weights_M = Greedy().select(probs_MNC, labels_N, metric)
-        assert metrics(mix(probs_MNC, weights_M), labels_N)[metric] < min(
-            metrics(p, labels_N)[metric] for p in probs_MNC
+        assert class_metrics(mix(probs_MNC, weights_M), labels_N)[metric] < min(
+            class_metrics(p, labels_N)[metric] for p in probs_MNC
         )
 
 

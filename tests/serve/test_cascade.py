@@ -19,7 +19,7 @@ from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, ConfigError
 from distens.probabilities import accuracy, apply_temperature, mix, softmax
 from distens.serve import bundle, cascade, predictor
-from distens.serve.cascade import Cascade, Stage, learn, reachable, spread, walk
+from distens.serve.cascade import Cascade, Stage, learn, predict_in_stages, reachable, spread
 from distens.storage.store import Store
 from distens.targets.classes import Classes
 from distens.training.context import Context
@@ -39,7 +39,7 @@ def through(stages, window, weights_M, probs_MNC, finish=None):
     """Walk over stored predictions: a row's input is its own number."""
     finish = finish or (lambda asked_MNC: mix(asked_MNC, weights_M))
     rows_N = np.arange(probs_MNC.shape[1])
-    return walk(
+    return predict_in_stages(
         stages, window, weights_M, lambda k, some_N: probs_MNC[list(stages[k].members)][:, some_N], finish, rows_N
     )
 
@@ -259,10 +259,10 @@ def served(request, tmp_path_factory):
         address = store.write_state(f"{name}.safetensors", member.state())
         members.append(bundle.BundleMember(name, settings, float(weight), address))
         probs_MNC.append(member.predict(inputs))
-    combiner = registry.build("combine", request.param, "combine")
+    combiner = registry.make_plugin("combine", request.param, "combine")
     state = combiner.fit(np.stack(probs_MNC), labels_N, WEIGHTS_M)
     full_NC = apply_temperature(combiner.combine(np.stack(probs_MNC), state), 0.8)
-    bundle.write(
+    bundle.write_bundle(
         store,
         "bundle",
         name="iris",
@@ -281,7 +281,7 @@ def served(request, tmp_path_factory):
 
 def test_a_bundle_without_a_budget_asks_everybody(served):
     store, rows, _, full_NC = served
-    probs_NC, members_N = predictor.load(store.path("bundle")).ask(rows)
+    probs_NC, members_N = predictor.load(store.path("bundle")).predict_and_count(rows)
     np.testing.assert_allclose(probs_NC, full_NC, atol=1e-6)
     assert set(members_N) == {4}
 
@@ -290,7 +290,7 @@ def test_a_bundle_with_a_budget_walks_its_cascade(served):
     store, rows, probs_MNC, _ = served
     found = predictor.load(store.path("bundle"))
     learned = found.bundle.cascade
-    probs_NC, members_N = found.ask(rows, mean_members=2)
+    probs_NC, members_N = found.predict_and_count(rows, mean_members=2)
     assert 1 < members_N.mean() <= 2
     first = learned.stages[0]
     alone_NC = apply_temperature(probs_MNC[first.members[0]], first.temperature)
@@ -302,7 +302,7 @@ def test_a_bundle_with_a_budget_walks_its_cascade(served):
 def test_rows_that_ask_everybody_get_the_full_answer(served):
     store, rows, _, full_NC = served
     found = predictor.load(store.path("bundle"))
-    probs_NC, members_N = found.ask(rows, mean_members=2)
+    probs_NC, members_N = found.predict_and_count(rows, mean_members=2)
     assert (members_N == 4).any()
     np.testing.assert_allclose(probs_NC[members_N == 4], full_NC[members_N == 4], atol=1e-6)
 
@@ -310,9 +310,9 @@ def test_rows_that_ask_everybody_get_the_full_answer(served):
 def test_steps_and_order_of_rows_do_not_show(served, monkeypatch):
     store, rows, _, _ = served
     found = predictor.load(store.path("bundle"))
-    probs_NC, members_N = found.ask(rows, mean_members=2.5)
+    probs_NC, members_N = found.predict_and_count(rows, mean_members=2.5)
     monkeypatch.setattr(predictor, "ROWS_AT_ONCE", 7)
-    again_NC, again_N = found.ask(rows[::-1], mean_members=2.5)
+    again_NC, again_N = found.predict_and_count(rows[::-1], mean_members=2.5)
     np.testing.assert_allclose(again_NC[::-1], probs_NC, atol=1e-6)
     assert list(again_N[::-1]) == list(members_N)
 
@@ -355,9 +355,9 @@ def test_the_command_line_says_how_many_were_asked(served):
     store, rows, _, _ = served
     words = ["predict", store.path("bundle"), store.path("rows.csv")]
     found = CliRunner().invoke(cli.app, [*words, "--mean-members", "2"])
-    asked_N = predictor.load(store.path("bundle")).ask(rows, mean_members=2)[1]
+    asked_N = predictor.load(store.path("bundle")).predict_and_count(rows, mean_members=2)[1]
     assert found.exit_code == 0, found.output
-    assert f"members asked for a row: {asked_N.mean():.2f} of 4" in found.output
+    assert f"mean members per row: {asked_N.mean():.2f} of 4" in found.output
     assert "members asked" not in CliRunner().invoke(cli.app, words).output
     both = CliRunner().invoke(cli.app, [*words, "--mean-members", "2", "--tolerance", "0.01"])
     assert isinstance(both.exception, ConfigError)

@@ -49,7 +49,7 @@ def run(tmp_path_factory):
         address = store.write_state(f"members/{name}/1/state.safetensors", member.state())
         members.append(bundle.BundleMember(name, settings, float(weight), address))
         probs_MNC.append(member.predict(inputs).astype(np.float64))
-    combiner = registry.build("combine", "average", "combine")
+    combiner = registry.make_plugin("combine", "average", "combine")
     state = combiner.fit(np.stack(probs_MNC), labels_N, WEIGHTS_M)
     write = {
         "name": "iris",
@@ -61,7 +61,7 @@ def run(tmp_path_factory):
         "temperature": TEMPERATURE,
         "metrics": {"accuracy": 0.9},
     }
-    bundle.write(store, "final/ensemble", **write)
+    bundle.write_bundle(store, "final/ensemble", **write)
     store.write_json("run.json", {"format": 1})
     expected_NC = apply_temperature(combiner.combine(np.stack(probs_MNC), state), TEMPERATURE)
     return store, write, rows, expected_NC
@@ -103,7 +103,7 @@ def test_temperature_and_weights_are_applied_by_hand(tmp_path):
         member.fit(Examples(inputs, np.array(labels), 2), Context(seed=0))
         members.append(bundle.BundleMember(name, settings, weight, store.write_state(f"{name}.st", member.state())))
     rows = pd.DataFrame({"x": inputs[:, 0].astype(float)})
-    bundle.write(
+    bundle.write_bundle(
         store,
         "b",
         name="hand",
@@ -152,13 +152,13 @@ def test_a_run_folder_stands_for_its_ensemble(run):
 
 def test_bytes_are_the_same_each_time(run):
     store, write, _, _ = run
-    bundle.write(store, "again", **write)
+    bundle.write_bundle(store, "again", **write)
     names = ["bundle.json", "combine.safetensors", "members/m0000.safetensors", "members/m0001.safetensors"]
     assert [store.read(f"again/{n}") for n in names] == [store.read(f"final/ensemble/{n}") for n in names]
 
 
 def test_settings_and_metrics_come_back(run):
-    found = bundle.read(run[0].path("final/ensemble"))
+    found = bundle.read_bundle(run[0].path("final/ensemble"))
     assert [dict(member.settings) for member in found.members] == list(SETTINGS.values())
     assert [member.weight for member in found.members] == [0.25, 0.75]
     assert (found.name, found.temperature, dict(found.metrics)) == ("iris", 1.5, {"accuracy": 0.9})
@@ -178,7 +178,7 @@ def test_a_damaged_state_is_not_put_into_a_bundle(run, tmp_path):
     file = source / "members/m0001/1/state.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(StorageError, match="m0001"):
-        bundle.write(Store(str(source)), "final/again", **write)
+        bundle.write_bundle(Store(str(source)), "final/again", **write)
     assert not (source / "final/again/bundle.json").exists()
 
 

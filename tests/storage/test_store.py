@@ -14,7 +14,18 @@ from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.tasks import task_from_json, task_to_json
 from distens.lifecycle.work.distil import Distil
 from distens.lifecycle.work.train import Train
-from distens.records import Address, Failure, Files, Finished, History, Report, State, Task, Teacher, settings_key
+from distens.records import (
+    Address,
+    Failure,
+    FileAddresses,
+    Finished,
+    History,
+    Report,
+    State,
+    Task,
+    Teacher,
+    settings_key,
+)
 from distens.roles.federated.work.distil_blind import DistilBlind
 from distens.roles.federated.work.fill import Fill
 from distens.roles.federated.work.train_client import TrainClient
@@ -140,13 +151,13 @@ def test_files_are_their_addresses():
         "search": Address("members/m/1/search.arrow", "0f" * 32, 2**40),
         "state": Address("members/m/1/state.safetensors", "a0" * 32, 0),
     }
-    files = Files(plain)
+    files = FileAddresses(plain)
     assert files == plain
     assert list(files) == ["search", "state"]
     assert dict(deepcopy(files)) == plain
     with pytest.raises(KeyError, match="test"):
         files["test"]
-    assert Files({}) == {}
+    assert FileAddresses({}) == {}
 
 
 def make_report(task_id, attempt=1, nll=0.5):

@@ -1,7 +1,7 @@
 """Whoever wrote a bundle, a run's folder, a config or a data file: it is refused in words, and does nothing.
 
 Every case is made on disk from a genuine one. None runs code, takes memory or time that its size does not justify, or
-touches what lies outside of its folder.
+touches what lies outside its folder.
 """
 
 import copy
@@ -168,7 +168,7 @@ SETTINGS = ("members", 0, "settings")
         ([*SETTINGS, "model", "hidden"], [10**9], ["m0", "do not fit the network"]),
         ([*SETTINGS, "model", "hidden"], [2**70], ["m0", "Overflow"]),
         ([*SETTINGS, "model", "hidden"], [1] * 100_000, ["hidden", "at most 1000"]),
-        ([*SETTINGS, "model", "hidden"], [True], ["hidden.0", "a number is wanted", "True"]),
+        ([*SETTINGS, "model", "hidden"], [True], ["hidden.0", "a number", "True"]),
         ([*SETTINGS, "model"], {"kind": "resnet", "depth": 10**9}, ["depth", "less than or equal to 200"]),
         (["combine"], ["average"], ["combine"]),
         (["combine"], "stack", ["its combiner", "bias"]),
@@ -222,7 +222,7 @@ POINTS = [
 def test_numbers_that_make_no_cascade(folder, path, value, words):
     changed = folder()
     put(changed, "cascade", value={"stages": STAGES, "points": POINTS})
-    assert predictor.load(str(changed)).ask(forge.rows(), mean_members=1)[1].max() == 1
+    assert predictor.load(str(changed)).predict_and_count(forge.rows(), mean_members=1)[1].max() == 1
     put(changed, "cascade", *path, value=value)
     refused(changed, "cascade", *words)
 
@@ -523,11 +523,11 @@ def from_a_file(values):
     ("settings", "schema", "words"),
     [
         (FOREST, many_outputs, ["one output"]),
-        (FOREST, many_outputs_elsewhere, ["two parts have the number"]),
+        (FOREST, many_outputs_elsewhere, ["two different parts have the id"]),
         (FOREST, many_outputs_of_a_loss, ["LossNode", "Tree"]),
         (LIGHT, no_text, ["text"]),
         (LIGHT, another_text, ["text"]),
-        (LIGHT, another_text_elsewhere, ["two parts have the number"]),
+        (LIGHT, another_text_elsewhere, ["two different parts have the id"]),
         (LIGHT, a_text_that_is_a_list, ["text"]),
         (LIGHT, from_a_file, ["LossNode", "Booster"]),
         (FOREST, from_a_file, ["LossNode", "Booster"]),

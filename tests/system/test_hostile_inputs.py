@@ -24,14 +24,14 @@ from typer.testing import CliRunner
 import distens
 from distens import registry
 from distens.cli import main as cli
-from distens.config.config import load_config, parse, parse_yaml
+from distens.config.config import load_config, parse_config, parse_yaml
 from distens.config.sections import DataSection
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import BundleError, ConfigError, DataError, DistensError, StorageError
 from distens.lifecycle.work.train import Train
 from distens.partition.protocol import Partition
 from distens.records import State, Task
-from distens.roles.ensemble.plan import check
+from distens.roles.ensemble.plan import build_plan
 from distens.runtime import _execute
 from distens.storage.store import Store
 
@@ -83,7 +83,7 @@ def values(**changes):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return Path(distens.run(parse(values(storage=str(tmp_path_factory.mktemp("runs"))))).path)
+    return Path(distens.run(parse_config(values(storage=str(tmp_path_factory.mktemp("runs"))))).path)
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_a_stored_partition_of_anything(tmp_path, arrays, meta, words):
     state = whole.to_state()
     changed = State({**state.arrays, **arrays}, {**state.meta, **meta})
     Store(str(tmp_path)).write_state("partition.safetensors", changed)
-    rule = registry.build("partition", {"kind": "stored", "path": str(tmp_path)}, "federated.partition")
+    rule = registry.make_plugin("partition", {"kind": "stored", "path": str(tmp_path)}, "federated.partition")
     rng, labels_N = np.random.default_rng(0), np.zeros(10, np.int64)
     refused(
         DataError, lambda: rule.divide(labels_N, 2, None, rng, lambda name: None), "federated.partition.path", *words
@@ -274,19 +274,19 @@ def member(**changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": True}, ["seed: a number is wanted, found True"]),
-        ({"seed": "3"}, ["seed: a number is wanted, found '3'"]),
-        ({"seed": float("inf")}, ["seed: a finite number is wanted, found inf"]),
-        ({"search": {"kind": "random", "members": True}}, ["search.members: a number is wanted, found True"]),
-        ({"search": {"kind": "random", "seconds": 1e400}}, ["search.seconds: a finite number is wanted"]),
-        ({"search": {"kind": "gain", "beta": float("nan")}}, ["search.beta: a finite number is wanted"]),
+        ({"seed": True}, ["seed: expected a number, found True"]),
+        ({"seed": "3"}, ["seed: expected a number, found '3'"]),
+        ({"seed": float("inf")}, ["seed: expected a finite number, found inf"]),
+        ({"search": {"kind": "random", "members": True}}, ["search.members: expected a number, found True"]),
+        ({"search": {"kind": "random", "seconds": 1e400}}, ["search.seconds: expected a finite number"]),
+        ({"search": {"kind": "gain", "beta": float("nan")}}, ["search.beta: expected a finite number"]),
         ({"data": {"source": "sklearn:iris", "rows": True}}, ["data.rows", "found True"]),
         ({"data": {"source": "sklearn:iris", "splits": {"train": "0.5"}}}, ["data.splits.train", "'0.5'"]),
         ({"data": {"source": ["a"] * 10**6}}, ["more than 1,000,000 values"]),
-        (member(epochs=True), ["members.a.epochs: a number is wanted, found True"]),
-        (member(learning_rate="0.1"), ["members.a.learning_rate: a number is wanted, found '0.1'"]),
+        (member(epochs=True), ["members.a.epochs: expected a number, found True"]),
+        (member(learning_rate="0.1"), ["members.a.learning_rate: expected a number, found '0.1'"]),
         (member(learning_rate={"low": 0.1, "high": 1e400}), ["members.a.learning_rate.high: a finite number"]),
-        (member(model={"kind": "mlp", "hidden": [True]}), ["members.a.model.hidden.0: a number is wanted"]),
+        (member(model={"kind": "mlp", "hidden": [True]}), ["members.a.model.hidden.0: a number"]),
         (member(model={"kind": "mlp", "hidden": [1] * 10_000}), ["members.a.model.hidden", "at most 1000"]),
         (member(kind="../store"), ["unknown members kind '../store'"]),
         (member(kind="_rows"), ["unknown members kind '_rows'"]),
@@ -300,12 +300,12 @@ def member(**changes):
     ],
 )
 def test_values_that_no_config_may_have(changes, words):
-    refused(ConfigError, lambda: check(parse(values(**changes))), *words)
+    refused(ConfigError, lambda: build_plan(parse_config(values(**changes))), *words)
 
 
 @pytest.mark.parametrize("storage", ["/tmp/a\0b", "/proc/nothing", "/dev/null", "nosuchscheme://bucket/x", "s3://[x"])
 def test_places_where_nothing_can_be_kept(storage):
-    refused(StorageError, lambda: distens.run(parse(values(storage=storage))), "storage")
+    refused(StorageError, lambda: distens.run(parse_config(values(storage=storage))), "storage")
 
 
 # Data files ----------------------------------------------------------------------------------------------------------
@@ -371,7 +371,7 @@ def test_data_that_would_do_more_than_be_read(tmp_path, name, content, words):
     path = tmp_path / name
     path.write_bytes(content)
     target = None if "npz" in name else "y"
-    refused(DataError, lambda: load(DataSection(source=str(path), target=target), 0), str(path), *words)
+    refused(DataError, lambda: load_data(DataSection(source=str(path), target=target), 0), str(path), *words)
 
 
 def test_types_that_a_table_brings_along_stay_closed(tmp_path):
@@ -379,7 +379,7 @@ def test_types_that_a_table_brings_along_stay_closed(tmp_path):
     told = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": pickle.dumps(Payload())}
     schema = pa.schema([pa.field("a", pa.int64(), metadata=told), pa.field("y", pa.int64())])
     pq.write_table(pa.table(TABLE.columns, schema=schema), tmp_path / "a.parquet")
-    found = load(DataSection(source=str(tmp_path / "a.parquet"), target="y"), 0)
+    found = load_data(DataSection(source=str(tmp_path / "a.parquet"), target="y"), 0)
     assert found.dataset.inputs["train"].shape[1] == 1
 
 
@@ -395,12 +395,12 @@ def test_types_that_a_table_brings_along_stay_closed(tmp_path):
 def test_things_that_are_no_files(tmp_path, make, words):
     path = tmp_path / "a.csv"
     make(path)
-    refused(DataError, lambda: load(DataSection(source=str(path), target="y"), 0), str(path), *words)
+    refused(DataError, lambda: load_data(DataSection(source=str(path), target="y"), 0), str(path), *words)
 
 
 @pytest.mark.parametrize("source", ["/tmp/a\0b.csv", "http://host/a.csv", "sklearn:../../etc", "s3://[x/a.csv"])
 def test_addresses_of_nothing(source):
-    refused(DataError, lambda: load(DataSection(source=source, target="y"), 0))
+    refused(DataError, lambda: load_data(DataSection(source=source, target="y"), 0))
 
 
 # The command line ----------------------------------------------------------------------------------------------------
@@ -489,7 +489,9 @@ FIELDS = {
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_no_config_holds_credentials(field, address):
-    refused(ConfigError, lambda: parse(values(**FIELDS[field](address))), f"{field}: an address with credentials")
+    refused(
+        ConfigError, lambda: parse_config(values(**FIELDS[field](address))), f"{field}: an address with credentials"
+    )
 
 
 def test_no_override_and_no_resumed_config_does(run):
@@ -520,7 +522,7 @@ def test_no_failure_repeats_them(address):
     )
     assert "refused" in failure.message
     assert SECRET not in failure.message
-    refused(DataError, lambda: load(DataSection(source=address, target="y"), 0), "credentials")
+    refused(DataError, lambda: load_data(DataSection(source=address, target="y"), 0), "credentials")
 
 
 def test_a_run_keeps_none_that_it_was_given_by_the_environment(tmp_path, monkeypatch, caplog, capfd):
@@ -528,7 +530,7 @@ def test_a_run_keeps_none_that_it_was_given_by_the_environment(tmp_path, monkeyp
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     tracking = {"kind": "mlflow_runs", "wait_seconds": 0.1}
     updates = []
-    result = distens.run(parse(values(storage=str(tmp_path / "runs"), tracking=tracking)), updates.append)
+    result = distens.run(parse_config(values(storage=str(tmp_path / "runs"), tracking=tracking)), updates.append)
     files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert {"config.yaml", "run.json", "results.json", "report.html"} <= {path.name for path in files}
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
@@ -537,4 +539,4 @@ def test_a_run_keeps_none_that_it_was_given_by_the_environment(tmp_path, monkeyp
 
 def test_addresses_without_credentials_pass():
     for address in ("s3://bucket/a/b@c.csv?region=eu", "hdfs://host:8020/a.csv", "/tmp/a@b.csv", "a@b:c.csv"):
-        assert parse(values(data={"source": address})).data.source == address
+        assert parse_config(values(data={"source": address})).data.source == address

@@ -13,11 +13,11 @@ from mlflow.pyfunc import load_model
 from sklearn.datasets import load_diabetes
 
 import distens
-from distens.config.config import load_config, parse
-from distens.data.load import load as read
+from distens.config.config import load_config, parse_config
+from distens.data.load import load_data as read
 from distens.errors import ConfigError
 from distens.lifecycle.ledger import Ledger
-from distens.roles.ensemble.plan import check
+from distens.roles.ensemble.plan import build_plan
 from distens.serve.predictor import load
 from distens.storage.store import Store
 
@@ -49,7 +49,7 @@ def config(folder, **changes):
         "runtime": "inline",
         "tracking": "off",
     }
-    return parse({**values, **changes})
+    return parse_config({**values, **changes})
 
 
 def test_from_a_config_to_a_registered_model_that_predicts(tmp_path, mlflow_store):
@@ -102,7 +102,7 @@ def test_it_resumes_as_ever(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"metric": "error"}, "metric: 'error' is not measured of this target. Allowed: rmse, mae"),
+        ({"metric": "error"}, "metric: 'error' is not measured for this target. Allowed: rmse, mae"),
         ({"combine": "stack"}, "combine.kind: 'stack' combines probabilities, and the target is a number"),
         ({"distill": "student"}, "distill: needs classes, and the target is a number"),
         (
@@ -121,13 +121,13 @@ def test_it_resumes_as_ever(tmp_path):
 )
 def test_what_needs_classes_is_refused_when_the_plan_is_made(changes, words, tmp_path):
     with pytest.raises(ConfigError) as caught:
-        check(config(tmp_path, **changes))
+        build_plan(config(tmp_path, **changes))
     assert words in str(caught.value)
 
 
 def test_the_config_that_is_shown_is_one(tmp_path):
     shown = load_config(ROOT / "configs/diabetes.yaml")
-    assert check(shown).config.metric == "rmse" and check(shown).config.calibrate == "none"
+    assert build_plan(shown).config.metric == "rmse" and build_plan(shown).config.calibrate == "none"
 
 
 COUNTS = '''"""Counts: a prediction is a mean, judged by the Poisson deviance."""
@@ -191,14 +191,14 @@ import json, sys
 from pathlib import Path
 import numpy as np, pandas as pd
 import distens
-from distens.config.config import parse
+from distens.config.config import parse_config
 
 folder = Path(sys.argv[1])
 rng = np.random.default_rng(0)
 x = rng.normal(size=(300, 2))
 table = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "calls": rng.poisson(np.exp(0.5 * x[:, 0] + 1))})
 table.to_csv(folder / "calls.csv", index=False)
-result = distens.run(parse({
+result = distens.run(parse_config({
     "name": "calls", "storage": str(folder / "runs"), "runtime": "inline",
     "tracking": {"kind": "mlflow_runs", "uri": f"sqlite:///{folder}/m.db"},
     "data": {"source": str(folder / "calls.csv"), "target": "calls", "task": "counts"},

@@ -211,7 +211,7 @@ def test_an_interrupted_run_goes_on(name, old):
     done_before = set(old_runs.members(run))
     assert {line.split("/")[0] for line in done_before} == set(said["finished"])
     if name.startswith("rounds"):  # by the other command that goes on
-        distens_("run", "given.yaml", "--go-on")
+        distens_("run", "given.yaml", "--resume")
     else:
         distens_("resume", run)
     assert stamps(*kept) == kept

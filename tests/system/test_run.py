@@ -17,13 +17,13 @@ from small_run import blas_threads, config
 from threadpoolctl import threadpool_limits
 
 import distens
-from distens.config.config import parse, to_yaml
+from distens.config.config import parse_config, to_yaml
 from distens.coordinator import open_storage
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import ConfigError, RunError, StorageError, StorageFailed
 from distens.lifecycle.ledger import Ledger
 from distens.records import Failure
-from distens.roles.ensemble.plan import check
+from distens.roles.ensemble.plan import build_plan
 from distens.storage.store import Store
 
 ROWS = {"ensemble", "best_single", "student", "student_on_labels", "larger_single", "seed_ensemble"}
@@ -51,7 +51,7 @@ def test_a_whole_run(tmp_path):
     assert store.exists("report.html")
 
     # the ensemble is the weighted mean of what its members predicted, at the temperature that the table states
-    loaded = load(check(config(tmp_path)).config.data, 0)
+    loaded = load_data(build_plan(config(tmp_path)).config.data, 0)
     bundle = distens.load(result.path)
     predicted_NC = bundle.predict_proba(loaded.example_rows)
     stored_NC = store.read_predictions(_address(store, "final/ensemble/test.arrow"))
@@ -73,7 +73,7 @@ def _address(store, name):
 
 
 def test_members_never_see_the_withheld_labels(tmp_path):
-    shared = load(check(config(tmp_path)).config.data, 0).dataset.for_members()
+    shared = load_data(build_plan(config(tmp_path)).config.data, 0).dataset.for_members()
     assert set(shared.labels) == {"train", "search"}
     assert set(shared.inputs) == {"train", "search", "combine", "test"}
 
@@ -143,8 +143,8 @@ def test_storage_that_takes_nothing_ends_the_run_and_no_member_is_given_up_for_i
     values = {"name": "s", "storage": str(tmp_path / "runs"), "data": {"source": "sklearn:iris"}, "tracking": "off"}
     values |= {"members": {"forest": {"kind": "estimator", "estimator": "random_forest"}}, "seed": 1}
     values |= {"search": {"kind": "random", "members": 3}, "runtime": {"kind": kind, "pack": 1}}
-    config = parse(values)
-    folder = tmp_path / "runs" / check(config).config.run_name()
+    config = parse_config(values)
+    folder = tmp_path / "runs" / build_plan(config).config.run_name()
     (folder / "members").mkdir(parents=True)
     (folder / "members" / "m0001").write_text("in the way")
     with pytest.raises(StorageFailed, match=rf"cannot write members/m0001/.*distens resume {folder}") as caught:
@@ -155,7 +155,7 @@ def test_storage_that_takes_nothing_ends_the_run_and_no_member_is_given_up_for_i
     ledger = Ledger(Store(str(folder)))
     assert {entry.task.id for entry in ledger.all_finished()} >= {"m0000", "m0001", "m0002"}
     assert not any(isinstance(outcome, Failure) for _, outcome in ledger.outcomes())
-    undisturbed = distens.run(parse({**values, "storage": str(tmp_path / "other")}))
+    undisturbed = distens.run(parse_config({**values, "storage": str(tmp_path / "other")}))
     assert result.rows["ensemble"]["nll"] == undisturbed.rows["ensemble"]["nll"]
 
 
@@ -243,7 +243,7 @@ def test_a_storage_that_cannot_be_written(tmp_path):
 
 def test_runs_that_start_at_once_in_one_storage_do_not_disturb_each_other(tmp_path):
     """Each looks whether it can write there, and takes away its own probe alone."""
-    small = check(config(tmp_path)).config
+    small = build_plan(config(tmp_path)).config
     with ThreadPoolExecutor(4) as pool:
         stores = list(pool.map(open_storage, [small] * 400))
     assert {store.url for store in stores} == {f"{tmp_path}/{small.run_name()}"}

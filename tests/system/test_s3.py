@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import distens
 from distens.cli import main as cli
-from distens.config.config import parse, to_yaml
-from distens.data.load import load
+from distens.config.config import parse_config, to_yaml
+from distens.data.load import load_data
 from distens.errors import StorageError
 from distens.records import State
 from distens.storage import filesystem
@@ -50,7 +50,7 @@ def config(s3, **changes):
         "runtime": "inline",
         "tracking": "off",
     }
-    return parse({**values, **changes})
+    return parse_config({**values, **changes})
 
 
 def command(*words):
@@ -95,7 +95,7 @@ def test_a_whole_run_lies_in_the_bucket_and_nowhere_else(s3, tmp_path, mlflow_st
     store = Store(result.path)
     assert store.names("figures") == ["diversity.png", "progress.png", "reliability.png", "weights.png"]
     assert {"report.html", "results.json", "final", "journal", "members"} <= set(store.names())
-    predictor, rows = distens.load(result.path), load(asked.data, 0).example_rows
+    predictor, rows = distens.load(result.path), load_data(asked.data, 0).example_rows
     rows_at = f"s3://{s3.bucket}/data/rows.csv"
     Store(f"s3://{s3.bucket}/data").write("rows.csv", rows.to_csv(index=False).encode())
     said = [
@@ -207,7 +207,7 @@ def test_waiting_is_said_once(caplog):
             raise failures.pop()
         return "done"
 
-    assert filesystem.Patience("s3://bucket/runs").ask(call, 60.0) == "done"
+    assert filesystem.OutageRetries("s3://bucket/runs").ask(call, 60.0) == "done"
     began, ended = caplog.messages
     assert began == "s3://bucket/runs: HTTP status 503; trying again for 60 s"
     assert ended.startswith("s3://bucket/runs answers again, after")
@@ -313,10 +313,10 @@ def test_a_driver_that_was_cut_off_replaces_nothing(store, s3):
     """Its write is under way while another driver takes the number and goes on."""
     late = Journal(store)
     other = Journal(store)
-    s3.fail(match=f"PUT /{s3.bucket}/run/journal/00000000/{late._ours}", hang=5.0)
+    s3.fail(match=f"PUT /{s3.bucket}/run/journal/00000000/{late._writer}", hang=5.0)
     with ThreadPoolExecutor() as pool:
         writing = pool.submit(late.append, {"late": 1})
-        while not any(f"00000000/{late._ours}" in line for line in s3.asked()):
+        while not any(f"00000000/{late._writer}" in line for line in s3.asked()):
             time.sleep(0.01)
         other.append({"a": 1})
         other.append({"b": 2})
@@ -330,7 +330,7 @@ def test_what_a_killed_loser_left_is_ignored(store):
     for loser in ("000000000000", "zzzzzzzzzzzz"):
         first = Journal(store, loser)
         first.append({"a": 1})
-        store.write(f"{loser}/00000001/{loser}-{first._ours}.json", json.dumps([{"lost": 1}]).encode())
+        store.write(f"{loser}/00000001/{loser}-{first._writer}.json", json.dumps([{"lost": 1}]).encode())
         with pytest.raises(StorageError, match="another process"):
             first.append({"b": 2})  # whoever sees another entry stops, also before that other driver does
         second = Journal(store, loser)
@@ -345,10 +345,10 @@ def test_at_once(store):
 
     def went_on(journal):
         try:
-            journal.append({"by": journal._ours})
+            journal.append({"by": journal._writer})
         except StorageError:
             return None
-        return journal._ours
+        return journal._writer
 
     entries = []
     for _ in range(5):

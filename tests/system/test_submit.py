@@ -156,12 +156,12 @@ def test_nobody_at_the_address(project):
     [
         (["storage=runs"], {}, "storage: 'runs' would lie in the job's own folder"),
         (["tracking={kind: mlflow_runs, uri: 'sqlite:///a.db'}"], {}, "tracking: 'sqlite:///a.db' would lie"),
-        ([], {"variables": ["NOT_THERE"]}, "--env NOT_THERE: not set here"),
+        ([], {"variables": ["NOT_THERE"]}, "--env NOT_THERE: this variable is not set here"),
         ([], {"variables": ["AWS_SECRET_ACCESS_KEY"]}, "--env AWS_SECRET_ACCESS_KEY: looks like a secret"),
         ([], {"working_dir": Path("/usr")}, "not in the working directory /usr"),
         ([], {"more": Path("bad.yaml")}, "bad.yaml: not YAML"),
         ([], {"more": Path("list.yaml")}, "--runtime-env list.yaml: expected keys"),
-        ([], {"more": Path("text.yaml")}, "--runtime-env text.yaml: env_vars: a dict is wanted, found 'x'"),
+        ([], {"more": Path("text.yaml")}, "--runtime-env text.yaml: env_vars: a dict, found 'x'"),
         ([], {"more": Path("latin.yaml")}, "--runtime-env latin.yaml: 'utf-8' codec can't decode"),
         ([], {"more": Path("key.yaml")}, "--runtime-env key.yaml: pip.0: an address with credentials"),
     ],
@@ -187,7 +187,7 @@ def test_addresses_go_along_and_passwords_do_not(project, monkeypatch):
     env = job.runtime_env
     assert env["env_vars"].items() >= {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "MINE": "1", "ALSO": "2"}.items()
     assert "xyz" not in str(job) and env["pip"] == ["einops"] and {".git", "big"} <= set(env["excludes"])
-    assert job.entrypoint == "python -m distens.cli run --go-on iris.yaml --set seed=3"
+    assert job.entrypoint == "python -m distens.cli run --resume iris.yaml --set seed=3"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hidden@mlflow:5000")
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI: an address with credentials") as refused:
         submit.Job.of(config, Path("iris.yaml"))

@@ -7,7 +7,7 @@ import pytest
 from distens import registry
 from distens.config.sections import DataSection
 from distens.data import source
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import ConfigError, DataError
 from distens.targets.classes import Classes
 from distens.targets.values import Values
@@ -19,7 +19,7 @@ SELECTORS = registry.names("select")
 def problem(kind, members=6, rows=60, seed=0):
     """Return a target, its targets, and predictions_MNK of members that are right, each with noise of its own."""
     rng = np.random.default_rng(seed)
-    cls = registry.find("targets", kind, "here")
+    cls = registry.find_plugin("targets", kind, "here")
     raw = rng.integers(0, 3, rows) if cls is Classes else rng.gamma(2.0, 3.0, rows)
     target, targets_N = cls.encode(raw, "here")
     if cls is Classes:
@@ -66,7 +66,7 @@ def test_what_is_measured_fits_together(kind):
     for wrong_NK in (one_NK[:-1], one_NK[:, :0], np.full_like(one_NK, np.nan)):
         with pytest.raises(ValueError, match="finite"):
             target.check(wrong_NK, len(targets_N))
-    assert registry.build("targets", registry.resolved(target), "here") == target
+    assert registry.make_plugin("targets", registry.resolve_options(target), "here") == target
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,7 +75,7 @@ def test_sums_and_changes_move_as_the_metric_does(kind):
     least where it is, for a small weight."""
     target, targets_N, predictions_MNK = problem(kind)
     for metric in target.minimised:
-        summed = [target.summed(one.astype(float), targets_N, metric) for one in predictions_MNK]
+        summed = [target.sum_loss(one.astype(float), targets_N, metric) for one in predictions_MNK]
         measured = [target.metrics(one, targets_N)[metric] for one in predictions_MNK]
         assert np.argsort(summed, kind="stable").tolist() == np.argsort(measured, kind="stable").tolist()
     weights_M = np.array([0.5, 0.5, 0, 0, 0, 0])
@@ -92,7 +92,7 @@ def test_sums_and_changes_move_as_the_metric_does(kind):
 def test_every_selector_selects_for_every_target(kind, selector):
     target, targets_N, predictions_MNK = problem(kind)
     metric = target.minimised[0]
-    weights_M = registry.build("select", selector, "select").select(predictions_MNK, targets_N, metric, target)
+    weights_M = registry.make_plugin("select", selector, "select").select(predictions_MNK, targets_N, metric, target)
     assert weights_M.min() >= 0 and weights_M.sum() == pytest.approx(1)
     alone = [target.metrics(one, targets_N)[metric] for one in predictions_MNK]
     assert target.metrics(target.mean(predictions_MNK, weights_M), targets_N)[metric] < min(alone)
@@ -121,7 +121,7 @@ def test_per_row_losses_of_members_would_select_another():
     losses_M = [target.losses(one, targets_N)["squared_error"].mean() for one in predictions_MN1]
     assert int(np.argmin(losses_M)) == 2 and min(losses_M) == pytest.approx(9.0)
     for spec in ({"kind": "greedy", "size": 20, "bags": 1}, {"kind": "quadratic", "size": 1, "omega": 0.5}):
-        weights_M = registry.build("select", spec, "select").select(predictions_MN1, targets_N, "rmse", target)
+        weights_M = registry.make_plugin("select", spec, "select").select(predictions_MN1, targets_N, "rmse", target)
         mean_NK = target.mean(predictions_MN1, weights_M)
         assert target.metrics(mean_NK, targets_N)["rmse"] < 0.2 and weights_M[1] > 0.4, spec
 
@@ -130,9 +130,9 @@ def test_per_row_losses_of_members_would_select_another():
     ("column", "words"),
     [
         (pd.Series([1.0, None, 2.0]), "the target is missing in 1 rows, from 0: 1"),
-        (pd.Series(["1", "x"]), "the target is to be a number in every row, found 'x'"),
-        (pd.Series([1.0, np.inf]), "the target is to be a number in every row, found 'inf'"),
-        (pd.Series([True, False]), "the target is to be a number in every row, found 'True'"),
+        (pd.Series(["1", "x"]), "the target must be a number in every row, found 'x'"),
+        (pd.Series([1.0, np.inf]), "the target must be a number in every row, found 'inf'"),
+        (pd.Series([True, False]), "the target must be a number in every row, found 'True'"),
     ],
 )
 def test_what_is_no_number_is_said_by_row(column, words):
@@ -141,7 +141,7 @@ def test_what_is_no_number_is_said_by_row(column, words):
 
 
 def test_strata_of_numbers_are_tenths_and_no_split_lacks_one():
-    loaded = load(DataSection(source="sklearn:diabetes"), 0)
+    loaded = load_data(DataSection(source="sklearn:diabetes"), 0)
     dataset = loaded.dataset
     assert loaded.summary.endswith("target is a number") and dataset.targets["train"].dtype == np.float64
     every = np.concatenate(list(dataset.targets.values()))
@@ -149,7 +149,7 @@ def test_strata_of_numbers_are_tenths_and_no_split_lacks_one():
     for targets_N in dataset.targets.values():
         share = np.bincount(np.searchsorted(edges, targets_N), minlength=10) / len(targets_N)
         assert np.abs(share - 0.1).max() < 0.05
-    assert load(DataSection(source="sklearn:diabetes"), 1).fingerprint != loaded.fingerprint
+    assert load_data(DataSection(source="sklearn:diabetes"), 1).fingerprint != loaded.fingerprint
 
 
 def test_a_table_of_fractions_asks_what_is_to_be_predicted(tmp_path):
@@ -159,9 +159,9 @@ def test_a_table_of_fractions_asks_what_is_to_be_predicted(tmp_path):
     with pytest.raises(
         DataError, match=r"column 'y': the target has 100 different numbers; say .*data.task: regression"
     ):
-        source.read(DataSection(**section))
-    assert isinstance(source.read(DataSection(**section, task="regression")).target, Values)
+        source.read_source(DataSection(**section))
+    assert isinstance(source.read_source(DataSection(**section, task="regression")).target, Values)
     with pytest.raises(DataError, match=r"class .* has 1 row"):
-        load(DataSection(**section, task="classification"), 0)
+        load_data(DataSection(**section, task="classification"), 0)
     with pytest.raises(ConfigError, match=r"data.task: unknown task 'regresion'. Did you mean 'regression'"):
-        source.read(DataSection(**section, task="regresion"))
+        source.read_source(DataSection(**section, task="regresion"))

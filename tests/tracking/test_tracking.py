@@ -32,7 +32,7 @@ from distens.tracking._logbook import final_records
 from distens.tracking._registration import Version, compare
 from distens.tracking._sender import Sender
 from distens.tracking.mlflow_runs import MlflowRuns
-from distens.tracking.protocol import Final
+from distens.tracking.protocol import FinalInfo
 from distens.training.context import Context
 
 
@@ -55,7 +55,7 @@ def final_of(tmp_path, bundles=None, **changes):
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "reliability.png").write_bytes(b"\x89PNG")
     (tmp_path / "report.html").write_text("<p>report</p>")
-    final = Final(
+    final = FinalInfo(
         rows={"ensemble": {"accuracy": 0.75, "note": "won"}, "best_single": {"accuracy": 0.5}},
         weights={"m0000": 0.4, "m0001": 0.6},
         diversity={"m0000": 0.1, "m0001": 0.2},
@@ -85,7 +85,7 @@ def tell(tracker, run, final=None, status="finished"):
 
 def built(kind, uri):
     options = {"uri": uri} if kind == "mlflow_runs" else {}
-    return registry.build("tracking", {"kind": kind, **options}, "tracking")
+    return registry.make_plugin("tracking", {"kind": kind, **options}, "tracking")
 
 
 @pytest.mark.parametrize("kind", registry.names("tracking"))
@@ -143,7 +143,7 @@ def test_settings_become_flat_names():
 
 
 def test_only_finite_numbers_are_metrics():
-    assert _records.numbers({"a": 1, "b": float("nan"), "c": "x", "d": None, "e": np.float32(0.5)}) == {
+    assert _records.finite_entries({"a": 1, "b": float("nan"), "c": "x", "d": None, "e": np.float32(0.5)}) == {
         "a": 1.0,
         "e": 0.5,
     }
@@ -374,7 +374,7 @@ def test_many_values_go_in_several_calls(tmp_path, mlflow_store):
 
 def test_a_password_stays_out_of_configs_and_lines(tmp_path, monkeypatch):
     with pytest.raises(ConfigError) as error:
-        registry.build("tracking", {"kind": "mlflow_runs", "uri": "postgresql://me:hunter2@host/db"}, "tracking")
+        registry.make_plugin("tracking", {"kind": "mlflow_runs", "uri": "postgresql://me:hunter2@host/db"}, "tracking")
     assert "MLFLOW_TRACKING_URI" in str(error.value) and "hunter2" not in str(error.value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
     tracker = MlflowRuns(wait_seconds=0.1)
@@ -385,10 +385,10 @@ def test_a_password_stays_out_of_configs_and_lines(tmp_path, monkeypatch):
 
 def test_plain_folders_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match="sqlite:///mlflow"):
-        registry.build("tracking", {"kind": "mlflow_runs", "uri": "./mlruns"}, "tracking")
+        registry.make_plugin("tracking", {"kind": "mlflow_runs", "uri": "./mlruns"}, "tracking")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///tmp/mlruns")
     with pytest.raises(ConfigError, match="environment's MLFLOW_TRACKING_URI"):
-        registry.build("tracking", "mlflow_runs", "tracking")
+        registry.make_plugin("tracking", "mlflow_runs", "tracking")
 
 
 def test_without_a_uri_it_is_a_file_here(tmp_path, monkeypatch):
@@ -430,7 +430,7 @@ def small_bundle(folder, n_neighbors=5):
     member.fit(Examples(preprocessing.transform(rows), labels_N, 2), Context(seed=0))
     store, path = Store(str(folder)), folder / "final/ensemble"
     if not path.exists():  # a run that is resumed has the bundle that it had
-        bundle.write(
+        bundle.write_bundle(
             store,
             "final/ensemble",
             name="toy",

@@ -14,7 +14,7 @@ from distens.models.lenet import Lenet
 from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
 from distens.training import local
-from distens.training.local import Local, Shard
+from distens.training.local import LocalTraining, Shard
 from distens.training.loop import Recipe, order
 from distens.training.network import initialise
 
@@ -42,15 +42,15 @@ def built(model, shape=(5,), classes=3, seed=0):
 
 
 def learned(network, some, how):
-    start_P = local.flat(network)
-    found = dict(local.train(copy.deepcopy(network), start_P, some, how))
+    start_P = local.flatten_weights(network)
+    found = dict(local.train_clients(copy.deepcopy(network), start_P, some, how))
     return [found[place] for place in range(len(some))]
 
 
 def by_torch(network, shard, how):
     """One client by torch's own autograd: clip by the loss's gradient, pull, shift, SGD with momentum."""
     network = copy.deepcopy(network)
-    start_P = torch.from_numpy(local.flat(network))
+    start_P = torch.from_numpy(local.flatten_weights(network))
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=how.recipe.learning_rate,
@@ -80,7 +80,7 @@ def by_torch(network, shard, how):
             first += p.numel()
         optimizer.step()
         step += 1
-    return local.flat(network), float(np.mean(losses))
+    return local.flatten_weights(network), float(np.mean(losses))
 
 
 def test_one_step_by_hand():
@@ -93,7 +93,7 @@ def test_one_step_by_hand():
             p.zero_()
     correction = Correction(pull=3.0, shift_P=np.array([1, 0, 0, 0], dtype=np.float32))
     shard = Shard("c", Examples(np.array([[2.0]], np.float32), np.array([0]), 2), 0, correction)
-    (found,) = learned(network, [shard], Local(recipe(epochs=1)))
+    (found,) = learned(network, [shard], LocalTraining(recipe(epochs=1)))
     np.testing.assert_allclose(found.weights_P, [0.0, -0.1, 0.05, -0.05], atol=1e-7)
     assert found.loss == pytest.approx(np.log(2))
     assert (found.steps, found.rate_sum) == (1, pytest.approx(0.1))
@@ -106,17 +106,17 @@ def test_a_clipped_gradient_by_hand():
         for p in network.parameters():
             p.zero_()
     shard = Shard("c", Examples(np.array([[2.0]], np.float32), np.array([0]), 2), 0)
-    (found,) = learned(network, [shard], Local(recipe(epochs=1, learning_rate=1.0), clip=0.5))
+    (found,) = learned(network, [shard], LocalTraining(recipe(epochs=1, learning_rate=1.0), clip=0.5))
     np.testing.assert_allclose(found.weights_P, np.array([1, -1, 0.5, -0.5]) * 0.5 / np.sqrt(2.5), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "how",
     [
-        Local(recipe()),
-        Local(recipe(momentum=0.9, weight_decay=0.01, epochs=3)),
-        Local(recipe(), clip=0.3, pull=0.5),
-        Local(recipe(), steps=7, pull=0.1),
+        LocalTraining(recipe()),
+        LocalTraining(recipe(momentum=0.9, weight_decay=0.01, epochs=3)),
+        LocalTraining(recipe(), clip=0.3, pull=0.5),
+        LocalTraining(recipe(), steps=7, pull=0.1),
     ],
 )
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_clipped_gradient_by_hand():
 def test_clients_beside_each_other_learn_what_each_would_alone(model, shape, how):
     """Unequal numbers of rows: short batches, fewer steps, and one with fewer rows than a batch; as torch does it."""
     network = built(model, shape)
-    count = local.flat(network).size
+    count = local.flatten_weights(network).size
     shift_P = np.random.default_rng(0).normal(size=count).astype(np.float32) * 0.01
     corrections = [Correction(), Correction(0.2, shift_P), Correction(), Correction(0.0, -shift_P)]
     some = shards([9, 3, 14, 8], shape, corrections)
@@ -137,7 +137,7 @@ def test_clients_beside_each_other_learn_what_each_would_alone(model, shape, how
 
 
 def test_adam_alone_and_beside_others():
-    network, how = built(Mlp(hidden=(6,))), Local(recipe(optimizer="adamw", learning_rate=0.01))
+    network, how = built(Mlp(hidden=(6,))), LocalTraining(recipe(optimizer="adamw", learning_rate=0.01))
     some = shards([9, 3, 14])
     together = learned(network, some, how)
     for place, shard in enumerate(some):
@@ -147,10 +147,10 @@ def test_adam_alone_and_beside_others():
 def test_dropout_is_a_clients_own():
     network = built(Mlp(hidden=(16,), dropout=0.5))
     some = shards([9, 3, 14])
-    together = learned(network, some, Local(recipe()))
-    plain = learned(built(Mlp(hidden=(16,))), some, Local(recipe()))
+    together = learned(network, some, LocalTraining(recipe()))
+    plain = learned(built(Mlp(hidden=(16,))), some, LocalTraining(recipe()))
     for place, shard in enumerate(some):
-        alone = learned(network, [shard], Local(recipe()))[0]
+        alone = learned(network, [shard], LocalTraining(recipe()))[0]
         np.testing.assert_allclose(alone.weights_P, together[place].weights_P, atol=1e-6)
         assert np.abs(alone.weights_P - plain[place].weights_P).max() > 1e-3
 
@@ -159,24 +159,24 @@ def test_a_client_that_diverges_leaves_the_others_as_they_are():
     network = built(Mlp(hidden=(6,)))
     some = shards([9, 8, 14])
     some[1].examples.inputs[0, 0] = np.inf
-    found = learned(network, some, Local(recipe()))
+    found = learned(network, some, LocalTraining(recipe()))
     assert isinstance(found[1], Diverged) and "client c1" in str(found[1])
     for place in (0, 2):
-        alone = learned(network, [some[place]], Local(recipe()))[0]
+        alone = learned(network, [some[place]], LocalTraining(recipe()))[0]
         np.testing.assert_allclose(found[place].weights_P, alone.weights_P, atol=1e-6)
 
 
 def test_weights_of_another_size_are_refused():
     network = built(Mlp(hidden=(6,)))
     with pytest.raises(Refused, match=r"57 weights cannot take an array of shape \(3,\)"):
-        local.fill(network, np.zeros(3, np.float32))
+        local.set_weights(network, np.zeros(3, np.float32))
     with pytest.raises(Refused, match="buffers"):
-        local.flat(nn.BatchNorm1d(3))
+        local.flatten_weights(nn.BatchNorm1d(3))
 
 
 def test_weights_go_out_and_back():
     network, other = built(Lenet(), (1, 8, 8), seed=1), built(Lenet(), (1, 8, 8), seed=2)
-    weights_P = local.flat(network)
+    weights_P = local.flatten_weights(network)
     weights_P.flags.writeable = False
-    local.fill(other, weights_P)
-    assert np.array_equal(local.flat(other), weights_P)
+    local.set_weights(other, weights_P)
+    assert np.array_equal(local.flatten_weights(other), weights_P)

@@ -22,11 +22,11 @@ from distens.storage.store import Store
 from distens.training import loop, packed
 from distens.training.context import Context
 from distens.training.cost import activations, multiplications
-from distens.training.dropout import Masks, adopt
+from distens.training.dropout import Masks, replace_dropouts
 from distens.training.loop import Recipe
 from distens.training.network import initialise
 from distens.training.packed import Learner
-from distens.training.stacked import Stack, Unstackable, kinds
+from distens.training.stacked import NetworkStack, Unstackable, stack_kinds
 
 CLOSE = {"atol": 2e-5, "rtol": 2e-4}
 
@@ -52,7 +52,7 @@ def zeros():
 
 
 def outcomes(learners, data):
-    return dict(packed.fit(learners, data))
+    return dict(packed.fit_pack(learners, data))
 
 
 def alone(model, data, how, context, rows_N=None, smoothing=0.0):
@@ -60,7 +60,7 @@ def alone(model, data, how, context, rows_N=None, smoothing=0.0):
     network = initialise(lambda: model.build(data.inputs.shape[1:], data.classes), context.seed)
     if rows_N is not None:
         data = dataclasses.replace(data, inputs=data.inputs[rows_N], targets=data.targets[rows_N])
-    metrics = loop.fit(network, data, context, how, CrossEntropy(smoothing).loss)
+    metrics = loop.fit_network(network, data, context, how, CrossEntropy(smoothing).loss)
     return network, metrics
 
 
@@ -161,8 +161,8 @@ def test_every_architecture_takes_the_same_steps_stacked(model, made_of):
     """Few steps at a small rate: later, rounding alone drives trainings of deep networks apart."""
     data, how = examples(rows=40), recipe(learning_rate=0.02, momentum=0.9, epochs=2, batch_size=16)
     pack = [learner(model, data, how, seed) for seed in range(3)]
-    assert Stack([each.network for each in pack], torch.from_numpy(data.inputs[:2])).kinds == made_of
-    assert kinds(pack[0].network) == made_of
+    assert NetworkStack([each.network for each in pack], torch.from_numpy(data.inputs[:2])).kinds == made_of
+    assert stack_kinds(pack[0].network) == made_of
     found = outcomes(pack, data)
     for seed, each in enumerate(pack):
         network, metrics = alone(model, data, how, Context(seed))
@@ -185,13 +185,13 @@ def test_members_come_as_they_finish_and_leave():
     data = examples()
     epochs = [3, 1, 2]
     pack = [learner(Mlp(hidden=(8,)), data, recipe(epochs=e), i) for i, e in enumerate(epochs)]
-    assert [place for place, _ in packed.fit(pack, data)] == [1, 2, 0]
+    assert [place for place, _ in packed.fit_pack(pack, data)] == [1, 2, 0]
 
 
 def test_chunks_cover_every_member(monkeypatch):
     monkeypatch.setattr(packed, "CACHE_BYTES", 1)
     data = examples()
-    pack = [learner(Mlp(hidden=(8,)), data, recipe(), i) for i in range(2 * packed.LEAST + 1)]
+    pack = [learner(Mlp(hidden=(8,)), data, recipe(), i) for i in range(2 * packed.MIN_MEMBERS_PER_CHUNK + 1)]
     found = outcomes(pack, data)
     assert sorted(found) == list(range(9)) and [found[i]["pack"] for i in range(9)] == [3] * 9
     network, _ = alone(Mlp(hidden=(8,)), data, recipe(), Context(8))
@@ -201,7 +201,7 @@ def test_chunks_cover_every_member(monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_a_member_resumes_in_another_pack_or_alone(tmp_path, optimizer):
     """Both are stopped after two of four epochs. One goes on in a pack with a member that begins anew, the other in
-    `loop.fit`; each ends where an uninterrupted training would."""
+    `loop.fit_network`; each ends where an uninterrupted training would."""
     data, model = examples(), Mlp(hidden=(8,), dropout=0.2)
     how = recipe(optimizer=optimizer, learning_rate=0.01, momentum=0.9, schedule="cosine", epochs=4)
     store = Store(str(tmp_path))
@@ -245,7 +245,7 @@ def test_masks_keep_the_right_share_and_are_the_layers_own():
 
 def test_adopted_dropout_drops_in_training_alone():
     network = nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.5))
-    (dropout,) = adopt(network)
+    (dropout,) = replace_dropouts(network)
     dropout.masks = Masks([0], 0)
     inputs = torch.ones(4, 3)
     assert 0.3 < (network.train()(inputs) == 0).float().mean() < 0.7
@@ -296,14 +296,14 @@ def misread():
 )
 def test_networks_that_cannot_be_stacked_are_refused(build, why):
     with pytest.raises(Unstackable, match=why):
-        Stack([build(), build()], torch.zeros(2, 4))
+        NetworkStack([build(), build()], torch.zeros(2, 4))
     assert packed.advise(build(), torch.zeros(2, 4), 64, gpu=True)[0] == 1
 
 
 def test_a_block_that_counts_channels_is_noticed():
     networks = [misread() for _ in range(3)]
     inputs = torch.rand(5, 1, 2, 2)
-    stack = Stack(networks, inputs[:2])
+    stack = NetworkStack(networks, inputs[:2])
     assert stack.kinds == {"vmap"}
     with torch.inference_mode():
         found = stack.forward(inputs.expand(3, *inputs.shape)).transpose(1, 2)
@@ -311,18 +311,22 @@ def test_a_block_that_counts_channels_is_noticed():
     torch.testing.assert_close(found, expected)
 
 
-PACKABLE = [kind for kind in registry.names("members") if registry.able(registry.find("members", kind, ""), Packable)]
+PACKABLE = [
+    kind
+    for kind in registry.names("members")
+    if registry.has_capability(registry.find_plugin("members", kind, ""), Packable)
+]
 
 
 def members_of(kind):
     """Members that differ in every setting that the kind calls free, where it is one of the common ones."""
-    cls = registry.find("members", kind, "")
+    cls = registry.find_plugin("members", kind, "")
     given = [
         {"learning_rate": 0.01, "epochs": 2, "rows": "all"},
         {"learning_rate": 0.03, "epochs": 1, "rows": "bootstrap"},
     ]
     spec = [{"kind": kind, **{k: v for k, v in values.items() if k in cls.free}} for values in given]
-    assert packing.key(spec[0]) == packing.key(spec[1]) is not None
+    assert packing.make_pack_key(spec[0]) == packing.make_pack_key(spec[1]) is not None
     return [registry.build_member(settings) for settings in spec]
 
 
@@ -330,7 +334,7 @@ def members_of(kind):
 def test_packed_members_equal_the_same_members_alone(kind):
     """Predictions to float tolerance, from training and from a stored state, one by one and stacked."""
     data = examples(shape=(6,))
-    cls = registry.find("members", kind, "")
+    cls = registry.find_plugin("members", kind, "")
     together, apart = members_of(kind), members_of(kind)
     found = dict(cls.fit_pack(together, data, [Context(4), Context(5)]))
     expected = [member.fit(data, Context(seed)) for member, seed in zip(apart, (4, 5), strict=True)]
@@ -419,9 +423,9 @@ class Notices(nn.Module):
 
 def test_a_block_that_fails_beside_others_is_run_as_it_is():
     networks = [nn.Sequential(Notices(), nn.Flatten(), nn.Linear(8, 4)) for _ in range(3)]
-    assert kinds(networks[0]) == {"images", "blocks", "dense"}
+    assert stack_kinds(networks[0]) == {"images", "blocks", "dense"}
     inputs = torch.rand(5, 1, 2, 2)
-    stack = Stack(networks, inputs[:2])
+    stack = NetworkStack(networks, inputs[:2])
     assert stack.kinds == {"vmap"}
     with torch.inference_mode():
         found = stack.forward(inputs.expand(3, *inputs.shape)).transpose(1, 2)
@@ -430,9 +434,9 @@ def test_a_block_that_fails_beside_others_is_run_as_it_is():
 
 def test_what_only_looks_like_a_chain_is_none():
     """An activation before the first weights would work in place on the inputs; another Flatten keeps other axes."""
-    assert kinds(nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.ReLU(), nn.Linear(4, 4))) == {"vmap"}
-    assert kinds(nn.Sequential(nn.Flatten(2), nn.Linear(4, 4))) == {"vmap"}
-    assert kinds(nn.Sequential(nn.Flatten(), nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 4)))) == {"dense"}
+    assert stack_kinds(nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.ReLU(), nn.Linear(4, 4))) == {"vmap"}
+    assert stack_kinds(nn.Sequential(nn.Flatten(2), nn.Linear(4, 4))) == {"vmap"}
+    assert stack_kinds(nn.Sequential(nn.Flatten(), nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 4)))) == {"dense"}
 
 
 def test_cost_by_hand_and_the_network_is_left_as_it_was():
@@ -450,7 +454,7 @@ def test_nothing_is_stacked_to_ask_for_advice(monkeypatch):
     """A stack is built where members are trained, once for a lone member."""
     built = []
 
-    class Counted(Stack):
+    class Counted(NetworkStack):
         def __init__(self, networks, *given, **how):
             built.append(len(networks))
             super().__init__(networks, *given, **how)
@@ -487,4 +491,4 @@ def test_advice_follows_the_arithmetic():
     sizes = [packed.advise(model.build((64,), 10), torch.zeros(2, 64), 64, gpu=False)[0] for model in (Mlp(), wide)]
     assert sizes[0] > 8 and sizes[1] == 1
     assert packed.advise(Resnet().build((1, 8, 8), 10), torch.zeros(2, 1, 8, 8), 64, gpu=False)[0] == 1
-    assert packed.advise(Mlp().build((64,), 10), torch.zeros(2, 64), 64, gpu=True)[0] == packed.MOST_ON_GPU
+    assert packed.advise(Mlp().build((64,), 10), torch.zeros(2, 64), 64, gpu=True)[0] == packed.MAX_MEMBERS_ON_GPU

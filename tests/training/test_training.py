@@ -15,9 +15,9 @@ from distens.objectives.cross_entropy import CrossEntropy
 from distens.storage.checkpoint import Checkpoint
 from distens.storage.store import Store
 from distens.training import lightning
-from distens.training.checkpoint import pack, unpack
+from distens.training.checkpoint import decode_tree, encode_tree
 from distens.training.context import Context
-from distens.training.loop import Recipe, fit, order
+from distens.training.loop import Recipe, fit_network, order
 from distens.training.network import initialise, to_arrays
 
 LOSS = CrossEntropy().loss
@@ -79,7 +79,7 @@ def test_one_step_by_hand():
     (p - y) x = ((-1/2, 0), (1/2, 0)) and of the biases (-1/2, 1/2). A step of 0.2: weights ((0.1, 0), (-0.1, 0))."""
     linear = zeros()
     rows = Examples(np.array([[1.0, 0.0]], dtype=np.float32), np.array([0]), 2)
-    metrics = fit(linear, rows, Context(0), recipe(), LOSS)
+    metrics = fit_network(linear, rows, Context(0), recipe(), LOSS)
     np.testing.assert_allclose(linear.weight.detach(), [[0.1, 0], [-0.1, 0]], atol=1e-7)
     np.testing.assert_allclose(linear.bias.detach(), [0.1, -0.1], atol=1e-7)
     assert metrics["train_loss"] == pytest.approx(math.log(2))
@@ -92,7 +92,9 @@ def test_cosine_schedule_by_hand():
     rows = Examples(np.array([[1.0, 0.0]], dtype=np.float32), np.array([0]), 2)
     for schedule, expected in (("cosine", -0.3), ("constant", -0.4)):
         linear = zeros()
-        fit(linear, rows, Context(0), recipe(epochs=2, schedule=schedule), lambda logits, _: logits[:, 0].mean())
+        fit_network(
+            linear, rows, Context(0), recipe(epochs=2, schedule=schedule), lambda logits, _: logits[:, 0].mean()
+        )
         assert linear.weight[0, 0].item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -108,13 +110,13 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path, optimizer, 
     store, data = Store(str(tmp_path)), examples(soft=soft)
     how = recipe(optimizer=optimizer, learning_rate=0.01, momentum=0.9, schedule="cosine", epochs=5)
     whole, killed, resumed = network(), network(), network()
-    through = fit(whole, data, Context(7), how, LOSS)
+    through = fit_network(whole, data, Context(7), how, LOSS)
     with pytest.raises(KeyboardInterrupt):
-        fit(killed, data, Context(7, Killed(store)), how, LOSS)
+        fit_network(killed, data, Context(7, Killed(store)), how, LOSS)
     checkpoint = Checkpoint(store, "m").load()
     assert checkpoint is not None
     assert checkpoint.meta["epoch"] == 2
-    metrics = fit(resumed, data, Context(7, each_epoch(store)), how, LOSS)
+    metrics = fit_network(resumed, data, Context(7, each_epoch(store)), how, LOSS)
     assert {**metrics, "seconds": 0} == {**through, "seconds": 0}
     assert metrics["seconds"] > checkpoint.meta["seconds"] > 0
     for name, array in to_arrays(whole).items():
@@ -125,31 +127,31 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path, optimizer, 
 def test_a_checkpoint_of_another_training_is_not_gone_on_from(tmp_path):
     store = Store(str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), examples(), Context(7, Killed(store)), recipe(epochs=5), LOSS)
+        fit_network(network(), examples(), Context(7, Killed(store)), recipe(epochs=5), LOSS)
     fresh, other = network(), network()
-    fit(fresh, examples(), Context(8), recipe(epochs=5), LOSS)
-    fit(other, examples(), Context(8, Checkpoint(store, "m")), recipe(epochs=5), LOSS)
+    fit_network(fresh, examples(), Context(8), recipe(epochs=5), LOSS)
+    fit_network(other, examples(), Context(8, Checkpoint(store, "m")), recipe(epochs=5), LOSS)
     assert all(np.array_equal(a, to_arrays(other)[name]) for name, a in to_arrays(fresh).items())
 
 
 def test_a_short_training_saves_nothing(tmp_path):
     store = Store(str(tmp_path))
-    fit(network(), examples(), Context(7, Checkpoint(store, "m")), recipe(epochs=3), LOSS)
+    fit_network(network(), examples(), Context(7, Checkpoint(store, "m")), recipe(epochs=3), LOSS)
     assert store.names("members/m") == []
-    fit(network(), examples(), Context(7, each_epoch(store)), recipe(epochs=3), LOSS)
+    fit_network(network(), examples(), Context(7, each_epoch(store)), recipe(epochs=3), LOSS)
     assert store.names("members/m") == ["checkpoint.safetensors"]
 
 
 def test_training_leaves_global_chance_alone():
     torch.manual_seed(4)
     before = torch.get_rng_state()
-    fit(network(), examples(), Context(7), recipe(epochs=2), LOSS)
+    fit_network(network(), examples(), Context(7), recipe(epochs=2), LOSS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_loss_that_is_not_finite_is_named():
     with pytest.raises(Diverged, match=r"loss was .* in epoch \d of 20, with optimizer sgd, learning rate 1e\+12"):
-        fit(network(), examples(), Context(0), recipe(learning_rate=1e12, epochs=20), LOSS)
+        fit_network(network(), examples(), Context(0), recipe(learning_rate=1e12, epochs=20), LOSS)
 
 
 def test_a_tree_of_tensors_survives_storage(tmp_path):
@@ -161,9 +163,9 @@ def test_a_tree_of_tensors_survives_storage(tmp_path):
         "pair": (1, None, True),
         "count": np.int64(5),
     }
-    store.write_state("c", pack(tree, {"epoch": 2}))
+    store.write_state("c", encode_tree(tree, {"epoch": 2}))
     state = store.read_state("c")
-    found = unpack(state)
+    found = decode_tree(state)
     assert state.meta["epoch"] == 2
     assert found[0]["step"].shape == ()
     assert torch.equal(found[0]["moment"], tree[0]["moment"])
@@ -177,7 +179,7 @@ def test_a_tree_of_tensors_survives_storage(tmp_path):
 
 def test_what_is_no_plain_data_is_refused():
     with pytest.raises(Refused, match=r"checkpoint.inner.0: .*found torch.nn.modules.linear.Linear, allowed"):
-        pack({"inner": [nn.Linear(1, 1)]}, {})
+        encode_tree({"inner": [nn.Linear(1, 1)]}, {})
 
 
 @pytest.mark.parametrize("rows", [16, 17, 19, 20])
@@ -202,11 +204,11 @@ def test_lightning_does_not_keep_what_is_no_plain_data():
             checkpoint["mine"] = object()
 
     with pytest.raises(Refused, match=r"checkpoint.mine: .*builtins.object"):
-        lightning.fit(
+        lightning.fit_module(
             Holder(zeros(6, 3), LOSS, 0.1),
             examples(),
             Context(0, Checkpoint(every_seconds=0)),
-            lightning.Course(3, 16),
+            lightning.TrainerOptions(3, 16),
             LOSS,
         )
 
@@ -235,7 +237,7 @@ def test_a_group_for_which_others_leave_no_room_is_refused_in_the_end():
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    from distens.training.group import _await
+    from distens.training.group import _wait_for_room
 
     @ray.remote(num_cpus=1)
     class Holder:
@@ -246,8 +248,8 @@ def test_a_group_for_which_others_leave_no_room_is_refused_in_the_end():
     ray.get(holder.ready.remote())
     reservation = placement_group([{"CPU": 1.0}] * 2)
     try:
-        with pytest.raises(Refused, match=r"needs 2 CPU, and others held too much for 1 s; .*concurrency"):
-            _await(reservation, {"CPU": 1.0}, 2, wait_seconds=1)
+        with pytest.raises(Refused, match=r"needs 2 CPU, and others occupied too much for 1 s; .*concurrency"):
+            _wait_for_room(reservation, {"CPU": 1.0}, 2, wait_seconds=1)
     finally:
         remove_placement_group(reservation)
         ray.kill(holder)

@@ -22,15 +22,15 @@ from threadpoolctl import threadpool_limits
 
 import distens
 import distens.tune
-from distens.data.load import load
+from distens.data.load import load_data
 from distens.errors import ConfigError, RunError, StorageError
 from distens.lifecycle.work._training import HELD_OUT
-from distens.roles.ensemble.plan import check
+from distens.roles.ensemble.plan import build_plan
 from distens.search.bayes import Bayes
 from distens.space.space import Space
 from distens.storage.store import Store
-from distens.tune.book import Book
-from distens.tune.domains import from_json, param_space, to_json
+from distens.tune.book import TrialBook
+from distens.tune.domains import from_json, param_space, space_to_json
 from distens.tune.searcher import DivBOSearch
 from distens.tune.spaces import TuneSpace
 
@@ -134,7 +134,7 @@ def test_a_conditional_option_brings_its_own_domains_and_configs_are_read_back()
 
 def test_a_space_of_json_values_is_saved_with_a_search():
     plain = {key: value for key, value in SPACE.items() if key not in ("batch", "fixed", "tenfold")}
-    again = from_json(json.loads(json.dumps(to_json(plain))))
+    again = from_json(json.loads(json.dumps(space_to_json(plain))))
     assert draws(TuneSpace(again), 50) == draws(TuneSpace(plain), 50)
     search, other = DivBOSearch(plain, "loss", "max"), DivBOSearch()
     search.suggest("t0")
@@ -171,7 +171,7 @@ def test_what_cannot_be_searched_is_refused_by_its_place(space, message):
 def test_a_configs_members_go_to_tune_and_come_back(tmp_path):
     """Families stay families, the encoding is as wide, and every config holds settings that the config allows."""
     for name in ("digits", "breast_cancer", "fashion_mnist"):
-        members = check(distens.load_config(f"configs/{name}.yaml")).config.members
+        members = build_plan(distens.load_config(f"configs/{name}.yaml")).config.members
         ours, theirs = Space(members), TuneSpace(param_space(members))
         assert theirs.space.families == ours.families
         assert theirs.space.width == ours.width
@@ -377,7 +377,7 @@ def test_four_trials_at_once_killed_restored_and_made_an_ensemble_that_is_regist
     tuner = tune.Tuner.restore(str(tmp_path / "tune" / "trials"), trainable=trainable)
     results = tuner.fit()
     assert not results.errors
-    book = Book(Store(str(folder)))
+    book = TrialBook(Store(str(folder)))
     after = list(book.done)
     assert after[: len(before)] == before
     assert len(after) >= 10
@@ -392,7 +392,7 @@ def test_four_trials_at_once_killed_restored_and_made_an_ensemble_that_is_regist
     assert set(result.rows) == {"ensemble", "best_single"}
     assert result.rows["ensemble"]["accuracy"] > 0.8
     assert len(Store(result.path).read_json("results.json")["members"]) == len(finished)
-    rows = load(experiment.data, experiment.seed).example_rows
+    rows = load_data(experiment.data, experiment.seed).example_rows
     predicted_NC = distens.load(result.path).predict_proba(rows)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     version = client.get_model_version_by_alias("iris", "champion")
@@ -441,7 +441,7 @@ def test_a_users_own_trainable_reports_members_predictions_or_nothing(tmp_path, 
     """Two members of the user's own torch class make the ensemble; the other trials are named with their reason. What
     is reported without a member leads a search, and is refused as an ensemble in words."""
     data = {"source": "sklearn:iris"}
-    dataset = load(config(tmp_path, data=data).data, 0).dataset
+    dataset = load_data(config(tmp_path, data=data).data, 0).dataset
     points = [{"does": "train"}, {"does": "predictions"}, {"does": "plain"}, {"does": "fail"}, {"does": "train"}]
     results, search = fit(tmp_path, points, dataset, labels=dataset.labels["search"])
     assert len(results.errors) == 1
@@ -464,7 +464,7 @@ def test_a_users_own_trainable_reports_members_predictions_or_nothing(tmp_path, 
     assert len(reasons) == 3
     for reason in ("predictions only", "neither a member", "ValueError: this one is broken"):
         assert sum(reason in found for found in reasons) == 1, reasons
-    rows = load(config(tmp_path, data=data).data, 0).example_rows
+    rows = load_data(config(tmp_path, data=data).data, 0).example_rows
     assert distens.load(result.path).predict_proba(rows).shape == (5, 3)
 
     with pytest.raises(RunError, match=r"its NLL on search was .* other rows, or in another order"):
@@ -529,7 +529,7 @@ def test_a_sweep_is_judged_on_combine_nested_in_mlflow_and_goes_on(tmp_path, ray
     ledger = Ledger(store)
     members_MNC = [store.read_predictions(ledger.report(name).files["combine"]) for name in results["weights"]]
     mixed_NC = probabilities.mix(members_MNC, np.array(list(results["weights"].values())))
-    labels_N = load(values.data, values.seed).dataset.labels["combine"]
+    labels_N = load_data(values.data, values.seed).dataset.labels["combine"]
     calm_NC = probabilities.apply_temperature(mixed_NC, results["ensemble"]["temperature"])
     assert run.value == pytest.approx(probabilities.negative_log_likelihood(calm_NC, labels_N), abs=1e-6)
     assert run.value != pytest.approx(results["ensemble"]["nll"], abs=1e-6)  # that is of test
@@ -559,7 +559,7 @@ def test_a_sweep_is_judged_on_combine_nested_in_mlflow_and_goes_on(tmp_path, ray
             {"metric": "ensemble.loss"},
             "sweep.metric: found 'ensemble.loss'. Allowed: .*accuracy",
         ),
-        ({"seed": {"choices": [0, 1]}}, {"mode": "max"}, "sweep.mode: the worst by nll"),
+        ({"seed": {"choices": [0, 1]}}, {"mode": "max"}, "sweep.mode: would choose the worst run by nll"),
         ({"seed": {"choices": [0, 1]}}, {"search": "dibvo"}, r"sweep.search.kind: unknown search kind 'dibvo'"),
     ],
 )

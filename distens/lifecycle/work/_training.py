@@ -15,8 +15,8 @@ from distens import packing, registry
 from distens.data.dataset import Dataset, Examples
 from distens.errors import Diverged
 from distens.members.protocol import LeavesParts, Member, Packable
-from distens.records import Address, Failure, Floats, Outcome, Part, Report, State, Task, Teacher, compact
-from distens.runtime.protocol import Shared, WorkContext
+from distens.records import Address, Failure, Floats, Part, Report, State, Task, TaskOutcome, Teacher, compact_files
+from distens.runtime.protocol import RunContext, WorkContext
 from distens.storage.checkpoint import Checkpoint
 from distens.storage.encoding import to_json
 from distens.storage.parts import Parts
@@ -32,11 +32,11 @@ Own = Callable[[Task, Context], tuple[Examples, Context]]
 
 def group(task: Task) -> Hashable:
     """Return a key that tasks share if their members can be trained as one program; else the task's own id."""
-    shared = packing.key(task.settings)
+    shared = packing.make_pack_key(task.settings)
     return task.id if shared is None else (shared, task.resources)
 
 
-def train(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterator[Outcome]:
+def train_tasks(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterator[TaskOutcome]:
     """Yield the outcomes of tasks of one group: one task is trained by itself, several as one program."""
     if len(tasks) == 1:
         yield context.guarded(tasks[0], lambda: _train(tasks[0], context, own))
@@ -45,15 +45,15 @@ def train(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterator[Out
 
 
 def _train(task: Task, context: WorkContext, own: Own) -> Report:
-    surrounded = surroundings(task, context)
+    surrounded = make_context(task, context)
     member: Member = registry.build_member(task.settings, task.id)
     examples, surrounded = own(task, surrounded)
     return delivered(task, member, lambda: member.fit(examples, surrounded), context, surrounded)
 
 
-def _train_pack(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterator[Outcome]:
+def _train_pack(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterator[TaskOutcome]:
     members: list[Packable] = [registry.build_member(task.settings, task.id) for task in tasks]
-    pairs = [own(task, surroundings(task, context)) for task in tasks]
+    pairs = [own(task, make_context(task, context)) for task in tasks]
     examples, contexts = pairs[0][0], [surrounded for _, surrounded in pairs]
     started = time.perf_counter()
     for place, found in type(members[0]).fit_pack(members, examples, contexts):
@@ -64,11 +64,11 @@ def _train_pack(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterat
         else:
             metrics = {"seconds": (time.perf_counter() - started) / len(tasks), **found}
             yield context.guarded(
-                task, lambda t=task, m=member, f=metrics, c=own_context: deliver(t, m, f, context.shared, c)
+                task, lambda t=task, m=member, f=metrics, c=own_context: write_report(t, m, f, context.shared, c)
             )
 
 
-def surroundings(task: Task, context: WorkContext) -> Context:
+def make_context(task: Task, context: WorkContext) -> Context:
     """Return the context in which a task's member is trained: all that it is given besides examples."""
     checkpoint = Checkpoint(context.shared.store, task.member)  # the rungs of a member share it: each resumes from it
     needs = task.resources
@@ -84,7 +84,7 @@ def surroundings(task: Task, context: WorkContext) -> Context:
     )
 
 
-def teachers(found: Sequence[Teacher], where: str, context: WorkContext) -> list[Any]:
+def load_teachers(found: Sequence[Teacher], where: str, context: WorkContext) -> list[Any]:
     """Load the trained members of teachers.
 
     Args:
@@ -111,14 +111,14 @@ def delivered(
     started = time.perf_counter()
     metrics = dict(fit())
     metrics.setdefault("seconds", time.perf_counter() - started)
-    return deliver(task, member, metrics, context.shared, surrounded)
+    return write_report(task, member, metrics, context.shared, surrounded)
 
 
-def deliver(
+def write_report(
     task: Task,
     member: Member,
     found: Mapping[str, float],
-    shared: Shared,
+    shared: RunContext,
     surrounded: Context,
     made: State | None = None,
 ) -> Report:
@@ -134,7 +134,11 @@ def deliver(
     metrics = _finite(found)
     seconds = metrics.pop("seconds")
     parts, averaged = _parts(task, member, surrounded.parts, shared)
-    whole = _together(parts, averaged, metrics, folder, shared) if parts else _left(member, metrics, folder, shared)
+    whole = (
+        _average_parts(parts, averaged, metrics, folder, shared)
+        if parts
+        else _write_part(member, metrics, folder, shared)
+    )
     files = dict(whole.files)
     if made is not None:
         files["made"] = store.write_state(f"{folder}/made.safetensors", made, durable=False)
@@ -146,7 +150,7 @@ def deliver(
         parameters=whole.parameters,
         predict_ms_per_1000=whole.predict_ms_per_1000,
         node=platform.node(),
-        files=compact(files),
+        files=compact_files(files),
         parts=tuple(part for part, _ in parts),
         averaged=averaged,
     )
@@ -158,19 +162,19 @@ def deliver(
 
 
 Measured = tuple[Part, dict[str, Floats]]
-"""A part, and split -> its probs_NC."""
+"""A part, and split -> its predictions_NK."""
 
 
-def _left(member: Member, found: Mapping[str, float], folder: str, shared: Shared) -> Part:
+def _write_part(member: Member, found: Mapping[str, float], folder: str, shared: RunContext) -> Part:
     """Write the predictions and the state of a training that leaves one model."""
-    probs, predict_ms_per_1000 = _predict(member, shared.dataset)
-    files = _write(probs, folder, shared)
+    predictions, predict_ms_per_1000 = _predict(member, shared.dataset)
+    files = _write(predictions, folder, shared)
     files["state"] = shared.store.write_state(f"{folder}/state.safetensors", member.state(), durable=False)
-    metrics = {**found, **_judged(probs, shared.dataset)}
+    metrics = {**found, **_score_on_search(predictions, shared.dataset)}
     return Part("", metrics, int(found["parameters"]), predict_ms_per_1000, files)
 
 
-def _parts(task: Task, member: Member, found: Parts, shared: Shared) -> tuple[list[Measured], bool]:
+def _parts(task: Task, member: Member, found: Parts, shared: RunContext) -> tuple[list[Measured], bool]:
     """Return a training's parts, and True if they are averaged; predictions are written only of parts that are not.
 
     Raises:
@@ -178,53 +182,56 @@ def _parts(task: Task, member: Member, found: Parts, shared: Shared) -> tuple[li
     """
     if not len(found):
         return [], False
-    if not registry.able(member, LeavesParts):
+    if not registry.has_capability(member, LeavesParts):
         raise TypeError(f"its kind leaves parts ({', '.join(found)}) and does not say by `parts` what becomes of them")
     averaged, parts = member.parts == "averaged", list[Measured]()
     for name in found:
         state, left = found.state(name), found[name]
         model: Member = registry.build_member(task.settings, f"{task.id}/{name}")
         model.load(state)
-        probs, predict_ms_per_1000 = _predict(model, shared.dataset)
-        files = {} if averaged else _write(probs, f"members/{task.id}/{task.attempt}/{name}", shared)
+        predictions, predict_ms_per_1000 = _predict(model, shared.dataset)
+        files = {} if averaged else _write(predictions, f"members/{task.id}/{task.attempt}/{name}", shared)
         assert left.state is not None, "it is in the store"
         files["state"] = left.state
-        metrics = {**_finite(left.metrics), **_judged(probs, shared.dataset)}
+        metrics = {**_finite(left.metrics), **_score_on_search(predictions, shared.dataset)}
         parameters = int(metrics.get("parameters", sum(array.size for array in state.arrays.values())))
-        parts.append((Part(name, metrics, parameters, predict_ms_per_1000, files), probs))
+        parts.append((Part(name, metrics, parameters, predict_ms_per_1000, files), predictions))
     return parts, averaged
 
 
-def _together(
-    parts: Sequence[Measured], averaged: bool, found: Mapping[str, float], folder: str, shared: Shared
+def _average_parts(
+    parts: Sequence[Measured], averaged: bool, found: Mapping[str, float], folder: str, shared: RunContext
 ) -> Part:
     """Return one part that represents all parts: the mean of their predictions if they are averaged, else the best."""
     if not averaged:
         usual = shared.dataset.target.minimised[0]
         best, _ = min(parts, key=lambda pair: pair[0].metrics.get(usual, 0.0))
         return replace(best, metrics={**found, **best.metrics})
-    probs = {split: np.mean([own[split] for _, own in parts], axis=0) for split in parts[0][1]}
+    predictions = {split: np.mean([own[split] for _, own in parts], axis=0) for split in parts[0][1]}
     return Part(
         "",
-        {**found, **_judged(probs, shared.dataset)},
+        {**found, **_score_on_search(predictions, shared.dataset)},
         sum(part.parameters for part, _ in parts),
         sum(part.predict_ms_per_1000 for part, _ in parts),
-        _write(probs, folder, shared),
+        _write(predictions, folder, shared),
     )
 
 
-def _write(probs: Mapping[str, Floats], folder: str, shared: Shared) -> dict[str, Address]:
+def _write(predictions: Mapping[str, Floats], folder: str, shared: RunContext) -> dict[str, Address]:
     write = shared.store.write_predictions
-    return {split: write(f"{folder}/{split}.arrow", probs_NC, durable=False) for split, probs_NC in probs.items()}
+    return {
+        split: write(f"{folder}/{split}.arrow", predictions_NK, durable=False)
+        for split, predictions_NK in predictions.items()
+    }
 
 
-def _judged(probs: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
+def _score_on_search(predictions: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
     """Return the metrics of predictions on the *search* split; none where a federation's server has no such rows."""
-    return dataset.target.metrics(probs["search"], dataset.targets["search"]) if "search" in probs else {}
+    return dataset.target.metrics(predictions["search"], dataset.targets["search"]) if "search" in predictions else {}
 
 
 def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float]:
-    """Return split -> probs_NC of the splits that have rows, and milliseconds per 1,000 rows.
+    """Return split -> predictions_NK of the splits that have rows, and milliseconds per 1,000 rows.
 
     Raises:
         Diverged: a prediction is not finite.
@@ -235,14 +242,14 @@ def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float
     if sum(some.nbytes for some in inputs.values()) <= ONE_CALL_BYTES:  # for few rows, one call is faster than three
         ends = np.cumsum([len(some) for some in inputs.values()])
         parts = np.split(member.predict(np.concatenate(list(inputs.values()))), ends[:-1])
-        probs = dict(zip(inputs, parts, strict=True))
+        predictions = dict(zip(inputs, parts, strict=True))
     else:
-        probs = {split: member.predict(some) for split, some in inputs.items()}
+        predictions = {split: member.predict(some) for split, some in inputs.items()}
     seconds = time.perf_counter() - started
-    for split, probs_NC in probs.items():
-        if not np.isfinite(probs_NC).all():
+    for split, predictions_NK in predictions.items():
+        if not np.isfinite(predictions_NK).all():
             raise Diverged(f"predictions on the {split} split are not finite")
-    return probs, 1e6 * seconds / sum(map(len, inputs.values()))
+    return predictions, 1e6 * seconds / sum(map(len, inputs.values()))
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from distens import registry
-from distens.lifecycle.work._training import delivered, surroundings, teachers
-from distens.records import Outcome, Report, Task, Teacher
+from distens.lifecycle.work._training import delivered, load_teachers, make_context
+from distens.records import Report, Task, TaskOutcome, Teacher
 from distens.runtime.protocol import WorkContext
 
 
@@ -38,16 +38,16 @@ class Distil:
         """Return family and spec of every plug-in that the work names."""
         return [("distill", self.distiller), *(("members", teacher.settings) for teacher in self.teachers)]
 
-    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[TaskOutcome]:
         """Yield the outcomes of the tasks."""
         for task in tasks:
             yield context.guarded(task, lambda task=task: self._train(task, context))
 
     def _train(self, task: Task, context: WorkContext) -> Report:
-        student, own = registry.build_member(task.settings, task.id), surroundings(task, context)
-        distiller = registry.build("distill", self.distiller, "distill")
+        student, own = registry.build_member(task.settings, task.id), make_context(task, context)
+        distiller = registry.make_plugin("distill", self.distiller, "distill")
         weights_M = np.array([teacher.weight for teacher in self.teachers])
-        trained = teachers(self.teachers, task.id, context)
+        trained = load_teachers(self.teachers, task.id, context)
         return delivered(
             task,
             student,

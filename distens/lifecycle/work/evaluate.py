@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distens.lifecycle.work._training import teachers
+from distens.lifecycle.work._training import load_teachers
 from distens.records import Answer, Floats, Record, Task, Teacher
 from distens.runtime.protocol import WorkContext
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated(Record):
+class Evaluation(Record):
     """The losses of a weighted mean of members: the answer of `Evaluate`.
 
     Attributes:
@@ -53,7 +53,7 @@ class Evaluate:
         """Yield the losses of each task's mean."""
         dataset = context.shared.dataset
         for task in tasks:
-            predictions = [m.predict(dataset.inputs["search"]) for m in teachers(self.members, task.id, context)]
+            predictions = [m.predict(dataset.inputs["search"]) for m in load_teachers(self.members, task.id, context)]
             weights_M = np.array([member.weight for member in self.members])
             losses = dataset.target.losses(dataset.target.mean(predictions, weights_M), dataset.targets["search"])
-            yield Evaluated(task.id, task.attempt, losses)
+            yield Evaluation(task.id, task.attempt, losses)

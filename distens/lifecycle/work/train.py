@@ -6,8 +6,8 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from distens.lifecycle.work._training import group, train
-from distens.records import Outcome, Task
+from distens.lifecycle.work._training import group, train_tasks
+from distens.records import Task, TaskOutcome
 from distens.runtime.protocol import WorkContext
 
 
@@ -28,7 +28,7 @@ class Train:
         """Return family and spec of every plug-in that the work names: none."""
         return ()
 
-    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[TaskOutcome]:
         """Yield the outcomes of the tasks."""
         examples = context.shared.dataset.examples()
-        yield from train(tasks, context, lambda task, own: (examples, own))
+        yield from train_tasks(tasks, context, lambda task, own: (examples, own))

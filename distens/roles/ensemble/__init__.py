@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from distens.config.config import Config
-    from distens.data.load import Loaded
+    from distens.data.load import LoadedData
     from distens.lifecycle.results import Outcome
     from distens.lifecycle.session import Session
-    from distens.roles.ensemble.plan import Plan
+    from distens.roles.ensemble.plan import EnsemblePlan
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class Ensemble:
     unused: ClassVar[tuple[str, ...]] = ("merge",)
     sweep_rows: ClassVar[tuple[str, ...]] = ("ensemble", "best_single", "student")
 
-    def plan(self, config: Config) -> Plan:
+    def plan(self, config: Config) -> EnsemblePlan:
         """Return the plan of a config (see `distens.roles.protocol.Role`)."""
-        from distens.roles.ensemble.plan import check
+        from distens.roles.ensemble.plan import build_plan
 
-        return check(config)
+        return build_plan(config)
 
-    def data(self, plan: Plan) -> Loaded:
+    def data(self, plan: EnsemblePlan) -> LoadedData:
         """Return the rows, divided and encoded."""
-        from distens.data.load import load
+        from distens.data.load import load_data
 
-        return load(plan.config.data, plan.config.seed)
+        return load_data(plan.config.data, plan.config.seed)
 
-    def carry_out(self, plan: Plan, session: Session) -> Outcome:
+    def carry_out(self, plan: EnsemblePlan, session: Session) -> Outcome:
         """Search, train what comes after it, and return the outcome."""
-        from distens.roles.ensemble.run import Run
+        from distens.roles.ensemble.run import EnsembleRun
 
-        return Run(plan, session).outcome()
+        return EnsembleRun(plan, session).outcome()
 
     def size(self, identity: Mapping[str, Any]) -> str:
         """Return the number of members that the search starts."""

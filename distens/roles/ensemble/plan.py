@@ -9,27 +9,27 @@ from typing import Any
 from distens import registry
 from distens.combine.protocol import Combiner, NeedsClasses
 from distens.config.config import Config
-from distens.config.sections import MEMBERS
-from distens.data.source import target_of
+from distens.config.sections import DEFAULT_MEMBERS
+from distens.data.source import find_target_class
 from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, did_you_mean
 from distens.evaluate import baselines
-from distens.lifecycle.occupying import occupied, sizes, unknown_name
+from distens.lifecycle.occupying import explain_unknown_name, occupied_resources, unusual_resources
 from distens.members.protocol import HasDefaultRanges, LearnsNumbers, UsesNoGpu
 from distens.records import History, Resources, Settings
 from distens.runtime.protocol import Runner
-from distens.schedule.protocol import Decision, Length, Schedule, in_parts
+from distens.schedule.protocol import Decision, Schedule, TrainingLength, trains_in_rungs
 from distens.search.protocol import Search
 from distens.select.protocol import Selector
 from distens.space.space import Space
 from distens.targets.classes import Classes
 from distens.tracking.protocol import Tracker
 
-MOST_FINDINGS = 20
+MAX_FINDINGS = 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnsemblePlan:
     """The plan of an ensemble's run: the config, with all defaults and default ranges filled in, and its plug-ins."""
 
     config: Config
@@ -49,11 +49,11 @@ class Plan:
     @property
     def also(self) -> Mapping[str, Resources]:
         """Return key of the config -> the resources that members occupy by it, if they are not the usual ones."""
-        return sizes(self.runner, self.space.corners())
+        return unusual_resources(self.runner, self.space.corners())
 
     def occupied(self, settings: Settings) -> Resources:
         """Return the resources that a member of these settings occupies."""
-        return occupied(self.runner, settings)
+        return occupied_resources(self.runner, settings)
 
     def next(self, history: History) -> Decision:
         """Return the schedule's decision, which starts no more members than are left to start."""
@@ -65,7 +65,7 @@ class Plan:
         return replace(decision, start=replace(decision.start, left=left) if left > 0 else None)
 
 
-def check(config: Config) -> Plan:
+def build_plan(config: Config) -> EnsemblePlan:
     """Return the plan of a config.
 
     Raises:
@@ -78,7 +78,7 @@ def check(config: Config) -> Plan:
     config = _for_target(config, members)
     space = Space(members)
     lengths = _check_corners(space)
-    search = registry.build("search", config.search.spec(), "search", beside=("members", "seconds"))
+    search = registry.make_plugin("search", config.search.spec(), "search", beside=("members", "seconds"))
     if space.count == 1 and config.search.kind != "random":
         raise ConfigError(
             f"search.kind: {config.search.kind!r} has nothing to search: `members` holds one setting only. "
@@ -86,23 +86,23 @@ def check(config: Config) -> Plan:
         )
     networks = [name for name, template in members.items() if baselines.is_network(template)]
     _check_baselines(config, networks)
-    built = {part: registry.build(part, getattr(config, part), part) for part in ("select", "combine", "runtime")}
+    built = {part: registry.make_plugin(part, getattr(config, part), part) for part in ("select", "combine", "runtime")}
     _check_combiner(config, built["combine"])
     _check_resources(members, space, built["runtime"])
     schedule, members_given, total = _schedule(config, lengths)
-    tracker = registry.build("tracking", config.tracking, "tracking")
+    tracker = registry.make_plugin("tracking", config.tracking, "tracking")
     distill, student = _distill(config, networks)
     resolved = config.model_copy(
         update={
             "members": members,
-            "search": config.search.model_copy(update={**registry.resolved(search), "members": members_given}),
-            "schedule": registry.resolved(schedule),
+            "search": config.search.model_copy(update={**registry.resolve_options(search), "members": members_given}),
+            "schedule": registry.resolve_options(schedule),
             "distill": distill,
-            "tracking": registry.resolved(tracker),
-            **{part: registry.resolved(plugin) for part, plugin in built.items()},
+            "tracking": registry.resolve_options(tracker),
+            **{part: registry.resolve_options(plugin) for part, plugin in built.items()},
         }
     )
-    return Plan(
+    return EnsemblePlan(
         Config.model_validate(resolved.model_dump(mode="json")),
         space,
         search,
@@ -122,10 +122,13 @@ def _for_target(config: Config, members: Mapping[str, Mapping[str, Any]]) -> Con
     Raises:
         ConfigError: a part of the config does not work with that target.
     """
-    target = target_of(config.data)
+    target = find_target_class(config.data)
     classes, update = issubclass(target, Classes), dict[str, Any]()
     for name, template in members.items():
-        if registry.able(registry.find("members", template["kind"], f"members.{name}"), LearnsNumbers) == classes:
+        if (
+            registry.has_capability(registry.find_plugin("members", template["kind"], f"members.{name}"), LearnsNumbers)
+            == classes
+        ):
             kinds = [kind for kind in registry.names("members") if _learns_numbers(kind) != classes]
             raise ConfigError(
                 f"members.{name}.kind: {template['kind']!r} learns {'numbers' if classes else 'classes'}, and the "
@@ -134,7 +137,7 @@ def _for_target(config: Config, members: Mapping[str, Mapping[str, Any]]) -> Con
     if config.metric not in target.minimised:
         if config.metric != Config.model_fields["metric"].default:
             allowed = ", ".join(target.minimised)
-            raise ConfigError(f"metric: {config.metric!r} is not measured of this target. Allowed: {allowed}")
+            raise ConfigError(f"metric: {config.metric!r} is not measured for this target. Allowed: {allowed}")
         update["metric"] = target.minimised[0]
     if not classes:
         if config.distill is not None:
@@ -144,12 +147,12 @@ def _for_target(config: Config, members: Mapping[str, Mapping[str, Any]]) -> Con
 
 
 def _learns_numbers(kind: str) -> bool:
-    return registry.able(registry.find("members", kind, "members"), LearnsNumbers)
+    return registry.has_capability(registry.find_plugin("members", kind, "members"), LearnsNumbers)
 
 
 def _check_combiner(config: Config, combiner: Combiner) -> None:
-    if registry.able(combiner, NeedsClasses) and not issubclass(target_of(config.data), Classes):
-        kind = registry.kind_of(combiner)
+    if registry.has_capability(combiner, NeedsClasses) and not issubclass(find_target_class(config.data), Classes):
+        kind = registry.plugin_kind(combiner)
         raise ConfigError(f"combine.kind: {kind!r} combines probabilities, and the target is a number. Use `average`")
 
 
@@ -158,56 +161,58 @@ def _with_default_ranges(name: str, template: dict[str, Any]) -> dict[str, Any]:
     kind, _ = registry.split_spec(template, where)
     if "family" in template:
         raise ConfigError(f"{where}.family: the family is named by its key, {name!r}")
-    cls = registry.find("members", kind, where)
+    cls = registry.find_plugin("members", kind, where)
     try:
-        return dict(cls.default_ranges(template)) if registry.able(cls, HasDefaultRanges) else template
+        return dict(cls.default_ranges(template)) if registry.has_capability(cls, HasDefaultRanges) else template
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _check_corners(space: Space) -> dict[str, Length]:
+def _check_corners(space: Space) -> dict[str, TrainingLength]:
     """Build a member at the ends of all ranges; return family -> training lengths, of families trained in parts."""
     findings: dict[str, None] = {}
-    lengths: dict[str, Length] = {}
+    lengths: dict[str, TrainingLength] = {}
     for settings in space.corners():
         try:
             member = registry.build_member(settings)
-            if in_parts(settings):
+            if trains_in_rungs(settings):
                 _add_length(lengths, settings["family"], member)
         except ConfigError as error:
             findings.update(dict.fromkeys(str(error).splitlines()))
-            if len(findings) >= MOST_FINDINGS:
+            if len(findings) >= MAX_FINDINGS:
                 break
     if findings:
         raise ConfigError("\n".join(findings))
     return lengths
 
 
-def _add_length(lengths: dict[str, Length], family: str, member: Any) -> None:
-    known, last = lengths.get(family, Length((), None)), member.last_epoch()
+def _add_length(lengths: dict[str, TrainingLength], family: str, member: Any) -> None:
+    known, last = lengths.get(family, TrainingLength((), None)), member.last_epoch()
     lasts = [some for some in (known.last, last) if some is not None]
-    lengths[family] = Length(tuple(sorted({*known.epochs, member.epochs})), min(lasts, default=None))
+    lengths[family] = TrainingLength(tuple(sorted({*known.epochs, member.epochs})), min(lasts, default=None))
 
 
-def _schedule(config: Config, lengths: Mapping[str, Length]) -> tuple[Schedule, int | None, int | None]:
+def _schedule(config: Config, lengths: Mapping[str, TrainingLength]) -> tuple[Schedule, int | None, int | None]:
     """Return the schedule, `search.members` with its default filled in, and the number of members to start."""
-    schedule: Schedule = registry.build("schedule", config.schedule, "schedule")
+    schedule: Schedule = registry.make_plugin("schedule", config.schedule, "schedule")
     try:
         schedule = schedule.planned(lengths)
         given = config.search.members
         if given is None and config.search.seconds is None and schedule.total(None) is None:
-            given = MEMBERS
+            given = DEFAULT_MEMBERS
         return schedule, given, schedule.total(given)
     except ValueError as error:
         raise ConfigError(f"schedule: {error}") from error
 
 
 def _check_resources(members: dict[str, dict[str, Any]], space: Space, runner: Runner) -> None:
-    if why := unknown_name(runner, {"families": list(members)}):
+    if why := explain_unknown_name(runner, {"families": list(members)}):
         raise ConfigError(why)
-    sizes(runner, space.corners())
-    classes = [registry.find("members", template["kind"], f"members.{name}") for name, template in members.items()]
-    if runner.usual.gpus and all(registry.able(cls, UsesNoGpu) for cls in classes):
+    unusual_resources(runner, space.corners())
+    classes = [
+        registry.find_plugin("members", template["kind"], f"members.{name}") for name, template in members.items()
+    ]
+    if runner.usual.gpus and all(registry.has_capability(cls, UsesNoGpu) for cls in classes):
         raise ConfigError(
             f"runtime: {runner.usual.gpus:g} GPUs per member have no effect: no family of `members` uses one"
         )
@@ -222,21 +227,23 @@ def _check_baselines(config: Config, networks: list[str]) -> None:
         if name in config.baselines[:i]:
             raise ConfigError(f"baselines.{i}: {name!r} is named twice")
     if "larger_single" in config.baselines and not networks:
-        raise ConfigError("baselines: `larger_single` widens a network, but no family of `members` is one")
+        raise ConfigError("baselines: `larger_single` widens a network, but no family of `members` is a network")
 
 
 def _distill(config: Config, networks: list[str]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     if config.distill is None:
         return None, None
-    distiller = registry.build("distill", config.distill, "distill")
-    if registry.able(distiller, DataFree):
-        kind = registry.kind_of(distiller)
+    distiller = registry.make_plugin("distill", config.distill, "distill")
+    if registry.has_capability(distiller, DataFree):
+        kind = registry.plugin_kind(distiller)
         raise ConfigError(f"distill.kind: {kind!r} is for role `federated`, whose server has no training rows")
-    spec = registry.resolved(distiller)
+    spec = registry.resolve_options(distiller)
     student = spec.get("network")
     if student is None:
         if not networks:
-            raise ConfigError("distill.network: missing, and no family of `members` is a network to take for it")
+            raise ConfigError(
+                "distill.network: missing, and no family of `members` is a network that could be used instead"
+            )
         return spec, None
     if not baselines.is_network(student):
         raise ConfigError(f"distill.network.kind: a student is a network, found {student['kind']!r}")

@@ -8,23 +8,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from distens import packing, registry, seeding
-from distens.lifecycle._history_views import Keys
+from distens.lifecycle._history_views import KeysSnapshot
 from distens.lifecycle.ledger import Ledger
-from distens.lifecycle.packs import of_one_size, packs
+from distens.lifecycle.packs import of_one_size, pack_tasks
 from distens.lifecycle.work.train import Train
 from distens.packing import Planner
-from distens.records import Finished, Floats, History, Pack, Settings, Task, settings_key
-from distens.roles.ensemble.plan import Plan
-from distens.roles.ensemble.purpose import Purpose
-from distens.schedule.protocol import Promotion, Start, in_parts
-from distens.search.protocol import Blind
+from distens.records import WAIT, Finished, Floats, History, Pack, Settings, Task, settings_key
+from distens.roles.ensemble.plan import EnsemblePlan
+from distens.roles.ensemble.purpose import EnsemblePurpose
+from distens.schedule.protocol import Promotion, Start, trains_in_rungs
+from distens.search.protocol import IgnoresOutcomes
 from distens.storage.store import Store
 from distens.targets.protocol import Target, Targets
 
-MANY = 1_000_000
+UNLIMITED_MEMBERS = 1_000_000
 """The number of members to start where only time sets a limit."""
 
-AHEAD = 8
+LOOKAHEAD_FACTOR = 8
 """The members of a pack of a blind search are looked for among AHEAD times as many numbers."""
 
 
@@ -34,7 +34,7 @@ class _Drawn:
 
     Attributes:
         settings: those of each member.
-        packs: the key that members of one pack share (see `distens.packing.key`), for each member.
+        packs: the key that members of one pack share (see `distens.packing.make_pack_key`), for each member.
         known: `settings_key` -> its place in order of drawing.
         first: the least number of a member that was not dispatched.
     """
@@ -59,7 +59,7 @@ class Proposals:
         say: called once for each family with the reason why its members are packed as they are.
     """
 
-    plan: Plan
+    plan: EnsemblePlan
     store: Store
     ledger: Ledger
     planner: Planner
@@ -74,30 +74,38 @@ class Proposals:
         The tasks that were pending when the driver died come first.
         """
         occupied = self.plan.occupied  # a run may resume with other resources
-        pending = [replace(task, resources=occupied(task.settings)) for task in self.ledger.pending(Purpose.SEARCH)]
+        pending = [
+            replace(task, resources=occupied(task.settings)) for task in self.ledger.pending(EnsemblePurpose.SEARCH)
+        ]
         yield from self.packs(pending)
         seconds = self.plan.config.search.seconds
         while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
             decision = self.plan.next(self.history())
             if decision.promote:  # one pack, then a new decision: more may have come back by then
                 yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
-            elif decision.start and registry.able(self.plan.search, Blind):
+            elif decision.start and registry.has_capability(self.plan.search, IgnoresOutcomes):
                 yield [self._next_drawn(decision.start)]
             elif decision.start:
                 yield self._started(decision.start)
-            elif self.ledger.pending(Purpose.SEARCH):
-                yield []
+            elif self.ledger.pending(EnsemblePurpose.SEARCH):
+                yield WAIT
             else:
                 return
 
     def packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Pack]]:
         """Yield packs of tasks that are all known already (see `packs`), each to be dispatched by itself."""
-        return ([pack] for pack in packs(tasks, self.planner, self._size))
+        return ([pack] for pack in pack_tasks(tasks, self.planner, self._size))
 
     def history(self, also: Sequence[Task] = (), bracket: str = "") -> History:
         """Return the history that schedule and search may know (see `Ledger.history`)."""
         return self.ledger.history(
-            Purpose.SEARCH, self.plan.config.metric, self.targets_N, self._predictions, also, bracket, self.target
+            EnsemblePurpose.SEARCH,
+            self.plan.config.metric,
+            self.targets_N,
+            self._predictions,
+            also,
+            bracket,
+            self.target,
         )
 
     def _promoted(self, promotion: Promotion) -> Task:
@@ -113,7 +121,10 @@ class Proposals:
         in the bracket.
         """
         search, space, seed = self.plan.search, self.plan.space, self.plan.config.seed
-        number, left = self.ledger.started(Purpose.SEARCH, start.bracket), MANY if start.left is None else start.left
+        number, left = (
+            self.ledger.started(EnsemblePurpose.SEARCH, start.bracket),
+            UNLIMITED_MEMBERS if start.left is None else start.left,
+        )
         history = self.history(bracket=start.bracket)
 
         def chance(*more: str) -> np.random.Generator:
@@ -129,7 +140,11 @@ class Proposals:
             pack = [self._task(number, first, start)]
             if (count := self._size(first, left, history.finished)) > 1:
                 known = self.history(also=[*asked, *added], bracket=start.bracket)
-                like = space.narrowed(first, packing.free(first)) if packing.key(first) is not None else space
+                like = (
+                    space.narrowed(first, packing.varying_settings(first))
+                    if packing.make_pack_key(first) is not None
+                    else space
+                )
                 more = search.propose(known, like, count - 1, chance("pack"))
                 pack += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
                 added += pack[1:]
@@ -140,7 +155,11 @@ class Proposals:
     def _next_drawn(self, start: Start) -> list[Task]:
         """Return tasks for the next member of a blind search, and for members soon after it that fit in its pack."""
         drawn = self._drawn.setdefault(start.bracket, _Drawn())
-        end = MANY if start.left is None else start.left + self.ledger.started(Purpose.SEARCH, start.bracket)
+        end = (
+            UNLIMITED_MEMBERS
+            if start.left is None
+            else start.left + self.ledger.started(EnsemblePurpose.SEARCH, start.bracket)
+        )
 
         def dispatched(number: int) -> bool:
             return self.ledger.asked(_named(number, self._draw(drawn, number, start), start)[1])
@@ -149,10 +168,10 @@ class Proposals:
             drawn.first += 1
         first = drawn.first
         size = self._size(
-            self._draw(drawn, first, start), end - first, self.ledger.finished(Purpose.SEARCH), blind=True
+            self._draw(drawn, first, start), end - first, self.ledger.finished(EnsemblePurpose.SEARCH), blind=True
         )
         needs, numbers = self.plan.occupied(drawn.settings[first]), [first]
-        for number in range(first + 1, min(end, first + AHEAD * size)):
+        for number in range(first + 1, min(end, first + LOOKAHEAD_FACTOR * size)):
             if len(numbers) == size:
                 break
             if dispatched(number) or drawn.packs[number] != drawn.packs[first]:
@@ -165,10 +184,10 @@ class Proposals:
         while len(drawn.settings) <= number:
             names = ("search", *filter(None, [start.bracket]), len(drawn.settings))
             rng = seeding.generator(self.plan.config.seed, *names)
-            history = History(metric=self.plan.config.metric, target=self.target, keys=Keys(drawn.known))
+            history = History(metric=self.plan.config.metric, target=self.target, keys=KeysSnapshot(drawn.known))
             settings = self.plan.search.propose(history, self.plan.space, 1, rng)[0]
             drawn.settings.append(settings)
-            drawn.packs.append(packing.key(settings))
+            drawn.packs.append(packing.make_pack_key(settings))
             drawn.known.setdefault(settings_key(settings), len(drawn.known))
         return drawn.settings[number]
 
@@ -176,7 +195,9 @@ class Proposals:
         member, name, budget = _named(number, settings, start)
         seed = seeding.derive(self.plan.config.seed, "member", member)
         needs, bracket = self.plan.occupied(settings), start.bracket
-        return Task(name, Purpose.SEARCH, settings, seed, needs, Train(), member, budget=budget, bracket=bracket)
+        return Task(
+            name, EnsemblePurpose.SEARCH, settings, seed, needs, Train(), member, budget=budget, bracket=bracket
+        )
 
     def _size(
         self, settings: Settings, left: int, finished: Sequence[Finished] | None = None, blind: bool = False
@@ -195,5 +216,5 @@ class Proposals:
 def _named(number: int, settings: Settings, start: Start) -> tuple[str, str, int | None]:
     """Return a new member's name, its task's name, and the epochs of its first rung (None: it is trained in one go)."""
     member = f"{start.bracket}m{number:04d}"
-    budget = start.budget if start.budget and in_parts(settings) else None
+    budget = start.budget if start.budget and trains_in_rungs(settings) else None
     return member, member if budget is None else f"{member}-{budget}", budget

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Purpose(str, Enum):
+class EnsemblePurpose(str, Enum):
     """The purpose of a task, by the name that journal and tracking use."""
 
     SEARCH = "search"

@@ -15,18 +15,18 @@ import time
 from collections.abc import Iterator, Sequence
 
 from distens.errors import RunError
-from distens.lifecycle.progress import Progress, Update, line
+from distens.lifecycle.progress import Progress, ProgressEvent, format_outcome
 from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Session
 from distens.records import Failure, Finished, Pack, Task
-from distens.roles.ensemble.conclude import conclude
-from distens.roles.ensemble.plan import Plan
+from distens.roles.ensemble.conclusion import combine_and_compare
+from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.proposals import Proposals
-from distens.roles.ensemble.purpose import Purpose
-from distens.runtime.protocol import Shared
+from distens.roles.ensemble.purpose import EnsemblePurpose
+from distens.runtime.protocol import RunContext
 
 
-class Run:
+class EnsembleRun:
     """One run of the ensemble role, on the driver: records and counts, no models and no predictions.
 
     Args:
@@ -34,7 +34,7 @@ class Run:
         session: the run's session.
     """
 
-    def __init__(self, plan: Plan, session: Session) -> None:
+    def __init__(self, plan: EnsemblePlan, session: Session) -> None:
         self.plan, self.config, self.session = plan, plan.config, session
         self.store, self.watch, self.ledger = session.store, session.watch, session.ledger
         self.progress = Progress(plan.selector, self.config.metric, plan.members or 0)
@@ -43,22 +43,26 @@ class Run:
 
     def outcome(self) -> Outcome:
         """Do all that is left to do, and return the outcome."""
-        self.session.prepare(self._left())
+        self.session.prepare(self._count_remaining_members())
         loaded = self.session.open()
-        data, say = loaded.dataset, lambda text: self.watch(Update("search", text))
+        data, say = loaded.dataset, lambda text: self.watch(ProgressEvent("search", text))
         planner = self.session.planner(loaded)
         self.proposals = Proposals(
             self.plan, self.store, self.ledger, planner, data.targets["search"], data.target, say
         )
-        self.session.start(Shared(self.store, loaded.dataset.for_members()), self.plan.also)
+        self.session.start(RunContext(self.store, loaded.dataset.for_members()), self.plan.also)
         self._search()
-        return conclude(self.plan, self.store, self.ledger, loaded, self._complete_all)
+        return combine_and_compare(self.plan, self.store, self.ledger, loaded, self._complete_all)
 
-    def _left(self) -> int | None:
+    def _count_remaining_members(self) -> int | None:
         """Return the least number of members that the search has left to train; None where only time sets a limit."""
         if self.plan.members is None:
             return None
-        return self.plan.members - self.ledger.count(Purpose.SEARCH) + len(self.ledger.pending(Purpose.SEARCH))
+        return (
+            self.plan.members
+            - self.ledger.count(EnsemblePurpose.SEARCH)
+            + len(self.ledger.pending(EnsemblePurpose.SEARCH))
+        )
 
     def _search(self) -> None:
         self.progress.replay(self.proposals.history())
@@ -67,10 +71,10 @@ class Run:
             step = self.progress.add(outcome, self.proposals.history)
             if step is not None:
                 self.plan.tracker.progress(step, self.progress.values())
-            self._show(line(task, outcome, self.config.metric), outcome)
+            self._show(format_outcome(task, outcome, self.config.metric), outcome)
         self._search_began = None
-        failed = self.ledger.failed(Purpose.SEARCH)
-        if not self.ledger.finished(Purpose.SEARCH):
+        failed = self.ledger.failed(EnsemblePurpose.SEARCH)
+        if not self.ledger.finished(EnsemblePurpose.SEARCH):
             reasons = "\n".join(f"  {f.task.id}: {f.failure.reason}: {f.failure.message}" for f in failed[:5])
             raise RunError(f"every member failed ({len(failed)} of {len(failed)}):\n{reasons}")
 
@@ -82,7 +86,7 @@ class Run:
 
     def _show(self, text: str, outcome: Finished | Failure | None = None) -> None:
         self.watch(
-            Update(
+            ProgressEvent(
                 phase="search",
                 text=text,
                 counted="members",
@@ -99,12 +103,12 @@ class Run:
 
     def _complete_all(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Finished | Failure]]:
         for task, told in self._complete(self.proposals.packs(tasks)):
-            self.watch(Update("finish", line(task, told, self.config.metric), outcome=told))
+            self.watch(ProgressEvent("finish", format_outcome(task, told, self.config.metric), outcome=told))
             yield task, told
 
     def _complete(self, packs: Iterator[Sequence[Pack]]) -> Iterator[tuple[Task, Finished | Failure]]:
         def asked(task: Task) -> None:
-            if task.purpose == Purpose.SEARCH:
+            if task.purpose == EnsemblePurpose.SEARCH:
                 self._show("")
 
         yield from self.session.complete(packs, asked, self._elapsed)

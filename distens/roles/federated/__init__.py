@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from distens.config.config import Config
-    from distens.data.load import Loaded
+    from distens.data.load import LoadedData
     from distens.lifecycle.results import Outcome
     from distens.lifecycle.session import Session
     from distens.roles.federated.plan import FederatedPlan
@@ -27,21 +27,21 @@ class Federated:
 
     def plan(self, config: Config) -> FederatedPlan:
         """Return the plan of a config (see `distens.roles.protocol.Role`)."""
-        from distens.roles.federated.plan import check
+        from distens.roles.federated.plan import build_plan
 
-        return check(config)
+        return build_plan(config)
 
-    def data(self, plan: FederatedPlan) -> Loaded:
+    def data(self, plan: FederatedPlan) -> LoadedData:
         """Return the server's rows; those of *train* are divided among the clients."""
-        from distens.data.load import load
+        from distens.data.load import load_data
 
-        return load(plan.config.data, plan.config.seed)
+        return load_data(plan.config.data, plan.config.seed)
 
     def carry_out(self, plan: FederatedPlan, session: Session) -> Outcome:
         """Train the clients, in rounds or once, make the server's models of them, and return the outcome."""
-        from distens.roles.federated.run import Federation
+        from distens.roles.federated.run import FederatedRun
 
-        return Federation(plan, session).outcome()
+        return FederatedRun(plan, session).outcome()
 
     def size(self, identity: Mapping[str, Any]) -> str:
         """Return the number of clients, as far as the config gives it."""

@@ -1,4 +1,4 @@
-"""Answers, in memory, of the server's tasks in a round; a client's answer is `distens.merge.protocol.Update`."""
+"""Answers, in memory, of the server's tasks in a round; a client's answer is `distens.merge.protocol.ClientUpdate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distens.records import Floats, Record
 
 
 @dataclass(frozen=True, slots=True)
-class Refined(Record):
+class Refinement(Record):
     """The weights that the server's distiller made of a round's merged weights: the answer of `Refine`.
 
     Attributes:
@@ -28,8 +28,8 @@ class Refined(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Scored(Record):
-    """The metrics of a round's weights on the server's own *search* rows: the answer of `Judge`."""
+class ServerScore(Record):
+    """The metrics of a round's weights on the server's own *search* rows: the answer of `LabelledRows`."""
 
     task_id: str
     attempt: int

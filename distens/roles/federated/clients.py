@@ -16,7 +16,7 @@ from distens.errors import DataError
 from distens.records import Integers
 
 
-class Clients(Protocol):
+class ClientData(Protocol):
     """A source of clients' rows. It travels to the actors; the rows that it returns do not leave them.
 
     Example:
@@ -40,7 +40,7 @@ class Clients(Protocol):
 
 
 @dataclass(frozen=True)
-class Partitioned:
+class PartitionedClients:
     """Clients that divide the *train* split of a data set among them: a federation simulated on one cluster.
 
     Attributes:
@@ -50,13 +50,13 @@ class Partitioned:
     rows: Mapping[str, Integers]
 
     def examples(self, client: str, dataset: Dataset) -> Examples:
-        """Return a client's rows (see `Clients`)."""
+        """Return a client's rows (see `ClientData`)."""
         whole, rows_N = dataset.examples(), self.rows[client]
         return replace(whole, inputs=whole.inputs[rows_N], targets=whole.targets[rows_N])
 
 
 @dataclass
-class Remote:
+class RemoteClients:
     """Clients with data of their own, at addresses that only the actor which trains the client opens.
 
     Attributes:
@@ -71,10 +71,10 @@ class Remote:
     _last: tuple[str, Examples] | None = field(default=None, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Remote, (self.sections, self.preprocessing, self.classes)  # never the rows that were read
+        return RemoteClients, (self.sections, self.preprocessing, self.classes)  # never the rows that were read
 
     def examples(self, client: str, dataset: Dataset) -> Examples:
-        """Return a client's rows (see `Clients`); a process keeps the rows of one client at a time."""
+        """Return a client's rows (see `ClientData`); a process keeps the rows of one client at a time."""
         if self._last is None or self._last[0] != client:
             self._last = None
             self._last = client, self._open(client)
@@ -83,11 +83,11 @@ class Remote:
     def _open(self, client: str) -> Examples:
         section = self.sections[client]
         where = f"federated.sources.{client} ({section.source})"
-        raw = source.read(section, least_classes=1)
+        raw = source.read_source(section, least_classes=1)
         strange = [name for name in raw.target.column_names if name not in self.classes]
         if strange:
             known = ", ".join(self.classes[:20])
-            raise DataError(f"{where}: the class {strange[0]!r} is none of the server's: {known}")
+            raise DataError(f"{where}: the class {strange[0]!r} is not among the server's classes: {known}")
         places = np.array([self.classes.index(name) for name in raw.target.column_names], dtype=np.int64)
         try:
             inputs = Preprocessing.from_json(self.preprocessing).transform(raw.rows)

@@ -17,12 +17,12 @@ from distens.evaluate.canvas import (
     blank,
     legend_outside,
     panels,
+    round_up_step,
     shades,
     short,
-    step,
-    tame,
+    tame_axis,
     ticks,
-    write,
+    write_picture,
 )
 from distens.records import Floats, Integers
 
@@ -69,12 +69,12 @@ def rounds(values: Mapping[str, Floats], outcomes_KT: Integers, path: Path) -> N
     for axes, (name, values_T) in zip(found, values.items(), strict=False):
         marker = "o" if len(round_T) <= 40 else None
         axes.plot(round_T, values_T, color=COLOURS[0], marker=marker, markersize=4, linewidth=1.6)
-        tame(axes, values_T[np.isfinite(values_T)])
+        tame_axis(axes, values_T[np.isfinite(values_T)])
         axes.set_ylabel(_NAMES.get(name, name))
     if missing:
         _count(found[-1], outcomes_KT, round_T)
     _number_rounds(found[-1], len(round_T))
-    write(figure, path)
+    write_picture(figure, path)
 
 
 def _count(axes: Axes, outcomes_KT: Integers, round_T: Integers) -> None:
@@ -129,13 +129,13 @@ def shares(shares_KT: Floats, outcomes_KT: Integers, names: Sequence[str], path:
             for client, number in np.argwhere(outcomes_KT == outcome):
                 axes.text(number + 1, client, sign, ha="center", va="center", fontsize=8, color="white")
     _explain(figure, axes, colours, norm if counted_KT.any() else None, outcomes_KT)
-    shown_K = range(0, clients, step(LINE_INCHES / row))
+    shown_K = range(0, clients, round_up_step(LINE_INCHES / row))
     axes.set_yticks(shown_K, [short(names[k]) for k in shown_K])
     axes.xaxis.set_major_locator(ticks(max(3, int(width / 0.45)), integer=True, min_n_ticks=1))
     axes.tick_params(which="both", colors=INK, labelsize=8, length=0)
     axes.set(xlabel="round", ylabel=f"client ({clients} in all)")
     axes.spines[:].set_color("#e6e6e6")
-    write(figure, path)
+    write_picture(figure, path)
 
 
 def _explain(figure: Figure, axes: Axes, colours: Colormap, norm: Normalize | None, outcomes_KT: Integers) -> None:
@@ -185,7 +185,7 @@ def curves(values: Mapping[str, Mapping[str, Floats]], path: Path) -> None:
     )
     found[-1].xaxis.set_major_locator(ticks(integer=True, min_n_ticks=1))
     found[-1].set_xlabel("epoch")
-    write(figure, path)
+    write_picture(figure, path)
 
 
 def pool(images: Floats, low: Floats, high: Floats, path: Path) -> None:

@@ -24,7 +24,7 @@ KEPT = 2
 
 
 @dataclass
-class Log:
+class RoundLog:
     """The log of one round.
 
     Attributes:
@@ -59,7 +59,7 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Reached:
+class ServerState:
     """The server's state after a number of rounds.
 
     Attributes:
@@ -89,7 +89,7 @@ class RoundsJournal:
     """
 
     def __init__(self, store: Store) -> None:
-        self.logs: dict[int, Log] = {}
+        self.logs: dict[int, RoundLog] = {}
         self.taken: dict[str, list[int]] = {}
         self._store, self._journal = store, Journal(store, "rounds")
         self._states: dict[int, Address] = {}
@@ -102,9 +102,9 @@ class RoundsJournal:
             self.logs[entry["judged"]].metrics = entry["metrics"]
         else:
             self._states[entry["round"]] = Address(*entry.pop("state"))
-            self.logs[entry["round"]] = Log(**entry)
+            self.logs[entry["round"]] = RoundLog(**entry)
 
-    def restored(self) -> Reached | None:
+    def restored(self) -> ServerState | None:
         """Return the server's state after the last round whose weights are stored whole, and forget later rounds.
 
         None if there is no such round.
@@ -119,7 +119,7 @@ class RoundsJournal:
             self._count(log)
         return found
 
-    def _read(self, number: int) -> Reached | None:
+    def _read(self, number: int) -> ServerState | None:
         address = self._states[number]
         try:
             state = self._store.read_state(address.path, address)
@@ -130,9 +130,9 @@ class RoundsJournal:
             return {k.removeprefix(name): v for k, v in state.arrays.items() if k.startswith(name)}
 
         weights_P = state.arrays["weights"]
-        return Reached(number + 1, weights_P, under("memory/"), state.meta["norms"], under("distiller/"))
+        return ServerState(number + 1, weights_P, under("memory/"), state.meta["norms"], under("distiller/"))
 
-    def keep(self, log: Log, server: Reached) -> None:
+    def keep(self, log: RoundLog, server: ServerState) -> None:
         """Journal a round and the server's state after it; return before that is written (see `settle`)."""
         self.settle()
         self.logs[log.round] = log
@@ -149,7 +149,7 @@ class RoundsJournal:
         if writing is not None:
             writing.result()
 
-    def _write(self, number: int, entry: dict[str, Any], server: Reached) -> None:
+    def _write(self, number: int, entry: dict[str, Any], server: ServerState) -> None:
         arrays = {"weights": server.weights_P}
         arrays |= {f"memory/{name}": numbers for name, numbers in server.memory.items()}
         arrays |= {f"distiller/{name}": array for name, array in server.distiller.items()}
@@ -161,13 +161,13 @@ class RoundsJournal:
         if old is not None:
             self._store.remove(old.path)
 
-    def judge(self, number: int, metrics: dict[str, float]) -> Log:
+    def judge(self, number: int, metrics: dict[str, float]) -> RoundLog:
         """Journal the metrics of a round's weights on the server's rows; return the round's log."""
         self.settle()
         self.logs[number].metrics = metrics
         self._journal.append({"judged": number, "metrics": metrics})
         return self.logs[number]
 
-    def _count(self, log: Log) -> None:
+    def _count(self, log: RoundLog) -> None:
         for client in log.shares:
             self.taken.setdefault(client, []).append(log.round)

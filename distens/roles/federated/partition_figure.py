@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distens.evaluate.canvas import COLOURS, INK, LINE_INCHES, blank, shades, short, step, ticks, write
+from distens.evaluate.canvas import COLOURS, INK, LINE_INCHES, blank, round_up_step, shades, short, ticks, write_picture
 from distens.records import Integers
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _WRITTEN = (30, 16)
 """The most clients and classes for which numbers are written into the cells; beyond, a scale of shades stands above."""
 
 
-def draw(counts_KC: Integers, names: Sequence[str], class_names: Sequence[str], path: Path) -> None:
+def draw_partition(counts_KC: Integers, names: Sequence[str], class_names: Sequence[str], path: Path) -> None:
     """Draw the numbers of rows of each class that every client has, and their sums.
 
     Args:
@@ -48,7 +48,7 @@ def draw(counts_KC: Integers, names: Sequence[str], class_names: Sequence[str], 
         scale.set_label("rows of a class", fontsize=9)
     _name(cells, names, class_names, row, column)
     _draw_sizes(bars, counts_KC.sum(axis=1), row >= LINE_INCHES)
-    write(figure, path)
+    write_picture(figure, path)
 
 
 def _write_counts(axes: Axes, counts_KC: Integers, norm: PowerNorm) -> None:
@@ -60,11 +60,11 @@ def _write_counts(axes: Axes, counts_KC: Integers, norm: PowerNorm) -> None:
 
 def _name(axes: Axes, names: Sequence[str], class_names: Sequence[str], row: float, column: float) -> None:
     """Label as many rows and columns as there is room for."""
-    shown_K = range(0, len(names), step(LINE_INCHES / row))
+    shown_K = range(0, len(names), round_up_step(LINE_INCHES / row))
     axes.set_yticks(shown_K, [short(names[k]) for k in shown_K])
     labels = [short(name) for name in class_names]
     upright = max(map(len, labels)) * 0.08 > column
-    shown_C = range(0, len(labels), step(LINE_INCHES / column) if upright else 1)
+    shown_C = range(0, len(labels), round_up_step(LINE_INCHES / column) if upright else 1)
     axes.set_xticks(shown_C, [labels[c] for c in shown_C], rotation=90 if upright else 0)
     axes.tick_params(colors=INK, labelsize=8, length=0)
     axes.set(xlabel="class", ylabel=f"client ({len(names)} in all)")

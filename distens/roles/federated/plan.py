@@ -10,22 +10,22 @@ from typing import Any
 from distens import registry, seeding
 from distens.config.addresses import is_address
 from distens.config.config import Config, section_of
-from distens.data.source import target_of
+from distens.data.source import find_target_class
 from distens.distill.protocol import DataFree, Refines
 from distens.errors import ConfigError, RunError, did_you_mean
-from distens.lifecycle.occupying import occupied, unknown_name
+from distens.lifecycle.occupying import explain_unknown_name, occupied_resources
 from distens.members.protocol import ClientKind, LeavesParts
 from distens.merge.protocol import AssumesPlainSteps, Merger, NeedsProxy
 from distens.partition.protocol import Partitioner
 from distens.records import Resources, Settings
 from distens.roles.federated.section import FederatedSection
-from distens.roles.federated.weighed import ENSEMBLE, KNOWN
+from distens.roles.federated.weighting import ENSEMBLE, UNIFORM_ENSEMBLES
 from distens.runtime.protocol import Runner
 from distens.space.space import Space
 from distens.targets.classes import Classes
 from distens.tracking.protocol import Tracker
 
-RESERVED = ("global", ENSEMBLE, *KNOWN, "student", "mean_client", "client")
+RESERVED = ("global", ENSEMBLE, *UNIFORM_ENSEMBLES, "student", "mean_client", "client")
 """Names of rows of the table, and of purposes, that no baseline may take."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -71,7 +71,7 @@ class FederatedPlan:
 
     def resources(self, place: int, client: str) -> Resources:
         """Return the resources of the client at a place among all: its own, its family's, or the usual ones."""
-        return occupied(self.runner, self.settings(place), client)
+        return occupied_resources(self.runner, self.settings(place), client)
 
     @property
     def also(self) -> dict[str, Resources]:
@@ -84,7 +84,7 @@ class FederatedPlan:
         Raises:
             RunError: a name is neither.
         """
-        if why := unknown_name(self.runner, {"clients": clients, "families": list(self.config.members)}):
+        if why := explain_unknown_name(self.runner, {"clients": clients, "families": list(self.config.members)}):
             raise RunError(why)
 
     def network(self, input_shape: tuple[int, ...], classes: int) -> Any:
@@ -95,7 +95,7 @@ class FederatedPlan:
         return member
 
 
-def check(config: Config) -> FederatedPlan:
+def build_plan(config: Config) -> FederatedPlan:
     """Return the plan of a federation's config.
 
     Raises:
@@ -103,31 +103,31 @@ def check(config: Config) -> FederatedPlan:
     """
     section = section_of(config, FederatedSection, "who the clients are")
     config = _of_today(config, section)
-    if not issubclass(target_of(config.data), Classes):
-        raise ConfigError("data.task: a federation's clients learn classes, so far")
+    if not issubclass(find_target_class(config.data), Classes):
+        raise ConfigError("data.task: a federation's clients can only learn classes so far")
     if config.metric not in Classes.minimised:
-        raise ConfigError(f"metric: {config.metric!r} is none of {', '.join(Classes.minimised)}")
+        raise ConfigError(f"metric: {config.metric!r} is unknown. Allowed: {', '.join(Classes.minimised)}")
     families = _families(config)
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)
     distiller, baselines = _distillers(config, section)
     _check_use(config, section)
-    runner = registry.build("runtime", config.runtime, "runtime")
+    runner = registry.make_plugin("runtime", config.runtime, "runtime")
     names = {"clients": list(section.sources), "families": list(config.members)}
-    if section.sources and (why := unknown_name(runner, names)):
+    if section.sources and (why := explain_unknown_name(runner, names)):
         raise ConfigError(why)
-    tracker = registry.build("tracking", config.tracking, "tracking")
+    tracker = registry.make_plugin("tracking", config.tracking, "tracking")
     values = section.model_dump(mode="json")
     if partitioner is not None:
-        values["partition"] = registry.resolved(partitioner)
+        values["partition"] = registry.resolve_options(partitioner)
     resolved = config.model_copy(
         update={
             config.role: values,
-            "merge": None if merger is None else registry.resolved(merger),
-            "distill": None if distiller is None else registry.resolved(distiller),
+            "merge": None if merger is None else registry.resolve_options(merger),
+            "distill": None if distiller is None else registry.resolve_options(distiller),
             "baselines": tuple({**spec, "name": name} for name, spec in baselines.items()),
-            "runtime": registry.resolved(runner),
-            "tracking": registry.resolved(tracker),
+            "runtime": registry.resolve_options(runner),
+            "tracking": registry.resolve_options(tracker),
         }
     )
     return FederatedPlan(
@@ -157,16 +157,16 @@ def _families(config: Config) -> tuple[Settings, ...]:
     found: list[Settings] = []
     for name, template in config.members.items():
         kind, _ = registry.split_spec(template, f"members.{name}")
-        cls = registry.find("members", kind, f"members.{name}")
-        if not registry.able(cls, ClientKind):
+        cls = registry.find_plugin("members", kind, f"members.{name}")
+        if not registry.has_capability(cls, ClientKind):
             raise ConfigError(f"members.{name}.kind: a federation's members are of kind {MEMBER!r}, found {kind!r}")
-        if registry.able(cls, LeavesParts):
+        if registry.has_capability(cls, LeavesParts):
             raise ConfigError(f"members.{name}.kind: a client leaves one model, and {kind!r} leaves several parts")
         settings = list(Space({name: template}).corners())
         if len(settings) > 1:
             raise ConfigError(f"members.{name}: a federation searches nothing; give every value, not a range")
         if "start" in template:
-            raise ConfigError(f"members.{name}.start: the run's seed says how clients begin; leave it out")
+            raise ConfigError(f"members.{name}.start: the run's seed decides the clients' first weights; leave it out")
         given = {**settings[0], "start": seeding.derive(config.seed, "start", name)}
         registry.build_member(given)
         found.append(given)
@@ -180,11 +180,11 @@ def _merger(config: Config, section: FederatedSection, families: Sequence[Settin
             key = "merge" if config.merge is not None else "federated.rounds"
             raise ConfigError(f"{key}: weights of several families ({names}) cannot be merged; `distill` joins them")
         return None
-    merger: Merger = registry.build("merge", config.merge or "fedavg", "merge")
-    kind = registry.kind_of(merger)
-    if registry.able(merger, NeedsProxy) and not config.data.splits.search:
+    merger: Merger = registry.make_plugin("merge", config.merge or "fedavg", "merge")
+    kind = registry.plugin_kind(merger)
+    if registry.has_capability(merger, NeedsProxy) and not config.data.splits.search:
         raise ConfigError(f"merge: {kind!r} needs rows of the server's own, but data.splits.search is 0")
-    if registry.able(merger, AssumesPlainSteps) and not registry.build_member(families[0]).plain_steps:
+    if registry.has_capability(merger, AssumesPlainSteps) and not registry.build_member(families[0]).plain_steps:
         raise ConfigError(
             f"merge: {kind!r} assumes plain gradient steps of its clients: optimizer sgd, no momentum, no weight decay"
         )
@@ -197,17 +197,17 @@ def _partitioner(section: FederatedSection) -> Partitioner | None:
             if getattr(section, name) is not None:
                 raise ConfigError(f"federated.{name}: has no effect beside `sources`, which name the clients")
         return None
-    return registry.build("partition", section.partition or "iid", "federated.partition")
+    return registry.make_plugin("partition", section.partition or "iid", "federated.partition")
 
 
 def _distillers(config: Config, section: FederatedSection) -> tuple[DataFree | None, dict[str, dict[str, Any]]]:
     distiller = None if config.distill is None else _distiller(config, config.distill, "distill")
-    if distiller is not None and section.rounds > 1 and not registry.able(distiller, Refines):
+    if distiller is not None and section.rounds > 1 and not registry.has_capability(distiller, Refines):
         kinds = registry.names("distill")
-        able = [kind for kind in kinds if registry.able(registry.find("distill", kind, ""), Refines)]
+        able = [kind for kind in kinds if registry.has_capability(registry.find_plugin("distill", kind, ""), Refines)]
         raise ConfigError(
-            f"distill.kind: {registry.kind_of(distiller)!r} works in one shot, and there are {section.rounds} rounds. "
-            f"After every round: {', '.join(able)}"
+            f"distill.kind: {registry.plugin_kind(distiller)!r} works in one shot, and there are {section.rounds} "
+            f"rounds. After every round: {', '.join(able)}"
         )
     known = [kind for kind in registry.names("distill") if _data_free(kind)]
     baselines: dict[str, dict[str, Any]] = {}
@@ -218,14 +218,14 @@ def _distillers(config: Config, section: FederatedSection) -> tuple[DataFree | N
         if not is_address(kind) and kind not in known:
             raise ConfigError(f"{where}: unknown baseline {kind!r} of a federation. {did_you_mean(str(kind), known)}")
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            missing = ". An address is none: give it a `name`" if name == kind else ""
+            missing = ". An address is not a name: add `name`" if name == kind else ""
             raise ConfigError(f"{where}.name: letters, digits, _ and -, found {name!r}{missing}")
-        if name in baselines or name in RESERVED or (distiller is not None and name == registry.kind_of(distiller)):
+        if name in baselines or name in RESERVED or (distiller is not None and name == registry.plugin_kind(distiller)):
             raise ConfigError(f"{where}: {name!r} is named twice; `name` gives it another one")
         if section.rounds > 1:
             raise ConfigError(f"{where}: {name!r} works in one shot, and there are {section.rounds} rounds")
-        shared = {} if distiller is None else _shared_options(registry.resolved(distiller), kind)
-        baselines[name] = registry.resolved(_distiller(config, {"kind": kind, **shared, **options}, where))
+        shared = {} if distiller is None else _shared_options(registry.resolve_options(distiller), kind)
+        baselines[name] = registry.resolve_options(_distiller(config, {"kind": kind, **shared, **options}, where))
     return distiller, baselines
 
 
@@ -234,21 +234,21 @@ def _shared_options(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
     Both then cost alike. (Other distillers learn in another way: an option of the same name means another thing.)
     """
-    options = registry.options(registry.find("distill", kind, "baselines"))
+    options = registry.options(registry.find_plugin("distill", kind, "baselines"))
     alike = "generator_steps" in options and "generator_steps" in given
     return {key: value for key, value in given.items() if alike and key in options and value is not None}
 
 
 def _data_free(kind: str) -> bool:
-    return registry.able(registry.find("distill", kind, "distill"), DataFree)
+    return registry.has_capability(registry.find_plugin("distill", kind, "distill"), DataFree)
 
 
 def _distiller(config: Config, spec: Any, where: str) -> DataFree:
     kind, _ = registry.split_spec(spec, where)
-    distiller = registry.build("distill", spec, where)
+    distiller = registry.make_plugin("distill", spec, where)
     if not _data_free(kind):
         allowed = [name for name in registry.names("distill") if _data_free(name)]
-        raise ConfigError(f"{where}.kind: {kind!r} asks for the clients' rows. Without them: {', '.join(allowed)}")
+        raise ConfigError(f"{where}.kind: {kind!r} needs the clients' rows. Without them: {', '.join(allowed)}")
     if distiller.needs_proxy and not config.data.splits.search:
         raise ConfigError(f"{where}: {kind!r} needs rows of the server's own, but data.splits.search is 0")
     return distiller

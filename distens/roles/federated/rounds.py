@@ -20,22 +20,22 @@ import numpy as np
 
 from distens import registry, seeding
 from distens.errors import RunError
-from distens.merge.protocol import Corrects, Merged, Round, Update
-from distens.records import Answer, Failure, Floats, Held, Pack, Resources, Task
-from distens.roles.federated.answers import Refined, Scored
-from distens.roles.federated.journal import Log, Reached, RoundsJournal
+from distens.merge.protocol import ClientUpdate, Corrects, Merged, Round
+from distens.records import WAIT, Answer, Failure, Floats, ObjectHandle, Pack, Resources, Task
+from distens.roles.federated.answers import Refinement, ServerScore
+from distens.roles.federated.journal import RoundLog, RoundsJournal, ServerState
 from distens.roles.federated.plan import FederatedPlan
-from distens.roles.federated.purpose import Purpose
+from distens.roles.federated.purpose import FederatedPurpose
 from distens.roles.federated.work.client_round import ClientRound
 from distens.roles.federated.work.judge import Judge
 from distens.roles.federated.work.refine import Refine
 from distens.runtime.protocol import Runner
 from distens.storage.store import Store
 
-PACKS = 4
+PACKS_PER_SLOT = 4
 """The number of packs per slot where clients gain nothing from being trained together: all slots end together."""
 
-NAMED = 5
+MAX_CLIENTS_NAMED = 5
 
 
 class Rounds:
@@ -63,7 +63,7 @@ class Rounds:
         start: Callable[[], Floats],
         proxy: Callable[[Floats], tuple[float, Floats]] | None,
         judged: bool,
-        told: Callable[[Log], None],
+        told: Callable[[RoundLog], None],
         advised: int,
     ) -> None:
         self._plan, self._rows = plan, rows
@@ -73,10 +73,10 @@ class Rounds:
         self._runner: Runner = plan.runner
         self._settings = plan.settings(0)
         self._journal = RoundsJournal(store)
-        self._server = self._journal.restored() or Reached(0, start())
-        self.logs: Mapping[int, Log] = self._journal.logs
-        self._log = Log(0, [])
-        self._updates: dict[str, Update] = {}
+        self._server = self._journal.restored() or ServerState(0, start())
+        self.logs: Mapping[int, RoundLog] = self._journal.logs
+        self._log = RoundLog(0, [])
+        self._updates: dict[str, ClientUpdate] = {}
         self._waiting: set[str] = set()
         self._sent: dict[str, Task] = {}
 
@@ -108,18 +108,18 @@ class Rounds:
         while self._server.rounds < self._plan.section.rounds:
             start = self._runner.hold(self._server.weights_P)
             began = time.monotonic()
-            self._log = Log(self._server.rounds, self._cohort(self._server.rounds))
+            self._log = RoundLog(self._server.rounds, self._cohort(self._server.rounds))
             self._updates, self._waiting = {}, set(self._log.asked)
             self._sent = {name: task for name, task in self._sent.items() if task.work.round == self._log.round - 1}
             for pack in self._divided(self._log.asked):
-                left = self._left(began)
+                left = self._remaining_seconds(began)
                 if left is not None and left <= 0:
                     self._late(pack)
                 else:
                     yield [self._task(client, start, left) for client in pack]
             yield from self._judgement(start)
             while self._waiting:
-                yield []
+                yield WAIT
             self._journal.settle()
             updates = self._merge()
             yield from self._refinement(updates)
@@ -150,7 +150,7 @@ class Rounds:
         elif pack != "auto":
             count = math.ceil(len(clients) / pack)
         else:
-            count = slots if self._advised > 1 else slots * PACKS
+            count = slots if self._advised > 1 else slots * PACKS_PER_SLOT
         packs: list[list[str]] = [[] for _ in range(min(count, len(clients)))]
         work = [0] * len(packs)
         for client in sorted(clients, key=lambda name: -self._rows[name]):
@@ -159,16 +159,16 @@ class Rounds:
             work[least] += self._rows[client]
         return packs
 
-    def _task(self, client: str, start: Held, limit_seconds: float | None) -> Task:
+    def _task(self, client: str, start: ObjectHandle, limit_seconds: float | None) -> Task:
         number, server = self._server.rounds, self._server
         seed = seeding.derive(self._plan.config.seed, "client", client, "round", number)
         given = {"start": start}
         merger = self._plan.merger
-        if registry.able(merger, Corrects):
+        if registry.has_capability(merger, Corrects):
             given["correction"] = self._runner.hold(merger.correct(client, server.memory, server.weights_P))
         return Task(
             f"r{number:04d}-{client}",
-            Purpose.ROUND,
+            FederatedPurpose.ROUND,
             self._settings,
             seed,
             self._resources[client],
@@ -177,15 +177,15 @@ class Rounds:
             limit_seconds=limit_seconds,
         )
 
-    def _judgement(self, start: Held | None) -> Iterator[Pack]:
+    def _judgement(self, start: ObjectHandle | None) -> Iterator[Pack]:
         """Yield the task that judges the current weights, unless there is nothing to judge or it is done already."""
         number = self._server.rounds - 1
         if self._judged and number >= 0 and not self.logs[number].metrics:
             given = {"start": start or self._runner.hold(self._server.weights_P)}
             yield [
                 Task(
-                    f"{Purpose.EVALUATE}-{number:04d}",
-                    Purpose.EVALUATE,
+                    f"{FederatedPurpose.EVALUATE}-{number:04d}",
+                    FederatedPurpose.EVALUATE,
                     self._settings,
                     0,
                     self._runner.usual,
@@ -194,7 +194,7 @@ class Rounds:
                 )
             ]
 
-    def _refinement(self, updates: Sequence[Update]) -> Iterator[Pack]:
+    def _refinement(self, updates: Sequence[ClientUpdate]) -> Iterator[Pack]:
         """Yield the task that refines the merged weights, if the run has a distiller; return when it is done."""
         if self._plan.distiller is None:
             return
@@ -206,20 +206,20 @@ class Rounds:
             "memory": hold(self._server.distiller),
         }
         task = Task(
-            f"{Purpose.REFINE}-{number:04d}",
-            Purpose.REFINE,
+            f"{FederatedPurpose.REFINE}-{number:04d}",
+            FederatedPurpose.REFINE,
             self._settings,
             seeding.derive(self._plan.config.seed, "refine"),
             self._runner.usual,
-            Refine(registry.resolved(self._plan.distiller), number),
+            Refine(registry.resolve_options(self._plan.distiller), number),
             given=given,
         )
-        self._waiting = {Purpose.REFINE}
+        self._waiting = {FederatedPurpose.REFINE}
         yield [task]
         while self._waiting:
-            yield []
+            yield WAIT
 
-    def _left(self, began: float) -> float | None:
+    def _remaining_seconds(self, began: float) -> float | None:
         deadline = self._plan.section.deadline_seconds
         return None if deadline is None else deadline - (time.monotonic() - began)
 
@@ -231,24 +231,24 @@ class Rounds:
     # Outcomes --------------------------------------------------------------------------------------------------------
 
     def _take(self, outcome: Answer) -> None:
-        if isinstance(outcome, Scored):
+        if isinstance(outcome, ServerScore):
             self._told(self._journal.judge(outcome.round, dict(outcome.metrics)))
-        elif isinstance(outcome, Refined):
+        elif isinstance(outcome, Refinement):
             self._server = replace(self._server, weights_P=outcome.weights_P, distiller=outcome.memory)
             self._log.refined = dict(outcome.metrics)
-            self._waiting.discard(Purpose.REFINE)
-        elif isinstance(outcome, Update):
+            self._waiting.discard(FederatedPurpose.REFINE)
+        elif isinstance(outcome, ClientUpdate):
             self._updates[outcome.client] = outcome
             self._waiting.discard(outcome.client)
         elif isinstance(outcome, Failure):
-            self._lost(outcome)
+            self._handle_failure(outcome)
 
-    def _lost(self, failure: Failure) -> None:
+    def _handle_failure(self, failure: Failure) -> None:
         task = self._sent[failure.task_id]
         why = f"{failure.reason}: {failure.message}"
-        if task.purpose != Purpose.ROUND:
+        if task.purpose != FederatedPurpose.ROUND:
             if failure.final:
-                what = "judged" if task.purpose == Purpose.EVALUATE else "refined (distill)"
+                what = "judged" if task.purpose == FederatedPurpose.EVALUATE else "refined (distill)"
                 raise RunError(f"the weights of round {task.work.round:04d} could not be {what}: {why}")
         elif failure.final:
             self._log.failed[task.work.client] = why
@@ -256,7 +256,7 @@ class Rounds:
         else:
             self._log.retried.append(f"{task.work.client}: {why}")
 
-    def _merge(self) -> list[Update]:
+    def _merge(self) -> list[ClientUpdate]:
         log, server, merger = self._log, self._server, self._plan.merger
         assert merger is not None, "a plan with rounds has one"
         updates, norms = self._accepted()
@@ -271,7 +271,9 @@ class Rounds:
         try:
             merged: Merged = merger.merge(given)
         except ValueError as error:
-            raise RunError(f"round {log.round}: merge {registry.kind_of(merger)!r}: {error}. {_named(log)}") from error
+            raise RunError(
+                f"round {log.round}: merge {registry.plugin_kind(merger)!r}: {error}. {_named(log)}"
+            ) from error
         shares = [None] * len(updates) if merged.shares_K is None else [float(share) for share in merged.shares_K]
         log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
         rows = [update.rows for update in updates]
@@ -282,7 +284,7 @@ class Rounds:
         self._updates = {}
         return updates
 
-    def _accepted(self) -> tuple[list[Update], list[float]]:
+    def _accepted(self) -> tuple[list[ClientUpdate], list[float]]:
         """Return the updates that can be merged, in order of clients' names, and their norms; log the refused ones."""
         start_P, found = self._server.weights_P, []
         for client, update in sorted(self._updates.items()):
@@ -301,7 +303,7 @@ class Rounds:
         for update, norm in found:
             if norm > most:
                 self._log.refused[update.client] = (
-                    f"it goes {norm:.3g} far, over {self._plan.section.most_norm:g} times the median {usual:.3g} "
+                    f"its norm {norm:.3g} is more than {self._plan.section.most_norm:g} times the median {usual:.3g} "
                     "(federated.most_norm)"
                 )
         return [update for update, norm in found if norm <= most], [norm for _, norm in found if norm <= most]
@@ -316,8 +318,8 @@ def _distance(one_P: Floats, other_P: Floats) -> float:
     return math.sqrt(total) if math.isfinite(total) else math.inf
 
 
-def _named(log: Log) -> str:
+def _named(log: RoundLog) -> str:
     parts = [f"{len(named)} {what}" for what, named in (("failed", log.failed), ("were refused", log.refused)) if named]
     reasons = [f"{client}: {why}" for named in (log.failed, log.refused) for client, why in named.items()]
-    more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
-    return f"{', '.join(parts)}: {'; '.join(reasons[:NAMED])}{more}" if reasons else ""
+    more = f"; and {len(reasons) - MAX_CLIENTS_NAMED} more" if len(reasons) > MAX_CLIENTS_NAMED else ""
+    return f"{', '.join(parts)}: {'; '.join(reasons[:MAX_CLIENTS_NAMED])}{more}" if reasons else ""

@@ -11,30 +11,30 @@ import numpy as np
 
 from distens import registry, seeding
 from distens.data import load as loading
-from distens.data.load import Loaded
+from distens.data.load import LoadedData
 from distens.errors import DistensError, RunError
-from distens.lifecycle.occupying import occupied
-from distens.lifecycle.packs import packs
-from distens.lifecycle.progress import Update, line
+from distens.lifecycle.occupying import occupied_resources
+from distens.lifecycle.packs import pack_tasks
+from distens.lifecycle.progress import ProgressEvent, format_outcome
 from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Session
-from distens.members.client import told_histogram
+from distens.members.client import read_histogram
 from distens.merge.protocol import NeedsProxy
 from distens.packing import Planner
 from distens.partition.protocol import FILE, Partition
 from distens.records import Failure, Finished, Floats, Task
-from distens.roles.federated import conclude
-from distens.roles.federated.clients import Clients, Partitioned, Remote
-from distens.roles.federated.journal import Log
+from distens.roles.federated import conclusion
+from distens.roles.federated.clients import ClientData, PartitionedClients, RemoteClients
+from distens.roles.federated.journal import RoundLog
 from distens.roles.federated.plan import FederatedPlan, check_drawn
-from distens.roles.federated.purpose import Purpose
+from distens.roles.federated.purpose import FederatedPurpose
 from distens.roles.federated.rounds import Rounds
 from distens.roles.federated.work.distil_blind import DistilBlind
 from distens.roles.federated.work.train_client import TrainClient
-from distens.runtime.protocol import Shared
+from distens.runtime.protocol import RunContext
 
 
-class Federation:
+class FederatedRun:
     """One run of the federated role, on the driver.
 
     Args:
@@ -54,41 +54,41 @@ class Federation:
         names = list(self.plan.section.sources) if partition is None else list(partition.rows)
         self.plan.check_names(names)
         how = "with data of their own" if partition is None else f"by {partition.rule['kind']} ({partition.hash[:8]})"
-        self.watch(Update("data", f"{len(names)} clients, {how}"))
+        self.watch(ProgressEvent("data", f"{len(names)} clients, {how}"))
         planner = self.session.planner(loaded)
         network = _Network(self.plan, loaded)
         if not self.plan.one_shot:
             with suppress(DistensError):  # an error is raised again below, where the tracker sees it
                 network.start()  # loads torch, while the runner gets ready
-        self.session.start(Shared(self.store, loaded.dataset.for_members(), clients), self.plan.also)
+        self.session.start(RunContext(self.store, loaded.dataset.for_members(), clients), self.plan.also)
         if self.plan.one_shot:
             logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
         else:
             logs = self._rounds(names, partition, loaded, planner, network)
-        return conclude.conclude(self.plan, self.store, self.ledger, loaded, partition, names, logs)
+        return conclusion.combine_and_compare(self.plan, self.store, self.ledger, loaded, partition, names, logs)
 
     def _at_once(self) -> int:
         """Return the least number of clients that train at once, as far as it is known before the data are read."""
         section = self.plan.section
         return section.per_round or len(section.sources) or section.clients or 1
 
-    def _clients(self, loaded: Loaded) -> tuple[Partition | None, Clients]:
+    def _clients(self, loaded: LoadedData) -> tuple[Partition | None, ClientData]:
         section, config = self.plan.section, self.config
         if section.sources:
             sections = {
                 name: config.data.model_copy(update={"source": source, "rows": None})
                 for name, source in section.sources.items()
             }
-            return None, Remote(sections, loaded.preprocessing.to_json(), loaded.dataset.classes)
+            return None, RemoteClients(sections, loaded.preprocessing.to_json(), loaded.dataset.classes)
         if self.store.exists(FILE):
             partition = Partition.read(self.store)
         else:
             partition = self._divide(loaded)
             partition.save(self.store)
         check_drawn(section, len(partition.rows))
-        return partition, Partitioned(partition.rows)
+        return partition, PartitionedClients(partition.rows)
 
-    def _divide(self, loaded: Loaded) -> Partition:
+    def _divide(self, loaded: LoadedData) -> Partition:
         assert self.plan.partitioner is not None
         seed = seeding.derive(self.config.seed, "partition")
         labels_N, classes = loaded.dataset.labels["train"], len(loaded.dataset.classes)
@@ -98,17 +98,17 @@ class Federation:
 
         rng = np.random.default_rng(seed)
         rows = self.plan.partitioner.divide(labels_N, classes, self.plan.section.clients, rng, column)
-        rule = registry.resolved(self.plan.partitioner)
+        rule = registry.resolve_options(self.plan.partitioner)
         return Partition.of(rows, labels_N, rule, seed, loaded.dataset.fingerprint)
 
     # One shot --------------------------------------------------------------------------------------------------------
 
-    def _one_shot(self, names: Sequence[str], planner: Planner, shape: tuple[int, ...]) -> dict[int, Log]:
+    def _one_shot(self, names: Sequence[str], planner: Planner, shape: tuple[int, ...]) -> dict[int, RoundLog]:
         seed, limit = self.config.seed, self.plan.section.deadline_seconds
         tasks = [
             Task(
                 name,
-                Purpose.CLIENT,
+                FederatedPurpose.CLIENT,
                 self.plan.settings(i),
                 seeding.derive(seed, "client", name),
                 self.plan.resources(i, name),
@@ -118,10 +118,12 @@ class Federation:
             for i, name in enumerate(names)
         ]
         self._complete(tasks, planner, len(names))
-        finished = conclude.in_order(self.ledger, names)
+        finished = conclusion.clients_in_order(self.ledger, names)
         needed = int(np.ceil(self.plan.section.quorum * len(names)))
         if len(finished) < needed:
-            reasons = "; ".join(f"{f.task.id}: {f.failure.message}" for f in self.ledger.failed(Purpose.CLIENT)[:5])
+            reasons = "; ".join(
+                f"{f.task.id}: {f.failure.message}" for f in self.ledger.failed(FederatedPurpose.CLIENT)[:5]
+            )
             raise RunError(
                 f"{len(finished)} of {len(names)} clients finished, and the quorum (federated.quorum) is {needed}: "
                 f"{reasons}"
@@ -134,18 +136,18 @@ class Federation:
         seed = self.config.seed
         tasks = []
         if self.plan.merger is not None:
-            weights_P = conclude.merged(self.plan, self.store, finished, shape, planner.classes, clients)
-            tasks.append(conclude.whole(self.plan, weights_P))
-        distillers = {} if self.plan.distiller is None else {"student": registry.resolved(self.plan.distiller)}
+            weights_P = conclusion.merge_clients(self.plan, self.store, finished, shape, planner.classes, clients)
+            tasks.append(conclusion.make_global_task(self.plan, weights_P))
+        distillers = {} if self.plan.distiller is None else {"student": registry.resolve_options(self.plan.distiller)}
         uniform = 1 / len(finished)
         teachers = tuple(teacher for entry in finished for teacher in entry.teachers(uniform))
-        counts_MC = [told_histogram(e.report.metrics, planner.classes) for e in finished]
+        counts_MC = [read_histogram(e.report.metrics, planner.classes) for e in finished]
         given = {"counts": self.plan.runner.hold(np.array(counts_MC, dtype=np.int64))}
         for name, spec in {**distillers, **self.plan.baselines}.items():
             settings = {**self.plan.settings(0), "family": "student"}
-            resources = occupied(self.plan.runner, settings)
+            resources = occupied_resources(self.plan.runner, settings)
             own = seeding.derive(seed, "finish", name)
-            purpose = Purpose.STUDENT if name == conclude.STUDENT else Purpose.BASELINE
+            purpose = FederatedPurpose.STUDENT if name == conclusion.STUDENT else FederatedPurpose.BASELINE
             tasks.append(Task(name, purpose, settings, own, resources, DistilBlind(spec, teachers), given=given))
         return tasks
 
@@ -153,32 +155,32 @@ class Federation:
         left = [task for task in tasks if not self.ledger.done(task.id)]
 
         def show(text: str, told: Finished | Failure | None = None) -> None:
-            phase, finished = "clients" if total else "finish", len(self.ledger.finished(Purpose.CLIENT))
-            running, failed = self.ledger.running(), len(self.ledger.failed(Purpose.CLIENT))
+            phase, finished = "clients" if total else "finish", len(self.ledger.finished(FederatedPurpose.CLIENT))
+            running, failed = self.ledger.running(), len(self.ledger.failed(FederatedPurpose.CLIENT))
             counted = "clients" if total else ""
-            self.watch(Update(phase, text, counted, total, finished, failed, running, outcome=told))
+            self.watch(ProgressEvent(phase, text, counted, total, finished, failed, running, outcome=told))
 
-        for task, told in self.session.complete(([pack] for pack in packs(left, planner)), lambda task: show("")):
-            show(line(task, told, self.config.metric), told)
+        for task, told in self.session.complete(([pack] for pack in pack_tasks(left, planner)), lambda task: show("")):
+            show(format_outcome(task, told, self.config.metric), told)
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
     def _rounds(
-        self, names: Sequence[str], partition: Partition | None, loaded: Loaded, planner: Planner, network: _Network
-    ) -> Mapping[int, Log]:
+        self, names: Sequence[str], partition: Partition | None, loaded: LoadedData, planner: Planner, network: _Network
+    ) -> Mapping[int, RoundLog]:
         rows = dict.fromkeys(names, 1) if partition is None else {n: len(r) for n, r in partition.rows.items()}
         judged = bool(len(loaded.dataset.labels["search"]))
         advised = planner.size(self.plan.settings(0), len(names))
-        proxy = network.gradient if registry.able(self.plan.merger, NeedsProxy) else None
+        proxy = network.gradient if registry.has_capability(self.plan.merger, NeedsProxy) else None
         rounds = Rounds(self.plan, self.store, rows, network.start, proxy, judged, self._told, advised)
         for log in rounds.logs.values():
             self._track(log)
         self._show("", len(rounds.logs))
         weights_P = rounds.run()
-        self._complete([conclude.whole(self.plan, weights_P)], planner, 0)
+        self._complete([conclusion.make_global_task(self.plan, weights_P)], planner, 0)
         return rounds.logs
 
-    def _told(self, log: Log) -> None:
+    def _told(self, log: RoundLog) -> None:
         self._track(log)
         number = f"round {log.round + 1} of {self.plan.section.rounds}"
         if log.metrics:
@@ -192,9 +194,9 @@ class Federation:
         self._show(text, log.round + 1)
 
     def _show(self, text: str, done: int) -> None:
-        self.watch(Update("rounds", text, "rounds", self.plan.section.rounds, done, numbered=True))
+        self.watch(ProgressEvent("rounds", text, "rounds", self.plan.section.rounds, done, numbered=True))
 
-    def _track(self, log: Log) -> None:
+    def _track(self, log: RoundLog) -> None:
         numbers = {"clients": len(log.shares), "refused": len(log.refused), "failed": len(log.failed), "loss": log.loss}
         numbers |= {f"global_{name}": value for name, value in log.metrics.items()}
         numbers |= {f"refined_{name}": value for name, value in log.refined.items()}
@@ -204,7 +206,7 @@ class Federation:
 class _Network:
     """The server's own network, built at its first use, as that imports torch."""
 
-    def __init__(self, plan: FederatedPlan, loaded: Loaded) -> None:
+    def __init__(self, plan: FederatedPlan, loaded: LoadedData) -> None:
         self._plan, self._dataset = plan, loaded.dataset
 
     @cached_property

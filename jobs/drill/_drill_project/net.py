@@ -21,7 +21,7 @@ def allocate(found: Path, logits: torch.Tensor) -> torch.Tensor:
     for _ in range(round(MOST_GIB * 16)):
         held.append(torch.ones(2**24))  # 64 MiB
         time.sleep(0.05)
-    raise RuntimeError(f"nobody minds {MOST_GIB} GiB")
+    raise RuntimeError(f"{MOST_GIB} GiB were allocated without an error")
 
 
 def sleep(found: Path, logits: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from distens.records import State
 
 @dataclass
 class Pretend:
-    free: ClassVar[tuple[str, ...]] = ("rate", "does")
+    varies_in_pack: ClassVar[tuple[str, ...]] = ("rate", "does")
 
     notes: str
     rate: float = 1.0

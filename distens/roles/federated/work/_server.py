@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import cast
 
 from distens import registry
-from distens.distill.protocol import Server
+from distens.distill.protocol import Knowledge
 from distens.members.client import Client
 from distens.records import Integers, Task, settings_key
-from distens.roles.federated.clients import Clients
-from distens.runtime.protocol import Shared, WorkContext
+from distens.roles.federated.clients import ClientData
+from distens.runtime.protocol import RunContext, WorkContext
 
 _PATTERNS: dict[tuple[str, tuple[int, ...], int], Client] = {}
 
 
-def clients_of(context: WorkContext) -> Clients:
+def clients_of(context: WorkContext) -> ClientData:
     """Return the source of the clients' rows."""
     assert context.shared.role_data is not None, "a client has rows"
-    return cast(Clients, context.shared.role_data)
+    return cast(ClientData, context.shared.role_data)
 
 
-def pattern(task: Task, shared: Shared) -> Client:
+def build_client(task: Task, shared: RunContext) -> Client:
     """Build an untrained client of a task's settings."""
     member = registry.build_member(task.settings, task.id)
     dataset = shared.dataset
@@ -28,7 +28,7 @@ def pattern(task: Task, shared: Shared) -> Client:
     return member
 
 
-def kept_pattern(task: Task, shared: Shared) -> Client:
+def kept_pattern(task: Task, shared: RunContext) -> Client:
     """Return a client of a task's settings that this process keeps, with the weights of its last use.
 
     Each use writes over the weights; to build a new one takes longer than to fill this one.
@@ -37,12 +37,12 @@ def kept_pattern(task: Task, shared: Shared) -> Client:
     key = (settings_key(task.settings), dataset.inputs["test"].shape[1:], len(dataset.classes))
     if key not in _PATTERNS:
         _PATTERNS.clear()
-        _PATTERNS[key] = pattern(task, shared)
+        _PATTERNS[key] = build_client(task, shared)
     return _PATTERNS[key]
 
 
-def knowledge(shared: Shared, counts_MC: Integers) -> Server:
-    """Return the server's knowledge (see `distens.distill.protocol.Server`)."""
+def knowledge(shared: RunContext, counts_MC: Integers) -> Knowledge:
+    """Return the server's knowledge (see `distens.distill.protocol.Knowledge`)."""
     dataset = shared.dataset
     labelled = dataset.examples("search") if len(dataset.labels["search"]) else None
-    return Server(dataset.inputs["test"].shape[1:], len(dataset.classes), *dataset.bounds, labelled, counts_MC)
+    return Knowledge(dataset.inputs["test"].shape[1:], len(dataset.classes), *dataset.bounds, labelled, counts_MC)

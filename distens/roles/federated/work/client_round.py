@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from distens.errors import Diverged
 from distens.members.client import histogram
-from distens.merge.protocol import Correction, Update
+from distens.merge.protocol import ClientUpdate, Correction
 from distens.records import Answer, Task, settings_key
 from distens.roles.federated.work._server import clients_of, kept_pattern
 from distens.runtime.protocol import WorkContext
@@ -24,7 +24,7 @@ class ClientRound:
     """The work of training a client in one round (see `distens.runtime.protocol.Work`).
 
     The task is given `start`, the server's weights_P, and a `correction` if the rule has one. The answer is an
-    `Update`.
+    `ClientUpdate`.
 
     Attributes:
         client: the client whose rows are learned from.
@@ -64,7 +64,7 @@ class ClientRound:
             if isinstance(found, Diverged):
                 yield context.failure(task, found, time.perf_counter() - started)
                 continue
-            yield Update(
+            yield ClientUpdate(
                 task_id=task.id,
                 attempt=task.attempt,
                 client=task.work.client,

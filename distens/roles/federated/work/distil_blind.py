@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from distens import registry
-from distens.lifecycle.work._training import deliver, surroundings, teachers
-from distens.records import Outcome, Report, State, Task, Teacher
+from distens.lifecycle.work._training import load_teachers, make_context, write_report
+from distens.records import Report, State, Task, TaskOutcome, Teacher
 from distens.roles.federated.work._server import knowledge
 from distens.runtime.protocol import WorkContext
 
@@ -42,23 +42,23 @@ class DistilBlind:
         """Return family and spec of every plug-in that the work names."""
         return [("distill", self.distiller), *(("members", teacher.settings) for teacher in self.teachers)]
 
-    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[TaskOutcome]:
         """Yield the student's report."""
         for task in tasks:
             yield context.guarded(task, lambda task=task: self._train(task, context))
 
     def _train(self, task: Task, context: WorkContext) -> Report:
-        own, student = surroundings(task, context), registry.build_member(task.settings, task.id)
+        own, student = make_context(task, context), registry.build_member(task.settings, task.id)
         started = time.perf_counter()
         server = knowledge(context.shared, context.given(task, "counts"))
         student.begin(server.input_shape, server.classes, own.seed)
-        distiller = registry.build("distill", self.distiller, "distill")
+        distiller = registry.make_plugin("distill", self.distiller, "distill")
         weights_M = np.array([teacher.weight for teacher in self.teachers])
-        found = distiller.distill(teachers(self.teachers, task.id, context), weights_M, student, server, own)
+        found = distiller.distill(load_teachers(self.teachers, task.id, context), weights_M, student, server, own)
         arrays = {f"curves/{name}": np.array(values, dtype=np.float64) for name, values in found.curves.items()}
         if found.weights_M is not None:
             arrays["weights_M"] = np.asarray(found.weights_M, dtype=np.float64)
         if found.images is not None:
             arrays["images"] = found.images
         metrics = {"seconds": time.perf_counter() - started, **found.metrics}
-        return deliver(task, student, metrics, context.shared, own, State(arrays))
+        return write_report(task, student, metrics, context.shared, own, State(arrays))

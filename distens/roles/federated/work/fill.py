@@ -6,9 +6,9 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from distens.lifecycle.work._training import deliver, surroundings
-from distens.records import Outcome, Report, Task
-from distens.roles.federated.work._server import pattern
+from distens.lifecycle.work._training import make_context, write_report
+from distens.records import Report, Task, TaskOutcome
+from distens.roles.federated.work._server import build_client
 from distens.runtime.protocol import WorkContext
 
 
@@ -32,14 +32,14 @@ class Fill:
         """Return family and spec of every plug-in that the work names: none."""
         return ()
 
-    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[TaskOutcome]:
         """Yield the member's report."""
         for task in tasks:
             yield context.guarded(task, lambda task=task: _fill(task, context))
 
 
 def _fill(task: Task, context: WorkContext) -> Report:
-    own, member = surroundings(task, context), pattern(task, context.shared)
+    own, member = make_context(task, context), build_client(task, context.shared)
     weights_P = context.given(task, "start")
     member.become(weights_P)
-    return deliver(task, member, {"seconds": 0.0, "parameters": len(weights_P)}, context.shared, own)
+    return write_report(task, member, {"seconds": 0.0, "parameters": len(weights_P)}, context.shared, own)

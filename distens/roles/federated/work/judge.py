@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from distens import probabilities
 from distens.records import Answer, Task
-from distens.roles.federated.answers import Scored
+from distens.roles.federated.answers import ServerScore
 from distens.roles.federated.work._server import kept_pattern
 from distens.runtime.protocol import WorkContext
 
@@ -17,7 +17,7 @@ from distens.runtime.protocol import WorkContext
 class Judge:
     """The work of measuring a round's weights on the server's rows (see `distens.runtime.protocol.Work`).
 
-    The task is given `start`, the weights_P. The answer is `Scored`.
+    The task is given `start`, the weights_P. The answer is `ServerScore`.
 
     Attributes:
         round: the round that ended with the weights, from 0.
@@ -43,5 +43,5 @@ class Judge:
             member, dataset = kept_pattern(task, context.shared), context.shared.dataset
             member.become(context.given(task, "start"))
             probs_NC = member.predict(dataset.inputs["search"])
-            metrics = probabilities.metrics(probs_NC, dataset.labels["search"])
-            yield Scored(task.id, task.attempt, metrics, self.round)
+            metrics = probabilities.class_metrics(probs_NC, dataset.labels["search"])
+            yield ServerScore(task.id, task.attempt, metrics, self.round)

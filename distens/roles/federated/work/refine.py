@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from distens import registry
 from distens.records import Answer, Task
-from distens.roles.federated.answers import Refined
-from distens.roles.federated.work._server import knowledge, pattern
+from distens.roles.federated.answers import Refinement
+from distens.roles.federated.work._server import build_client, knowledge
 from distens.runtime.protocol import WorkContext
 from distens.training.context import Context
 
@@ -22,7 +22,7 @@ class Refine:
 
     The task is given `start`, the merged weights_P; `teachers`, the clients' weights that were merged; `counts`, the
     clients' numbers of rows of each class; and `memory`, the distiller's memory of the round before. The answer is
-    `Refined`.
+    `Refinement`.
 
     Attributes:
         distiller: kind and options, one of `distens/distill` that refines.
@@ -48,15 +48,15 @@ class Refine:
         """Yield the refined weights."""
         for task in tasks:
             start = time.perf_counter()
-            member = pattern(task, context.shared)
+            member = build_client(task, context.shared)
             member.become(context.given(task, "start"))
             given_K = context.given(task, "teachers")
-            teachers = [pattern(task, context.shared) for _ in given_K]
+            teachers = [build_client(task, context.shared) for _ in given_K]
             for teacher, weights_P in zip(teachers, given_K, strict=True):
                 teacher.become(weights_P)
-            distiller = registry.build("distill", self.distiller, "distill")
+            distiller = registry.make_plugin("distill", self.distiller, "distill")
             server = knowledge(context.shared, context.given(task, "counts"))
             own, memory = Context(task.seed, device=context.device(task)), context.given(task, "memory")
             metrics, memory = distiller.refine(member, teachers, server, own, self.round, memory)
             seconds = time.perf_counter() - start
-            yield Refined(task.id, task.attempt, member.weights(), metrics, memory, seconds, platform.node())
+            yield Refinement(task.id, task.attempt, member.weights(), metrics, memory, seconds, platform.node())

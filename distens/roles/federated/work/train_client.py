@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from distens.data.dataset import Examples
-from distens.lifecycle.work._training import group, train
-from distens.records import Outcome, Task
-from distens.roles.federated.clients import Partitioned
+from distens.lifecycle.work._training import group, train_tasks
+from distens.records import Task, TaskOutcome
+from distens.roles.federated.clients import PartitionedClients
 from distens.roles.federated.work._server import clients_of
 from distens.runtime.protocol import WorkContext
 from distens.training.context import Context
@@ -34,19 +34,19 @@ class TrainClient:
 
         Clients with data of their own are trained one by one: their rows do not meet.
         """
-        return group(task) if isinstance(clients_of(context), Partitioned) else task.id
+        return group(task) if isinstance(clients_of(context), PartitionedClients) else task.id
 
     def plugins(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
         """Return family and spec of every plug-in that the work names: none."""
         return ()
 
-    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Outcome]:
+    def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[TaskOutcome]:
         """Yield the outcomes of the tasks."""
         clients, dataset = clients_of(context), context.shared.dataset
 
         def own(task: Task, surroundings: Context) -> tuple[Examples, Context]:
-            if isinstance(clients, Partitioned):
+            if isinstance(clients, PartitionedClients):
                 return dataset.examples(), replace(surroundings, rows_N=clients.rows[task.work.client])
             return clients.examples(task.work.client, dataset), surroundings
 
-        yield from train(tasks, context, own)
+        yield from train_tasks(tasks, context, own)

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from distens import packing
-from distens.data.load import Loaded
+from distens.data.load import LoadedData
 from distens.diversity import pairwise
 from distens.evaluate import figures
 from distens.lifecycle.delivery import MAX_FAILURES_SHOWN
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import LEADERS
-from distens.lifecycle.results import Page, Row, costs
+from distens.lifecycle.results import PageContent, TableRow, costs
 from distens.records import Finished, Floats
-from distens.roles.ensemble.plan import Plan
-from distens.roles.ensemble.purpose import Purpose
+from distens.roles.ensemble.plan import EnsemblePlan
+from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.serve.cascade import Cascade, learn
 from distens.storage.store import Store
-from distens.targets.classes import Classes, unless_classes
+from distens.targets.classes import Classes, target_argument
 
 CURVE_POINTS = 40
 """The number of points of the ensemble's curve in the progress figure; each is a selection of its own."""
@@ -35,12 +35,12 @@ class Selection:
     Attributes:
         entries: every finished member, or selectable part, in order of names (see `standing` in `conclude`).
         weights_M: their weights; 0 where a member is not selected.
-        search_MNC: their predictions on the *search* split.
+        search_MNK: their predictions on the *search* split.
     """
 
     entries: Sequence[Finished]
     weights_M: Floats
-    search_MNC: Sequence[Floats]
+    search_MNK: Sequence[Floats]
 
     @property
     def selected(self) -> list[tuple[Finished, float]]:
@@ -49,36 +49,36 @@ class Selection:
         return [(entry, float(weight)) for entry, weight in pairs if weight > 0]
 
 
-def diversity(selection: Selection, loaded: Loaded) -> tuple[Floats, dict[str, float]]:
+def mean_diversity(selection: Selection, loaded: LoadedData) -> tuple[Floats, dict[str, float]]:
     """Return every member's mean diversity to the (other) selected ones, and means over pairs of the selection."""
     chosen = np.flatnonzero(selection.weights_M > 0)
-    diversity_M = pairwise.diversity_to(selection.search_MNC, chosen)
-    selected_MNC = [selection.search_MNC[int(i)] for i in chosen]
+    diversity_M = pairwise.diversity_to(selection.search_MNK, chosen)
+    selected_MNK = [selection.search_MNK[int(i)] for i in chosen]
     target, targets_N = loaded.dataset.target, loaded.dataset.targets["search"]
-    matrices = {"diversity": pairwise.diversity(selected_MNC)}
+    matrices = {"diversity": pairwise.diversity(selected_MNK)}
     if isinstance(target, Classes):
-        matrices["disagreement"] = pairwise.disagreement(selected_MNC)
-        matrices["error_correlation"] = pairwise.error_correlation(selected_MNC, targets_N)
+        matrices["disagreement"] = pairwise.disagreement(selected_MNK)
+        matrices["error_correlation"] = pairwise.error_correlation(selected_MNK, targets_N)
     else:
-        residuals = [target.residuals(one, targets_N) for one in selected_MNC]
+        residuals = [target.residuals(one, targets_N) for one in selected_MNK]
         matrices["error_correlation"] = pairwise.residual_correlation(residuals)
     return diversity_M, {name: pairwise.mean_over_pairs(matrix) for name, matrix in matrices.items()}
 
 
 def page(
-    plan: Plan,
+    plan: EnsemblePlan,
     store: Store,
     ledger: Ledger,
-    loaded: Loaded,
+    loaded: LoadedData,
     selection: Selection,
-    rows: Mapping[str, Row],
+    rows: Mapping[str, TableRow],
     diversity_M: Floats,
     pairs: Mapping[str, float],
-) -> Page:
+) -> PageContent:
     """Return the parts of the page besides table and verdict.
 
     Args:
-        diversity_M, pairs: see `diversity`.
+        diversity_M, pairs: see `mean_diversity`.
     """
     failures = _failures(ledger)
     details = _details(plan, store, ledger, selection, pairs, failures)
@@ -86,7 +86,7 @@ def page(
         details["failures"] = (
             f"{len(failures)}, of which the first {MAX_FAILURES_SHOWN} are shown; results.json has all"
         )
-    return Page(
+    return PageContent(
         members=_members(plan, selection, diversity_M),
         failures=failures[:MAX_FAILURES_SHOWN],
         details=details,
@@ -94,7 +94,9 @@ def page(
     )
 
 
-def numbers(plan: Plan, ledger: Ledger, selection: Selection, pairs: Mapping[str, float]) -> dict[str, Any]:
+def result_entries(
+    plan: EnsemblePlan, ledger: Ledger, selection: Selection, pairs: Mapping[str, float]
+) -> dict[str, Any]:
     """Return the entries of `results.json` besides table, weights and verdict."""
     metric, entries = plan.config.metric, selection.entries
     return {
@@ -107,7 +109,7 @@ def numbers(plan: Plan, ledger: Ledger, selection: Selection, pairs: Mapping[str
     }
 
 
-def _members(plan: Plan, selection: Selection, diversity_M: Floats) -> list[dict[str, Any]]:
+def _members(plan: EnsemblePlan, selection: Selection, diversity_M: Floats) -> list[dict[str, Any]]:
     metric = plan.config.metric
     by_id = {e.task.id: d for e, d in zip(selection.entries, diversity_M, strict=True)}
     return [
@@ -124,7 +126,7 @@ def _members(plan: Plan, selection: Selection, diversity_M: Floats) -> list[dict
 
 
 def _details(
-    plan: Plan,
+    plan: EnsemblePlan,
     store: Store,
     ledger: Ledger,
     selection: Selection,
@@ -148,20 +150,25 @@ def _details(
 
 
 def _figures(
-    plan: Plan, loaded: Loaded, selection: Selection, rows: Mapping[str, Row], diversity_M: Floats, folder: Path
+    plan: EnsemblePlan,
+    loaded: LoadedData,
+    selection: Selection,
+    rows: Mapping[str, TableRow],
+    diversity_M: Floats,
+    folder: Path,
 ) -> dict[str, Path]:
     metric = plan.config.metric
     values_M = np.array([entry.report.metrics[metric] for entry in selection.entries])
     families = [entry.task.settings["family"] for entry in selection.entries]
-    curves = {n: r.test_NC for n, r in rows.items() if n in ("ensemble", "best_single", "student")}
+    curves = {n: r.test_NK for n, r in rows.items() if n in ("ensemble", "best_single", "student")}
     target, targets_N = loaded.dataset.target, loaded.dataset.targets["test"]
     quality = "reliability" if isinstance(target, Classes) else "predictions"
     paths = {name: folder / f"{name}.png" for name in (quality, "diversity", "weights", "progress")}
     draw = figures.reliability if isinstance(target, Classes) else figures.predictions
     draw(curves, targets_N, paths[quality])
-    figures.diversity(values_M, diversity_M, selection.weights_M, families, metric, paths["diversity"])
+    figures.draw_diversity(values_M, diversity_M, selection.weights_M, families, metric, paths["diversity"])
     figures.weights({e.task.id: w for e, w in selection.selected}, paths["weights"])
-    ensemble_T = _ensemble_so_far(plan, selection.search_MNC, values_M, loaded)
+    ensemble_T = _ensemble_so_far(plan, selection.search_MNK, values_M, loaded)
     figures.progress(values_M, ensemble_T, metric, paths["progress"])
     return {
         f"{quality.capitalize()} on the test split": paths[quality],
@@ -171,20 +178,20 @@ def _figures(
     }
 
 
-def _ensemble_so_far(plan: Plan, search_MNC: Sequence[Floats], values_M: Floats, loaded: Loaded) -> Floats:
+def _ensemble_so_far(plan: EnsemblePlan, search_MNK: Sequence[Floats], values_M: Floats, loaded: LoadedData) -> Floats:
     metric, target, targets_N = plan.config.metric, loaded.dataset.target, loaded.dataset.targets["search"]
-    values_T = np.full(len(search_MNC), np.nan)
-    for count in np.unique(np.linspace(1, len(search_MNC), min(len(search_MNC), CURVE_POINTS)).astype(int)):
+    values_T = np.full(len(search_MNK), np.nan)
+    for count in np.unique(np.linspace(1, len(search_MNK), min(len(search_MNK), CURVE_POINTS)).astype(int)):
         leaders = np.argsort(values_M[:count], kind="stable")[:LEADERS]
-        probs_MNC = [search_MNC[m] for m in leaders]
-        weights_M = plan.selector.select(probs_MNC, targets_N, metric, **unless_classes(target))
-        values_T[count - 1] = target.metrics(target.mean(probs_MNC, weights_M), targets_N)[metric]
+        predictions_MNK = [search_MNK[m] for m in leaders]
+        weights_M = plan.selector.select(predictions_MNK, targets_N, metric, **target_argument(target))
+        values_T[count - 1] = target.metrics(target.mean(predictions_MNK, weights_M), targets_N)[metric]
     return values_T
 
 
 def _failures(ledger: Ledger) -> list[dict[str, Any]]:
     """Return all failures, lost attempts included; a final one with the lower rung that its member keeps, if any."""
-    kept = {e.task.member: e.task.id for e in ledger.finished(Purpose.SEARCH) if e.task.budget is not None}
+    kept = {e.task.member: e.task.id for e in ledger.finished(EnsemblePurpose.SEARCH) if e.task.budget is not None}
     failures = ledger.failures()
     for failure in failures:
         member = ledger.task(failure["id"]).member
@@ -198,19 +205,21 @@ def _epochs(ledger: Ledger) -> int:
 
     Families without epochs add none.
     """
-    found = (entry.report.metrics for entry in ledger.all_finished(Purpose.SEARCH))
+    found = (entry.report.metrics for entry in ledger.all_finished(EnsemblePurpose.SEARCH))
     return round(sum(one.get("new_epochs", one.get("epochs", 0)) for one in found))
 
 
-def _why_ended(plan: Plan, ledger: Ledger) -> str:
-    started = ledger.count(Purpose.SEARCH)
-    decision = plan.next(ledger.reports(Purpose.SEARCH, plan.config.metric))
+def _why_ended(plan: EnsemblePlan, ledger: Ledger) -> str:
+    started = ledger.count(EnsemblePurpose.SEARCH)
+    decision = plan.next(ledger.reports(EnsemblePurpose.SEARCH, plan.config.metric))
     if decision.promote or decision.start:
         return f"after {ledger.elapsed:.0f} s (search.seconds), with {started} members started"
     return f"with all {started} members started"
 
 
-def cascade(plan: Plan, store: Store, loaded: Loaded, selection: Selection, ensemble: Row) -> Cascade | None:
+def cascade(
+    plan: EnsemblePlan, store: Store, loaded: LoadedData, selection: Selection, ensemble: TableRow
+) -> Cascade | None:
     """Return the cascade by which a bundle predicts with fewer members than all.
 
     None where one member is selected, who predicts anyway, and where the target is not classes.
@@ -219,14 +228,14 @@ def cascade(plan: Plan, store: Store, loaded: Loaded, selection: Selection, ense
     if len(entries) == 1 or not isinstance(loaded.dataset.target, Classes):
         return None
     # Members of one architecture cost the same: their times differ by what else the machine did.
-    keys = [packing.asking_key(entry.task.settings) or entry.task.id for entry in entries]
+    keys = [packing.make_stack_key(entry.task.settings) or entry.task.id for entry in entries]
     times: dict[str, list[float]] = {}
     for key, entry in zip(keys, entries, strict=True):
         times.setdefault(key, []).append(entry.report.predict_ms_per_1000)
     return learn(
         store.read_all_predictions([entry.report.files["combine"] for entry in entries]),
         loaded.dataset.labels["combine"],
-        ensemble.combine_NC,
+        ensemble.combine_NK,
         np.array([weight for _, weight in selection.selected]),
         np.array([max(1e-6, float(np.median(times[key]))) for key in keys]),
         calibrate=plan.config.calibrate != "none",

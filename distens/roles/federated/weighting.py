@@ -16,7 +16,7 @@ from distens.distill.protocol import Average
 from distens.records import Finished, Floats, Integers, State
 
 ENSEMBLE = "ensemble"
-KNOWN: Mapping[str, Average] = {
+UNIFORM_ENSEMBLES: Mapping[str, Average] = {
     "uniform_ensemble": "logits",
     "average_ensemble": "probabilities",
     "classwise_ensemble": "classwise",
@@ -25,7 +25,7 @@ KNOWN: Mapping[str, Average] = {
 
 
 @dataclass(frozen=True)
-class Together:
+class ClientEnsemble:
     """An ensemble of some of the clients: their places among all, their weights, and the combiner with its state."""
 
     combiner: Combiner
@@ -38,7 +38,7 @@ class Together:
         return self.combiner.combine(probs_MNC[self.places], self.state)
 
 
-def together(average: Average, weights_M: Floats, counts_MC: Integers) -> Together:
+def combine_clients(average: Average, weights_M: Floats, counts_MC: Integers) -> ClientEnsemble:
     """Return the ensemble of the clients with a weight above zero.
 
     Args:
@@ -51,11 +51,11 @@ def together(average: Average, weights_M: Floats, counts_MC: Integers) -> Togeth
     combiner: Combiner = {"logits": Geometric, "probabilities": Linear, "classwise": Classwise}[average]()
     if average == "classwise":
         weights = class_shares(weights[:, None] * class_shares(counts_MC[places]))
-    return Together(combiner, places, weights_K, State({"weights": weights}))
+    return ClientEnsemble(combiner, places, weights_K, State({"weights": weights}))
 
 
 @dataclass(frozen=True)
-class Weighed:
+class WeightedClients:
     """The clients that finished, with their weights in the ensemble.
 
     Attributes:
@@ -75,12 +75,12 @@ class Weighed:
         """Return the ensemble's weights."""
         return self._alike_M() if self.learned_M is None else self.learned_M
 
-    def ensembles(self) -> dict[str, Together]:
+    def ensembles(self) -> dict[str, ClientEnsemble]:
         """Return row of the table -> the ensemble of clients there; clients whose weight is zero are left out."""
-        found = {ENSEMBLE: together(self.average, self.weights_M, self.counts_MC)}
-        for name, average in KNOWN.items():
+        found = {ENSEMBLE: combine_clients(self.average, self.weights_M, self.counts_MC)}
+        for name, average in UNIFORM_ENSEMBLES.items():
             if self.learned_M is not None or average != self.average:
-                found[name] = together(average, self._alike_M(), self.counts_MC)
+                found[name] = combine_clients(average, self._alike_M(), self.counts_MC)
         return found
 
     def _alike_M(self) -> Floats:

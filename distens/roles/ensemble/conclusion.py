@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 
 from distens import registry, seeding
-from distens.data.load import Loaded
+from distens.data.load import LoadedData
 from distens.evaluate import baselines
 from distens.lifecycle.ledger import Ledger
-from distens.lifecycle.results import BundleContent, Outcome, Row, costs, out_of_fold, test_losses
+from distens.lifecycle.results import BundleContent, Outcome, TableRow, costs, losses_on_test, out_of_fold
 from distens.lifecycle.work.distil import Distil
 from distens.lifecycle.work.train import Train
 from distens.records import Failure, Finished, Floats, Integers, Settings, State, Task
-from distens.roles.ensemble import shown
-from distens.roles.ensemble.plan import Plan
-from distens.roles.ensemble.purpose import Purpose
-from distens.roles.ensemble.shown import Selection
+from distens.roles.ensemble import overview
+from distens.roles.ensemble.overview import Selection
+from distens.roles.ensemble.plan import EnsemblePlan
+from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.serve.bundle import BundleMember
 from distens.storage.store import Store
-from distens.targets.classes import unless_classes
+from distens.targets.classes import target_argument
 
 Complete = Callable[[Sequence[Task]], Iterator[tuple[Task, Finished | Failure]]]
 
@@ -34,37 +34,39 @@ ENSEMBLE, STUDENT = "ensemble", "student"
 TRAIN = Train()
 
 
-def conclude(plan: Plan, store: Store, ledger: Ledger, loaded: Loaded, complete: Complete) -> Outcome:
+def combine_and_compare(
+    plan: EnsemblePlan, store: Store, ledger: Ledger, loaded: LoadedData, complete: Complete
+) -> Outcome:
     """Do everything after the search, and return the outcome; all tasks go through `complete`, so they can resume."""
     metric, entries, data = plan.config.metric, standing(plan, ledger), loaded.dataset
-    search_MNC = store.read_all_predictions([e.report.files["search"] for e in entries])
-    weights_M = plan.selector.select(search_MNC, data.targets["search"], metric, **unless_classes(data.target))
-    selection = Selection(entries, weights_M, search_MNC)
+    search_MNK = store.read_all_predictions([e.report.files["search"] for e in entries])
+    weights_M = plan.selector.select(search_MNK, data.targets["search"], metric, **target_argument(data.target))
+    selection = Selection(entries, weights_M, search_MNK)
     finisher = _Finisher(plan, store, ledger, loaded, selection)
     for _ in complete(finisher.tasks()):
         pass
     state, rows = finisher.rows()
-    diversity_M, pairs = shown.diversity(selection, loaded)
+    diversity_M, pairs = overview.mean_diversity(selection, loaded)
     return Outcome(
         rows=rows,
-        losses=test_losses(rows, data.target, data.targets["test"]),
+        losses=losses_on_test(rows, data.target, data.targets["test"]),
         units="test rows",
         bundles=finisher.bundles(state, rows),
         chosen=ENSEMBLE,
         missing=finisher.missing,
         weights={entry.task.id: weight for entry, weight in selection.selected},
         diversity={e.task.id: float(d) for e, d in zip(entries, diversity_M, strict=True)},
-        page=shown.page(plan, store, ledger, loaded, selection, rows, diversity_M, pairs),
-        numbers=shown.numbers(plan, ledger, selection, pairs),
+        page=overview.page(plan, store, ledger, loaded, selection, rows, diversity_M, pairs),
+        numbers=overview.result_entries(plan, ledger, selection, pairs),
     )
 
 
-def standing(plan: Plan, ledger: Ledger) -> Sequence[Finished]:
+def standing(plan: EnsemblePlan, ledger: Ledger) -> Sequence[Finished]:
     """Return the models to select from, in order of names: one for each member, or for each selectable part of one.
 
     In order of arrival, chance would decide between equal members, and about the last bit of every mean.
     """
-    found = plan.schedule.standing(ledger.reports(Purpose.SEARCH, plan.config.metric))
+    found = plan.schedule.standing(ledger.reports(EnsemblePurpose.SEARCH, plan.config.metric))
     models = (model for entry in found for model in entry.models())
     return sorted(models, key=lambda entry: (entry.task.member, entry.task.id))
 
@@ -79,10 +81,10 @@ def in_one_go(entry: Finished) -> Settings:
 
 @dataclass
 class _Finisher:
-    plan: Plan
+    plan: EnsemblePlan
     store: Store
     ledger: Ledger
-    loaded: Loaded
+    loaded: LoadedData
     selection: Selection
 
     def __post_init__(self) -> None:
@@ -98,7 +100,7 @@ class _Finisher:
         entries = [e for e in self.entries if e.task.settings["kind"] in networks]
         return in_one_go(min(entries, key=lambda e: e.report.metrics[self.config.metric])) if entries else None
 
-    def _task(self, name: str, purpose: Purpose, settings: Settings, work: Any = TRAIN) -> Task:
+    def _task(self, name: str, purpose: EnsemblePurpose, settings: Settings, work: Any = TRAIN) -> Task:
         seed = seeding.derive(self.config.seed, "finish", name)
         return Task(name, purpose, settings, seed, self.plan.occupied(settings), work)
 
@@ -111,7 +113,7 @@ class _Finisher:
             tasks += self._larger_single_tasks()
         if "seed_ensemble" in self.config.baselines:
             for i in range(1, len(self.selected)):
-                tasks.append(self._task(f"seed_ensemble-{i}", Purpose.SEED_ENSEMBLE, in_one_go(self.best)))
+                tasks.append(self._task(f"seed_ensemble-{i}", EnsemblePurpose.SEED_ENSEMBLE, in_one_go(self.best)))
         return tasks
 
     def _student_tasks(self) -> list[Task]:
@@ -122,15 +124,17 @@ class _Finisher:
         assert isinstance(self.config.distill, dict)
         teachers = tuple(teacher for entry, weight in self.selected for teacher in entry.teachers(weight))
         network = self.plan.student or baselines.without_dropout(settings)
-        student = self._task(STUDENT, Purpose.STUDENT, network, Distil(self.config.distill, teachers))
+        student = self._task(STUDENT, EnsemblePurpose.STUDENT, network, Distil(self.config.distill, teachers))
         # A student sees more rows in an epoch than there are labels. Its rival, trained on labels, gets the same epochs
         # or the same steps, whichever is better on the search split, and keeps the dropout that was found for labels.
-        growth = registry.build("distill", self.config.distill, "distill").growth
+        growth = registry.make_plugin("distill", self.config.distill, "distill").growth
         variants = [settings]
-        if growth > 1 and "epochs" in registry.options(registry.find("members", settings["kind"], "distill.network")):
+        if growth > 1 and "epochs" in registry.options(
+            registry.find_plugin("members", settings["kind"], "distill.network")
+        ):
             epochs = registry.build_member(settings, "distill.network").epochs
             variants.append({**settings, "epochs": round(epochs * growth)})
-        return [student, *self._variants(Purpose.STUDENT_ON_LABELS, variants)]
+        return [student, *self._variants(EnsemblePurpose.STUDENT_ON_LABELS, variants)]
 
     def _larger_single_tasks(self) -> list[Task]:
         if self.network is None:
@@ -139,27 +143,27 @@ class _Finisher:
         wanted = sum(entry.report.parameters for entry, _ in self.selected)
         shape = self.loaded.dataset.inputs["train"].shape[1:]
         variants = baselines.larger_single(self.network, wanted, shape, len(self.loaded.dataset.target.column_names))
-        return self._variants(Purpose.LARGER_SINGLE, variants)
+        return self._variants(EnsemblePurpose.LARGER_SINGLE, variants)
 
-    def _variants(self, purpose: Purpose, variants: Sequence[Settings]) -> list[Task]:
+    def _variants(self, purpose: EnsemblePurpose, variants: Sequence[Settings]) -> list[Task]:
         return [self._task(f"{purpose}-{i}", purpose, settings) for i, settings in enumerate(variants, 1)]
 
-    def rows(self) -> tuple[State, dict[str, Row]]:
+    def rows(self) -> tuple[State, dict[str, TableRow]]:
         """Return the combiner's state, and the table's rows, calibrated; the labels of *test* are not used yet."""
         targets = self.loaded.dataset.targets
-        rows: dict[str, Row] = {}
+        rows: dict[str, TableRow] = {}
         state, rows["ensemble"] = self._ensemble()
         rows["best_single"] = self._single(self.best)
-        for purpose in (Purpose.STUDENT, Purpose.STUDENT_ON_LABELS, Purpose.LARGER_SINGLE):
+        for purpose in (EnsemblePurpose.STUDENT, EnsemblePurpose.STUDENT_ON_LABELS, EnsemblePurpose.LARGER_SINGLE):
             self._best_variant(purpose, rows)
         if "seed_ensemble" in self.config.baselines:
             rows["seed_ensemble"] = self._seed_ensemble()
         return state, {name: self._calibrated(row, targets["combine"]) for name, row in rows.items()}
 
-    def bundles(self, state: State, rows: Mapping[str, Row]) -> dict[str, BundleContent]:
+    def bundles(self, state: State, rows: Mapping[str, TableRow]) -> dict[str, BundleContent]:
         """Return the contents of the bundles: the ensemble's, and the student's if there is one."""
         members = [BundleMember.of(entry, weight) for entry, weight in self.selected]
-        cascade = shown.cascade(self.plan, self.store, self.loaded, self.selection, rows[ENSEMBLE])
+        cascade = overview.cascade(self.plan, self.store, self.loaded, self.selection, rows[ENSEMBLE])
         found = {ENSEMBLE: BundleContent(members, self.config.combine, state, cascade)}
         if STUDENT in rows:
             student = Finished(self.ledger.task(STUDENT), self.ledger.report(STUDENT))
@@ -169,28 +173,28 @@ class _Finisher:
     def _read(self, entry: Finished, split: str) -> Floats:
         return self.store.read_predictions(entry.report.files[split])
 
-    def _ensemble(self) -> tuple[State, Row]:
+    def _ensemble(self) -> tuple[State, TableRow]:
         weights_M = np.array([weight for _, weight in self.selected])
-        combine_MNC, test_MNC = (
+        combine_MNK, test_MNK = (
             np.stack(self.store.read_all_predictions([entry.report.files[split] for entry, _ in self.selected]))
             for split in ("combine", "test")
         )
         combiner, data = self.plan.combiner, self.loaded.dataset
         target, targets_N = data.target, data.targets["combine"]
-        state = combiner.fit(combine_MNC, targets_N, weights_M, **unless_classes(target))
-        held_out_NC = out_of_fold(combiner, combine_MNC, targets_N, weights_M, target)
-        test_NC = combiner.combine(test_MNC, state, **unless_classes(target))
-        return state, Row(held_out_NC, test_NC, *costs([entry for entry, _ in self.selected]))
+        state = combiner.fit(combine_MNK, targets_N, weights_M, **target_argument(target))
+        held_out_NK = out_of_fold(combiner, combine_MNK, targets_N, weights_M, target)
+        test_NK = combiner.combine(test_MNK, state, **target_argument(target))
+        return state, TableRow(held_out_NK, test_NK, *costs([entry for entry, _ in self.selected]))
 
-    def _single(self, entry: Finished) -> Row:
-        return Row(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
+    def _single(self, entry: Finished) -> TableRow:
+        return TableRow(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
 
-    def _entries(self, purpose: Purpose) -> Sequence[Finished]:
+    def _entries(self, purpose: EnsemblePurpose) -> Sequence[Finished]:
         for entry in self.ledger.failed(purpose):
             self.missing[entry.task.id] = f"{entry.failure.reason}: {entry.failure.message}"
         return self.ledger.finished(purpose)
 
-    def _best_variant(self, purpose: Purpose, rows: dict[str, Row]) -> None:
+    def _best_variant(self, purpose: EnsemblePurpose, rows: dict[str, TableRow]) -> None:
         """Add the row of the variant that is best on the *search* split; note it as missing if every variant failed."""
         entries = self._entries(purpose)
         if entries:
@@ -198,15 +202,15 @@ class _Finisher:
         elif self.ledger.count(purpose):
             self.missing[purpose.value] = "every variant failed"
 
-    def _seed_ensemble(self) -> Row:
-        entries = [self.best, *self._entries(Purpose.SEED_ENSEMBLE)]
+    def _seed_ensemble(self) -> TableRow:
+        entries = [self.best, *self._entries(EnsemblePurpose.SEED_ENSEMBLE)]
         if len(entries) < len(self.selected):
             self.missing["seed_ensemble"] = f"{len(entries)} of {len(self.selected)} members: the others failed"
         weights_M, mean = np.full(len(entries), 1 / len(entries)), self.loaded.dataset.target.mean
-        combine_NC, test_NC = (
+        combine_NK, test_NK = (
             mean([self._read(e, split) for e in entries], weights_M) for split in ("combine", "test")
         )
-        return Row(combine_NC, test_NC, *costs(entries))
+        return TableRow(combine_NK, test_NK, *costs(entries))
 
-    def _calibrated(self, row: Row, labels_N: Integers) -> Row:
+    def _calibrated(self, row: TableRow, labels_N: Integers) -> TableRow:
         return row if self.config.calibrate == "none" else row.calibrated(labels_N)

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 
 from distens import probabilities, registry, seeding
-from distens.data.load import Loaded
+from distens.data.load import LoadedData
 from distens.distill.protocol import Average, Averages
 from distens.evaluate import figures
 from distens.lifecycle.ledger import Ledger
-from distens.lifecycle.results import BundleContent, Outcome, Page, Row, costs, test_losses
-from distens.members.client import told_histogram
-from distens.merge.protocol import Round, Update
+from distens.lifecycle.results import BundleContent, Outcome, PageContent, TableRow, costs, losses_on_test
+from distens.members.client import read_histogram
+from distens.merge.protocol import ClientUpdate, Round
 from distens.partition.protocol import Partition
 from distens.records import Finished, Floats, Task
-from distens.roles.federated import partition_figure, shown
-from distens.roles.federated.journal import Log
+from distens.roles.federated import overview, partition_figure
+from distens.roles.federated.journal import RoundLog
 from distens.roles.federated.plan import FederatedPlan
-from distens.roles.federated.purpose import Purpose
-from distens.roles.federated.weighed import ENSEMBLE, Weighed
+from distens.roles.federated.purpose import FederatedPurpose
+from distens.roles.federated.weighting import ENSEMBLE, WeightedClients
 from distens.roles.federated.work.fill import Fill
 from distens.serve.bundle import BundleMember
 from distens.storage.store import Store
@@ -37,14 +37,14 @@ GLOBAL, STUDENT = "global", "student"
 MEAN = "mean_client"
 
 
-def whole(plan: FederatedPlan, weights_P: Floats) -> Task:
+def make_global_task(plan: FederatedPlan, weights_P: Floats) -> Task:
     """Return the task that makes a member of global weights, predicts with it, and writes its state."""
     seed = seeding.derive(plan.config.seed, "finish", GLOBAL)
     given, settings = {"start": plan.runner.hold(weights_P)}, {**plan.settings(0), "family": GLOBAL}
-    return Task(GLOBAL, Purpose.GLOBAL, settings, seed, plan.runner.usual, Fill(), given=given)
+    return Task(GLOBAL, FederatedPurpose.GLOBAL, settings, seed, plan.runner.usual, Fill(), given=given)
 
 
-def merged(
+def merge_clients(
     plan: FederatedPlan, store: Store, finished: Sequence[Finished], shape: tuple[int, ...], classes: int, clients: int
 ) -> Floats:
     """Return the weights that the server's rule merges from clients that trained once.
@@ -63,7 +63,7 @@ def merged(
     for entry in finished:
         address, found = entry.report.files["state"], entry.report.metrics
         member.load(store.read_state(address.path, address))
-        update = Update(
+        update = ClientUpdate(
             task_id=entry.task.id,
             attempt=entry.report.attempt,
             client=entry.task.work.client,
@@ -71,27 +71,27 @@ def merged(
             rows=int(found["rows"]),
             steps=int(found["steps"]),
             rate_sum=found["steps"] * member.learning_rate,
-            histogram_C=told_histogram(found, classes),
+            histogram_C=read_histogram(found, classes),
             loss=found["train_loss"],
         )
         updates.append(update)
     return plan.merger.merge(Round(0, start_P, updates, clients)).weights_P
 
 
-def in_order(ledger: Ledger, names: Sequence[str]) -> list[Finished]:
+def clients_in_order(ledger: Ledger, names: Sequence[str]) -> list[Finished]:
     """Return the clients' tasks that finished in one shot, in the order of the clients' names."""
-    found = {entry.task.work.client: entry for entry in ledger.finished(Purpose.CLIENT)}
+    found = {entry.task.work.client: entry for entry in ledger.finished(FederatedPurpose.CLIENT)}
     return [found[name] for name in names if name in found]
 
 
-def conclude(
+def combine_and_compare(
     plan: FederatedPlan,
     store: Store,
     ledger: Ledger,
-    loaded: Loaded,
+    loaded: LoadedData,
     partition: Partition | None,
     names: Sequence[str],
-    logs: Mapping[int, Log],
+    logs: Mapping[int, RoundLog],
 ) -> Outcome:
     """Combine and calibrate the server's models, choose one, and return the outcome."""
     return _Conclusion(plan, store, ledger, loaded, partition, names, logs).outcome()
@@ -103,28 +103,28 @@ class _Conclusion:
         plan: FederatedPlan,
         store: Store,
         ledger: Ledger,
-        loaded: Loaded,
+        loaded: LoadedData,
         partition: Partition | None,
         names: Sequence[str],
-        logs: Mapping[int, Log],
+        logs: Mapping[int, RoundLog],
     ) -> None:
         self.plan, self.store, self.ledger, self.loaded = plan, store, ledger, loaded
         self.partition, self.names, self.logs = partition, names, logs
         self.labels, self.target = loaded.dataset.labels, loaded.dataset.target
         self.judged = bool(len(self.labels["combine"]))
         self.missing: dict[str, str] = {}
-        self.rows: dict[str, Row] = {}
-        self.weighed: Weighed | None = None
-        self.clients = shown.Clients(names, logs, ledger, shown.counts(loaded, partition, ledger))
+        self.rows: dict[str, TableRow] = {}
+        self.weighed: WeightedClients | None = None
+        self.clients = overview.ClientOverview(names, logs, ledger, overview.counts(loaded, partition, ledger))
 
     def outcome(self) -> Outcome:
         made = self._made()
-        clients = in_order(self.ledger, self.names)
+        clients = clients_in_order(self.ledger, self.names)
         if clients:
             self.weighed = self._weighed(clients, made.get(STUDENT))
             self._add_ensembles(self.weighed)
         for name, entry in made.items():
-            self.rows[name] = Row(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
+            self.rows[name] = TableRow(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))
         if GLOBAL in self.rows:
             spent = [log.seconds for log in self.logs.values()] or [entry.report.seconds for entry in clients]
             self.rows[GLOBAL] = replace(self.rows[GLOBAL], train_seconds=sum(spent))
@@ -134,19 +134,19 @@ class _Conclusion:
         weights = self._weights()
         return Outcome(
             rows=self.rows,
-            losses=test_losses(self.rows, self.target, self.labels["test"]),
+            losses=losses_on_test(self.rows, self.target, self.labels["test"]),
             units="test rows",
             bundles=self._bundles(made, chosen),
             chosen=chosen,
             means={MEAN: self._mean_client(clients)} if clients else {},
             missing=self.missing,
             foreword=[why],
-            afterword=shown.degraded(self.logs),
+            afterword=overview.degraded(self.logs),
             weights=weights,
-            page=Page(
+            page=PageContent(
                 members=self.clients.table(weights),
                 members_title="Clients",
-                failures=self.clients.failures[: shown.MOST],
+                failures=self.clients.failures[: overview.MAX_CLIENTS_SHOWN],
                 details=self._details(chosen),
                 draw=lambda folder: self._figures(weights, made, folder),
             ),
@@ -160,13 +160,13 @@ class _Conclusion:
     def _made(self) -> dict[str, Finished]:
         """Return the server's finished tasks, by row of the table; add failed ones to `missing`, the clients' too."""
         found: dict[str, Finished] = {}
-        for purpose in (Purpose.GLOBAL, Purpose.STUDENT, Purpose.BASELINE):
+        for purpose in (FederatedPurpose.GLOBAL, FederatedPurpose.STUDENT, FederatedPurpose.BASELINE):
             for entry in self.ledger.finished(purpose):
                 found[entry.task.id] = entry
             for failed in self.ledger.failed(purpose):
                 self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
         found = {name: found[name] for name in (GLOBAL, STUDENT, *self.plan.baselines) if name in found}
-        for failed in self.ledger.failed(Purpose.CLIENT):
+        for failed in self.ledger.failed(FederatedPurpose.CLIENT):
             self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
         return found
 
@@ -175,26 +175,28 @@ class _Conclusion:
             return np.zeros((0, len(self.loaded.dataset.classes)))
         return self.store.read_predictions(entry.report.files[split])
 
-    def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> Weighed:
-        counts_MC = np.array([told_histogram(e.report.metrics, len(self.loaded.dataset.classes)) for e in clients])
+    def _weighed(self, clients: Sequence[Finished], student: Finished | None) -> WeightedClients:
+        counts_MC = np.array([read_histogram(e.report.metrics, len(self.loaded.dataset.classes)) for e in clients])
         distiller = self.plan.distiller
-        average: Average = distiller.average if registry.able(distiller, Averages) else "classwise"
+        average: Average = distiller.average if registry.has_capability(distiller, Averages) else "classwise"
         learned_M = None
         if student is not None and "made" in student.report.files:
             made = self.store.read_state(student.report.files["made"].path, student.report.files["made"])
             learned_M = made.arrays.get("weights_M")
-        return Weighed(clients, average, counts_MC, learned_M)
+        return WeightedClients(clients, average, counts_MC, learned_M)
 
-    def _add_ensembles(self, weighed: Weighed) -> None:
+    def _add_ensembles(self, weighed: WeightedClients) -> None:
         combine_MNC, test_MNC = (np.stack([self._read(e, s) for e in weighed.entries]) for s in ("combine", "test"))
         for name, by in weighed.ensembles().items():
             combine_NC, test_NC = by.probs_NC(combine_MNC), by.probs_NC(test_MNC)
-            self.rows[name] = Row(combine_NC, test_NC, *costs([weighed.entries[place] for place in by.places]))
+            self.rows[name] = TableRow(combine_NC, test_NC, *costs([weighed.entries[place] for place in by.places]))
 
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
         """Return the mean over clients of their own rows of the table: column -> number."""
         each = [
-            Row(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(self.target, self.labels["test"])
+            TableRow(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(
+                self.target, self.labels["test"]
+            )
             for e in clients
         ]
         return {key: float(np.mean([row[key] for row in each])) for key in each[0]}
@@ -213,7 +215,9 @@ class _Conclusion:
             (only,) = self.rows
             return only, f"There is one model to deploy: {only}."
         metric = self.plan.config.metric
-        values = {n: probabilities.metrics(r.combine_NC, self.labels["combine"])[metric] for n, r in self.rows.items()}
+        values = {
+            n: probabilities.class_metrics(r.combine_NK, self.labels["combine"])[metric] for n, r in self.rows.items()
+        }
         best = min(values, key=lambda name: values[name])
         others = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name != best)
         rows = len(self.labels["combine"])
@@ -244,21 +248,21 @@ class _Conclusion:
     def _figures(self, weights: Mapping[str, float], made: Mapping[str, Finished], folder: Path) -> dict[str, Path]:
         dataset, pictures = self.loaded.dataset, {}
         if self.logs:
-            pictures |= shown.of_rounds(self.logs, self.clients, self.plan.config.metric, folder)
+            pictures |= overview.of_rounds(self.logs, self.clients, self.plan.config.metric, folder)
         pictures["Reliability on the test split"] = folder / "reliability.png"
-        curves = {name: row.test_NC for name, row in self.rows.items() if name in (GLOBAL, ENSEMBLE, STUDENT)}
+        curves = {name: row.test_NK for name, row in self.rows.items() if name in (GLOBAL, ENSEMBLE, STUDENT)}
         figures.reliability(curves, self.labels["test"], folder / "reliability.png")
         if self.partition is not None:
             pictures["Rows of each class"] = folder / "partition.png"
             counts_KC = np.array([self.clients.counts[name] for name in self.names])
-            partition_figure.draw(counts_KC, self.names, dataset.classes, folder / "partition.png")
+            partition_figure.draw_partition(counts_KC, self.names, dataset.classes, folder / "partition.png")
         if self.weighed is not None and self.weighed.learned_M is not None:
             pictures["Weights of the clients"] = folder / "weights.png"
             figures.weights(weights, folder / "weights.png")
         titles = {name: name for name in made}
         if self.plan.distiller is not None:
-            titles[STUDENT] = f"{registry.kind_of(self.plan.distiller)} (student)"
-        return pictures | dict(shown.of_distillers(self.store, made, titles, dataset.bounds, folder))
+            titles[STUDENT] = f"{registry.plugin_kind(self.plan.distiller)} (student)"
+        return pictures | dict(overview.of_distillers(self.store, made, titles, dataset.bounds, folder))
 
     def _bundles(self, made: Mapping[str, Finished], chosen: str | None) -> dict[str, BundleContent]:
         """Return the contents of the bundles: of the ensemble, the merged model, the student, and the chosen row."""
@@ -268,7 +272,7 @@ class _Conclusion:
                 if name in (ENSEMBLE, chosen):
                     entries = [self.weighed.entries[place] for place in by.places]
                     members = [BundleMember.of(e, w) for e, w in zip(entries, by.weights_K.tolist(), strict=True)]
-                    found[name] = BundleContent(members, registry.kind_of(by.combiner), by.state)
+                    found[name] = BundleContent(members, registry.plugin_kind(by.combiner), by.state)
         for name, entry in made.items():
             if name in (GLOBAL, STUDENT, chosen):
                 found[name] = BundleContent.single(BundleMember.of(entry, 1.0))

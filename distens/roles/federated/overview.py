@@ -11,27 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from distens.data.load import Loaded
+from distens.data.load import LoadedData
 from distens.lifecycle.ledger import Ledger
-from distens.members.client import told_histogram
+from distens.members.client import read_histogram
 from distens.partition.protocol import Partition
 from distens.records import Finished, Floats, Integers
 from distens.roles.federated import figures
-from distens.roles.federated.journal import Log
-from distens.roles.federated.purpose import Purpose
+from distens.roles.federated.journal import RoundLog
+from distens.roles.federated.purpose import FederatedPurpose
 from distens.storage.store import Store
 from distens.tracking.protocol import Participant
 
-MOST = 200
+MAX_CLIENTS_SHOWN = 200
 """The largest number of clients that page and tracker show in full. Of more clients, they show this many with the most
 rows, and all that failed or were refused; `results.json` has all clients."""
 
-MOST_SPANS = 6
+MAX_SPANS = 6
 REASON_LENGTH = 160
 
 
 @dataclass
-class Part:
+class ClientHistory:
     """The part of one client in all rounds, which are counted from 0.
 
     Attributes:
@@ -54,9 +54,9 @@ class Part:
         return [f"{what} in {_rounds(_spans(whys))}: {next(iter(whys.values()))}" for what, whys in self.wrong.items()]
 
 
-def parts(names: Sequence[str], logs: Mapping[int, Log]) -> dict[str, Part]:
+def parts(names: Sequence[str], logs: Mapping[int, RoundLog]) -> dict[str, ClientHistory]:
     """Return client -> its part in the rounds, for all clients, those included that were never drawn."""
-    found = {name: Part() for name in names}
+    found = {name: ClientHistory() for name in names}
     for number, log in sorted(logs.items()):
         for client in log.asked:
             found[client].asked += 1
@@ -72,7 +72,7 @@ def parts(names: Sequence[str], logs: Mapping[int, Log]) -> dict[str, Part]:
     return found
 
 
-def degraded(logs: Mapping[int, Log]) -> list[str]:
+def degraded(logs: Mapping[int, RoundLog]) -> list[str]:
     """Return a sentence about the rounds that were merged without a client that was drawn; none if there are none."""
     rounds = [log for log in logs.values() if log.degraded]
     if not rounds:
@@ -82,7 +82,7 @@ def degraded(logs: Mapping[int, Log]) -> list[str]:
     return [f"{len(rounds)} of {len(logs)} rounds were merged without somebody who was asked: {named}."]
 
 
-def counts(loaded: Loaded, partition: Partition | None, ledger: Ledger) -> dict[str, list[int]]:
+def counts(loaded: LoadedData, partition: Partition | None, ledger: Ledger) -> dict[str, list[int]]:
     """Return client -> its numbers of rows of each class, as far as they are known.
 
     Clients with data of their own report them in one shot; after rounds they are not known.
@@ -92,11 +92,12 @@ def counts(loaded: Loaded, partition: Partition | None, ledger: Ledger) -> dict[
         counts_KC = partition.histograms(dataset.labels["train"], classes)
         return dict(zip(partition.rows, counts_KC.tolist(), strict=True))
     return {
-        e.task.work.client: list(told_histogram(e.report.metrics, classes)) for e in ledger.finished(Purpose.CLIENT)
+        e.task.work.client: list(read_histogram(e.report.metrics, classes))
+        for e in ledger.finished(FederatedPurpose.CLIENT)
     }
 
 
-class Clients:
+class ClientOverview:
     """The clients of a federation at its end, as page and tracker show them.
 
     Args:
@@ -108,32 +109,35 @@ class Clients:
     Attributes:
         parts: client -> its part in the rounds.
         failures: every lost attempt at a task; and for each client and kind of fault its rounds, with the first reason.
-        chosen: the clients on the page and the tracker (see `MOST`).
+        chosen: the clients on the page and the tracker (see `MAX_CLIENTS_SHOWN`).
     """
 
     def __init__(
-        self, names: Sequence[str], logs: Mapping[int, Log], ledger: Ledger, counts: Mapping[str, Sequence[int]]
+        self, names: Sequence[str], logs: Mapping[int, RoundLog], ledger: Ledger, counts: Mapping[str, Sequence[int]]
     ) -> None:
         self.names, self.counts, self._rounds = names, counts, bool(logs)
         self.parts = parts(names, logs)
         self.failures = _failures(ledger, self.parts)
         self.chosen = list(names)
-        if len(names) > MOST:
-            largest = set(sorted(names, key=lambda name: -sum(counts.get(name, ())))[:MOST])
+        if len(names) > MAX_CLIENTS_SHOWN:
+            largest = set(sorted(names, key=lambda name: -sum(counts.get(name, ())))[:MAX_CLIENTS_SHOWN])
             lost = {entry["id"] for entry in self.failures if entry["reason"] != "retried"}
             self.chosen = [name for name in names if name in largest or name in lost]
 
     def left_out(self) -> dict[str, str]:
-        """Return heading -> a sentence about what is left out and why; empty if everything is shown."""
+        """Return heading -> a sentence about what is left out and why; empty if everything is overview."""
         found = {}
         if len(self.chosen) < len(self.names):
             where = "listed and tracked" if self._rounds else "listed"
             found["clients shown"] = (
-                f"{len(self.chosen):,} of {len(self.names):,} clients are {where}: the {MOST} with the most rows, and "
-                "all that failed or were refused; the run's folder has everybody"
+                f"{len(self.chosen):,} of {len(self.names):,} clients are {where}: the {MAX_CLIENTS_SHOWN} with the "
+                "most "
+                "rows, and all that failed or were refused; the run's folder has all clients"
             )
-        if len(self.failures) > MOST:
-            found["failures shown"] = f"{MOST} of {len(self.failures):,} failures are listed; results.json has all"
+        if len(self.failures) > MAX_CLIENTS_SHOWN:
+            found["failures shown"] = (
+                f"{MAX_CLIENTS_SHOWN} of {len(self.failures):,} failures are listed; results.json has all"
+            )
         return found
 
     def table(self, weights: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -174,7 +178,7 @@ class Clients:
         return found
 
 
-def _failures(ledger: Ledger, found: Mapping[str, Part]) -> list[dict[str, Any]]:
+def _failures(ledger: Ledger, found: Mapping[str, ClientHistory]) -> list[dict[str, Any]]:
     lines = ledger.failures()
     for name, part in found.items():
         for what, whys in part.wrong.items():
@@ -192,8 +196,8 @@ def _spans(numbers: Mapping[int, str]) -> str:
     ordered = sorted(numbers)
     breaks = [i for i, (one, after) in enumerate(pairwise(ordered), 1) if after > one + 1]
     spans = [(ordered[a] + 1, ordered[b - 1] + 1) for a, b in pairwise([0, *breaks, len(ordered)])]
-    shown = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:MOST_SPANS]]
-    return ", ".join(shown) + (f", … ({len(ordered)} in all)" if len(spans) > MOST_SPANS else "")
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:MAX_SPANS]]
+    return ", ".join(shown) + (f", … ({len(ordered)} in all)" if len(spans) > MAX_SPANS else "")
 
 
 def _short(text: str) -> str:
@@ -204,7 +208,7 @@ def _short(text: str) -> str:
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 
-def of_rounds(logs: Mapping[int, Log], clients: Clients, metric: str, folder: Path) -> dict[str, Path]:
+def of_rounds(logs: Mapping[int, RoundLog], clients: ClientOverview, metric: str, folder: Path) -> dict[str, Path]:
     """Draw the metrics of the rounds and the shares of the updates; return caption -> file.
 
     Args:
@@ -227,7 +231,7 @@ def of_rounds(logs: Mapping[int, Log], clients: Clients, metric: str, folder: Pa
     return paths
 
 
-def grids(names: Sequence[str], found: Mapping[str, Part], rounds: int) -> tuple[Floats, Integers]:
+def grids(names: Sequence[str], found: Mapping[str, ClientHistory], rounds: int) -> tuple[Floats, Integers]:
     """Return shares_KT and outcomes_KT, as `distens.roles.federated.figures.shares` takes them."""
     shares_KT = np.full((len(names), rounds), np.nan)
     outcomes_KT = np.full((len(names), rounds), figures.NOT_ASKED)

@@ -13,8 +13,8 @@ from tracked import held, history, run_info, runs_of
 import distens
 from distens import registry
 from distens.lifecycle.ledger import Ledger
-from distens.roles.federated import figures, shown
-from distens.roles.federated.journal import Log
+from distens.roles.federated import figures, overview
+from distens.roles.federated.journal import RoundLog
 from distens.storage.store import Store
 from distens.tracking.mlflow_runs import MlflowRuns
 from distens.tracking.protocol import Participant
@@ -29,15 +29,17 @@ def tracked(folder, uri, **changes):
 # Clients, worked by hand ----------------------------------------------------------------------------------------------
 
 LOGS = {
-    0: Log(0, ["a", "b"], {"a": 0.25, "b": 0.75}, loss=2.0),
-    1: Log(1, ["a", "c"], {"a": 1.0}, failed={"c": "crashed: first\nlast"}, retried=["a: its actor died"], loss=1.5),
-    2: Log(2, ["b", "c"], {"c": None}, refused={"b": "numbers that are not finite"}, loss=1.0),
-    3: Log(3, ["a", "c"], {"a": 0.5}, failed={"c": "crashed: again"}, loss=0.5),
+    0: RoundLog(0, ["a", "b"], {"a": 0.25, "b": 0.75}, loss=2.0),
+    1: RoundLog(
+        1, ["a", "c"], {"a": 1.0}, failed={"c": "crashed: first\nlast"}, retried=["a: its actor died"], loss=1.5
+    ),
+    2: RoundLog(2, ["b", "c"], {"c": None}, refused={"b": "numbers that are not finite"}, loss=1.0),
+    3: RoundLog(3, ["a", "c"], {"a": 0.5}, failed={"c": "crashed: again"}, loss=0.5),
 }
 
 
 def clients(tmp_path, counts=None):
-    return shown.Clients(["a", "b", "c", "d"], LOGS, Ledger(Store(str(tmp_path))), counts or {})
+    return overview.ClientOverview(["a", "b", "c", "d"], LOGS, Ledger(Store(str(tmp_path))), counts or {})
 
 
 def test_participation_is_counted(tmp_path):
@@ -77,7 +79,7 @@ def test_the_tracker_is_told(tmp_path):
 
 def test_the_grids_of_the_heat_map(tmp_path):
     """A share that is not told is NaN in a cell that was merged; what is not merged has none."""
-    shares_KT, outcomes_KT = shown.grids(["a", "b", "c", "d"], clients(tmp_path).parts, 4)
+    shares_KT, outcomes_KT = overview.grids(["a", "b", "c", "d"], clients(tmp_path).parts, 4)
     none, merged, refused, failed = figures.NOT_ASKED, figures.MERGED, figures.REFUSED, figures.FAILED
     assert outcomes_KT.tolist() == [
         [merged, merged, none, merged],
@@ -94,8 +96,10 @@ def test_of_very_many_clients_the_largest_and_the_troubled_are_shown(tmp_path):
     had to be asked twice."""
     names = [f"c{i}" for i in range(300)]
     shares: dict[str, float | None] = {name: 1 / 299 for name in names if name != "c7"}
-    logs = {0: Log(0, names, shares, refused={"c7": "too far"}, retried=["c8: its actor died"])}
-    found = shown.Clients(names, logs, Ledger(Store(str(tmp_path))), {name: [i] for i, name in enumerate(names)})
+    logs = {0: RoundLog(0, names, shares, refused={"c7": "too far"}, retried=["c8: its actor died"])}
+    found = overview.ClientOverview(
+        names, logs, Ledger(Store(str(tmp_path))), {name: [i] for i, name in enumerate(names)}
+    )
     assert found.chosen == ["c7", *names[100:]]
     assert list(found.left_out()) == ["clients shown"]
     assert "201 of 300 clients are listed and tracked" in found.left_out()["clients shown"]
@@ -106,9 +110,10 @@ def test_of_very_many_clients_the_largest_and_the_troubled_are_shown(tmp_path):
 def test_many_rounds_are_written_short(tmp_path):
     """Every second of 20 rounds is ten spans; the first six are told."""
     logs = {
-        n: Log(n, ["a"], failed={"a": "late"} if n % 2 else {}, shares={} if n % 2 else {"a": 1.0}) for n in range(20)
+        n: RoundLog(n, ["a"], failed={"a": "late"} if n % 2 else {}, shares={} if n % 2 else {"a": 1.0})
+        for n in range(20)
     }
-    (line,) = shown.Clients(["a"], logs, Ledger(Store(str(tmp_path))), {}).table({})
+    (line,) = overview.ClientOverview(["a"], logs, Ledger(Store(str(tmp_path))), {}).table({})
     assert line["what went wrong"] == "failed in rounds 2, 4, 6, 8, 10, 12, … (10 in all): late"
 
 
@@ -177,7 +182,7 @@ def tell(tracker, run):
 def test_telling_of_clients_again_changes_nothing(kind, tmp_path, mlflow_store):
     uri, _ = mlflow_store
     options = {"uri": uri} if kind == "mlflow_runs" else {}
-    tracker = registry.build("tracking", {"kind": kind, **options}, "tracking")
+    tracker = registry.make_plugin("tracking", {"kind": kind, **options}, "tracking")
     assert not any("did not take" in line for line in tell(tracker, run_info(tmp_path)))
     before = held(tracker, uri)
     tell(tracker, run_info(tmp_path))
@@ -255,7 +260,7 @@ def test_without_rows_of_its_own_the_server_registers_and_promotes_nothing(tmp_p
     uri, client = mlflow_store
     data = {"source": "sklearn:digits", "splits": {"train": 0.8, "search": 0, "combine": 0, "test": 0.2}}
     result = distens.run(tracked(tmp_path, uri, data=data, federated={"rounds": 2}))
-    assert any("fed-global version 1 is not champion (there are no rows to judge it by)" in n for n in result.notes)
+    assert any("fed-global version 1 is not champion (there are no rows to score it on)" in n for n in result.notes)
     assert dict(client.get_registered_model("fed-global").aliases) == {}
     assert "Training, round by round" in Path(result.path, "report.html").read_text()
 
