@@ -108,7 +108,7 @@ def options(cls: type) -> dict[str, dataclasses.Field[Any]]:
 def has_capability(plugin: object, capability: type[P]) -> TypeGuard[P]:
     """Return True if a plug-in, or the plug-ins of a class, have every name in a protocol of their family.
 
-        if registry.able(merger, Corrects):
+        if registry.has_capability(merger, Corrects):
             correction = merger.correct(client, memory, start_P)
 
     The names come from the protocol, so a misspelt name is an error. An attribute that the protocol annotates

@@ -161,7 +161,7 @@ def test_one_shot_with_a_distiller_of_ones_own(tmp_path):
     for name in ("student", "again"):
         np.testing.assert_array_equal(predictions_of(result.path, name), predictions_of(result.path, "c0"))
     assert "noise" in result.rows
-    with pytest.raises(ConfigError, match=r"baselines.0.name: letters, .* found 'plugins.lab:Echo'.*give it a `name`"):
+    with pytest.raises(ConfigError, match=r"baselines.0.name: letters, .* found 'plugins.lab:Echo'.*add `name`"):
         distens.run(small_federation.config(tmp_path, federated=federated, **{**given, "baselines": [f"{LAB}Echo"]}))
     named = [{"name": "teach", "kind": f"{LAB}Teach"}]
     with pytest.raises(ConfigError, match=r"baselines\.0\.kind: 'plugins\.lab:Teach' needs the clients' rows"):
@@ -409,10 +409,10 @@ BUNDLED = {
         None,
         "member m0 names a class in the module 'guest.kinds'",
     ),
-    "model": ({**NET, "model": {"kind": "guest.kinds:Net", "hidden": [4]}}, None, "member m0.model is of a class"),
-    "objective": ({**NET, "objective": "guest.kinds:Loss"}, None, "member m0.objective is of a class"),
-    "combiner": (NET, {"kind": "guest.kinds:Mean"}, "its combiner is of a class"),
-    "combiner's name": (NET, "guest.kinds:Mean", "its combiner is of a class"),
+    "model": ({**NET, "model": {"kind": "guest.kinds:Net", "hidden": [4]}}, None, "member m0.model names a class"),
+    "objective": ({**NET, "objective": "guest.kinds:Loss"}, None, "member m0.objective names a class"),
+    "combiner": (NET, {"kind": "guest.kinds:Mean"}, "its combiner names a class"),
+    "combiner's name": (NET, "guest.kinds:Mean", "its combiner names a class"),
 }
 
 
@@ -532,13 +532,13 @@ REFUSED = {
     "guest.kinds:Empty": "guest.kinds:Empty is no Search (it lacks propose); see distens/search/protocol.py",
     "guest.kinds:Stub": "guest.kinds:Stub is no Search (it lacks propose)",
     "guest.kinds:Bare": "guest.kinds:Bare must be a dataclass, whose fields are its options: write @dataclass above it",
-    "guest.kinds:Undecorated": "guest.kinds:Undecorated has 'extra', which is no option: write @dataclass above it",
+    "guest.kinds:Undecorated": "guest.kinds:Undecorated has 'extra', which is no option: write @dataclass above the class",
     "guest.kinds:More": "guest.kinds:More cannot be made of its options: its constructor also needs 'must'",
     "guest.kinds:Kind": "guest.kinds:Kind has an option 'kind', which means something else in a config: rename it",
     "guest.kinds:Seconds": "guest.kinds:Seconds has an option 'seconds', which means something else there: rename it",
     "guest.kinds:Unreadable": "guest.kinds:Unreadable has options whose types cannot be checked: name 'Nowhere'",
-    "guest.kinds:Pathlike": "search: file: text, a number, a list or a mapping, found PosixPath('a')",
-    "guest.kinds:Array": "search: start: text, a number, a list or a mapping, found array([0., 0.])",
+    "guest.kinds:Pathlike": "search: file: expected text, a number, a list or a mapping, found PosixPath('a')",
+    "guest.kinds:Array": "search: start: expected text, a number, a list or a mapping, found array([0., 0.])",
     "guest.kinds:DivBO": "'guest.kinds:DivBO' lies in distens, whose plug-ins go by the name of their file, as 'divbo'",
     "guest.borrows:Turns": "a class has one address; guest.borrows:Turns is defined as guest.kinds:Turns: write that",
     "guest:Lazy": "has no class 'Lazy'",

@@ -16,7 +16,7 @@ class Combiner(Protocol):
         >>> import numpy as np
         >>> from distens import registry
         >>> predictions_MNK = np.array([[[0.9, 0.1]], [[0.5, 0.5]]])
-        >>> combiner = registry.build("combine", "average", "combine")
+        >>> combiner = registry.make_plugin("combine", "average", "combine")
         >>> state = combiner.fit(predictions_MNK, np.array([0]), np.array([0.75, 0.25]))
         >>> combiner.combine(predictions_MNK, state).round(6).tolist()
         [[0.8, 0.2]]
@@ -53,7 +53,7 @@ class NeedsClasses(Combiner, Protocol):
     Example:
         The plan refuses it where the target is not classes::
 
-            if registry.able(combiner, NeedsClasses) and not issubclass(target, Classes):
+            if registry.has_capability(combiner, NeedsClasses) and not issubclass(target, Classes):
                 raise ConfigError(...)
 
     Attributes:

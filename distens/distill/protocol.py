@@ -237,7 +237,7 @@ class Averages(DataFree, Protocol):
     Example:
         A federation's own ensemble takes the same mean, and `classwise` with other distillers::
 
-            average = distiller.average if registry.able(distiller, Averages) else "classwise"
+            average = distiller.average if registry.has_capability(distiller, Averages) else "classwise"
     """
 
     @property

@@ -80,7 +80,7 @@ class Packable(Member, Protocol):
             ...
 
     Attributes:
-        free: the settings, dotted (`learning_rate`, `model.dropout`), in which members of one pack may differ; all
+        varies_in_pack: the settings, dotted (`learning_rate`, `model.dropout`), in which members of one pack may differ; all
             other settings are equal in a pack.
     """
 
@@ -114,7 +114,7 @@ class Stackable(Member, Protocol):
         predictions_MNK = predict_all(inputs)
 
     Attributes:
-        asked: the settings that must be equal in members stacked for prediction; those in `Packable.varies_in_pack` may
+        shared_when_stacked: the settings that must be equal in members stacked for prediction; those in `Packable.varies_in_pack` may
             differ.
     """
 
@@ -191,7 +191,7 @@ class UsesNoGpu(Member, Protocol):
 
     The plan refuses a config that gives members GPUs if all families are of such kinds::
 
-        if runner.usual.gpus and all(registry.able(cls, UsesNoGpu) for cls in classes):
+        if runner.usual.gpus and all(registry.has_capability(cls, UsesNoGpu) for cls in classes):
             raise ConfigError(...)
 
     Where other families use GPUs, members of such a kind occupy none.
@@ -208,7 +208,7 @@ class LearnsNumbers(Member, Protocol):
 
     The plan refuses families that cannot learn the run's target::
 
-        learns = registry.able(cls, LearnsNumbers)
+        learns = registry.has_capability(cls, LearnsNumbers)
 
     Attributes:
         learns_numbers: True.

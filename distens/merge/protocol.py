@@ -98,11 +98,11 @@ class Merger(Protocol):
 
         >>> import numpy as np
         >>> from distens import registry
-        >>> from distens.merge.protocol import Update
+        >>> from distens.merge.protocol import ClientUpdate
         >>> def update(client, weight, rows):
         ...     weights_P = np.array([weight], dtype=np.float32)
-        ...     return Update("r0000-" + client, 1, client, weights_P, rows, 1, 0.1, (rows,), 0.5)
-        >>> merger = registry.build("merge", "fedavg", "merge")
+        ...     return ClientUpdate("r0000-" + client, 1, client, weights_P, rows, 1, 0.1, (rows,), 0.5)
+        >>> merger = registry.make_plugin("merge", "fedavg", "merge")
         >>> updates = [update("c0", 1.0, 30), update("c1", 5.0, 10)]
         >>> merged = merger.merge(Round(0, np.zeros(1, dtype=np.float32), updates, clients=2))
         >>> merged.weights_P.tolist(), merged.shares_K.tolist()
@@ -128,7 +128,7 @@ class Corrects(Merger, Protocol):
     Example:
         The server calls it for every client of a round, before the client trains::
 
-            if registry.able(merger, Corrects):
+            if registry.has_capability(merger, Corrects):
                 correction = merger.correct(client, memory, start_P)
     """
 
@@ -151,7 +151,7 @@ class NeedsProxy(Merger, Protocol):
     Example:
         Only such a rule is called with a proxy::
 
-            proxy = network.gradient if registry.able(merger, NeedsProxy) else None
+            proxy = network.gradient if registry.has_capability(merger, NeedsProxy) else None
 
     Attributes:
         needs_proxy: True.
@@ -166,7 +166,7 @@ class AssumesPlainSteps(Merger, Protocol):
     Example:
         The plan refuses it for clients with momentum, weight decay or another optimizer::
 
-            if registry.able(merger, AssumesPlainSteps) and not member.plain_steps:
+            if registry.has_capability(merger, AssumesPlainSteps) and not member.plain_steps:
                 raise ConfigError(...)
 
     Attributes:

@@ -15,7 +15,7 @@ class Model(Protocol):
 
         >>> import torch
         >>> from distens import registry
-        >>> model = registry.build("models", {"kind": "mlp", "hidden": [8]}, "model")
+        >>> model = registry.make_plugin("models", {"kind": "mlp", "hidden": [8]}, "model")
         >>> tuple(model.build((4,), classes=3)(torch.zeros(5, 4)).shape)
         (5, 3)
         >>> model.widened(2.5).hidden

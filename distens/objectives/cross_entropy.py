@@ -24,8 +24,8 @@ class CrossEntropy:
 
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
 
-    def loss(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs_NK: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss, a scalar. `targets` are labels_N (int64) or probs_NC."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits_NC, targets, label_smoothing=self.label_smoothing)
+        return cross_entropy(outputs_NK, targets, label_smoothing=self.label_smoothing)

@@ -15,7 +15,7 @@ class Objective(Protocol):
 
         >>> import torch
         >>> from distens import registry
-        >>> objective = registry.build("objectives", "cross_entropy", "objective")
+        >>> objective = registry.make_plugin("objectives", "cross_entropy", "objective")
         >>> loss = objective.loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
         >>> f"{loss.item():.4f}"  # ln 2
         '0.6931'
@@ -40,7 +40,7 @@ class SmoothsLabels(Objective, Protocol):
 
     A member of a pack passes the option's value to the pack's training, as members of one pack may differ in it::
 
-        smoothing = objective.label_smoothing if registry.able(objective, SmoothsLabels) else 0.0
+        smoothing = objective.label_smoothing if registry.has_capability(objective, SmoothsLabels) else 0.0
     """
 
     @property

@@ -31,7 +31,7 @@ class Partitioner(Protocol):
 
         >>> import numpy as np
         >>> from distens import registry
-        >>> partitioner = registry.build("partition", "iid", "partition")
+        >>> partitioner = registry.make_plugin("partition", "iid", "partition")
         >>> labels_N = np.array([0, 1, 0, 1])
         >>> rows = partitioner.divide(labels_N, 2, 2, np.random.default_rng(0), column=lambda name: labels_N)
         >>> sorted(rows), sorted(int(place) for places in rows.values() for place in places)

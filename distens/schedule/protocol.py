@@ -66,8 +66,8 @@ class Schedule(Protocol):
 
         >>> from distens import registry
         >>> from distens.records import History
-        >>> schedule = registry.build("schedule", {"kind": "halving", "minimum": 1}, "schedule")
-        >>> schedule = schedule.planned({"net": Length(epochs=(9,), last=None)})
+        >>> schedule = registry.make_plugin("schedule", {"kind": "halving", "minimum": 1}, "schedule")
+        >>> schedule = schedule.planned({"net": TrainingLength(epochs=(9,), last=None)})
         >>> schedule.decide(History()).start.budget  # the first member's first rung
         1
     """

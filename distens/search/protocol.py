@@ -20,7 +20,7 @@ class Search(Protocol):
         >>> from distens.records import History
         >>> from distens.space.space import Space
         >>> space = Space({"net": {"kind": "classifier", "epochs": {"low": 1, "high": 9}}})
-        >>> search = registry.build("search", "random", "search")
+        >>> search = registry.make_plugin("search", "random", "search")
         >>> found = search.propose(History(), space, 3, np.random.default_rng(0))
         >>> len(found), all(1 <= settings["epochs"] <= 9 for settings in found)
         (3, True)
@@ -48,8 +48,8 @@ class IgnoresOutcomes(Search, Protocol):
         >>> from distens.records import History
         >>> from distens.space.space import Space
         >>> space = Space({"net": {"kind": "classifier", "epochs": {"low": 1, "high": 9}}})
-        >>> search = registry.build("search", "random", "search")
-        >>> registry.able(search, Blind)
+        >>> search = registry.make_plugin("search", "random", "search")
+        >>> registry.has_capability(search, IgnoresOutcomes)
         True
         >>> settings = search.propose(History(keys=set()), space, 1, seeding.generator(0, "search", 7))[0]
 

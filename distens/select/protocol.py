@@ -20,7 +20,7 @@ class Selector(Protocol):
         >>> import numpy as np
         >>> from distens import registry
         >>> good_NK, bad_NK = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.1, 0.9], [0.8, 0.2]])
-        >>> selector = registry.build("select", {"kind": "top", "size": 1}, "select")
+        >>> selector = registry.make_plugin("select", {"kind": "top", "size": 1}, "select")
         >>> selector.select([bad_NK, good_NK], np.array([0, 1])).tolist()
         [0.0, 1.0]
     """

@@ -31,12 +31,12 @@ class Node(Protocol):
     One is parsed from a config's value, drawn from, and encoded:
 
         >>> import numpy as np
-        >>> from distens.space._choices import parse
-        >>> from distens.space._parts import encode
-        >>> node = parse({"low": 0.0, "high": 2.0}, "members.net.dropout")
+        >>> from distens.space._choices import parse_node
+        >>> from distens.space._parts import encode_values
+        >>> node = parse_node({"low": 0.0, "high": 2.0}, "members.net.dropout")
         >>> node.contains(node.draw(np.random.default_rng(0))), node.contains(3.0)
         (True, False)
-        >>> encode(node, [0.5]).tolist()
+        >>> encode_values(node, [0.5]).tolist()
         [[0.25, 1.0]]
     """
 

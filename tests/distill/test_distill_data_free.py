@@ -273,7 +273,7 @@ def test_what_teachers_say_together_by_hand():
     unseen = torch.tensor([[[2.0, 1.0, 1.0]], [[1.0, 1.0, 2.0]]]).log()
     mixed = TeacherEnsemble("classwise", np.array([[3, 0, 0], [1, 4, 0]]))(unseen, torch.ones(2)).exp()
     torch.testing.assert_close(mixed, torch.tensor([[7 / 16, 1 / 4, 3 / 8]]))
-    with pytest.raises(Refused, match="average: 'classwise' needs the teachers' rows"):
+    with pytest.raises(Refused, match="average: 'classwise' needs the number of rows"):
         TeacherEnsemble("classwise", None)
 
 

@@ -30,7 +30,7 @@ def in_small_blocks(monkeypatch):
     monkeypatch.setattr(pairwise, "_MEMBERS", 3)
     monkeypatch.setattr(pairwise, "_NUMBERS", 2000)
     monkeypatch.setattr(pairwise, "_PAIRS", 5)
-    monkeypatch.setattr(pairwise, "_RUN", 4)
+    monkeypatch.setattr(pairwise, "_FLOAT32_SUM_LENGTH", 4)
 
 
 def test_diversity_is_the_mean_of_distances_in_blocks_too(monkeypatch):

@@ -274,7 +274,7 @@ def test_page_holds_table_members_and_failures(page):
     text, _ = page
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
     assert "ensemble 0.9812 0.0700 0.0300 0.0100 0.0010 123,456 75.2 8.12" in words
-    assert "student not here: the config has no distill section" in words
+    assert "student missing: the config has no distill section" in words
     assert "won on accuracy, lost on NLL." in words
     assert "m0001 0.625 family: net, learning_rate: 0.001235 –" in words
     assert "m0003 2 crashed" in words

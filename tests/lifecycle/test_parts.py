@@ -210,7 +210,7 @@ def test_parts_are_kept_in_the_order_in_which_they_were_left(tmp_path):
     (tmp_path / "members/m0/1/ant/part.json").write_text("{")
     assert list(Parts(store, "m0", 3)) == ["zebra"], "damaged: it is trained again"
     for name in ("1", "../x", "a/b", "zebra", ""):
-        with pytest.raises(ValueError, match="a part's name is letters"):
+        with pytest.raises(ValueError, match="a part's name must begin with a letter"):
             again.leave(name, State({}), {})
 
 
@@ -237,9 +237,9 @@ def test_a_client_leaves_one_model(tmp_path):
     [
         (
             lambda m: m["members"][0].update(parts=["early"]),
-            "'members/m0000/late.safetensors' is not the name of a bundle",
+            "'members/m0000/late.safetensors' is not the name of a file",
         ),
-        (lambda m: m["members"][0].update(parts=["early", "early"]), "members: a part twice"),
+        (lambda m: m["members"][0].update(parts=["early", "early"]), "members: a part occurs twice"),
         (lambda m: m["members"][0].update(parts=["early", "../late"]), "members.0.parts.1"),
         (lambda m: m["members"][0].update(id="m0000/x"), "is a part itself, and has none"),
         (lambda m: m["members"][0].update(id="a/b/c", parts=[]), "members.0.id"),

@@ -53,8 +53,8 @@ def test_a_kind_that_is_not_there_is_refused():
         "federated.judgement": "unknown kind 'federated.judgement'. Did you mean 'judge'",
         "os.system": "'os.system' belongs to an unknown role",
         "os:system": "'os:system' is not a work in a module that the config names",
-        "subprocess:Popen": "'subprocess:Popen' is none of a module",
-        "nowhere:Work": "'nowhere:Work' is none of a module",
+        "subprocess:Popen": "'subprocess:Popen' is not a work in a module",
+        "nowhere:Work": "'nowhere:Work' is not a work in a module",
     }.items():
         with pytest.raises(ValueError, match=words.replace(".", r"\.")):
             tasks.find_work(kind)

@@ -215,7 +215,7 @@ def test_a_diverging_network_is_named(settings):
         ({"kind": "estimator", "estimator": "ada_boost", "options": {"max_depth": 0}}, ["'max_depth' parameter", "0"]),
         (
             {"kind": "estimator", "estimator": "random_forest", "options": {"random_state": 1}},
-            ["options.random_state", "not yours to set"],
+            ["options.random_state", "cannot be set"],
         ),
         ({"kind": "module", "path": "user_module.Plain"}, ["package.module:Class", "'user_module.Plain'"]),
         ({"kind": "module", "path": "no_such_file:Plain"}, ["no module 'no_such_file'", "PYTHONPATH"]),

@@ -449,7 +449,7 @@ def test_stored_is_for_the_same_rows_only(tmp_path):
     stored, rng = Stored(str(tmp_path / "run")), np.random.default_rng(0)
     with pytest.raises(DataError, match=r"divides the 500 rows of another train split; this one has 499"):
         stored.divide(labels_N[:-1], 10, None, rng, no_column)
-    with pytest.raises(DataError, match=r"the labels differ: as many rows \(500\)"):
+    with pytest.raises(DataError, match=r"the labels differ: the number of rows is the same \(500\)"):
         stored.divide(labels_N[::-1].copy(), 10, None, rng, no_column)
     with pytest.raises(DataError, match=r"^federated\.partition\.path .*cannot read partition.safetensors"):
         Stored(str(tmp_path / "none")).divide(labels_N, 10, None, rng, no_column)

@@ -386,7 +386,7 @@ def test_of_many_members_the_best_and_a_random_part_are_learned_from():
 @pytest.mark.parametrize("name", ["bayes", "divbo"])
 def test_a_history_longer_than_what_is_learned_from(name, monkeypatch):
     """30 finished and 6 failed of which 12, then 8, count: few predictions are read, picks are new and repeatable."""
-    monkeypatch.setattr(_rounds, "TRIED", 12)
+    monkeypatch.setattr(_rounds, "MAX_FOREST_MEMBERS", 12)
     monkeypatch.setattr(divbo, "_MEMBERS", 8)
     history, read = make_history(SPACE, 30, 6, 2), []
 

@@ -184,7 +184,7 @@ def sure_members(seed: int = 5):
 @pytest.mark.parametrize("members", ["noisy", "sure"])
 @pytest.mark.parametrize("numbers", [200, 131_072])
 def test_selections_are_those_of_the_definition_with_bags_and_ties_and_in_blocks(members, metric, numbers, monkeypatch):
-    monkeypatch.setattr(_class_pool, "_NUMBERS", numbers)
+    monkeypatch.setattr(_class_pool, "_BLOCK_VALUES", numbers)
     probs_MNC, labels_N = noisy_members(30, 70, 4, seed=1) if members == "noisy" else sure_members()
     for bags in (1, 3):
         rng = np.random.default_rng(0)

@@ -212,7 +212,7 @@ def test_few_rows_promise_nothing():
 @pytest.mark.parametrize(
     ("mean_members", "tolerance", "message"),
     [
-        (0.5, None, "at least one member, found 0.5"),
+        (0.5, None, "at least 1 is allowed, found 0.5"),
         (math.nan, None, "at least one member"),
         (None, -0.1, "found -0.1"),
         (None, 1.0, "found 1.0"),

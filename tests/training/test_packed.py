@@ -325,7 +325,7 @@ def members_of(kind):
         {"learning_rate": 0.01, "epochs": 2, "rows": "all"},
         {"learning_rate": 0.03, "epochs": 1, "rows": "bootstrap"},
     ]
-    spec = [{"kind": kind, **{k: v for k, v in values.items() if k in cls.free}} for values in given]
+    spec = [{"kind": kind, **{k: v for k, v in values.items() if k in cls.varies_in_pack}} for values in given]
     assert packing.make_pack_key(spec[0]) == packing.make_pack_key(spec[1]) is not None
     return [registry.build_member(settings) for settings in spec]
 
@@ -459,7 +459,7 @@ def test_nothing_is_stacked_to_ask_for_advice(monkeypatch):
             built.append(len(networks))
             super().__init__(networks, *given, **how)
 
-    monkeypatch.setattr(packed, "Stack", Counted)
+    monkeypatch.setattr(packed, "NetworkStack", Counted)
     member = Classifier(epochs=1)
     assert [member.pack_advice((6,), 4, gpu)[0] > 1 for gpu in (False, True)] == [True, True]
     assert built == []

@@ -161,7 +161,7 @@ def write_report(
     return report
 
 
-Measured = tuple[Part, dict[str, Floats]]
+MeasuredPart = tuple[Part, dict[str, Floats]]
 """A part, and split -> its predictions_NK."""
 
 
@@ -174,7 +174,7 @@ def _write_part(member: Member, found: Mapping[str, float], folder: str, shared:
     return Part("", metrics, int(found["parameters"]), predict_ms_per_1000, files)
 
 
-def _parts(task: Task, member: Member, found: Parts, shared: RunContext) -> tuple[list[Measured], bool]:
+def _parts(task: Task, member: Member, found: Parts, shared: RunContext) -> tuple[list[MeasuredPart], bool]:
     """Return a training's parts, and True if they are averaged; predictions are written only of parts that are not.
 
     Raises:
@@ -184,7 +184,7 @@ def _parts(task: Task, member: Member, found: Parts, shared: RunContext) -> tupl
         return [], False
     if not registry.has_capability(member, LeavesParts):
         raise TypeError(f"its kind leaves parts ({', '.join(found)}) and does not say by `parts` what becomes of them")
-    averaged, parts = member.parts == "averaged", list[Measured]()
+    averaged, parts = member.parts == "averaged", list[MeasuredPart]()
     for name in found:
         state, left = found.state(name), found[name]
         model: Member = registry.build_member(task.settings, f"{task.id}/{name}")
@@ -200,7 +200,7 @@ def _parts(task: Task, member: Member, found: Parts, shared: RunContext) -> tupl
 
 
 def _average_parts(
-    parts: Sequence[Measured], averaged: bool, found: Mapping[str, float], folder: str, shared: RunContext
+    parts: Sequence[MeasuredPart], averaged: bool, found: Mapping[str, float], folder: str, shared: RunContext
 ) -> Part:
     """Return one part that represents all parts: the mean of their predictions if they are averaged, else the best."""
     if not averaged:

@@ -22,7 +22,7 @@ class ClientData(Protocol):
     Example:
         The driver makes one, and sends it along with the dataset; a client's work reads the client's rows::
 
-            clients = Partitioned({"c0": np.array([0, 2]), "c1": np.array([1, 3])})
+            clients = PartitionedClients({"c0": np.array([0, 2]), "c1": np.array([1, 3])})
             examples = clients.examples("c0", dataset)
             assert len(examples.inputs) == 2    # rows 0 and 2 of the *train* split
     """
