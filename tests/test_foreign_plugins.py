@@ -532,7 +532,7 @@ REFUSED = {
     "guest.kinds:Empty": "guest.kinds:Empty is no Search (it lacks propose); see distens/search/protocol.py",
     "guest.kinds:Stub": "guest.kinds:Stub is no Search (it lacks propose)",
     "guest.kinds:Bare": "guest.kinds:Bare must be a dataclass, whose fields are its options: write @dataclass above it",
-    "guest.kinds:Undecorated": "guest.kinds:Undecorated has 'extra', which is no option: write @dataclass above the class",
+    "guest.kinds:Undecorated": "guest.kinds:Undecorated has 'extra', which is no option: write @dataclass above the",
     "guest.kinds:More": "guest.kinds:More cannot be made of its options: its constructor also needs 'must'",
     "guest.kinds:Kind": "guest.kinds:Kind has an option 'kind', which means something else in a config: rename it",
     "guest.kinds:Seconds": "guest.kinds:Seconds has an option 'seconds', which means something else there: rename it",

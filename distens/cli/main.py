@@ -254,37 +254,42 @@ def report(
 def list_(
     storage: Annotated[str, typer.Option(help="Where runs are kept.")] = "runs",
 ) -> None:
-    """List runs with their state, and the accuracy and NLL of the bundles that they deploy."""
+    """List runs with their state, and the first two measures of the bundles that they deploy, on the test split."""
     from distens.storage.store import Store
 
     store = Store(storage)
-    lines = [["run", "started", "state", "members", "accuracy", "NLL"]]
+    runs: list[dict[str, str]] = []
     for name in store.names():
         if not store.exists(f"{name}/run.json"):
             continue
         try:
             with report_damage(f"{store.url}/{name}"):
-                lines.append([name, *_state(store, name)])
+                runs.append({"run": name, **_describe_run(store, name)})
         except StorageError:  # the other runs are still listed
-            lines.append([name, "", "damaged", "", "", ""])
-    if len(lines) == 1:
+            runs.append({"run": name, "state": "damaged"})
+    if not runs:
         typer.echo(f"no runs in {storage}")
         return
-    tables.print_lines(lines)
+    headings = list(dict.fromkeys(["run", "started", "state", "members", *(key for run in runs for key in run)]))
+    tables.print_lines([headings, *([run.get(heading, "") for heading in headings] for run in runs)])
 
 
-def _state(store: Store, name: str) -> list[str]:
-    """Return a run's cells in the list: start, state, members, and accuracy and NLL of the bundle that it deploys."""
+def _describe_run(store: Store, name: str) -> dict[str, str]:
+    """Return heading -> cell of a run: start, state, members, and the measures of the bundle that it deploys."""
     from datetime import datetime
+
+    from distens.evaluate.report import columns_of
 
     info = store.read_json(f"{name}/run.json")
     started = datetime.fromtimestamp(info["started"]).strftime("%Y-%m-%d %H:%M")
-    asked = _size(info["identity"])
+    members = _size(info["identity"])
     if not store.exists(f"{name}/results.json"):
-        return [started, "unfinished", asked, "", ""]
+        return {"started": started, "state": "unfinished", "members": members}
     results = store.read_json(f"{name}/results.json")
     row = results[results.get("chosen") or ("ensemble" if "ensemble" in results else "global")]
-    return [started, "finished", asked, f"{row['accuracy']:.4f}", f"{row['nll']:.4f}"]
+    measures = list(columns_of({"": row}).headings.items())[:2]
+    cells = {heading: f"{row[key]:.4f}" for key, heading in measures if key in row}
+    return {"started": started, "state": "finished", "members": members, **cells}
 
 
 def _size(identity: dict[str, Any]) -> str:

@@ -24,15 +24,25 @@ class Columns:
     Attributes:
         headings: key of a row -> heading, in order.
         higher: the keys for which higher values are better.
+        definitions: key -> the definition of a measure whose heading is not enough.
     """
 
     headings: Mapping[str, str]
     higher: tuple[str, ...]
+    definitions: Mapping[str, str]
+
+    @property
+    def note(self) -> str:
+        """Return the sentences that stand below the table."""
+        higher = [self.headings[key] for key in self.headings if key in self.higher]
+        better = f"higher is better for {' and '.join(higher)}, lower for the others" if higher else "lower is better"
+        meanings = [f"{self.headings[k]}: {text}." for k, text in self.definitions.items() if k in self.headings]
+        return " ".join([f"The best of each column is marked; {better}.", *meanings])
 
 
 def columns(target: Target | type[Target]) -> Columns:
     """Return the table's columns: the measures of a target, and the costs of a row."""
-    return Columns({**target.headings, **_COSTS}, target.higher_is_better)
+    return Columns({**target.headings, **_COSTS}, target.higher_is_better, target.definitions)
 
 
 def columns_of(rows: Mapping[str, Mapping[str, float]]) -> Columns:
@@ -118,6 +128,7 @@ def write_page(path: Path, data: ReportData) -> None:
     page = environment.get_template("_report.html.j2").render(
         data=data,
         headings=list(columns.headings.values()),
+        note=columns.note,
         rows=[
             (name, [(_number(key, values.get(key)), (name, key) in top) for key in columns.headings])
             for name, values in data.rows.items()

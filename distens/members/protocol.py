@@ -80,8 +80,8 @@ class Packable(Member, Protocol):
             ...
 
     Attributes:
-        varies_in_pack: the settings, dotted (`learning_rate`, `model.dropout`), in which members of one pack may differ; all
-            other settings are equal in a pack.
+        varies_in_pack: the settings, dotted (`learning_rate`, `model.dropout`), in which members of one pack may
+            differ; all other settings are equal in a pack.
     """
 
     varies_in_pack: ClassVar[tuple[str, ...]]
@@ -114,8 +114,8 @@ class Stackable(Member, Protocol):
         predictions_MNK = predict_all(inputs)
 
     Attributes:
-        shared_when_stacked: the settings that must be equal in members stacked for prediction; those in `Packable.varies_in_pack` may
-            differ.
+        shared_when_stacked: the settings that must be equal in members stacked for prediction; those in
+            `Packable.varies_in_pack` may differ.
     """
 
     shared_when_stacked: ClassVar[tuple[str, ...]]

@@ -39,6 +39,11 @@ class Classes:
         "aurc": "AURC",
     }
     higher_is_better: ClassVar[tuple[str, ...]] = ("accuracy",)
+    definitions: ClassVar[Mapping[str, str]] = {
+        "brier": "summed over classes",
+        "ece": "15 bins of equal count",
+        "aurc": "mean error of the k most confident rows, over all k",
+    }
     phrases: ClassVar[tuple[Phrase, ...]] = (
         Phrase("error", "accuracy", "accuracy", True, 100.0, 2, unit=" %", difference_unit=" points"),
         Phrase("nll", "nll", "NLL"),

@@ -113,12 +113,14 @@ class Target(Protocol):
         minimised: names of the metrics that search and selection may minimise; the first is the usual one.
         headings: metric of the table -> its heading, in order.
         higher_is_better: the table's metrics for which a higher value is better.
+        definitions: metric of the table -> its definition, where the heading is not enough; the page has them.
         phrases: the verdict's wording for each measure, the most important first.
     """
 
     minimised: ClassVar[tuple[str, ...]]
     headings: ClassVar[Mapping[str, str]]
     higher_is_better: ClassVar[tuple[str, ...]]
+    definitions: ClassVar[Mapping[str, str]]
     phrases: ClassVar[tuple[Phrase, ...]]
 
     @classmethod

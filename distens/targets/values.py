@@ -35,6 +35,7 @@ class Values:
     minimised: ClassVar[tuple[str, ...]] = METRICS
     headings: ClassVar[Mapping[str, str]] = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
     higher_is_better: ClassVar[tuple[str, ...]] = ("r2",)
+    definitions: ClassVar[Mapping[str, str]] = {"r2": "share of the targets' variance that is explained"}
     phrases: ClassVar[tuple[Phrase, ...]] = (
         Phrase("squared_error", "rmse", "RMSE", significant=True, difference_unit=" of squared error"),
         Phrase("absolute_error", "mae", "MAE", significant=True),

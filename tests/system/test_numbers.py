@@ -11,8 +11,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.pyfunc import load_model
 from sklearn.datasets import load_diabetes
+from typer.testing import CliRunner
 
 import distens
+from distens.cli.main import app
 from distens.config.config import load_config, parse_config
 from distens.data.load import load_data as read
 from distens.errors import ConfigError
@@ -58,6 +60,14 @@ def test_from_a_config_to_a_registered_model_that_predicts(tmp_path, mlflow_stor
     assert set(result.rows) == {"ensemble", "best_single", "larger_single", "seed_ensemble"}
     assert all({"rmse", "mae", "r2"} <= set(row) for row in result.rows.values())
     assert result.rows["ensemble"]["rmse"] < load_diabetes().target.std(), "better than the mean"
+    listed = CliRunner().invoke(app, ["list", "--storage", str(tmp_path)]).output.splitlines()
+    chosen = json.loads(Path(result.path, "results.json").read_text())["chosen"]
+    (head,) = [line for line in listed if "started" in line]
+    (line,) = [line for line in listed if "finished" in line]
+    assert head.split() == ["run", "started", "state", "members", "RMSE", "MAE"]
+    assert line.split()[-2:] == [f"{result.rows[chosen][key]:.4f}" for key in ("rmse", "mae")]
+    page = Path(result.path, "report.html").read_text()
+    assert "higher is better for R², lower for the others" in page and "Brier" not in page
     assert result.verdict[0].startswith("Lowest RMSE: ")
     ours = load(result.path).predict_proba(ROWS.head(20))
     assert ours.shape == (20, 1) and load(result.path).classes == ("target",)

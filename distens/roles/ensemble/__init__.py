@@ -46,5 +46,6 @@ class Ensemble:
         return EnsembleRun(plan, session).outcome()
 
     def size(self, identity: Mapping[str, Any]) -> str:
-        """Return the number of members that the search starts."""
-        return str(identity["search"]["members"])
+        """Return the number of members that the search starts, or the time after which it starts no more."""
+        search = identity["search"]
+        return f"{search['seconds']:g} s" if search["members"] is None else str(search["members"])

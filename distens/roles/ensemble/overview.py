@@ -17,7 +17,7 @@ from distens.lifecycle.delivery import MAX_FAILURES_SHOWN
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import LEADERS
 from distens.lifecycle.results import PageContent, TableRow, costs
-from distens.records import Finished, Floats
+from distens.records import Finished, Floats, task_of
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.serve.cascade import Cascade, learn
@@ -90,7 +90,7 @@ def page(
         members=_members(plan, selection, diversity_M),
         failures=failures[:MAX_FAILURES_SHOWN],
         details=details,
-        draw=lambda folder: _figures(plan, loaded, selection, rows, diversity_M, folder),
+        draw=lambda folder: _figures(plan, ledger, loaded, selection, rows, diversity_M, folder),
     )
 
 
@@ -151,6 +151,7 @@ def _details(
 
 def _figures(
     plan: EnsemblePlan,
+    ledger: Ledger,
     loaded: LoadedData,
     selection: Selection,
     rows: Mapping[str, TableRow],
@@ -168,8 +169,9 @@ def _figures(
     draw(curves, targets_N, paths[quality])
     figures.draw_diversity(values_M, diversity_M, selection.weights_M, families, metric, paths["diversity"])
     figures.weights({e.task.id: w for e, w in selection.selected}, paths["weights"])
-    ensemble_T = _ensemble_so_far(plan, selection.search_MNK, values_M, loaded)
-    figures.progress(values_M, ensemble_T, metric, paths["progress"])
+    arrived = _order_of_arrival(ledger, selection.entries)
+    ensemble_T = _ensemble_so_far(plan, [selection.search_MNK[m] for m in arrived], values_M[arrived], loaded)
+    figures.progress(values_M[arrived], ensemble_T, metric, paths["progress"])
     return {
         f"{quality.capitalize()} on the test split": paths[quality],
         "Members: quality against diversity, on the search split": paths["diversity"],
@@ -178,15 +180,22 @@ def _figures(
     }
 
 
-def _ensemble_so_far(plan: EnsemblePlan, search_MNK: Sequence[Floats], values_M: Floats, loaded: LoadedData) -> Floats:
+def _order_of_arrival(ledger: Ledger, entries: Sequence[Finished]) -> list[int]:
+    """Return the places of entries, which are in order of names, in the order in which their tasks finished."""
+    number = {entry.task.id: number for number, entry in enumerate(ledger.all_finished(EnsemblePurpose.SEARCH))}
+    return sorted(range(len(entries)), key=lambda m: number[task_of(entries[m].task.id)])
+
+
+def _ensemble_so_far(plan: EnsemblePlan, search_TNK: Sequence[Floats], values_T: Floats, loaded: LoadedData) -> Floats:
+    """Return the metric of the ensemble of the first members, for up to CURVE_POINTS numbers of them; NaN elsewhere."""
     metric, target, targets_N = plan.config.metric, loaded.dataset.target, loaded.dataset.targets["search"]
-    values_T = np.full(len(search_MNK), np.nan)
-    for count in np.unique(np.linspace(1, len(search_MNK), min(len(search_MNK), CURVE_POINTS)).astype(int)):
-        leaders = np.argsort(values_M[:count], kind="stable")[:LEADERS]
-        predictions_MNK = [search_MNK[m] for m in leaders]
+    ensemble_T = np.full(len(search_TNK), np.nan)
+    for count in np.unique(np.linspace(1, len(search_TNK), min(len(search_TNK), CURVE_POINTS)).astype(int)):
+        leaders = np.argsort(values_T[:count], kind="stable")[:LEADERS]
+        predictions_MNK = [search_TNK[t] for t in leaders]
         weights_M = plan.selector.select(predictions_MNK, targets_N, metric, **target_argument(target))
-        values_T[count - 1] = target.metrics(target.mean(predictions_MNK, weights_M), targets_N)[metric]
-    return values_T
+        ensemble_T[count - 1] = target.metrics(target.mean(predictions_MNK, weights_M), targets_N)[metric]
+    return ensemble_T
 
 
 def _failures(ledger: Ledger) -> list[dict[str, Any]]:
