@@ -26,6 +26,16 @@ HERE = Path(__file__).parent / "old"
 TIMES = ("train_seconds", "predict_ms_per_1000", "search_seconds", "seconds")
 """Keys of results.json that another run of the same computation changes."""
 
+REWORDED = {
+    "less than two count as not distinguishable. What other seeds would have trained is not in them.": (
+        "a difference of less than two counts as not distinguishable. The effect of other seeds is not included."
+    ),
+    "The best is chosen on the combine split; what its test split says is in its own table:": (
+        "The best run is chosen on the combine split; its own table has its results on the test split:"
+    ),
+}
+"""Sentences of the code that wrote the runs, as today's code words them when it writes them anew."""
+
 LIBRARIES = ("torch", "scikit-learn", "lightgbm", "numpy", "scipy")
 
 
@@ -36,6 +46,14 @@ def names() -> list[str]:
 def said(name: str) -> dict[str, Any]:
     """Return what the code that wrote a run said of it."""
     return json.loads((HERE / f"{name}.json").read_text())
+
+
+def reworded(value: Any) -> Any:
+    """Return what a run's code said, in today's words."""
+    text = json.dumps(value)
+    for old, new in REWORDED.items():
+        text = text.replace(old, new)
+    return json.loads(text)
 
 
 def unpack(name: str, folder: Path) -> Path:

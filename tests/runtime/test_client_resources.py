@@ -114,7 +114,7 @@ def test_more_than_any_node_has_is_refused_by_name_before_training(tmp_path, ray
         ({"resources": {"c1": {"cpu": 2}}}, "runtime.resources.c1: unknown key 'cpu'. Did you mean 'cpus'?"),
         (
             {"resources": {"c1": {"cpus": 2}}, "clients": None, "sources": {"a": "a.npz", "b": "b.npz"}},
-            "'c1' is none of clients or families. Clients: a, b. Families: small",
+            "'c1' is not among the clients or families. Clients: a, b. Families: small",
         ),
     ],
 )
@@ -125,7 +125,9 @@ def test_what_cannot_be_is_refused_before_anything_starts(section, words, tmp_pa
 
 
 def test_a_client_that_the_partition_does_not_make_is_refused_before_training(tmp_path, ray_here):
-    with pytest.raises(RunError, match=r"'c9' is none of clients or families. Clients: c0, .*, c3. Families: small"):
+    with pytest.raises(
+        RunError, match=r"'c9' is not among the clients or families. Clients: c0, .*, c3. Families: small"
+    ):
         distens.run(config(tmp_path, {"c9": {"cpus": 2}}))
     (path,) = tmp_path.iterdir()
     assert (path / "run.json").exists() and not (path / "rounds").exists()

@@ -218,5 +218,5 @@ def test_sizes_survive_the_journal():
 
 
 def test_what_ray_counts_itself_is_not_custom():
-    with pytest.raises(ConfigError, match="custom_per_member: GPU is not custom"):
+    with pytest.raises(ConfigError, match="custom_per_member: GPU is not a custom resource"):
         registry.make_plugin("runtime", {"kind": "ray_actors", "custom_per_member": {"GPU": 1.0}}, "runtime")

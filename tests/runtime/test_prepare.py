@@ -47,10 +47,10 @@ def said(body: str, folder: object) -> str:
 def test_prepared_or_not_the_predictions_are_the_same_and_nothing_stays(tmp_path):
     body = """
     quick = {"family": "a", "kind": "classifier", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 3}
-    dataset = load(DataSection(source="sklearn:iris"), 0).dataset.for_members()
+    dataset = load_data(DataSection(source="sklearn:iris"), 0).dataset.for_members()
     found = {}
     for spec in ({"kind": "ray_actors", "address": "local"}, "inline"):
-        runner = registry.build("runtime", spec, "runtime")
+        runner = registry.make_plugin("runtime", spec, "runtime")
         runner.prepare(1)
         store = Store(f"{folder}/{registry.kind_of(runner)}")
         runner.start(Shared(store, dataset))
@@ -75,7 +75,7 @@ def test_what_fails_before_the_start_leaves_no_process(tmp_path):
                   "members": {"a": {"kind": "classifier", "model": {"kind": "mlp", "hidden": [8]}}},
                   "search": {"kind": "random", "members": 2}, "runtime": {"kind": "ray_actors", "address": "local"}}
         try:
-            distens.run(parse({**config, **changes}))
+            distens.run(parse_config({**config, **changes}))
         except distens.DistensError as error:
             print(type(error).__name__, str(error)[:60], left(), ray.is_initialized())
 
@@ -91,7 +91,7 @@ def test_what_fails_before_the_start_leaves_no_process(tmp_path):
 
 def test_no_ray_at_the_address_is_said_at_the_start(tmp_path):
     body = """
-    runner = registry.build("runtime", {"kind": "ray_actors", "address": "127.0.0.1:9"}, "runtime")
+    runner = registry.make_plugin("runtime", {"kind": "ray_actors", "address": "127.0.0.1:9"}, "runtime")
     runner.prepare(2)
     try:
         runner.start(None)
@@ -109,9 +109,9 @@ def test_a_driver_that_is_asked_to_end_says_so_in_its_own_words(tmp_path):
     import os, signal
     os.dup2(1, 2)
     signal.signal(signal.SIGTERM, lambda number, frame: print("stopped", flush=True))
-    runner = registry.build("runtime", {"kind": "ray_actors", "address": "local"}, "runtime")
+    runner = registry.make_plugin("runtime", {"kind": "ray_actors", "address": "local"}, "runtime")
     runner.prepare(1)
-    runner.start(Shared(Store(folder), load(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
+    runner.start(RunContext(Store(folder), load_data(DataSection(source="sklearn:iris"), 0).dataset.for_members()))
     os.kill(os.getpid(), signal.SIGTERM)
     runner.stop()
     """
@@ -124,14 +124,14 @@ def test_a_head_that_is_lost_is_said_with_what_to_do_and_one_that_we_end_is_not(
     heard = []
     logging.getLogger("distens").addHandler(logging.Handler())
     logging.getLogger("distens").handlers[0].emit = lambda record: heard.append(record.getMessage())
-    data = load(DataSection(source="sklearn:iris"), 0).dataset.for_members()
+    data = load_data(DataSection(source="sklearn:iris"), 0).dataset.for_members()
 
     def watches():
         return [thread for thread in threading.enumerate() if thread.name == "distens-head"]
 
     def started():
         runner = registry.make_plugin("runtime", {"kind": "ray_actors", "address": "local"}, "runtime")
-        runner.start(Shared(Store(folder), data))
+        runner.start(RunContext(Store(folder), data))
         return runner
 
     runner = started()
@@ -160,7 +160,7 @@ def test_a_head_that_is_lost_is_said_with_what_to_do_and_one_that_we_end_is_not(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_end_while_it_gets_ready_leaves_no_process(number, tmp_path):
     body = """
-    runner = registry.build("runtime", {"kind": "ray_actors", "address": "local"}, "runtime")
+    runner = registry.make_plugin("runtime", {"kind": "ray_actors", "address": "local"}, "runtime")
     try:
         runner.prepare(2)
         print("begun", flush=True)

@@ -141,7 +141,7 @@ def test_what_is_not_as_usual_is_known_by_its_key():
     assert explain_unknown_name(given, {"families": ["law"]}) == ""
     assert (
         explain_unknown_name(given, {"families": ["low"]})
-        == "runtime.resources: 'law' is none of families. Families: low"
+        == "runtime.resources: 'law' is not among the families. Families: low"
     )
 
 
@@ -162,7 +162,10 @@ def ensemble(folder, runtime, **members):
 @pytest.mark.parametrize(
     ("runtime", "words"),
     [
-        ({"resources": {"low": {"cpus": 2}}}, "runtime.resources: 'low' is none of families. Families: boosting, net"),
+        (
+            {"resources": {"low": {"cpus": 2}}},
+            "runtime.resources: 'low' is not among the families. Families: boosting, net",
+        ),
         (
             {"resources": {"boosting": {"gpus": 2}}},
             "runtime.resources.boosting.gpus: 2 have no effect: no member of kind 'estimator' uses one",

@@ -118,7 +118,7 @@ def test_a_key_twice(folder, key):
     path = folder()
     text = (path / "bundle.json").read_text().replace(f'"{key}":', f'"{key}": "other", "{key}":', 1)
     (path / "bundle.json").write_text(text)
-    refused(path, "a key twice", key)
+    refused(path, "a key occurs twice", key)
 
 
 FILE = ("files", FIRST)
@@ -144,13 +144,13 @@ SETTINGS = ("members", 0, "settings")
         (["members"], {"m0": 1}, ["members", "array"]),
         (["members", 0, "weight"], -1, ["members.0.weight", "greater than 0", "-1"]),
         (["members", 0, "weight"], True, ["members.0.weight", "number"]),
-        (["members", 1, "id"], "m0", ["members", "a name twice", "m0"]),
+        (["members", 1, "id"], "m0", ["members", "a name occurs twice", "m0"]),
         (["members", 0, "id"], "../../outside/kept", ["members.0.id", "../../outside/kept"]),
         (["members", 0, "id"], "/etc/passwd", ["members.0.id", "/etc/passwd"]),
         (["members", 0, "id"], "m0\0", ["members.0.id", "m0\\x00"]),
         (["members", 0, "id"], "..\\m0", ["members.0.id", "pattern"]),
         (["members", 0, "id"], 7, ["members.0.id", "string", "7"]),
-        (["classes"], ["a", "a", "b"], ["classes", "a name twice"]),
+        (["classes"], ["a", "a", "b"], ["classes", "a name occurs twice"]),
         (["classes"], [1, 2, 3], ["classes.0", "string"]),
         (["classes"], "abc", ["classes", "array"]),
         (["classes"], [str(i) for i in range(100_000)], ["m0", "classes", "100000"]),
@@ -207,16 +207,16 @@ POINTS = [
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (["stages", 0, "members"], [1], ["every member once"]),
+        (["stages", 0, "members"], [1], ["every member must be"]),
         (["stages", 0, "members"], [0.0], ["integer"]),
-        (["stages", 0, "members"], [-1], ["every member once"]),
-        (["stages", 1, "spread"], 0.5, ["the last is 0"]),
+        (["stages", 0, "members"], [-1], ["every member must be"]),
+        (["stages", 1, "spread"], 0.5, ["the last must be 0"]),
         (["stages", 0, "spread"], float("nan"), ["finite"]),
         (["stages", 0, "temperature"], 0, ["greater than 0"]),
-        (["points"], [], ["windows grow from zero"]),
+        (["points"], [], ["windows must grow from zero"]),
         (["points", 0, "window"], 1e400, ["finite"]),
-        (["points", 1, "window"], -1.0, ["windows grow from zero"]),
-        (["points", 0, "members"], 2.0, ["with one member"]),
+        (["points", 1, "window"], -1.0, ["windows must grow from zero"]),
+        (["points", 0, "members"], 2.0, ["one member"]),
     ],
 )
 def test_numbers_that_make_no_cascade(folder, path, value, words):
@@ -294,7 +294,7 @@ ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
         (forge.header({"a": {**ONE, "dtype": "F8_E4M3", "shape": [4]}}, bytes(4)), ["damaged", "F8_E4M3"]),
         (forge.header({"a": ONE, "b": {**ONE, "data_offsets": [2, 6]}}, bytes(6)), ["damaged"]),
         (forge.state({"w": np.ones(1)}, DEEP), ["damaged", "RecursionError"]),
-        (forge.state({"w": np.ones(1)}, "[1]"), ["no mapping"]),
+        (forge.state({"w": np.ones(1)}, "[1]"), ["must be a mapping"]),
         (forge.state({"w": np.ones(1)}, {}), ["m0", "input_shape"]),
     ],
 )
@@ -427,8 +427,8 @@ def support(key, value):
         (BOOSTED, boosted("left", 0), ["leads in circles"]),
         (BOOSTED, boosted("right", 2**31), ["out of itself"]),
         (BOOSTED, boosted("feature_idx", 2**40), ["missing features"]),
-        (BOOSTED, boosted("is_categorical", 1), ["asks for categories"]),
-        (KNN, lambda e: setattr(e, "_y", np.full(150, 10**12)), ["do not go together"]),
+        (BOOSTED, boosted("is_categorical", 1), ["splits on categorical features"]),
+        (KNN, lambda e: setattr(e, "_y", np.full(150, 10**12)), ["do not fit together"]),
         (KNN, lambda e: setattr(e, "n_neighbors", 10**9), ["n_neighbors", "1000000000"]),
         (SUPPORT, support("_n_support", np.array([10**8, -(10**8), 0], dtype=np.int32)), ["do not add up"]),
         (SUPPORT, support("_dual_coef_", np.ones((2, 1))), ["_dual_coef_", "(2, 1)"]),
@@ -459,9 +459,9 @@ def test_numbers_that_compiled_code_would_follow_anywhere(folder, settings, chan
         (r"shrinkage=", "leaf_const=", ["'leaf_const' is unknown"]),
         (r"shrinkage=1", "shrinkage=1\rnum_leaves=99", ["characters"]),
         (r"shrinkage=1", "shrinkage=1\0", ["characters"]),
-        (r"num_class=3", "num_class=1", ["does not go together"]),
-        (r"num_class:3", "num_class:1000000000", ["does not go together"]),
-        (r"max_feature_idx=3", "max_feature_idx=1000000000", ["does not go together"]),
+        (r"num_class=3", "num_class=1", ["contradict each other"]),
+        (r"num_class:3", "num_class:1000000000", ["contradict each other"]),
+        (r"max_feature_idx=3", "max_feature_idx=1000000000", ["contradict each other"]),
         (r"end of trees", "end of threes", ["unknown"]),
     ],
 )

@@ -115,7 +115,7 @@ FIRST_ENTRY = "journal/00000000.json"
         (
             FIRST_ENTRY,
             lambda v: v[0]["task"].update(work={"kind": "os.system"}),
-            ["00000000.json is damaged", "no role"],
+            ["00000000.json is damaged", "unknown role"],
         ),
         (
             FIRST_ENTRY,
@@ -202,9 +202,9 @@ def of_lying_length():
     ("content", "words"),
     [
         (pickle.dumps(Payload()), ["cannot read"]),
-        (arrow(pa.array([1.0, 2.0])), ["no probabilities but double"]),
-        (arrow(pa.array([[1.0], [2.0, 3.0]])), ["no probabilities but list"]),
-        (arrow(pa.FixedSizeListArray.from_arrays(pa.array([b"a", b"b"]), 1)), ["no probabilities"]),
+        (arrow(pa.array([1.0, 2.0])), ["expected probabilities, found double"]),
+        (arrow(pa.array([[1.0], [2.0, 3.0]])), ["expected probabilities, found list"]),
+        (arrow(pa.FixedSizeListArray.from_arrays(pa.array([b"a", b"b"]), 1)), ["expected probabilities"]),
         (of_lying_length(), ["cannot read"]),
     ],
 )
@@ -285,14 +285,17 @@ def member(**changes):
         ({"data": {"source": ["a"] * 10**6}}, ["more than 1,000,000 values"]),
         (member(epochs=True), ["members.a.epochs: expected a number, found True"]),
         (member(learning_rate="0.1"), ["members.a.learning_rate: expected a number, found '0.1'"]),
-        (member(learning_rate={"low": 0.1, "high": 1e400}), ["members.a.learning_rate.high: a finite number"]),
-        (member(model={"kind": "mlp", "hidden": [True]}), ["members.a.model.hidden.0: a number"]),
+        (member(learning_rate={"low": 0.1, "high": 1e400}), ["members.a.learning_rate.high: expected a finite number"]),
+        (member(model={"kind": "mlp", "hidden": [True]}), ["members.a.model.hidden.0: expected a number"]),
         (member(model={"kind": "mlp", "hidden": [1] * 10_000}), ["members.a.model.hidden", "at most 1000"]),
         (member(kind="../store"), ["unknown members kind '../store'"]),
         (member(kind="_rows"), ["unknown members kind '_rows'"]),
         (member(kind="module", path="os:system"), ["must be a subclass of torch.nn.Module"]),
         (member(kind="module", path=".trap:Net"), ["expected package.module:Class"]),
-        (member(kind="estimator", estimator="svm", options={"C": 1e400}), ["members.a.options.C: a finite number"]),
+        (
+            member(kind="estimator", estimator="svm", options={"C": 1e400}),
+            ["members.a.options.C: expected a finite number"],
+        ),
         (member(kind="estimator", estimator="svm", options={"x": {"y": b"z"}}), ["members.a.options.x.y", "b'z'"]),
         ({"members": {"../a": {"kind": "classifier"}}}, ["../a", "pattern"]),
         ({"name": "a\n"}, ["name", "pattern"]),

@@ -204,7 +204,7 @@ def test_a_partition_serves_another_run(old, tmp_path):
 @pytest.mark.parametrize("name", KILLED)
 def test_an_interrupted_run_goes_on(name, old):
     """What had finished is not done again, and the run ends as it did under the code that began it."""
-    said, run = SAID[name], old(name)
+    said, run = old_runs.reworded(SAID[name]), old(name)
     kept = stamps(*(run / "journal").glob("*.json"), *(run / "rounds").glob("*.json"))
     for member in said["finished"]:
         kept |= stamps(*(run / "members" / member).glob("*/*"))
@@ -253,7 +253,7 @@ def test_a_half_trained_member_goes_on_from_its_checkpoint(old):
 
 @pytest.mark.parametrize("name", FINISHED)
 def test_a_finished_run_is_delivered_anew_and_nothing_else(name, old):
-    said, run = SAID[name], old(name)
+    said, run = old_runs.reworded(SAID[name]), old(name)
     words = []
     if name == "placed":  # those resources are not here
         words = ["--set", "federated.resources={}", "--set", "runtime=inline"]
@@ -278,7 +278,7 @@ def test_a_finished_run_is_delivered_anew_and_nothing_else(name, old):
 
 
 def test_a_finished_run_is_trained_deeper(old):
-    said, run = SAID["rungs"]["deeper"], old("rungs")
+    said, run = old_runs.reworded(SAID["rungs"]["deeper"]), old("rungs")
     kept = stamps(*run.glob("members/*/*/*"))
     distens_("resume", run, "--set", said["set"])
     assert stamps(*kept) == kept
@@ -295,7 +295,7 @@ def test_a_sweep_that_was_done(old, ray_here):
     sweep = old("swept")
     before = everything(sweep)
     found = distens_("sweep", "given.yaml").splitlines()
-    assert old_runs.without_places(found) == SAID["swept"]["table"]
+    assert old_runs.without_places(found) == old_runs.reworded(SAID["swept"]["table"])
     after = everything(sweep)
     assert {file: after[file] for file in before if file.name != "sweep.yaml"} == {
         file: stamp for file, stamp in before.items() if file.name != "sweep.yaml"

@@ -269,7 +269,7 @@ def test_files_come_back(store, s3):
     address = store.write_state("m/state.safetensors", state)
     assert np.array_equal(store.read_state(address.path, address).arrays["a"], state.arrays["a"])
     large = store.write("large", bytes(12_000_000))
-    assert store.holds(large) and len(store.read("large", large)) == large.size_bytes
+    assert store.has_file(large) and len(store.read("large", large)) == large.size_bytes
     probs_NC = np.full((4000, 2), 0.5)
     predictions = store.write_predictions("p.arrow", probs_NC)
     s3.asked()

@@ -161,7 +161,7 @@ def test_nobody_at_the_address(project):
         ([], {"working_dir": Path("/usr")}, "not in the working directory /usr"),
         ([], {"more": Path("bad.yaml")}, "bad.yaml: not YAML"),
         ([], {"more": Path("list.yaml")}, "--runtime-env list.yaml: expected keys"),
-        ([], {"more": Path("text.yaml")}, "--runtime-env text.yaml: env_vars: a dict, found 'x'"),
+        ([], {"more": Path("text.yaml")}, "--runtime-env text.yaml: env_vars: expected a dict, found 'x'"),
         ([], {"more": Path("latin.yaml")}, "--runtime-env latin.yaml: 'utf-8' codec can't decode"),
         ([], {"more": Path("key.yaml")}, "--runtime-env key.yaml: pip.0: an address with credentials"),
     ],
@@ -189,7 +189,7 @@ def test_addresses_go_along_and_passwords_do_not(project, monkeypatch):
     assert "xyz" not in str(job) and env["pip"] == ["einops"] and {".git", "big"} <= set(env["excludes"])
     assert job.entrypoint == "python -m distens.cli run --resume iris.yaml --set seed=3"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hidden@mlflow:5000")
-    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI: an address with credentials") as refused:
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI: this address holds credentials") as refused:
         submit.Job.of(config, Path("iris.yaml"))
     assert "hidden" not in str(refused.value)
 

@@ -160,7 +160,7 @@ def test_a_space_of_json_values_is_saved_with_a_search():
             {"a": tune.search.sample.Float(0, None)},
             r"param_space.a: this domain cannot be searched: found Float.*Allowed: ",
         ),
-        ({"a": tune.choice([])}, "param_space.a: a choice of nothing"),
+        ({"a": tune.choice([])}, "param_space.a: a choice without options"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_by_its_place(space, message):
@@ -276,7 +276,7 @@ def test_a_search_that_knows_less_than_its_journal(tmp_path):
     (tmp_path / "bad").write_text("{}")
     with pytest.raises(StorageError, match="bad: not the state of a DivBOSearch"):
         fresh.restore(str(tmp_path / "bad"))
-    with pytest.raises(StorageError, match="not that of the experiment to be restored"):
+    with pytest.raises(StorageError, match="does not belong to the experiment to be restored"):
         DivBOSearch(**{**options, "storage": str(tmp_path / "empty")}).restore(str(tmp_path / "snapshot"))
     with pytest.raises(RunError, match="is of another space"):
         DivBOSearch(**{**options, "space": {"x": tune.uniform(0, 1)}}).suggest("t0")
@@ -314,7 +314,7 @@ def test_objectives():
     with pytest.raises(ConfigError, match="Did you mean 'divbo'"):
         DivBOSearch(search="divbp")
     search = DivBOSearch(metric="loss", mode="min")
-    with pytest.raises(ConfigError, match=r"told 'loss' and tune.TuneConfig 'error'"):
+    with pytest.raises(ConfigError, match=r"given 'loss' and tune.TuneConfig 'error'"):
         search.set_search_properties("error", "min", SMALL)
     assert search.set_search_properties("loss", "min", SMALL)
     assert not search.set_search_properties("loss", "min", SMALL)
@@ -479,7 +479,7 @@ def test_a_users_own_trainable_reports_members_predictions_or_nothing(tmp_path, 
     [
         ({"member": 1, "predictions": np.ones((2, 2))}, "exclude each other"),
         ({"labels": [1]}, "`rows` and `labels` have no effect without a `member`"),
-        ({"predictions": np.array([[np.nan, 1.0]])}, "predictions are finite probs_NC"),
+        ({"predictions": np.array([[np.nan, 1.0]])}, "predictions are finite predictions_NK"),
         ({"member": 1, "rows": {"search": [[0]]}, "labels": [1]}, "a member needs `rows` for search, combine, test"),
         ({"member": 1, "rows": {split: [[0]] for split in HELD_OUT}, "labels": [1]}, "`parameters` is missing"),
     ],
