@@ -20,6 +20,7 @@ def test_the_progress_of_a_search_is_drawn_in_the_order_in_which_members_finishe
     assert overview._order_of_arrival(ledger, entries) == [2, 0, 1]
 
 
-def test_the_size_of_a_run_that_time_ends_is_its_time():
+def test_the_size_of_a_run_is_its_members_or_what_decides_their_number():
+    assert Ensemble().size({"search": {"members": None}}) == "scheduled"
     assert Ensemble().size({"search": {"members": None, "seconds": 60.0}}) == "60 s"
     assert Ensemble().size({"search": {"members": 24, "seconds": None}}) == "24"

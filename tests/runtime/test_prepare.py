@@ -52,15 +52,15 @@ def test_prepared_or_not_the_predictions_are_the_same_and_nothing_stays(tmp_path
     for spec in ({"kind": "ray_actors", "address": "local"}, "inline"):
         runner = registry.make_plugin("runtime", spec, "runtime")
         runner.prepare(1)
-        store = Store(f"{folder}/{registry.kind_of(runner)}")
-        runner.start(Shared(store, dataset))
+        store = Store(f"{folder}/{registry.plugin_kind(runner)}")
+        runner.start(RunContext(store, dataset))
         if ray.is_initialized():
             actors = len(runner._spare.prepared)
         tasks = iter([[Task("m0", "search", quick, 1, work=Train())]])
         (report,) = [o for outcomes in runner.run(tasks) for o in outcomes]
         if ray.is_initialized():
             actors = actors, len(runner._spare.prepared), len(runner._spare.idle)
-        found[registry.kind_of(runner)] = store.read_predictions(report.files["test"]).copy()
+        found[registry.plugin_kind(runner)] = store.read_predictions(report.files["test"]).copy()
         runner.stop()
     print(np.array_equal(found["inline"], found["ray_actors"]), actors, left(), ray.is_initialized())
     """
@@ -154,7 +154,7 @@ def test_a_head_that_is_lost_is_said_with_what_to_do_and_one_that_we_end_is_not(
     before, said_of_it = said(body, tmp_path).splitlines()
     assert before == "0 []"
     assert said_of_it.startswith("Ray's head at ")
-    assert "does not answer" in said_of_it and "`distens resume` goes on" in said_of_it
+    assert "does not answer" in said_of_it and "`distens resume` continues" in said_of_it
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

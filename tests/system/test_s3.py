@@ -219,7 +219,7 @@ def test_waiting_is_said_once(caplog):
         ({"status": 403, "code": "InvalidAccessKeyId"}, ["INVALID_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID"]),
         ({"status": 403, "code": "SignatureDoesNotMatch"}, ["SIGNATURE_DOES_NOT_MATCH", "AWS_SECRET_ACCESS_KEY"]),
         ({"status": 503, "code": "SlowDown"}, ["SLOW_DOWN"]),  # storage that has never answered is not waited for
-        ({}, ["NO_SUCH_BUCKET", "Make the bucket first"]),
+        ({}, ["NO_SUCH_BUCKET", "Create the bucket first"]),
     ],
 )
 def test_what_a_user_must_mend_is_said_at_once(s3, fault, words):

@@ -189,7 +189,7 @@ def test_points_come_first_and_wrong_ones_are_refused():
     assert search.suggest("t0") == {"a": 0.25, "b": "y", "c": {"d": 4}, "e": 7}
     assert search.suggest("t1")["b"] == "x"
     for point, message in (
-        ({"a": 2.0}, r"points_to_evaluate.a: 2.0 lies outside of"),
+        ({"a": 2.0}, r"points_to_evaluate.a: 2.0 lies outside"),
         ({"b": "z"}, r"points_to_evaluate.b: 'z' is none of \['x', 'y'\]"),
         ({"c": {"f": 1}}, r"points_to_evaluate.c.f: not in the space. Allowed: d"),
         ({"e": 8}, r"points_to_evaluate.e: fixed to 7 in the space, found 8"),
@@ -278,7 +278,7 @@ def test_a_search_that_knows_less_than_its_journal(tmp_path):
         fresh.restore(str(tmp_path / "bad"))
     with pytest.raises(StorageError, match="does not belong to the experiment to be restored"):
         DivBOSearch(**{**options, "storage": str(tmp_path / "empty")}).restore(str(tmp_path / "snapshot"))
-    with pytest.raises(RunError, match="is of another space"):
+    with pytest.raises(RunError, match="belongs to another space"):
         DivBOSearch(**{**options, "space": {"x": tune.uniform(0, 1)}}).suggest("t0")
 
 
@@ -326,7 +326,7 @@ def test_without_predictions_it_is_plain_bayesian_optimisation_and_says_so_once(
     assert [entry.task.settings for entry in divbo.book.done.values()] == [
         entry.task.settings for entry in bayes.book.done.values()
     ]
-    assert sum("going on as plain Bayesian optimisation" in record.message for record in caplog.records) == 1
+    assert sum("continuing as plain Bayesian optimisation" in record.message for record in caplog.records) == 1
 
 
 DRIVER = """
@@ -398,7 +398,7 @@ def test_four_trials_at_once_killed_restored_and_made_an_ensemble_that_is_regist
     version = client.get_model_version_by_alias("iris", "champion")
     registered_NC = load_model(client.get_model_version_download_uri("iris", version.version)).predict(rows).to_numpy()
     assert np.abs(registered_NC - predicted_NC).max() < 1e-6
-    with pytest.raises(RunError, match="there is a run of this config already; `overwrite`"):
+    with pytest.raises(RunError, match="there is a run of this config already; pass `overwrite"):
         distens.tune.ensemble(results, experiment, select="top", combine="average")
 
 
@@ -467,7 +467,7 @@ def test_a_users_own_trainable_reports_members_predictions_or_nothing(tmp_path, 
     rows = load_data(config(tmp_path, data=data).data, 0).example_rows
     assert distens.load(result.path).predict_proba(rows).shape == (5, 3)
 
-    with pytest.raises(RunError, match=r"its NLL on search was .* other rows, or in another order"):
+    with pytest.raises(RunError, match=r"its NLL on search was .* the rows differ, or their order"):
         distens.tune.ensemble(results, seed=1, **sections)
     lone, _ = fit(tmp_path / "lone", [{"does": "predictions"}], dataset)
     with pytest.raises(RunError, match=r"no trial reported a member(?s:.*)predictions only"):
@@ -519,7 +519,7 @@ def test_a_sweep_is_judged_on_combine_nested_in_mlflow_and_goes_on(tmp_path, ray
     assert all(Path(path, "results.json").stat().st_mtime_ns == mark for path, mark in marks.items())
     assert again.best.value == min(run.value for run in again.runs)
     assert len({run.path for run in again.runs}) == 2
-    assert any("seed: divides the rows anew" in note for note in again.notes)
+    assert any("seed: changes the split of the rows" in note for note in again.notes)
 
     run = again.runs[1]
     values = distens.config.config.parse_yaml(Path(run.path, "config.yaml").read_text(), "")

@@ -46,6 +46,9 @@ class Ensemble:
         return EnsembleRun(plan, session).outcome()
 
     def size(self, identity: Mapping[str, Any]) -> str:
-        """Return the number of members that the search starts, or the time after which it starts no more."""
+        """Return the number of members that the search starts, or what decides it: a time, or the schedule."""
         search = identity["search"]
-        return f"{search['seconds']:g} s" if search["members"] is None else str(search["members"])
+        if search["members"] is not None:
+            return str(search["members"])
+        seconds = search.get("seconds")  # left out of an identity where it is not set
+        return "scheduled" if seconds is None else f"{seconds:g} s"

@@ -79,7 +79,7 @@ def degraded(logs: Mapping[int, RoundLog]) -> list[str]:
         return []
     without = sorted({client for log in rounds for client in (*log.failed, *log.refused)})
     named = ", ".join(without[:10]) + (", …" if len(without) > 10 else "")
-    return [f"{len(rounds)} of {len(logs)} rounds were merged without somebody who was asked: {named}."]
+    return [f"{len(rounds)} of {len(logs)} rounds were merged without a client that was drawn: {named}."]
 
 
 def counts(loaded: LoadedData, partition: Partition | None, ledger: Ledger) -> dict[str, list[int]]:
