@@ -46,7 +46,7 @@ def from_json(saved: Mapping[str, Any]) -> Any:
     return tuned(value) if kind == "domain" else value
 
 
-def param_space(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def members_space(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return a config's `members` section as a space of Tune: `{"member": a choice of families}`."""
     return {"member": tune.choice([{"family": name, **tuned(template)} for name, template in members.items()])}
 

@@ -227,7 +227,7 @@ def param_space(config: Config | Mapping[str, Any] | str | Path) -> dict[str, An
     Raises:
         ConfigError: the config is not valid.
     """
-    return domains.param_space(planned(config).config.members)
+    return domains.members_space(planned(config).config.members)
 
 
 def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., None]:

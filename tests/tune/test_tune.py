@@ -30,7 +30,7 @@ from distens.search.bayes import Bayes
 from distens.space.space import Space
 from distens.storage.store import Store
 from distens.tune.book import TrialBook
-from distens.tune.domains import from_json, param_space, space_to_json
+from distens.tune.domains import from_json, members_space, space_to_json
 from distens.tune.searcher import DivBOSearch
 from distens.tune.spaces import TuneSpace
 
@@ -172,7 +172,7 @@ def test_a_configs_members_go_to_tune_and_come_back(tmp_path):
     """Families stay families, the encoding is as wide, and every config holds settings that the config allows."""
     for name in ("digits", "breast_cancer", "fashion_mnist"):
         members = build_plan(distens.load_config(f"configs/{name}.yaml")).config.members
-        ours, theirs = Space(members), TuneSpace(param_space(members))
+        ours, theirs = Space(members), TuneSpace(members_space(members))
         assert theirs.space.families == ours.families
         assert theirs.space.width == ours.width
         assert all(ours.contains(config["member"]) for config in draws(theirs, 100))
