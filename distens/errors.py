@@ -65,14 +65,14 @@ DAMAGE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, R
 
 @contextmanager
 def report_damage(where: str, kind: type[DistensError] = StorageError) -> Iterator[None]:
-    """Turn the errors that the content of a damaged file causes (AMISS) into one error that names the file.
+    """Turn the errors that the content of a damaged file causes (DAMAGE_ERRORS) into one error that names the file.
 
     Args:
         where: the file, for the message.
         kind: the class of the error to raise.
 
     Raises:
-        DistensError: an error of class `kind`, if the body raised one of AMISS.
+        DistensError: an error of class `kind`, if the body raised one of DAMAGE_ERRORS.
     """
     try:
         yield

@@ -76,7 +76,7 @@ class SearchSection(BaseModel):
     """The number of members, and the search that proposes their settings; other keys are options of the search.
 
     Attributes:
-        members: the number of members to start. Without it and `seconds`, the schedule's number, or MEMBERS.
+        members: the number of members to start. Without it and `seconds`, the schedule's number, or DEFAULT_MEMBERS.
         seconds: the time limit of the search, over all resumes: after it nothing more is dispatched, and the members
             that are being trained are finished.
     """

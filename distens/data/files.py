@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 FORMS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet", ".npz": "npz"}
 SMALL_BYTES, MAX_UNPACK_FACTOR, MAX_UNPACK_FACTOR_PARQUET = 64 * 2**20, 200, 2000
-"""The limits of an unpacked file: SMALL_BYTES, or MOST_TIMES times the packed size if that is more. For Parquet,
-MOST_TIMES_PARQUET: it stores a column of few values in one bit per row or less."""
+"""The limits of an unpacked file: SMALL_BYTES, or MAX_UNPACK_FACTOR times the packed size if that is more. For Parquet,
+MAX_UNPACK_FACTOR_PARQUET: it stores a column of few values in one bit per row or less."""
 
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 

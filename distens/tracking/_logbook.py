@@ -28,7 +28,7 @@ CONTRIBUTION_METRICS = ("weight", "diversity")
 """Metrics on members' own runs. Those of a part have its name as a suffix: `weight.early`."""
 
 MAX_MEMBERS_FOR_CONTRIBUTIONS = 1000
-"""With more members than this, only the selected members get the CONTRIBUTED metrics on their own runs, since every
+"""With more members than this, only the selected members get the CONTRIBUTION_METRICS on their own runs, since every
 member costs a call to the server. `results.json` in the run's folder has the metrics of all members."""
 
 

@@ -25,7 +25,7 @@ UNLIMITED_MEMBERS = 1_000_000
 """The number of members to start where only time sets a limit."""
 
 LOOKAHEAD_FACTOR = 8
-"""The members of a pack of a blind search are looked for among AHEAD times as many numbers."""
+"""The members of a pack of a blind search are looked for among LOOKAHEAD_FACTOR times as many numbers."""
 
 
 @dataclass
