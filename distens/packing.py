@@ -22,8 +22,8 @@ PackSize = Annotated[int, Ge(1)] | Literal["auto"]
 """The number of tasks sent to an actor at a time; `auto`: a `Planner` chooses it."""
 
 FINISHED_PER_TASK = 8
-"""A pack of the search has at most one task for each FINISHED_PER_TASK finished tasks: its members have one architecture, so
-large packs early on would leave the other architectures untried."""
+"""A pack of the search has at most one task for each FINISHED_PER_TASK finished tasks: its members have one
+architecture, so large packs early on would leave the other architectures untried."""
 
 WORK_PER_DISPATCH = 100
 """Tasks that take less than this many times their dispatch are dispatched several at a time."""

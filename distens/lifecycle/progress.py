@@ -72,7 +72,8 @@ class Progress:
     """The progress of a search: counts, best member, ensemble so far. It decides nothing, and costs next to nothing.
 
     A member trained in rungs counts once, and is as good as its best rung. The ensemble is a selection among the
-    LEADERS best members so far; it is made anew only while such selections take no more than MAX_SELECTION_SHARE of the time.
+    LEADERS best members so far; it is made anew only while such selections take no more than MAX_SELECTION_SHARE of the
+    time.
     """
 
     selector: Selector
