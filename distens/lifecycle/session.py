@@ -18,12 +18,11 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol
 
-from threadpoolctl import threadpool_limits
-
 from distens import __version__, registry
 from distens.config.config import Config, to_yaml
 from distens.data.load import LoadedData
 from distens.errors import RunError
+from distens.lifecycle._blas_limit import BlasLimit
 from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.occupying import occupied_resources
@@ -171,7 +170,7 @@ class Session:
         for task, outcome in self.ledger.outcomes():
             self.tracker.member(task, outcome)
         # The driver keeps to one core: members have the others.
-        self._limits.enter_context(threadpool_limits(limits=1, user_api="blas"))
+        self._limits.enter_context(BlasLimit())
 
     def deliver(self, outcome: Outcome) -> Result:
         """Write the results of the run, and return them."""

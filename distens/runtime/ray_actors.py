@@ -31,7 +31,7 @@ from distens import packing
 from distens.config.sections import Name, ResourcesSection
 from distens.errors import RunError, StorageFailed
 from distens.records import Answer, ObjectHandle, Pack, Resources
-from distens.runtime import _connection, _placing, _sizes
+from distens.runtime import _cluster_use, _connection, _placing, _sizes
 from distens.runtime._placing import PlacedActor
 from distens.runtime._retries import PAUSE_SECONDS, PackRetries
 from distens.runtime._slot import PackOutcome, Slot, reason_of, settle_pack
@@ -108,7 +108,7 @@ class RayActors:
         self._preparing: _connection.BackgroundCall | None = None
         self._shared_ref: Any = None
         self._store: Store | None = None
-        self._head: _connection.HeadWatch | None = None  # set only if this runner connected to Ray
+        self._joined = False  # True if this runner shares a connection that distens made
         self._start_failures, self._short_since, self._short_until = 0, 0.0, 0.0
         self._retries = PackRetries(self.retries)
         self._places = _placing.Placement(
@@ -141,8 +141,7 @@ class RayActors:
             self._preparing = _connection.BackgroundCall(lambda: self._prepare(packs))
 
     def _prepare(self, packs: int | None) -> None:
-        if not ray.is_initialized():
-            self.connect()
+        self.connect()
         if not self.wait_seconds:
             self.check()
         room = min(self.slots(), self._places.free())
@@ -157,8 +156,7 @@ class RayActors:
         """
         if self._preparing is not None and (error := self._preparing.error()) is not None:
             raise error
-        if not ray.is_initialized():
-            self.connect()
+        self.connect()
         self.check(also)
         self._shared_ref, self._store = ray.put(shared), shared.store
         log.info("up to %d packs at once, %g CPU each", self.slots(), self.cpus_per_member)
@@ -183,12 +181,13 @@ class RayActors:
         return max(1, self.slots() - len(self._busy))
 
     def connect(self) -> None:
-        """Join the cluster, or start one.
+        """Join the cluster, or start one; a process that is connected already stays so.
 
         Raises:
-            RunError: there is no cluster at the address, or it refuses the connection.
+            RunError: there is no cluster at the address, or it refuses the connection; or another run in this process
+                is connected to another one.
         """
-        self._head = _connection.join_cluster(self.address)
+        self._joined = self._joined or _cluster_use.join(self.address)
 
     def hold(self, value: Any) -> ObjectHandle:
         """Put a value into Ray's object store, from which each node takes one copy."""
@@ -323,21 +322,19 @@ class RayActors:
         return found
 
     def stop(self) -> None:
-        """End this runner's actors, running members included; disconnect from Ray if this runner connected to it."""
+        """End this runner's actors, running members included; disconnect from Ray if no other run needs it."""
         if self._preparing is not None:
             self._preparing.error()  # only waits; `start` raises the error, if it was called
-        if self._head is not None:
-            self._head.end()
         if ray.is_initialized():
             for slot in self._busy:
                 slot.actor.end()
             self._spare.end()
-            if self._head is not None:
-                ray.shutdown()
+        if self._joined:
+            _cluster_use.leave()
         if self._preparing is not None:
             self._preparing.end()
         self._busy, self._spare, self._preparing = [], SpareActors(), None
-        self._shared_ref, self._store, self._head = None, None, None
+        self._shared_ref, self._store, self._joined = None, None, False
 
 
 def _filled(occupied: ResourcesSection, usual: Resources) -> Resources:

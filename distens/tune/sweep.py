@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import ray
 from ray import tune
 
 from distens import coordinator, registry
@@ -114,8 +113,7 @@ class _Sweep:
         store.write("sweep.yaml", write_yaml(values).encode())
         runner = self.plan.runner if isinstance(self.plan.runner, RayActors) else RayActors()
         tracker, status, notes, final = self.plan.tracker, "failed", [], None
-        if not ray.is_initialized():
-            runner.connect()
+        runner.connect()
         try:
             tracker.start(RunInfo(self.config.name, self.name, values, self.folder, {}, ""))
             search = self._search()
