@@ -39,7 +39,12 @@ class CheckpointTimer:
         self._checkpoint.save(state)
         after = time.perf_counter()
         self._started += after - before
-        self._next = after + (max(self._every, TRAINING_PER_SAVING * (after - before)) if self._every else 0.0)
+        self.postpone(after - before)
+
+    def postpone(self, seconds: float) -> None:
+        """Set the time of the next checkpoint: saving this one, and those saved together with it, took `seconds`."""
+        pause = max(self._every, TRAINING_PER_SAVING * seconds) if self._every else 0.0
+        self._next = time.perf_counter() + pause
 
 
 def encode_tree(tree: Any, meta: Mapping[str, Any]) -> State:

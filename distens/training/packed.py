@@ -278,8 +278,11 @@ class _Chunk:
                     stay.append(i)
             self._keep(stay)
             if self._going and self._going[0].pace.due():
+                began = time.perf_counter()
                 for i, place in enumerate(stay):
                     self._save(i, mean_M[place])
+                for member in self._going:  # whichever is the first next time, its clock counts the saving of all
+                    member.pace.postpone(time.perf_counter() - began)
 
     def _metrics(self, member: _ActiveMember, mean: float) -> dict[str, float]:
         return _metrics(member.learner, self._rows, mean, member.seconds, member.began, self._pack)

@@ -21,7 +21,10 @@ BUDGETS = (25, 50, 75, 100)
 """Numbers of evaluations after which selectors are applied, besides the end."""
 
 
-SHARED = {"search": ("space.py", "_*.py", "search/_*.py", "diversity/*.py", "select/*.py"), "select": ("select/_*.py",)}
+SHARED = {
+    "search": ("space/*.py", "_*.py", "search/_*.py", "diversity/*.py", "select/*.py"),
+    "select": ("select/_*.py",),
+}
 """The files that the kinds of a family depend on, besides their own."""
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -492,3 +493,22 @@ def test_advice_follows_the_arithmetic():
     assert sizes[0] > 8 and sizes[1] == 1
     assert packed.advise(Resnet().build((1, 8, 8), 10), torch.zeros(2, 1, 8, 8), 64, gpu=False)[0] == 1
     assert packed.advise(Mlp().build((64,), 10), torch.zeros(2, 64), 64, gpu=True)[0] == packed.MAX_MEMBERS_ON_GPU
+
+
+def test_saving_a_pack_counts_as_a_whole(monkeypatch):
+    """Four members of 50 ms each: after their 200 ms of saving, as much training comes before the next ones. Were each
+    member's own 50 ms counted, the other three's saving would be taken for training, and every epoch would save."""
+    monkeypatch.setattr("distens.training.checkpoint.TRAINING_PER_SAVING", 1)
+    saved = []
+
+    class Slow(Checkpoint):
+        def save(self, state):
+            saved.append(state.meta["epoch"])
+            time.sleep(0.05)
+
+    slow = [Slow(every_seconds=0.02) for _ in range(4)]
+    pack = [learner(Mlp(hidden=(8,)), examples(), recipe(epochs=60), i, checkpoint=c) for i, c in enumerate(slow)]
+    began = time.perf_counter()
+    outcomes(pack, examples())
+    training = time.perf_counter() - began - 0.05 * len(saved)
+    assert len(saved) % 4 == 0 and 1 <= len(saved) // 4 <= 1 + training / 0.2 + 1
