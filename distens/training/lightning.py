@@ -11,14 +11,18 @@ import logging
 import math
 import signal
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
@@ -32,9 +36,11 @@ from distens.seeding import derive
 from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.context import Context
 from distens.training.loop import budget_start, order, to_tensors
-from distens.training.network import local_chance, parameters
+from distens.training.network import checksum_weights, load_tensors, local_chance, parameters
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+LIGHTNING_FOLDER = Path(lightning.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ def fit_module(
     course: TrainerOptions,
     loss: Loss,
     group: ProcessGroup | None = None,
+    validation: Examples | None = None,
 ) -> dict[str, float]:
     """Train a network in place, from its last checkpoint if there is one.
 
@@ -79,13 +86,17 @@ def fit_module(
         network: a LightningModule, which gets batches (inputs, targets), or any module that returns outputs_NK.
         loss: (outputs_NK, targets) -> the mean loss, for a plain network.
         group: this process's place in a group; None: it trains alone.
+        validation: rows for the module's `validation_step`, after each epoch; None: there is no validation.
 
     Returns:
-        `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit_network`.
+        `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit_network`. They were
+        measured: a module that stops itself has fewer epochs than planned, and one that returns no loss in its last
+        epoch has no `train_loss`.
 
     Raises:
         Diverged: an epoch's loss is not finite.
-        Refused: there are fewer rows than processes, or a checkpoint holds other objects than plain data.
+        Refused: there are fewer rows than processes, or a checkpoint holds other objects than plain data; or Lightning
+            does not take the module, or its training changed no weight.
     """
     rank, processes = (group.rank, group.processes) if group else (0, 1)
     order = _Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
@@ -97,12 +108,13 @@ def fit_module(
     if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
         state = None
     pace = CheckpointTimer(context.checkpoint, state.meta["seconds"] if state else 0.0)
-    watch = _Watch(pace, context, rank, until, state)
+    watch = _Watch(pace, context, rank, until, state, len(order))
     cuda = context.device.startswith("cuda")
     with _quiet(), local_chance(context.device), _repeatable(cuda):
         torch.manual_seed(derive(context.seed, "train"))
         trainer = Trainer(
             max_epochs=max(course.epochs, until),
+            num_sanity_val_steps=0,
             accelerator="gpu" if cuda else "cpu",
             devices=1,
             num_nodes=processes,
@@ -118,20 +130,45 @@ def fit_module(
         loader = DataLoader(
             TensorDataset(*to_tensors(examples)), sampler=order, batch_size=None, generator=torch.Generator()
         )
-        if state is not None and state.meta["epoch"] == until:  # trained up to its budget, but not reported
-            module.load_state_dict(decode_tree(state)["state_dict"])
+        if state is not None and _is_over(state, until):  # trained up to its budget or end, but not reported
+            load_tensors(module, decode_tree(state)["state_dict"])
         else:
-            with _interruptible():
-                trainer.fit(module, loader, ckpt_path="checkpoint" if state else None)
+            with _interruptible(), _refusing(network):
+                held = validation and _validation_loader(validation, course.batch_size)
+                trainer.fit(module, loader, held, ckpt_path="checkpoint" if state else None)
+            _check_progress(type(network).__name__, module, watch)
     network.to(context.device)
     return {
-        "epochs": until,
-        "steps": until * len(order),
-        "train_loss": watch.mean,
+        "epochs": watch.epoch,
+        "steps": watch.steps,
+        **({} if watch.mean is None else {"train_loss": watch.mean}),
         "parameters": parameters(network),
         "seconds": pace.seconds(),
-        **({} if context.budget is None else {"new_epochs": until - watch.began}),
+        **({} if context.budget is None else {"new_epochs": watch.epoch - watch.began}),
     }
+
+
+def _is_over(state: State, until: int) -> bool:
+    """Return True if the training that left a checkpoint has nothing left to do."""
+    return state.meta.get("stopped", False) or (state.meta["epoch"] == until and state.meta.get("ended", True))
+
+
+def _validation_loader(validation: Examples, batch_size: int) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*to_tensors(validation)), batch_size=batch_size, generator=torch.Generator())
+
+
+def _check_progress(name: str, module: LightningModule, watch: _Watch) -> None:
+    """Refuse a module whose training changed nothing that it predicts with."""
+    if (watch.resumed and watch.steps) or checksum_weights(module) != watch.weights_before:
+        return
+    if watch.steps:
+        why = f"its {watch.steps} steps had no effect: is the learning rate 0, or every weight frozen?"
+    else:
+        why = (
+            "it made no step: training_step must return the loss (with manual optimization, call the optimizer's "
+            "step), and configure_optimizers must return an optimizer"
+        )
+    raise Refused(f"{name}: no weight changed in {watch.epoch} epochs; {why}")
 
 
 class _Plain(LightningModule):
@@ -146,6 +183,8 @@ class _Plain(LightningModule):
         return self._loss(self.network(inputs), targets)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        if not parameters(self.network):
+            raise Refused(f"{type(self.network).__name__}: has no weights to learn")
         return torch.optim.AdamW(self.parameters(), lr=self._learning_rate)
 
 
@@ -174,16 +213,43 @@ class _Order(Sampler[Tensor]):
 
 
 class _Watch(Callback):
-    """A callback that seeds each epoch, sums its loss, saves between epochs if it is time, and stops at the budget."""
+    """A callback that seeds each epoch, counts and sums what happens, saves between epochs, and stops at the budget.
 
-    def __init__(self, pace: CheckpointTimer, context: Context, rank: int, until: int, state: State | None) -> None:
+    Attributes:
+        epoch, steps: the number of epochs and of steps made, with those before an interruption.
+        mean: the last epoch's mean loss; None if none was measured.
+        began: the epoch from which the present budget is counted.
+        ended, stopped: whether training has ended, and whether the module itself ended it.
+        resumed: whether training began from a checkpoint.
+        weights_before: a checksum of each weight before the first step of this process.
+    """
+
+    def __init__(
+        self, pace: CheckpointTimer, context: Context, rank: int, until: int, state: State | None, batches: int
+    ) -> None:
         self.pace, self._context, self._rank, self._until, self.budget = pace, context, rank, until, context.budget
         self._first: int | None = None
         self._total = torch.zeros(())
-        self._steps = 0
-        self.epoch = 0  # the number of epochs trained
-        self.mean = state.meta["loss"] if state else math.nan
-        self.began = budget_start(state.meta, context) if state else 0
+        self._measured = self._steps_seen = 0
+        meta = state.meta if state else {"epoch": 0, "loss": None}
+        self.epoch: int = meta["epoch"]
+        self.steps: int = meta.get("steps", meta["epoch"] * batches)
+        self.mean: float | None = meta["loss"]
+        self.began = budget_start(meta, context) if state else 0
+        self.ended = self.stopped = False
+        self.resumed = state is not None
+        self.weights_before: dict[str, int] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.checkpoint_callbacks:
+            raise Refused(
+                f"{type(pl_module).__name__}: configure_callbacks: a ModelCheckpoint has no place to write to, as "
+                "distens keeps the checkpoints itself; leave it out"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps_seen = trainer.global_step
+        self.weights_before = checksum_weights(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the end of the epoch before, as Lightning only steps epoch-wise schedulers after its hooks there.
@@ -194,26 +260,29 @@ class _Watch(Callback):
             self._save(trainer)
         torch.manual_seed(derive(self._context.seed, "epoch", epoch, self._rank))
         self._total = torch.zeros((), device=pl_module.device)
-        self._steps = 0
+        self._measured = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):  # a module with manual optimisation may return no loss
-            self._total += loss.detach()
-            self._steps += 1
+        made, self._steps_seen = trainer.global_step - self._steps_seen, trainer.global_step
+        if loss is not None or not pl_module.automatic_optimization:  # else Lightning counts a step that was skipped
+            self.steps += made
+        if isinstance(loss, Tensor | float):  # a module with manual optimization may return no loss
+            self._total += loss.detach() if isinstance(loss, Tensor) else loss
+            self._measured += 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        mean = self._total.item() / self._steps if self._steps else 0.0
-        if not math.isfinite(mean):
-            raise Diverged(f"the loss was {mean} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
-        self.mean = mean
-        if self.epoch + 1 == self._until:
+        self.mean = self._total.item() / self._measured if self._measured else None
+        if self.mean is not None and not math.isfinite(self.mean):
+            raise Diverged(f"the loss was {self.mean} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
+        self.epoch += 1
+        if self.epoch == self._until < (trainer.max_epochs or 0):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.epoch = self._until
+        self.ended, self.stopped = True, self.epoch < self._until
         if self.budget is not None:
             self._save(trainer)
 
@@ -235,7 +304,8 @@ class _StateIO(CheckpointIO):
         # The module is rebuilt from the settings: its hyperparameters need not be kept, and may be any object.
         kept = {key: value for key, value in checkpoint.items() if not key.startswith(("hyper_", "hparams_"))}
         watch, pace = self._watch, self._watch.pace
-        numbers = {"epoch": watch.epoch, "seconds": pace.seconds(), "loss": watch.mean, "began": watch.began}
+        counts = {"epoch": watch.epoch, "steps": watch.steps, "ended": watch.ended, "stopped": watch.stopped}
+        numbers = {**counts, "seconds": pace.seconds(), "loss": watch.mean, "began": watch.began}
         pace.save(encode_tree(kept, {**numbers, "budget": watch.budget, "of": self._identity}))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -260,6 +330,19 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _refusing(network: nn.Module) -> Iterator[None]:
+    """Turn what Lightning itself raises in the body, about the module, into `Refused`; the module's own errors pass."""
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if not isinstance(error, MisconfigurationException) and LIGHTNING_FOLDER not in Path(raised_in).parents:
+            raise
+        text = " ".join(str(error).split())
+        raise Refused(f"{type(network).__name__}: Lightning does not take the module: {text}") from error
 
 
 @contextmanager
