@@ -239,8 +239,10 @@ class _Watch(Callback):
         self.ended = self.stopped = False
         self.resumed = state is not None
         self.weights_before: dict[str, int] = {}
+        self._planned = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._planned = trainer.max_epochs or 0
         if trainer.checkpoint_callbacks:
             raise Refused(
                 f"{type(pl_module).__name__}: configure_callbacks: a ModelCheckpoint has no place to write to, as "
@@ -278,7 +280,7 @@ class _Watch(Callback):
         if self.mean is not None and not math.isfinite(self.mean):
             raise Diverged(f"the loss was {self.mean} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
         self.epoch += 1
-        if self.epoch == self._until < (trainer.max_epochs or 0):
+        if self.epoch == self._until < self._planned:  # else the trainer ends; a callback may have added an epoch
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -206,9 +206,7 @@ def test_a_module_that_cannot_be_trained_is_refused(name, words, tmp_path, monke
 
 
 def test_a_rate_of_zero_is_refused():
-    with pytest.raises(
-        Refused, match="no weight changed in 3 epochs; its 12 steps had no effect: is the learn"
-    ):
+    with pytest.raises(Refused, match="no weight changed in 3 epochs; its 12 steps had no effect: is the learn"):
         member("Light", options={"rate": 0.0}).fit(problem(), Context(1))
 
 
