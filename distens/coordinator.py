@@ -94,10 +94,9 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, res
             done = store.exists("results.json")
             hint = f"`distens report {store.url}` shows it" if done else f"`distens resume {store.url}` continues it"
             state = "has finished" if done else "was not finished"
-            if edited := describe_edited(
-                plan.config.model_dump(mode="json"), store.read_json("run.json").get("sources")
-            ):
-                state = f"had other code: edited since it began: {edited}"
+            stored = store.read_json("run.json").get("sources")
+            if edited := describe_edited(plan.config.model_dump(mode="json"), stored):
+                state = f"had other code: since it began, there were edits of {edited}"
             raise RunError(
                 f"{store.url}: this run {state}; {hint}. `--overwrite` starts it afresh; another `seed` makes "
                 "another run beside it"

@@ -54,9 +54,11 @@ def _modules(values: Any, marked: bool = False) -> Iterator[str]:
 
 def _find_file(name: str, imports: bool) -> Path | None:
     """Return the file of a module; None if it has none, or is not imported and may not be looked for."""
-    try:
-        spec: Any = sys.modules.get(name) or (importlib.util.find_spec(name) if imports else None)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    file = getattr(spec, "__file__", None) or getattr(spec, "origin", None)
+    found: Any = sys.modules.get(name)
+    if found is None and imports:
+        try:
+            found = importlib.util.find_spec(name)
+        except Exception:  # the packages around it may raise anything; whoever imports it says so
+            return None
+    file = getattr(found, "__file__", None) or getattr(found, "origin", None)
     return Path(file) if file and Path(file).is_file() else None

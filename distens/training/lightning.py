@@ -260,6 +260,9 @@ class _Watch(Callback):
         self.epoch = epoch
         if epoch > self._first and trainer.strategy.broadcast(self.pace.due()):
             self._save(trainer)
+        if epoch >= self._planned:  # for averaged weights' statistics; Lightning would step by the gradients of before
+            for optimizer in trainer.optimizers:
+                optimizer.zero_grad()
         torch.manual_seed(derive(self._context.seed, "epoch", epoch, self._rank))
         self._total = torch.zeros((), device=pl_module.device)
         self._measured = 0
@@ -269,10 +272,12 @@ class _Watch(Callback):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         made, self._steps_seen = trainer.global_step - self._steps_seen, trainer.global_step
-        if loss is not None or not pl_module.automatic_optimization:  # else Lightning counts a step that was skipped
+        automatic = pl_module.automatic_optimization
+        if self.epoch < self._planned and not (automatic and loss is None):  # else Lightning counts what was skipped
             self.steps += made
         if isinstance(loss, Tensor | float):  # a module with manual optimization may return no loss
-            self._total += loss.detach() if isinstance(loss, Tensor) else loss
+            parts = trainer.accumulate_grad_batches if automatic else 1  # Lightning divides the loss by it
+            self._total += (loss.detach() if isinstance(loss, Tensor) else loss) * parts
             self._measured += 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -174,6 +174,7 @@ def test_inspections_leave_chance_and_the_training_alone(monkeypatch):
         ("Manual", 12, False),
         ("ManualTwo", 24, False),
         ("ManualWithLoss", 12, True),
+        ("Averaged", 12, True),
         ("Validated", 12, True),  # 12 rows of 120 are held back, 108 are four batches
     ],
 )
@@ -182,6 +183,13 @@ def test_figures_are_those_that_were_measured(name, steps, has_loss):
     assert (metrics["epochs"], metrics["steps"]) == (3, steps)
     assert ("train_loss" in metrics) == has_loss
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_an_epoch_for_statistics_alone_makes_no_step_and_its_loss_is_not_divided():
+    metrics = member("AveragedStatistics").fit(problem(), Context(1))
+    plain = member("Light").fit(problem(), Context(1))
+    assert (metrics["epochs"], metrics["steps"]) == (4, 12)
+    assert metrics["train_loss"] > plain["train_loss"] / 2
 
 
 @pytest.mark.parametrize(
