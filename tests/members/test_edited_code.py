@@ -77,7 +77,6 @@ def test_a_bundle_says_that_its_code_was_edited(nets, tmp_path):
     sys.modules.pop("nets")
     with pytest.warns(UserWarning, match=r"code was edited since the run.*nets \(.*nets.py\)"):
         distens.load(path, imports=True)
-    assert "nets" not in sys.modules
     nets(CODE.replace("input_shape[0], classes", "input_shape[0], classes + 1"))
     with (
         pytest.warns(UserWarning, match="edited"),
@@ -109,6 +108,28 @@ def test_a_softmax_is_noted_with_the_result_once(nets, tmp_path):
     with pytest.warns(UserWarning, match="nets:Soft: forward returns probabilities"):
         result = coordinator.run(config(tmp_path, "Soft"))
     assert [note for note in result.notes if "probabilities" in note] == [f"members.mine: {PROBABILITIES_ADVICE}"]
+
+
+def test_what_a_module_imports_of_the_user_s_is_its_code_too(nets, tmp_path):
+    folder = tmp_path / "own_package"
+    folder.mkdir()
+    files = {
+        "__init__.py": "",
+        "nets.py": "import json\nimport torch\nfrom . import more\nfrom .parts import WIDTH\n",
+        "more.py": "import own_package.nets\n",
+        "parts.py": "WIDTH = 3\n",
+        "unused.py": "",
+    }
+    for name, code in files.items():
+        (folder / name).write_text(code)
+    importlib.import_module("own_package.nets")
+    values = {"a": {"path": "own_package.nets:Net"}}
+    found = hash_sources(values)
+    assert list(found) == ["own_package", "own_package.more", "own_package.nets", "own_package.parts"]
+    (folder / "parts.py").write_text("WIDTH = 4\n")
+    assert describe_edited(values, found) == f"own_package.parts ({folder / 'parts.py'})"
+    (folder / "nets.py").write_text("import json\nthis is no Python\n")
+    assert describe_edited(values, found) == f"own_package.nets ({folder / 'nets.py'})"
 
 
 @pytest.mark.usefixtures("nets")
