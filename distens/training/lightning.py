@@ -7,12 +7,8 @@ pickle. So a resumed training equals an uninterrupted one, including its schedul
 
 from __future__ import annotations
 
-import logging
 import math
-import signal
-import threading
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,6 +33,7 @@ from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tre
 from distens.training.context import Context
 from distens.training.loop import budget_start, order, to_tensors
 from distens.training.network import checksum_weights, load_tensors, local_chance, parameters
+from distens.training.surroundings import keep_interrupts, repeat_kernels, silence_lightning
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -110,7 +107,7 @@ def fit_module(
     pace = CheckpointTimer(context.checkpoint, state.meta["seconds"] if state else 0.0)
     watch = _Watch(pace, context, rank, until, state, len(order))
     cuda = context.device.startswith("cuda")
-    with _quiet(), local_chance(context.device), _repeatable(cuda):
+    with silence_lightning(), local_chance(context.device), repeat_kernels(cuda):
         torch.manual_seed(derive(context.seed, "train"))
         trainer = Trainer(
             max_epochs=max(course.epochs, until),
@@ -133,7 +130,7 @@ def fit_module(
         if state is not None and _is_over(state, until):  # trained up to its budget or end, but not reported
             load_tensors(module, decode_tree(state)["state_dict"])
         else:
-            with _interruptible(), _refusing(network):
+            with keep_interrupts(), _refusing(network):
                 held = validation and _validation_loader(validation, course.batch_size)
                 trainer.fit(module, loader, held, ckpt_path="checkpoint" if state else None)
             _check_progress(type(network).__name__, module, watch)
@@ -324,57 +321,13 @@ class _StateIO(CheckpointIO):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress Lightning's notes and tips in the body, as a run has many members."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
 def _refusing(network: nn.Module) -> Iterator[None]:
     """Turn what Lightning itself raises in the body, about the module, into `Refused`; the module's own errors pass."""
     try:
         yield
-    except (MisconfigurationException, RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+    except (MisconfigurationException, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
         if not isinstance(error, MisconfigurationException) and LIGHTNING_FOLDER not in Path(raised_in).parents:
             raise
         text = " ".join(str(error).split())
         raise Refused(f"{type(network).__name__}: Lightning does not take the module: {text}") from error
-
-
-@contextmanager
-def _repeatable(cuda: bool) -> Iterator[None]:
-    """Make torch use repeatable GPU kernels in the body; if an operation has none, torch warns instead of failing."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if cuda:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C in the body, where Lightning raises SystemExit and then ignores the signal."""
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if main else None
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        if main and handler is not None:
-            signal.signal(signal.SIGINT, handler)

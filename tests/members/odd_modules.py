@@ -489,3 +489,119 @@ class OnlyTested(LightningModule):
 class Legacy(Light):
     def training_epoch_end(self, outputs: Any) -> None:
         pass
+
+
+class Hidden(nn.Module):
+    """Layers in a plain list, which torch does not see."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.last, self.others = nn.Linear(8, classes), [nn.Linear(prod(input_shape), 8)]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.others[0](inputs.flatten(1)))
+
+
+class Weightless(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs[:, :3]
+
+
+class Frozen(Light):
+    """All that learns is the last layer."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.network.first.requires_grad_(False)
+
+
+class AllFrozen(Light):
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.network.requires_grad_(False)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return super().loss(batch) + 0 * self.scale.sum()
+
+
+class InfiniteAtFirst(Light):
+    """Divides by what it learns of the rows first."""
+
+    spread: Tensor
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.register_buffer("spread", torch.zeros(()))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        self.spread.fill_(2.0)
+        return super().training_step(batch, batch_idx)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs / self.spread)
+
+
+class Double(Base):
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.logits(inputs.double())
+
+
+class StopsByItself(Light):
+    """Ends its training in the middle of the third epoch."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.current_epoch == 2 and batch_idx == 1:
+            self.trainer.should_stop = True
+
+
+class SkipsRest(Light):
+    """Leaves out the rest of each epoch after its first batch."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+        return -1 if batch_idx == 1 else None
+
+
+class StopsOnTraining(Light):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("train_loss", loss, on_epoch=True)
+        return loss
+
+    def configure_callbacks(self) -> Any:
+        return [EarlyStopping("train_loss", patience=2, min_delta=10.0)]
+
+
+class ManualFloat(Manual):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        super().training_step(batch, batch_idx)
+        return {"loss": 0.25}
+
+
+class OwnOptimizer(Manual):
+    """Manual optimization past Lightning, which counts no step then."""
+
+    def configure_optimizers(self) -> Any:
+        return None
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        self.loss(batch).backward()
+        optimizer.step()
+
+
+class LossOnlyAtFirst(Light):
+    """The last epoch has no loss."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return self.loss(batch) if self.current_epoch == 0 else None
+
+
+class LazyLight(Light):
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.network = Lazy(classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from distens import registry
 from distens.data.dataset import Examples
 from distens.errors import ConfigError, Refused
 from distens.members import module
-from distens.members._rows import hold_back_rows
+from distens.members._rows import hold_back_rows, select_examples
 from distens.members.module import Module
 from distens.storage.checkpoint import Checkpoint
 from distens.storage.store import Store
@@ -114,6 +115,7 @@ def test_a_forward_that_fails_is_refused_in_its_own_words():
         ("Float8", "table is a tensor of float8_e4m3fn"),
         ("Forgetful", "predicts something else.*its buffers noise are not persistent"),
         ("Attribute", "predicts something else.*values that are not in its state_dict"),
+        ("Hidden", "predicts something else.*values that are not in its state_dict"),
         ("Half", "Half: forward failed on inputs of shape .*float32"),
     ],
 )
@@ -130,6 +132,7 @@ def test_a_value_that_training_changes_beside_the_state_is_refused_after_the_fir
 
 
 KEPT = ["Base", "TensorExtraState", "Lazy", "Parametrised", "Shared", "Bfloat16", "ComplexWeights", "Means"]
+KEPT += ["Double", "InfiniteAtFirst", "Frozen", "LazyLight", "OwnOptimizer"]
 KEPT += ["MadeLate", "MadeInSetup", "UsesTrainer", "Averaged", "AveragedStatistics", "Validated"]
 
 
@@ -175,6 +178,10 @@ def test_inspections_leave_chance_and_the_training_alone(monkeypatch):
         ("ManualTwo", 24, False),
         ("ManualWithLoss", 12, True),
         ("Averaged", 12, True),
+        ("OwnOptimizer", 0, False),
+        ("LossOnlyAtFirst", 4, False),
+        ("SkipsRest", 3, True),
+        ("Frozen", 12, True),
         ("Validated", 12, True),  # 12 rows of 120 are held back, 108 are four batches
     ],
 )
@@ -198,6 +205,9 @@ def test_an_epoch_for_statistics_alone_makes_no_step_and_its_loss_is_not_divided
         ("Never", "no weight changed in 3 epochs; it made no step: training_step must return the loss"),
         ("NeverWithStatistics", "no weight changed in 3 epochs; it made no step"),
         ("NoOptimizer", "NoOptimizer: no weight changed in 3 epochs"),
+        ("AllFrozen", "no weight changed in 3 epochs; its 12 steps had no effect"),
+        ("Weightless", "Weightless: has no weights to learn"),
+        ("ManualFloat", "ManualFloat: Lightning does not take the module: .*float"),
         ("ManualNever", "no weight changed in 3 epochs; it made no step"),
         ("TwoOptimizers", "TwoOptimizers: Lightning does not take the module: .*multiple optimizers"),
         ("Unmonitored", "Unmonitored: Lightning does not take the module: .*val_loss"),
@@ -299,6 +309,49 @@ def test_early_stopping_is_counted_as_it_happened(tmp_path):
     """No epoch improves by ten, so the second without improvement, the third epoch at most, is the last."""
     metrics = member("Stopping", epochs=50).fit(problem(), Context(1))
     assert (metrics["epochs"], metrics["steps"]) == (2, 8)
+
+
+@pytest.mark.parametrize(("name", "epochs", "steps"), [("StopsByItself", 3, 10), ("StopsOnTraining", 3, 12)])
+def test_other_ways_to_stop_are_counted_too(name, epochs, steps):
+    metrics = member(name, epochs=50).fit(problem(), Context(1))
+    assert (metrics["epochs"], metrics["steps"]) == (epochs, steps)
+
+
+def test_a_bootstrap_is_drawn_from_the_rows_that_are_not_held_back():
+    data = problem(400)
+    learned, validation = hold_back_rows(data, seed=1)
+    drawn = select_examples(learned, "bootstrap", seed=1)
+    assert len(drawn.inputs) == 360
+    assert not {row.tobytes() for row in drawn.inputs} & {row.tobytes() for row in validation.inputs}
+    trained = member("Validated", rows="bootstrap")
+    assert trained.fit(data, Context(1))["steps"] == 36
+
+
+def test_a_teacher_s_probabilities_are_held_back_as_well():
+    data = problem()
+    soft = replace(data, targets=np.eye(3, dtype=np.float32)[data.targets])
+    assert member("Validated").fit(soft, Context(1))["steps"] == 12
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize("name", ["Validated", "MadeLate", "Stopping"])
+def test_several_processes_do_the_same(name, tmp_path):
+    data = problem()
+    trained = member(name, processes=2)
+    metrics = trained.fit(data, Context(1))
+    epochs = 2 if name == "Stopping" else 3
+    assert (metrics["epochs"], metrics["steps"]) == (epochs, 4 * epochs)
+    back = restored(trained, name, Store(str(tmp_path)))
+    np.testing.assert_array_equal(back.predict(data.inputs), trained.predict(data.inputs))
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize(
+    ("name", "words"), [("EverySecond", "Lightning does not take the module"), ("ManualNever", "no weight changed")]
+)
+def test_several_processes_refuse_the_same(name, words):
+    with pytest.raises(Refused, match=words):
+        member(name, processes=2).fit(problem(), Context(1))
 
 
 def test_a_module_that_stopped_itself_stays_stopped_at_the_next_rung(tmp_path):
