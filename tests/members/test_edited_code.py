@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,8 @@ def config(folder, name="Net", **changes):
 
 def test_a_bundle_says_that_its_code_was_edited(nets, tmp_path):
     path = coordinator.run(config(tmp_path)).path
-    rows = load_iris(as_frame=True).data
+    iris: Any = load_iris(as_frame=True)
+    rows = iris.data
     stored = json.loads((tmp_path / path / "final" / "ensemble" / "bundle.json").read_text())["extra"]["sources"]
     assert list(stored) == ["nets"]
     with warnings.catch_warnings():

@@ -329,7 +329,7 @@ def test_a_bootstrap_is_drawn_from_the_rows_that_are_not_held_back():
 
 def test_a_teacher_s_probabilities_are_held_back_as_well():
     data = problem()
-    soft = replace(data, targets=np.eye(3, dtype=np.float32)[data.targets])
+    soft = replace(data, targets=np.eye(3, dtype=np.float32)[np.asarray(data.targets, dtype=np.int64)])
     assert member("Validated").fit(soft, Context(1))["steps"] == 12
 
 
