@@ -66,10 +66,13 @@ def inspect_restored(network: nn.Module, build: Callable[[], nn.Module], inputs:
     try:
         restored = initialise(build, seed=0)
         load_arrays(restored, arrays)
+    except MemoryError:
+        raise
     except Exception as error:
         raise Refused(f"{name}: it can be trained, but not be loaded from its state: {_words(error)}") from error
-    before_NC, after_NC = (raw_outputs(each, rows, classes) for each in (network, restored.to(device)))
-    if before_NC.tobytes() != after_NC.tobytes():
+    models = (network, network, restored.to(device))
+    before, again, after = (raw_outputs(model, rows, classes).tobytes() for model in models)
+    if before == again != after:  # else it draws random numbers of its own, and there is nothing to compare
         forgotten = sorted(name for name, _ in network.named_buffers() if name not in arrays)
         hint = f"its buffers {', '.join(forgotten)} are not persistent" if forgotten else "is there a plain attribute?"
         raise Refused(

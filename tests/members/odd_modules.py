@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
@@ -249,6 +250,13 @@ class Stochastic(Base):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return nn.functional.dropout(self.logits(inputs), 0.5, training=True)
+
+
+class NoisyElsewhere(Base):
+    """Chance that torch does not know of."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.logits(inputs) + np.random.default_rng().random()
 
 
 # LightningModules -----------------------------------------------------------------------------------------------------

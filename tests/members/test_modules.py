@@ -149,8 +149,9 @@ def test_a_state_that_can_be_kept_is_kept(name, tmp_path):
     np.testing.assert_array_equal(again.predict(data.inputs), trained.predict(data.inputs))
 
 
-def test_predictions_by_chance_are_no_fault_of_the_state():
-    assert member("Stochastic").fit(problem(), Context(1))["epochs"] == 3
+@pytest.mark.parametrize("name", ["Stochastic", "NoisyElsewhere"])
+def test_predictions_by_chance_are_no_fault_of_the_state(name):
+    assert member(name).fit(problem(), Context(1))["epochs"] == 3
 
 
 def test_inspections_leave_chance_and_the_training_alone(monkeypatch):
