@@ -109,21 +109,7 @@ def fit_module(
     cuda = context.device.startswith("cuda")
     with silence_lightning(), local_chance(context.device), repeat_kernels(cuda):
         torch.manual_seed(derive(context.seed, "train"))
-        trainer = Trainer(
-            max_epochs=max(course.epochs, until),
-            num_sanity_val_steps=0,
-            accelerator="gpu" if cuda else "cpu",
-            devices=1,
-            num_nodes=processes,
-            strategy=DDPStrategy() if group else "auto",
-            plugins=[_StateIO(watch, state, identity), *([TorchElasticEnvironment()] if group else [])],
-            callbacks=[watch],
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = _make_trainer(max(course.epochs, until), cuda, group, _StateIO(watch, state, identity), watch)
         loader = DataLoader(
             TensorDataset(*to_tensors(examples)), sampler=order, batch_size=None, generator=torch.Generator()
         )
@@ -143,6 +129,27 @@ def fit_module(
         "seconds": pace.seconds(),
         **({} if context.budget is None else {"new_epochs": watch.epoch - watch.began}),
     }
+
+
+def _make_trainer(
+    epochs: int, cuda: bool, group: ProcessGroup | None, checkpoints: CheckpointIO, watch: Callback
+) -> Trainer:
+    """Return a trainer that prints and writes nothing by itself."""
+    return Trainer(
+        max_epochs=epochs,
+        num_sanity_val_steps=0,
+        accelerator="gpu" if cuda else "cpu",
+        devices=1,
+        num_nodes=group.processes if group else 1,
+        strategy=DDPStrategy() if group else "auto",
+        plugins=[checkpoints, *([TorchElasticEnvironment()] if group else [])],
+        callbacks=[watch],
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def _is_over(state: State, until: int) -> bool:
