@@ -17,6 +17,7 @@ from typing import Any
 from distens import registry
 from distens.config.addresses import is_address
 from distens.config.config import Config, parse_yaml
+from distens.config.sources import describe_edited
 from distens.errors import (
     ConfigError,
     RunError,
@@ -93,6 +94,9 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, res
             done = store.exists("results.json")
             hint = f"`distens report {store.url}` shows it" if done else f"`distens resume {store.url}` continues it"
             state = "has finished" if done else "was not finished"
+            stored = store.read_json("run.json").get("sources")
+            if edited := describe_edited(plan.config.model_dump(mode="json"), stored):
+                state = f"had other code: since it began, there were edits of {edited}"
             raise RunError(
                 f"{store.url}: this run {state}; {hint}. `--overwrite` starts it afresh; another `seed` makes "
                 "another run beside it"

@@ -114,7 +114,7 @@ def _write_bundles(
     config: Config, store: Store, loaded: LoadedData, outcome: Outcome, table: Mapping[str, Mapping[str, float]]
 ) -> dict[str, str]:
     """Write the bundles; return row -> the folder of its bundle."""
-    folders = {}
+    folders, sources = {}, store.read_json("run.json").get("sources")
     for name, content in outcome.bundles.items():
         folders[name] = folder = f"final/{name}"
         bundle.write_bundle(
@@ -129,6 +129,7 @@ def _write_bundles(
             temperature=outcome.rows[name].temperature,
             metrics=table[name],
             cascade=content.cascade,
+            extra={"sources": sources} if sources else None,
         )
         store.write_predictions(f"{folder}/test.arrow", outcome.rows[name].test_NK)
     return folders

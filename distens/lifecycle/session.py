@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from distens import __version__, registry
 from distens.config.config import Config, to_yaml
+from distens.config.sources import describe_edited, hash_sources
 from distens.data.load import LoadedData
 from distens.errors import RunError
 from distens.lifecycle._blas_limit import BlasLimit
@@ -35,6 +36,7 @@ from distens.records import WAIT, Failure, Finished, Floats, Pack, Report, Resou
 from distens.runtime.protocol import RunContext, Runner
 from distens.storage.store import Store
 from distens.tracking.protocol import FinalInfo, RunInfo, Tracker
+from distens.training.outputs import PROBABILITIES_ADVICE, PROBABILITIES_METRIC
 
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
 
@@ -210,7 +212,13 @@ class Session:
             for told in self.ledger.tell(outcomes, elapsed()):
                 task = told.task if isinstance(told, Finished) else self.ledger.task(told.task_id)
                 self.tracker.member(task, told)
+                if isinstance(told, Finished) and PROBABILITIES_METRIC in told.report.metrics:
+                    self._note_once(f"members.{task.settings.get('family')}: {PROBABILITIES_ADVICE}")
                 yield task, told
+
+    def _note_once(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def evaluate(self, members_by_mean: Mapping[str, Sequence[Teacher]]) -> dict[str, Mapping[str, Floats]]:
         """Measure weighted means of members' predictions; return name -> measure -> one loss for each *search* row.
@@ -246,6 +254,8 @@ class Session:
                     f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
                 )
             self._refuse_imports()
+            if edited := describe_edited(self.config.model_dump(mode="json"), self.info.get("sources")):
+                self.notes.append(f"the code was edited since the run began; earlier members had the old one: {edited}")
             self._forget_what_is_gone()
             return
         self.info = {
@@ -258,6 +268,8 @@ class Session:
             "versions": _versions(),
             "started": time.time(),
         }
+        if sources := hash_sources(self.config.model_dump(mode="json")):
+            self.info["sources"] = sources
         self.store.write("config.yaml", to_yaml(self.config).encode())
         data.keep(self.store)
         self.store.write_json("run.json", self.info)

@@ -8,8 +8,12 @@ from typing import Literal
 import numpy as np
 
 from distens.data.dataset import Examples
+from distens.errors import Refused
 from distens.records import Integers
 from distens.seeding import generator
+
+VALIDATION_FRACTION = 10
+"""One in so many rows of *train* is held back from a module that validates."""
 
 Rows = Literal["all", "bootstrap"]
 """The choices of rows: `all`, or `bootstrap`: N of the N rows, drawn with replacement by the member's seed (Breiman
@@ -29,3 +33,23 @@ def select_examples(examples: Examples, rows: Rows, seed: int) -> Examples:
         return examples
     picked_N = choose_rows(rows, len(examples.inputs), seed)
     return replace(examples, inputs=examples.inputs[picked_N], targets=examples.targets[picked_N])
+
+
+def hold_back_rows(examples: Examples, seed: int) -> tuple[Examples, Examples]:
+    """Return examples in two parts: to learn from, and to validate on; labels have the same shares in both.
+
+    Raises:
+        Refused: there are fewer than two rows.
+    """
+    rows = len(examples.inputs)
+    if rows < 2:
+        raise Refused(f"{rows} row is too few to hold back rows for validation_step")
+    order_N = generator(seed, "validation").permutation(rows)
+    if examples.targets.ndim == 1 and np.issubdtype(examples.targets.dtype, np.integer):
+        order_N = order_N[np.argsort(examples.targets[order_N], kind="stable")]
+    held = np.zeros(rows, dtype=bool)
+    held[order_N[min(VALIDATION_FRACTION, rows) // 2 :: VALIDATION_FRACTION]] = True
+    learned, validation = (
+        replace(examples, inputs=examples.inputs[part], targets=examples.targets[part]) for part in (~held, held)
+    )
+    return learned, validation

@@ -11,11 +11,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from distens.data.dataset import Examples
-from distens.errors import Diverged, Refused
+from distens.errors import Diverged, Refused, report_damage, shorten_value
 from distens.members import _families, _stored
 from distens.members._rows import Rows, choose_rows
 from distens.records import Floats, State
 from distens.training.context import Context
+
+ONLY_CLASS = "only_class"
+"""The array in the state of an estimator whose rows had one class: that class."""
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Estimator:
     def __post_init__(self) -> None:
         _families.make_estimator(_families.find_family(_families.CLASSIFIERS, self.estimator), self.options)
         self._fitted: Any = None
+        self._only: int | None = None
         self._classes = 0
 
     @classmethod
@@ -50,6 +54,8 @@ class Estimator:
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
         """Train the estimator, and return `parameters` (see `_families.count_numbers`) and `seconds`.
+
+        If all rows have one class, as a bootstrap may, nothing is fitted: that class then has probability one.
 
         Raises:
             Refused: the targets are probabilities, or the library cannot fit these options to these rows.
@@ -62,9 +68,12 @@ class Estimator:
         labels_N = np.asarray(examples.targets, dtype=np.int64)[picked_N]
         family = _families.CLASSIFIERS[self.estimator]
         started = time.perf_counter()
+        self._classes, self._only, self._fitted = examples.classes, None, None
+        if (labels_N == labels_N[0]).all():
+            self._only = int(labels_N[0])
+            return {"parameters": 1, "seconds": time.perf_counter() - started}
         with _families.convert_library_errors(family, self.options, inputs):
             self._fitted = _families.fit_estimator(family, self.options, inputs, labels_N, picked_N, context)
-            self._classes = examples.classes
             self.predict(inputs[:1])  # shows errors that fitting does not
         return {"parameters": _families.count_numbers(family, self._fitted), "seconds": time.perf_counter() - started}
 
@@ -74,6 +83,10 @@ class Estimator:
         Raises:
             Diverged: a probability is not finite.
         """
+        if self._only is not None:
+            certain_NC = np.zeros((len(inputs), self._classes), dtype=np.float32)
+            certain_NC[:, self._only] = 1
+            return certain_NC
         assert self._fitted is not None, "predict needs fit or load first"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # LightGBM invents column names, then warns that they are missing
@@ -86,6 +99,8 @@ class Estimator:
 
     def state(self) -> State:
         """Return the estimator as the bytes of a skops file (a zip of JSON and arrays), compressed."""
+        if self._only is not None:
+            return State({ONLY_CLASS: np.array([self._only])}, {"classes": self._classes})
         assert self._fitted is not None, "state needs fit or load first"
         return _stored.dump(self._fitted, {"classes": self._classes})
 
@@ -97,4 +112,11 @@ class Estimator:
                 trust; nothing in it was run.
         """
         family = _families.CLASSIFIERS[self.estimator]
+        self._only = None
+        if ONLY_CLASS in state.arrays:
+            with report_damage(f"estimator {self.estimator}: the stored state"):
+                (self._only,), self._classes = state.arrays[ONLY_CLASS].tolist(), int(state.meta["classes"])
+                if not (isinstance(self._only, int) and 0 <= self._only < self._classes):
+                    raise ValueError(f"its class is {shorten_value(self._only)}, not one of {self._classes}")
+            return
         self._fitted, self._classes = _stored.load_estimator(state, family, self.options, "classes")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,15 +15,33 @@ from annotated_types import Ge, Gt
 
 from distens.data.dataset import Examples
 from distens.errors import Refused, did_you_mean
-from distens.members._rows import Rows, select_examples
+from distens.members._rows import Rows, hold_back_rows, select_examples
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.records import Floats, Resources, Settings, State
 from distens.registry import ImportAddress
-from distens.training import network
+from distens.training import inspection, network
 from distens.training.context import Context
+from distens.training.outputs import PROBABILITIES_ADVICE, PROBABILITIES_METRIC, are_probabilities
 
 if TYPE_CHECKING:
     from torch import nn
+
+WATCHED_ROWS = 256
+"""The number of rows on which outputs are looked at."""
+
+NEVER_CALLED = ("test_step", "test_dataloader", "predict_step", "predict_dataloader")
+"""Parts of a LightningModule that distens does not use, and that do no harm."""
+
+NOT_ALLOWED = {
+    "train_dataloader": "rows come from the run's *train* split",
+    "val_dataloader": "validation_step gets rows that are held back from *train*",
+    "training_epoch_end": "Lightning calls it no more; it is on_train_epoch_end now",
+    "validation_epoch_end": "Lightning calls it no more; it is on_validation_epoch_end now",
+}
+"""Parts of a LightningModule that cannot have their effect, and why."""
+
+_WARNED: set[tuple[type, str]] = set()
+_INSPECTED: set[tuple[Any, ...]] = set()
 
 FILLED_PARAMETERS = ("input_shape", "classes")
 """Parameters of the user's constructor that the member fills in if it has them: the shape of one row, and C."""
@@ -31,7 +51,8 @@ FILLED_PARAMETERS = ("input_shape", "classes")
 class Module:
     """A network whose `forward` turns inputs (N, …) into logits_NC, trained by Lightning's Trainer.
 
-    A LightningModule brings its own training step, which gets batches (inputs, targets), and its own optimizers.
+    A LightningModule brings its own training step, which gets batches (inputs, targets), and its own optimizers. If it
+    has a validation step, a tenth of the rows is held back for that, by the member's seed, with each class's share.
     Any other nn.Module minimises cross-entropy with AdamW. The class must be importable on every machine that trains
     members or predicts.
 
@@ -58,8 +79,9 @@ class Module:
 
     def __post_init__(self) -> None:
         cls = _find(self.path)
+        _check_parts(cls, self.path)
         _check_options(cls, self.options)
-        if self.learning_rate is not None and _is_lightning(cls):
+        if self.learning_rate is not None and network.is_lightning(cls):
             raise ValueError(
                 f"learning_rate: {self.learning_rate} has no effect: {self.path} is a LightningModule, whose "
                 "configure_optimizers decides; make it one of its `options`"
@@ -96,36 +118,56 @@ class Module:
 
         There is a limit for a LightningModule, which may ask its trainer for the number of epochs.
         """
-        return self.epochs if _is_lightning(_find(self.path)) else None
+        return self.epochs if network.is_lightning(_find(self.path)) else None
 
     def fit(self, examples: Examples, context: Context) -> Mapping[str, float]:
-        """Train the network; see `distens.training.lightning.fit_module` for metrics and errors."""
+        """Train the network; see `distens.training.lightning.fit_module` for metrics and errors.
+
+        The first member of these settings in a process is inspected before and after its training (see
+        `distens.training.inspection`).
+
+        Raises:
+            Refused: the network gives no logits, cannot be stored, or predicts something else once it was loaded.
+        """
         self._input_shape, self._classes = tuple(examples.inputs.shape[1:]), examples.classes
-        learned = select_examples(examples, self.rows, context.seed)
+        cls, build = _find(self.path), self._build()
+        inspected = (cls, json.dumps(self.options, sort_keys=True, default=repr), self._input_shape, self._classes)
+        if inspected not in _INSPECTED:
+            inspection.inspect_untrained(build, examples.inputs, self._classes, context.device)
+        learned, validation = examples, None
+        if network.is_lightning(cls) and _overrides(cls, "validation_step"):
+            learned, validation = hold_back_rows(examples, context.seed)
+        learned = select_examples(learned, self.rows, context.seed)
+        metrics = self._train(build, learned, validation, context)
+        assert self._network is not None
+        self.predict(examples.inputs[:1])  # raises if outputs are not logits, or are not finite
+        if inspected not in _INSPECTED:
+            inspection.inspect_restored(self._network, build, examples.inputs, self._classes)
+            _INSPECTED.add(inspected)
+        outputs_NC = network.raw_outputs(self._network, examples.inputs[:WATCHED_ROWS], self._classes)
+        if not are_probabilities(outputs_NC):
+            return metrics
+        _warn_once(cls, f"{self.path}: {PROBABILITIES_ADVICE}")
+        return {**metrics, PROBABILITIES_METRIC: 1.0}
+
+    def _train(
+        self, build: partial[nn.Module], learned: Examples, validation: Examples | None, context: Context
+    ) -> dict[str, float]:
         course = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        loss = CrossEntropy().loss
         if self.processes > 1:
             from distens.training import group
 
-            metrics, arrays = group.fit_group(
-                self._build(),
-                learned,
-                context,
-                self.processes,
-                bool(self.gpus_per_process),
-                course,
-                CrossEntropy().loss,
-            )
-            self._network = network.initialise(self._build(), context.seed)
+            gpus = bool(self.gpus_per_process)
+            metrics, arrays = group.fit_group(build, learned, context, self.processes, gpus, course, loss, validation)
+            self._network = network.initialise(build, context.seed)
             network.load_arrays(self._network, arrays)
-        else:
-            from distens.training import lightning
+            return metrics
+        from distens.training import lightning
 
-            self._network = network.initialise(self._build(), context.seed)
-            metrics = lightning.fit_module(
-                self._network, learned, context, lightning.TrainerOptions(**course), CrossEntropy().loss
-            )
-        self.predict(examples.inputs[:1])  # raises if outputs are not logits, or are not finite
-        return metrics
+        self._network = network.initialise(build, context.seed)
+        options = lightning.TrainerOptions(**course)
+        return lightning.fit_module(self._network, learned, context, options, loss, validation=validation)
 
     def predict(self, inputs: Floats) -> Floats:
         """Return probs_NC, computed on the network's device: that of its training, or the CPU after `load`."""
@@ -163,7 +205,8 @@ def build_network(path: str, options: Mapping[str, Any], input_shape: tuple[int,
     takes = inspect.signature(cls).parameters
     given = {"input_shape": input_shape, "classes": classes}
     try:
-        return cls(**options, **{name: given[name] for name in FILLED_PARAMETERS if name in takes})
+        made = cls(**options, **{name: given[name] for name in FILLED_PARAMETERS if name in takes})
+        return network.make_lazy_weights(made, input_shape)
     except (TypeError, ValueError) as error:
         raise Refused(f"{path}: cannot be made with options {dict(options)}, {given}: {error}") from error
 
@@ -174,6 +217,11 @@ def _find(path: str) -> type:
     name, colon, attribute = path.partition(":")
     if not (name and colon and attribute) or name.startswith("."):
         raise ValueError(f"path: expected package.module:Class, found {path!r}")
+    if name in ("__main__", "__mp_main__"):
+        raise ValueError(
+            f"path: {path} is a class of the script that runs, which other processes cannot import: put the class into "
+            f"a file, such as nets.py, and name that: nets:{attribute}"
+        )
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -194,8 +242,33 @@ def _find(path: str) -> type:
     return found
 
 
-def _is_lightning(cls: type) -> bool:
-    return any(base.__module__.startswith("lightning.pytorch.") for base in cls.__mro__)
+def _overrides(cls: type, name: str) -> bool:
+    """Return True if a class has a method that is not of torch or Lightning."""
+    owner = next((base for base in cls.__mro__ if name in vars(base)), cls)
+    base_classes = ("torch.nn.modules.module", "lightning.pytorch.core.")
+    return getattr(cls, name, None) is not None and not owner.__module__.startswith(base_classes)
+
+
+def _check_parts(cls: type, path: str) -> None:
+    """Refuse a class that lacks what every member needs, or has what cannot have its effect; warn of unused parts."""
+    needed = ["forward", *(["training_step", "configure_optimizers"] * network.is_lightning(cls))]
+    for name in needed:
+        if not _overrides(cls, name):
+            raise ValueError(f"path: {path} has no {name}; it must define {' and '.join(needed)}")
+    if network.is_lightning(cls):
+        for name, why in NOT_ALLOWED.items():
+            if _overrides(cls, name):
+                raise ValueError(f"path: {path} has a {name}, which is never called: {why}. Leave it out")
+        for name in NEVER_CALLED:
+            if _overrides(cls, name):
+                _warn_once(cls, f"{path}: {name} is never called: distens predicts by forward, and measures itself")
+
+
+def _warn_once(cls: type, text: str) -> None:
+    """Warn of something about a class, once in a process."""
+    if (cls, text) not in _WARNED:
+        _WARNED.add((cls, text))
+        warnings.warn(text, stacklevel=2)
 
 
 def _check_options(cls: type, options: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from annotated_types import Ge, Gt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distens import __version__, registry
+from distens.config.sources import hash_sources
 from distens.errors import BundleError, ConfigError, StorageError, report_damage, shorten_value
 from distens.records import Address, Finished, Settings, State
 from distens.serve.cascade import Cascade
@@ -93,7 +94,8 @@ class Bundle:
         version: the version of distens that wrote the bundle.
         cascade: the stages for predictions with fewer members than all; None for one member, and in bundles older than
             cascades.
-        extra: further values from the writer of the bundle.
+        extra: further values from the writer of the bundle; `sources`: hashes of the user's own modules (see
+            `distens.config.sources`), in bundles that need some.
     """
 
     store: Store
@@ -153,10 +155,15 @@ def write_bundle(
             "temperature": float(temperature),
             "metrics": dict(metrics),
             "cascade": cascade and cascade.to_json(),
-            "extra": dict(extra or {}),
+            "extra": {**_sources(members, combine), **dict(extra or {})},
             "files": {file: {"sha256": a.sha256, "size_bytes": a.size_bytes} for file, a in files.items()},
         },
     )
+
+
+def _sources(members: Sequence[BundleMember], combine: Mapping[str, Any] | str) -> dict[str, Any]:
+    found = hash_sources([*(member.settings for member in members), {"kind": combine}])
+    return {"sources": found} if found else {}
 
 
 def read_bundle(path: str) -> Bundle:

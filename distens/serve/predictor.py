@@ -7,6 +7,7 @@ rows ─► preprocessing ─► members, those of one architecture as one progr
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distens import packing, registry
+from distens.config.sources import describe_edited
 from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, ConfigError, DataError, DistensError, shorten_value
 from distens.probabilities import apply_temperature
@@ -85,6 +87,7 @@ class Predictor:
                 raise DataError(f"columns: its target has the columns {shorten_value(self.target.column_names)}")
         except (DataError, ConfigError) as error:
             raise BundleError(f"{source.store.url}: {error}") from error
+        self._warn_of_edited_code(imports)
 
     def predict_proba(self, rows: Any, *, mean_members: float | None = None, tolerance: float | None = None) -> Floats:
         """Return predictions_NK (float64) of raw rows: a DataFrame with the columns of training, or an array.
@@ -166,6 +169,16 @@ class Predictor:
                     f"that runs its code. If you trust it: `import {module}` first, or load(path, imports=True); on "
                     "the command line --imports"
                 )
+
+    def _warn_of_edited_code(self, imports: bool) -> None:
+        """Warn if a user's own module is not what it was when the bundle was written."""
+        specs = [*(member.settings for member in self.bundle.members), {"kind": self.bundle.combine}]
+        if edited := describe_edited(specs, self.bundle.extra.get("sources"), imports):
+            warnings.warn(
+                f"{self.bundle.store.url}: its code was edited since the run, and predictions may differ from its: "
+                f"{edited}",
+                stacklevel=4,
+            )
 
     def _finish(self, predictions_MNK: Floats) -> Floats:
         with self._blaming_bundle("its combiner cannot combine its members"):

@@ -42,6 +42,7 @@ def fit_group(
     gpus: bool,
     course: Mapping[str, Any],
     loss: Any,
+    validation: Examples | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Train a network in a group of processes, from the last checkpoint if there is one.
 
@@ -50,6 +51,7 @@ def fit_group(
         gpus: whether each process gets a GPU; in a runner's reservation `context.gpus` decides that instead.
         course: the fields of `distens.training.lightning.TrainerOptions`.
         loss: the loss of a plain network.
+        validation: see `distens.training.lightning.fit_module`; every process validates on all of these rows.
 
     Returns:
         The metrics of `distens.training.lightning.fit_module`, and the network's arrays.
@@ -61,7 +63,7 @@ def fit_group(
     gpus = context.gpus > 0 if context.processes > 1 else gpus
     told = {
         "build": build,
-        "examples": ray.put(examples) if ray.is_initialized() else None,
+        "examples": ray.put((examples, validation)) if ray.is_initialized() else None,
         "context": replace(context, device="cuda" if gpus else "cpu", gpus=float(gpus), processes=1),
         "course": dict(course),
         "loss": loss,
@@ -171,8 +173,7 @@ class _Process:
         from distens.training import lightning
 
         group = lightning.ProcessGroup(rank, processes)
-        examples: Any = ray.get(told["examples"])
-        metrics = lightning.fit_module(
-            network, examples, context, lightning.TrainerOptions(**told["course"]), told["loss"], group
-        )
+        examples, validation = ray.get(told["examples"])
+        course = lightning.TrainerOptions(**told["course"])
+        metrics = lightning.fit_module(network, examples, context, course, told["loss"], group, validation)
         return (metrics, to_arrays(network)) if rank == 0 else None

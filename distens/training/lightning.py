@@ -7,18 +7,18 @@ pickle. So a resumed training equals an uninterrupted one, including its schedul
 
 from __future__ import annotations
 
-import logging
 import math
-import signal
-import threading
-import warnings
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
@@ -32,9 +32,12 @@ from distens.seeding import derive
 from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.context import Context
 from distens.training.loop import budget_start, order, to_tensors
-from distens.training.network import local_chance, parameters
+from distens.training.network import checksum_weights, load_tensors, local_chance, parameters
+from distens.training.surroundings import keep_interrupts, repeat_kernels, silence_lightning
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+LIGHTNING_FOLDER = Path(lightning.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def fit_module(
     course: TrainerOptions,
     loss: Loss,
     group: ProcessGroup | None = None,
+    validation: Examples | None = None,
 ) -> dict[str, float]:
     """Train a network in place, from its last checkpoint if there is one.
 
@@ -79,13 +83,17 @@ def fit_module(
         network: a LightningModule, which gets batches (inputs, targets), or any module that returns outputs_NK.
         loss: (outputs_NK, targets) -> the mean loss, for a plain network.
         group: this process's place in a group; None: it trains alone.
+        validation: rows for the module's `validation_step`, after each epoch; None: there is no validation.
 
     Returns:
-        `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit_network`.
+        `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit_network`. They were
+        measured: a module that stops itself has fewer epochs than planned, and one that returns no loss in its last
+        epoch has no `train_loss`.
 
     Raises:
         Diverged: an epoch's loss is not finite.
-        Refused: there are fewer rows than processes, or a checkpoint holds other objects than plain data.
+        Refused: there are fewer rows than processes, or a checkpoint holds other objects than plain data; or Lightning
+            does not take the module, or its training changed no weight.
     """
     rank, processes = (group.rank, group.processes) if group else (0, 1)
     order = _Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
@@ -97,41 +105,74 @@ def fit_module(
     if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
         state = None
     pace = CheckpointTimer(context.checkpoint, state.meta["seconds"] if state else 0.0)
-    watch = _Watch(pace, context, rank, until, state)
+    watch = _Watch(pace, context, rank, until, state, len(order))
     cuda = context.device.startswith("cuda")
-    with _quiet(), local_chance(context.device), _repeatable(cuda):
+    with silence_lightning(), local_chance(context.device), repeat_kernels(cuda):
         torch.manual_seed(derive(context.seed, "train"))
-        trainer = Trainer(
-            max_epochs=max(course.epochs, until),
-            accelerator="gpu" if cuda else "cpu",
-            devices=1,
-            num_nodes=processes,
-            strategy=DDPStrategy() if group else "auto",
-            plugins=[_StateIO(watch, state, identity), *([TorchElasticEnvironment()] if group else [])],
-            callbacks=[watch],
-            use_distributed_sampler=False,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = _make_trainer(max(course.epochs, until), cuda, group, _StateIO(watch, state, identity), watch)
         loader = DataLoader(
             TensorDataset(*to_tensors(examples)), sampler=order, batch_size=None, generator=torch.Generator()
         )
-        if state is not None and state.meta["epoch"] == until:  # trained up to its budget, but not reported
-            module.load_state_dict(decode_tree(state)["state_dict"])
+        if state is not None and _is_over(state, until):  # trained up to its budget or end, but not reported
+            load_tensors(module, decode_tree(state)["state_dict"])
         else:
-            with _interruptible():
-                trainer.fit(module, loader, ckpt_path="checkpoint" if state else None)
+            with keep_interrupts(), _refusing(network):
+                held = validation and _validation_loader(validation, course.batch_size)
+                trainer.fit(module, loader, held, ckpt_path="checkpoint" if state else None)
+            _check_progress(type(network).__name__, module, watch)
     network.to(context.device)
     return {
-        "epochs": until,
-        "steps": until * len(order),
-        "train_loss": watch.mean,
+        "epochs": watch.epoch,
+        "steps": watch.steps,
+        **({} if watch.mean is None else {"train_loss": watch.mean}),
         "parameters": parameters(network),
         "seconds": pace.seconds(),
-        **({} if context.budget is None else {"new_epochs": until - watch.began}),
+        **({} if context.budget is None else {"new_epochs": watch.epoch - watch.began}),
     }
+
+
+def _make_trainer(
+    epochs: int, cuda: bool, group: ProcessGroup | None, checkpoints: CheckpointIO, watch: Callback
+) -> Trainer:
+    """Return a trainer that prints and writes nothing by itself."""
+    return Trainer(
+        max_epochs=epochs,
+        num_sanity_val_steps=0,
+        accelerator="gpu" if cuda else "cpu",
+        devices=1,
+        num_nodes=group.processes if group else 1,
+        strategy=DDPStrategy() if group else "auto",
+        plugins=[checkpoints, *([TorchElasticEnvironment()] if group else [])],
+        callbacks=[watch],
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _is_over(state: State, until: int) -> bool:
+    """Return True if the training that left a checkpoint has nothing left to do."""
+    return state.meta.get("stopped", False) or (state.meta["epoch"] == until and state.meta.get("ended", True))
+
+
+def _validation_loader(validation: Examples, batch_size: int) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*to_tensors(validation)), batch_size=batch_size, generator=torch.Generator())
+
+
+def _check_progress(name: str, module: LightningModule, watch: _Watch) -> None:
+    """Refuse a module whose training changed nothing that it predicts with."""
+    if (watch.resumed and watch.steps) or checksum_weights(module) != watch.weights_before:
+        return
+    if watch.steps:
+        why = f"its {watch.steps} steps had no effect: is the learning rate 0, or every weight frozen?"
+    else:
+        why = (
+            "it made no step: training_step must return the loss (with manual optimization, call the optimizer's "
+            "step), and configure_optimizers must return an optimizer"
+        )
+    raise Refused(f"{name}: no weight changed in {watch.epoch} epochs; {why}")
 
 
 class _Plain(LightningModule):
@@ -146,6 +187,8 @@ class _Plain(LightningModule):
         return self._loss(self.network(inputs), targets)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        if not parameters(self.network):
+            raise Refused(f"{type(self.network).__name__}: has no weights to learn")
         return torch.optim.AdamW(self.parameters(), lr=self._learning_rate)
 
 
@@ -174,16 +217,45 @@ class _Order(Sampler[Tensor]):
 
 
 class _Watch(Callback):
-    """A callback that seeds each epoch, sums its loss, saves between epochs if it is time, and stops at the budget."""
+    """A callback that seeds each epoch, counts and sums what happens, saves between epochs, and stops at the budget.
 
-    def __init__(self, pace: CheckpointTimer, context: Context, rank: int, until: int, state: State | None) -> None:
+    Attributes:
+        epoch, steps: the number of epochs and of steps made, with those before an interruption.
+        mean: the last epoch's mean loss; None if none was measured.
+        began: the epoch from which the present budget is counted.
+        ended, stopped: whether training has ended, and whether the module itself ended it.
+        resumed: whether training began from a checkpoint.
+        weights_before: a checksum of each weight before the first step of this process.
+    """
+
+    def __init__(
+        self, pace: CheckpointTimer, context: Context, rank: int, until: int, state: State | None, batches: int
+    ) -> None:
         self.pace, self._context, self._rank, self._until, self.budget = pace, context, rank, until, context.budget
         self._first: int | None = None
         self._total = torch.zeros(())
-        self._steps = 0
-        self.epoch = 0  # the number of epochs trained
-        self.mean = state.meta["loss"] if state else math.nan
-        self.began = budget_start(state.meta, context) if state else 0
+        self._measured = self._steps_seen = 0
+        meta = state.meta if state else {"epoch": 0, "loss": None}
+        self.epoch: int = meta["epoch"]
+        self.steps: int = meta.get("steps", meta["epoch"] * batches)
+        self.mean: float | None = meta["loss"]
+        self.began = budget_start(meta, context) if state else 0
+        self.ended = self.stopped = False
+        self.resumed = state is not None
+        self.weights_before: dict[str, int] = {}
+        self._planned = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._planned = trainer.max_epochs or 0
+        if trainer.checkpoint_callbacks:
+            raise Refused(
+                f"{type(pl_module).__name__}: configure_callbacks: a ModelCheckpoint has no place to write to, as "
+                "distens keeps the checkpoints itself; leave it out"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps_seen = trainer.global_step
+        self.weights_before = checksum_weights(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the end of the epoch before, as Lightning only steps epoch-wise schedulers after its hooks there.
@@ -192,28 +264,36 @@ class _Watch(Callback):
         self.epoch = epoch
         if epoch > self._first and trainer.strategy.broadcast(self.pace.due()):
             self._save(trainer)
+        if epoch >= self._planned:  # for averaged weights' statistics; Lightning would step by the gradients of before
+            for optimizer in trainer.optimizers:
+                optimizer.zero_grad()
         torch.manual_seed(derive(self._context.seed, "epoch", epoch, self._rank))
         self._total = torch.zeros((), device=pl_module.device)
-        self._steps = 0
+        self._measured = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):  # a module with manual optimisation may return no loss
-            self._total += loss.detach()
-            self._steps += 1
+        made, self._steps_seen = trainer.global_step - self._steps_seen, trainer.global_step
+        automatic = pl_module.automatic_optimization
+        if self.epoch < self._planned and not (automatic and loss is None):  # else Lightning counts what was skipped
+            self.steps += made
+        if isinstance(loss, Tensor | float):  # a module with manual optimization may return no loss
+            parts = trainer.accumulate_grad_batches if automatic else 1  # Lightning divides the loss by it
+            self._total += (loss.detach() if isinstance(loss, Tensor) else loss) * parts
+            self._measured += 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        mean = self._total.item() / self._steps if self._steps else 0.0
-        if not math.isfinite(mean):
-            raise Diverged(f"the loss was {mean} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
-        self.mean = mean
-        if self.epoch + 1 == self._until:
+        self.mean = self._total.item() / self._measured if self._measured else None
+        if self.mean is not None and not math.isfinite(self.mean):
+            raise Diverged(f"the loss was {self.mean} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
+        self.epoch += 1
+        if self.epoch == self._until < self._planned:  # else the trainer ends; a callback may have added an epoch
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.epoch = self._until
+        self.ended, self.stopped = True, self.epoch < self._until
         if self.budget is not None:
             self._save(trainer)
 
@@ -235,7 +315,8 @@ class _StateIO(CheckpointIO):
         # The module is rebuilt from the settings: its hyperparameters need not be kept, and may be any object.
         kept = {key: value for key, value in checkpoint.items() if not key.startswith(("hyper_", "hparams_"))}
         watch, pace = self._watch, self._watch.pace
-        numbers = {"epoch": watch.epoch, "seconds": pace.seconds(), "loss": watch.mean, "began": watch.began}
+        counts = {"epoch": watch.epoch, "steps": watch.steps, "ended": watch.ended, "stopped": watch.stopped}
+        numbers = {**counts, "seconds": pace.seconds(), "loss": watch.mean, "began": watch.began}
         pace.save(encode_tree(kept, {**numbers, "budget": watch.budget, "of": self._identity}))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -247,44 +328,13 @@ class _StateIO(CheckpointIO):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress Lightning's notes and tips in the body, as a run has many members."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _repeatable(cuda: bool) -> Iterator[None]:
-    """Make torch use repeatable GPU kernels in the body; if an operation has none, torch warns instead of failing."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if cuda:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+def _refusing(network: nn.Module) -> Iterator[None]:
+    """Turn what Lightning itself raises in the body, about the module, into `Refused`; the module's own errors pass."""
     try:
         yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt on Ctrl-C in the body, where Lightning raises SystemExit and then ignores the signal."""
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if main else None
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        if main and handler is not None:
-            signal.signal(signal.SIGINT, handler)
+    except (MisconfigurationException, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if not isinstance(error, MisconfigurationException) and LIGHTNING_FOLDER not in Path(raised_in).parents:
+            raise
+        text = " ".join(str(error).split())
+        raise Refused(f"{type(network).__name__}: Lightning does not take the module: {text}") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from distens.errors import Diverged, Refused, StorageError
 from distens.models.protocol import Model
 from distens.records import Floats
 from distens.seeding import derive
+from distens.training.outputs import check_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +24,9 @@ PREDICT_ROWS = 1024
 STACKED_ROWS = 256
 STACKED_BYTES = 24 << 20
 """For stacked networks: the largest number of rows per step, and of bytes of activations, to fit into a CPU's cache."""
+
+RUNNING_STATISTICS = frozenset(("running_mean", "running_var", "num_batches_tracked", "_u", "_v"))
+"""The last parts of the names of buffers that batch and spectral normalisation update in every forward pass."""
 
 
 @contextmanager
@@ -73,14 +78,28 @@ def parameters(network: nn.Module) -> int:
 
 
 def to_arrays(network: nn.Module) -> dict[str, Any]:
-    """Return copies of all weights and buffers by name; bfloat16, which numpy lacks, as float32."""
+    """Return copies of all weights and buffers by name; bfloat16, which numpy lacks, as float32.
+
+    Raises:
+        Refused: the network's state has something else than dense tensors of numbers.
+    """
+    return {name: _to_array(network, name, value) for name, value in network.state_dict().items()}
+
+
+def _to_array(network: nn.Module, name: str, value: Any) -> Any:
     import torch
 
-    tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    return {
-        name: (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy().copy()
-        for name, tensor in tensors.items()
-    }
+    found = f"an object of type {type(value).__qualname__}"
+    if isinstance(value, torch.Tensor):
+        found = f"a tensor of {value.dtype}, {value.layout}".replace("torch.", "")
+        if value.layout is torch.strided and not value.is_quantized:
+            tensor = value.detach().cpu()
+            with suppress(TypeError, RuntimeError):  # numpy has no numbers of 8 bits and less
+                return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).resolve_conj().numpy().copy()
+    raise Refused(
+        f"{type(network).__name__}: its state cannot be stored: {name} is {found}; allowed are dense tensors of "
+        "numbers that numpy has, as weights or buffers (register_buffer)"
+    )
 
 
 def load_arrays(network: nn.Module, arrays: Mapping[str, Any]) -> None:
@@ -91,12 +110,55 @@ def load_arrays(network: nn.Module, arrays: Mapping[str, Any]) -> None:
     """
     import torch
 
-    wanted = network.state_dict()
-    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    load_tensors(network, {name: torch.tensor(array) for name, array in arrays.items()})
+
+
+def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Set a network's weights and buffers; layers that a LightningModule makes late are made first.
+
+    Raises:
+        StorageError: the tensors belong to another network.
+    """
+    if tensors.keys() - network.state_dict().keys():
+        make_late_layers(network)
+    wanted, tensors = network.state_dict(), dict(tensors)
     for name, tensor in tensors.items():  # files store scalars as arrays of one number
         if name in wanted and wanted[name].ndim == 0 and tensor.numel() == 1:
             tensors[name] = tensor.reshape(())
     _load(network, tensors)
+
+
+def is_lightning(cls: type) -> bool:
+    """Return True for a class of LightningModule; Lightning is not imported for it."""
+    return any(base.__module__.startswith("lightning.pytorch.") for base in cls.__mro__)
+
+
+def make_late_layers(network: nn.Module, seed: int = 0) -> None:
+    """Call the hooks in which a LightningModule may make layers, in Lightning's order; it has no trainer then."""
+    if is_lightning(type(network)):
+        hooks: Any = network
+        with local_chance("cpu"):
+            seed_global(derive(seed, "initialise"))
+            hooks.setup("fit")
+            hooks.configure_model()
+
+
+def make_lazy_weights(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
+    """Return the network, whose lazy layers (`nn.LazyLinear`) have been given their weights by two rows of zeros."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    if any(is_lazy(value) for value in (*network.parameters(), *network.buffers())):
+        with torch.no_grad():
+            network.eval()(torch.zeros((2, *input_shape)))
+        network.train()
+    return network
+
+
+def checksum_weights(network: nn.Module) -> dict[str, int]:
+    """Return a checksum of each weight and buffer, without the statistics that forward passes alone change."""
+    arrays = to_arrays(network).items()
+    return {name: zlib.crc32(array) for name, array in arrays if name.rpartition(".")[2] not in RUNNING_STATISTICS}
 
 
 def _load(network: nn.Module, tensors: Mapping[str, Any], assign: bool = False) -> None:
@@ -189,6 +251,22 @@ def outputs(network: nn.Module, inputs: Floats, count: int) -> Floats:
     return _predicted(network, inputs, count, lambda outputs_NK: outputs_NK)
 
 
+def raw_outputs(network: nn.Module, inputs: Floats, count: int) -> Floats:
+    """Return outputs_NK (float32) of a few rows, finite or not; random numbers are the same ones in every call.
+
+    Raises:
+        Refused: the outputs are not of shape (N, K).
+    """
+    import torch
+
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    with torch.inference_mode(), local_chance(device.type):
+        seed_global(0, device.type)
+        found = network.eval()(torch.tensor(np.asarray(inputs, dtype=np.float32)).to(device))
+        check_outputs(network, found, len(inputs), count)
+        return found.float().cpu().numpy()
+
+
 def _predicted(network: nn.Module, inputs: Floats, classes: int, link: Callable[[Tensor], Tensor]) -> Floats:
     import torch
 
@@ -200,11 +278,7 @@ def _predicted(network: nn.Module, inputs: Floats, classes: int, link: Callable[
         for first in range(0, len(inputs), PREDICT_ROWS):
             rows = torch.tensor(np.asarray(inputs[first : first + PREDICT_ROWS], dtype=np.float32)).to(device)
             logits_NC = network(rows)
-            if tuple(logits_NC.shape) != (len(rows), classes):
-                raise Refused(
-                    f"{type(network).__name__}: forward must return logits of shape ({len(rows)} rows, {classes} "
-                    f"classes), found {tuple(logits_NC.shape)}"
-                )
+            check_outputs(network, logits_NC, len(rows), classes)
             out_NC[first : first + len(rows)] = link(logits_NC.float()).cpu().numpy()
     if not np.isfinite(out_NC).all():
         raise Diverged("the network's predictions are not finite")
