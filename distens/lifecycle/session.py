@@ -8,9 +8,7 @@ journals what it makes of all of them together, in a folder of its own, and disp
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,15 +18,19 @@ from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
-from distens import __version__, registry
+from distens import registry
+from distens.config.addresses import module_of
 from distens.config.config import Config, to_yaml
 from distens.data.load import LoadedData
-from distens.errors import RunError
+from distens.errors import RunError, shorten_value
+from distens.lifecycle import resuming
 from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.occupying import occupied_resources
 from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Outcome, Result
+from distens.lifecycle.resuming import find_versions
+from distens.lifecycle.tasks import find_texts
 from distens.lifecycle.work.evaluate import Evaluate, Evaluation
 from distens.members.protocol import UsesNoGpu
 from distens.packing import Planner
@@ -36,9 +38,6 @@ from distens.records import WAIT, Failure, Finished, Floats, Pack, Report, Resou
 from distens.runtime.protocol import RunContext, Runner
 from distens.storage.store import Store
 from distens.tracking.protocol import FinalInfo, RunInfo, Tracker
-
-VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
-
 
 Data = LoadedData
 """The data that a run learns from and is measured on: so far rows of a table, or images."""
@@ -92,6 +91,10 @@ class Session:
         watch: called with an update after each dispatch and each outcome.
         info: the content of `run.json`, for a run that is resumed; None for a new run.
         data: reads and returns the data that the run learns from and is measured on.
+
+    Raises:
+        RunError: the journal has a class that the config does not name.
+        StorageError: the journal is damaged.
     """
 
     def __init__(
@@ -103,6 +106,9 @@ class Session:
         self.resumed = info is not None
         self.info = info or {}
         self.notes: list[str] = []
+        if self.resumed:
+            self._refuse_imports()
+            self.notes += resuming.describe_versions(self.info["versions"], find_versions())
         self._read, self._data = data, None
         self._final: FinalInfo | None = None
         self._started = False
@@ -140,9 +146,10 @@ class Session:
 
         Raises:
             DataError: the data cannot be read.
-            RunError: they have changed since the run began; or the journal has a class in a module that the config does
-                not name.
+            RunError: they have changed since the run began.
         """
+        for note in self.notes:
+            self.watch(ProgressEvent("data", note))
         self.watch(ProgressEvent("data", f"reading {self.config.data.source}"))
         data = self._data = self._read()
         self._begin(data)
@@ -246,17 +253,16 @@ class Session:
                     f"data.source: the data changed since the run started (fingerprint {fingerprint[:12]} instead of "
                     f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
                 )
-            self._refuse_imports()
             self._forget_what_is_gone()
             return
         self.info = {
-            "format": 1,
+            "format": resuming.FORMAT,
             "name": self.config.name,
             "run": self.config.run_name(),
             "hash": self.config.hash(),
             "identity": self.config.identity(),
             "fingerprint": fingerprint,
-            "versions": _versions(),
+            "versions": find_versions(),
             "started": time.time(),
         }
         self.store.write("config.yaml", to_yaml(self.config).encode())
@@ -264,20 +270,18 @@ class Session:
         self.store.write_json("run.json", self.info)
 
     def _refuse_imports(self) -> None:
-        """Refuse a journal that has a class in a module which the config does not name.
-
-        The modules that the config names are imported by now; no other module of a user's may be.
+        """Refuse a journal with a class that the config does not name, before any module is imported for it.
 
         Raises:
             RunError: the journal has one.
         """
-        for task in self.ledger.usable():
-            for family, spec in [("members", task.settings), *task.work.plugins()]:
-                for place, module in registry.find_unimported(family, spec, task.id):
-                    raise RunError(
-                        f"{self.store.url}: refused: {place} in the journal names a class in the module {module!r}, "
-                        "which config.yaml does not name"
-                    )
+        named = set(find_texts(self.config.model_dump(mode="json")))
+        for address, place in self.ledger.addresses.items():
+            if address not in named:
+                raise RunError(
+                    f"{self.store.url}: refused: {place} in the journal names a class in the module "
+                    f"{module_of(address)!r}, and config.yaml does not name {shorten_value(address)}"
+                )
 
     def _forget_what_is_gone(self) -> None:
         """Make finished tasks pending again whose files are gone.
@@ -295,13 +299,3 @@ class Session:
         config = self.config.model_dump(mode="json")
         versions, fingerprint = self.info["versions"], self.info["fingerprint"]
         return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = __version__ if name == "distens" else "not installed"
-    return found
