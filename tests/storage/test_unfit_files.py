@@ -154,7 +154,7 @@ def test_a_member_whose_file_became_a_pipe_is_trained_again(name, run):
     (run / "results.json").unlink()
     replaced(run / f"members/m0000/1/{name}", os.mkfifo)
     assert distens.resume(str(run)).weights
-    assert (run / f"members/m0000/2/{name}").is_file()
+    assert [path.is_file() for path in run.glob(f"members/m0000/[23]/{name}")] == [True]
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, bind, sparse(1 << 40)], ids=["pipe", "socket", "hole"])
@@ -173,7 +173,7 @@ def test_a_list_goes_on_after_what_cannot_be_read(run):
         "bytes": lambda path: (path / "run.json").write_bytes(b"\xff\x00"),
         "late": lambda path: change(path / "run.json", started=1e300),
         "later": lambda path: change(path / "run.json", started=float(2**62)),
-        "role": lambda path: change(path / "run.json", identity={"role": ["x"]}),
+        "identity": lambda path: change(path / "run.json", identity=7),
         "number": lambda path: (path / "run.json").write_text("7"),
         "huge": lambda path: sparse(1 << 40)(path / "results.json"),
     }
@@ -185,7 +185,7 @@ def test_a_list_goes_on_after_what_cannot_be_read(run):
     assert found.exit_code == 0, found.exception
     lines = {line.split()[0]: line for line in found.output.splitlines() if line.split()}
     assert "finished" in lines["run"]
-    assert all("damaged" in lines[f"a-{name}"] for name in edits)
+    assert [name for name in edits if "damaged" not in lines[f"a-{name}"]] == []
 
 
 def change(path, **values):
