@@ -192,8 +192,8 @@ def is_unavailable(error: OSError) -> bool:
 
 
 def explained(error: Exception) -> str:
-    """Return an error's text without credentials, with a hint at what a user can do about it."""
-    text, hint = redact(str(error)), ""
+    """Return an error's text in one line, without credentials, with a hint at what a user can do about it."""
+    text, hint = " ".join(redact(str(error)).split()), ""
     if "AWS Error" in text:
         if "NO_SUCH_BUCKET" in text:
             hint = ". Create the bucket first; distens creates none"

@@ -103,7 +103,7 @@ class Store:
             if self._met:
                 return self._patience.ask(call, filesystem.PATIENCE_SECONDS)
             found = filesystem.meet(self.url, call)
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:  # Azure's client raises the latter
             kind = StorageError if isinstance(error, _OF_ONE_FILE) else StorageFailed
             raise kind(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
         self._met = True
