@@ -53,7 +53,7 @@ class Ledger:
 
     def _take(self, entry: dict[str, Any]) -> None:
         if unknown := entry.keys() - _KEYS:
-            raise ValueError(f"unknown keys {shorten_value(sorted(unknown))}")
+            raise ValueError(f"unknown keys {shorten_value(sorted(unknown))}. Allowed: {', '.join(sorted(_KEYS))}")
         if "task" in entry:
             task = task_from_json(entry["task"])
             for place, address in find_addresses(task):
