@@ -22,7 +22,7 @@ from distens import registry
 from distens.config.addresses import module_of
 from distens.config.config import Config, to_yaml
 from distens.data.load import LoadedData
-from distens.errors import RunError, shorten_value
+from distens.errors import RunError, StorageError, shorten_value
 from distens.lifecycle import resuming
 from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
@@ -38,6 +38,9 @@ from distens.records import WAIT, Failure, Finished, Floats, Pack, Report, Resou
 from distens.runtime.protocol import RunContext, Runner
 from distens.storage.store import Store
 from distens.tracking.protocol import FinalInfo, RunInfo, Tracker
+
+WRITTEN = ("members", "figures", "final", "report.html", "results.json")
+"""The names in a run's folder that are written while it runs, besides journals."""
 
 Data = LoadedData
 """The data that a run learns from and is measured on: so far rows of a table, or images."""
@@ -94,7 +97,7 @@ class Session:
 
     Raises:
         RunError: the journal has a class that the config does not name.
-        StorageError: the journal is damaged.
+        StorageError: the journal is damaged, or what the run will write leads out of its folder.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Session:
         self.info = info or {}
         self.notes: list[str] = []
         if self.resumed:
+            self._refuse_links()
             self._refuse_imports()
             self.notes += resuming.describe_versions(self.info["versions"], find_versions())
         self._read, self._data = data, None
@@ -268,6 +272,12 @@ class Session:
         self.store.write("config.yaml", to_yaml(self.config).encode())
         data.keep(self.store)
         self.store.write_json("run.json", self.info)
+
+    def _refuse_links(self) -> None:
+        """Refuse links that lead out before anything is trained; the store would refuse them when all is done."""
+        for name in WRITTEN:
+            if self.store.leads_out(name):
+                raise StorageError(f"{self.store.url}: refused: {name} is a link that leads out of the folder")
 
     def _refuse_imports(self) -> None:
         """Refuse a journal with a class that the config does not name, before any module is imported for it.

@@ -1,9 +1,9 @@
 """A folder on this machine, out of which no link leads.
 
 A run's folder may come from a stranger. The folder itself may be a link, and links in it may lead to other places in
-it; what lies behind a link that leads out is not read, written, listed or deleted. Each call looks at the links on the
-way first. A link may be put there right after that, so the place of what was opened is compared too, where Linux says
-it, and files are made, renamed and deleted by a descriptor of their folder.
+it; what lies behind a link that leads out is not read, written, listed or deleted. A link may be put there at any
+moment, so the place of what was opened is compared, where Linux says it, and files are made, renamed and deleted by a
+descriptor of their folder. Links are looked at one by one where something must be named, or where nothing is opened.
 """
 
 from __future__ import annotations
@@ -34,27 +34,19 @@ class LocalFolder:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._known: tuple[tuple[int, int], str] | None = None
+        self._known: str | None = None
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
-
-    def _real_root(self, fresh: bool = False) -> str:
-        """Return the root's path without links, which is looked up again only when another folder is there."""
-        try:
-            found = os.stat(self._root)
-        except OSError:
-            return os.path.realpath(self._root)
-        key = (found.st_dev, found.st_ino)
-        if fresh or self._known is None or self._known[0] != key:
-            self._known = key, _find_real(self._root)
-        return self._known[1]
 
     def _is_inside(self, real: str) -> bool:
         def lies_in(root: str) -> bool:
             return real == root or real.startswith(f"{root.rstrip('/')}/")
 
-        return lies_in(self._real_root()) or lies_in(self._real_root(fresh=True))
+        if self._known is not None and lies_in(self._known):
+            return True
+        self._known = _find_real(self._root)  # it may have been moved, and the link to it changed
+        return lies_in(self._known)
 
     def check_links(self, name: str) -> None:
         """Check that no link on the way to a name leads out.
@@ -70,10 +62,12 @@ class LocalFolder:
                 raise UnfitFile(f"refused: {link} is a link that leads out of the folder")
 
     def _check_opened(self, number: int, name: str) -> None:
-        """Check that what was opened lies inside, whatever was put in its way after `check_links`."""
+        """Check that what was opened lies inside."""
         real = _find_opened(number)
-        if real is not None and not self._is_inside(real):
-            raise UnfitFile(f"refused: {name or 'it'} lies behind a link that leads out of the folder")
+        if real is None or not self._is_inside(real):
+            self.check_links(name)
+            if real is not None:  # the link is gone again
+                raise UnfitFile(f"refused: {name or 'it'} was behind a link that leads out of the folder")
 
     def open(self, name: str, max_bytes: int | None = None) -> BinaryIO:
         """Open a regular file for reading.
@@ -82,8 +76,11 @@ class LocalFolder:
             UnfitFile: a link leads out, it is no regular file, or it has more than `max_bytes` bytes.
             OSError: it cannot be opened.
         """
-        self.check_links(name)
-        source = open_regular(self._path(name), max_bytes)
+        try:
+            source = open_regular(self._path(name), max_bytes)
+        except OSError:
+            self.check_links(name)
+            raise
         try:
             self._check_opened(source.fileno(), name)
         except BaseException:
@@ -104,11 +101,13 @@ class LocalFolder:
 
     def names(self, folder: str) -> list[str]:
         """Return the names directly in a folder, in no order; none if the folder does not exist."""
-        self.check_links(folder)
         try:
             number = os.open(self._path(folder), os.O_RDONLY | os.O_NONBLOCK | _FOLDER)
-        except FileNotFoundError:
-            return []
+        except OSError as error:
+            self.check_links(folder)
+            if isinstance(error, FileNotFoundError):
+                return []
+            raise
         try:
             self._check_opened(number, folder)
             return os.listdir(number)
@@ -137,17 +136,19 @@ class LocalFolder:
     @contextmanager
     def _folder_of(self, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
         """Yield a descriptor of the folder that a name lies in, and the last part of the name."""
-        self.check_links(name)
         folder, _, last = self._path(name).rpartition("/")
         try:
             number = os.open(folder, _PLACE)
-        except FileNotFoundError:  # rare, so it costs less than looking for the folder every time
-            if not make:
+        except OSError as error:  # rare, so it costs less than looking for the folder every time
+            self.check_links(name)
+            if not make or not isinstance(error, FileNotFoundError):
                 raise
             os.makedirs(folder, exist_ok=True)
             number = os.open(folder, _PLACE)
         try:
             self._check_opened(number, name)
+            if _is_link(number, last):
+                self.check_links(name)
             yield number, last
         finally:
             os.close(number)
@@ -163,11 +164,10 @@ class LocalFolder:
             os.unlink(last, dir_fd=folder)
 
     def delete(self, name: str = "") -> None:
-        """Remove a folder and everything in it, if it is there; of a link only the link, except if it is the root."""
+        """Remove a folder, or a file, if it is there; of a link only the link, except if it is the root."""
         if name:
             with suppress(FileNotFoundError), self._folder_of(name) as (folder, last):
-                if not stat.S_ISREG(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
-                    _delete(folder, last)
+                _delete(folder, last)
         elif os.path.islink(self._root):  # the user made this link: what is behind it goes, the link stays
             for entry in self.names(""):
                 with self._opened_root() as folder:
@@ -190,6 +190,13 @@ def _find_opened(number: int) -> str | None:
         return os.readlink(f"/proc/self/fd/{number}")
     except OSError:  # not Linux
         return None
+
+
+def _is_link(folder: int, name: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _find_real(path: str) -> str:

@@ -328,9 +328,11 @@ def _copies() -> Path:
 
 
 def _mapped(file: BinaryIO) -> pa.MemoryMappedFile:
-    """Return a mapping of an open file."""
-    by_number = f"/proc/self/fd/{file.fileno()}"  # by its name, another file might be there now
-    return pa.memory_map(by_number if os.path.exists(by_number) else file.name)
+    """Return a mapping of an open file: by its number, as another file may be under its name by now."""
+    try:
+        return pa.memory_map(f"/proc/self/fd/{file.fileno()}")
+    except FileNotFoundError:  # not Linux
+        return pa.memory_map(file.name)
 
 
 def decode_state(content: bytes, where: str) -> State:

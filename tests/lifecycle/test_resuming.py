@@ -15,6 +15,7 @@ from distens.cli import main as cli
 from distens.errors import DistensError, RunError, StorageError
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.resuming import FORMAT, find_versions
+from distens.lifecycle.session import WRITTEN
 from distens.lifecycle.work.distil import Distil
 from distens.lifecycle.work.evaluate import Evaluate
 from distens.lifecycle.work.train import Train
@@ -115,6 +116,35 @@ def test_strays_in_the_journal_stop_no_resume(stray, run):
     for folder in (run, run / "journal", run / "members", run / "members/m0000"):
         (folder / stray).write_bytes(b"\0")
     assert distens.resume(str(run)).weights
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("name", [*WRITTEN, "journal", "config.yaml", "run.json"])
+def test_a_folder_with_a_link_that_leads_out(name, begun, run, tmp_path):
+    """Nothing is trained, or written outside, whatever of the run is there."""
+    if not begun:
+        for file in (run / "journal").iterdir():
+            file.unlink()
+    outside = tmp_path / "outside"
+    if (run / name).exists():
+        (run / name).rename(outside)
+    else:
+        outside.mkdir()
+    (run / name).symlink_to("../outside")
+    before = [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))]
+    events = []
+    with pytest.raises(StorageError, match=rf"refused: {name} is a link that leads out of the folder"):
+        distens.resume(str(run), events.append)
+    assert [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))] == before
+    assert events == []
+
+
+@pytest.mark.parametrize("name", ["members", "final", "journal"])
+def test_a_folder_with_links_that_stay_inside(name, run):
+    (run / name).rename(run / "elsewhere")
+    (run / name).symlink_to("elsewhere")
+    assert distens.resume(str(run)).weights
+    assert not (run / name / name).exists() and (run / name).is_symlink()
 
 
 # Modules --------------------------------------------------------------------------------------------------------------
