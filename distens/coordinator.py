@@ -25,7 +25,6 @@ from distens.errors import (
     StorageFailed,
     did_you_mean,
     report_damage,
-    shorten_value,
 )
 from distens.lifecycle import resuming
 from distens.lifecycle.progress import ProgressEvent, Watch
@@ -90,7 +89,7 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, res
     if store.exists("run.json"):
         if not overwrite and _begun(store):  # else it failed before anything was trained
             if resume:
-                return carry_out(plan, store, watch or silent, store.read_json("run.json"))
+                return carry_out(plan, store, watch or silent, _read_info(store))
             done = store.exists("results.json")
             hint = f"`distens report {store.url}` shows it" if done else f"`distens resume {store.url}` continues it"
             state = "has finished" if done else "was not finished"
@@ -107,7 +106,26 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, res
 
 def _begun(store: Store) -> bool:
     """Return True if anything was journalled in a run's folder, by whatever names its role uses for its journals."""
-    return any(store.names(folder) for folder in store.names() if "." not in folder)
+    folders = [name for name in store.names() if "." not in name and not store.exists(name)]
+    return any(not name.startswith(".") for folder in folders for name in store.names(folder))
+
+
+def _read_info(store: Store) -> dict[str, Any]:
+    """Return the content of a run's `run.json`.
+
+    Raises:
+        RunError: there is no run, or a newer version wrote it.
+        StorageError: the file is damaged.
+    """
+    try:
+        info = store.read_json("run.json")
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise RunError(f"{store.url}: no run here (run.json is missing)") from error
+        raise
+    with report_damage(f"{store.url}/run.json"):
+        resuming.check_format(info, store.url)
+    return info
 
 
 def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ()) -> Result:
@@ -124,16 +142,11 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
         RunError, StorageError: there is no run to resume.
     """
     store = Store(path)
-    if not store.exists("run.json"):
-        raise RunError(f"{path}: no run here (run.json is missing)")
+    info = _read_info(store)
     with report_damage(f"{store.url}/config.yaml"):
         text = store.read("config.yaml").decode()
     config = parse_yaml(text, f"{path}/config.yaml", overrides)
     with report_damage(f"{store.url}/run.json"):
-        info = store.read_json("run.json")
-        for key, kind in (("run", str), ("fingerprint", str), ("identity", dict), ("versions", dict)):
-            if not isinstance(info[key], kind):
-                raise TypeError(f"its {key} is {shorten_value(info[key])}")
         deeper = resuming.goes_deeper(config, info["identity"], path)
     plan = make_plan(config)
     if deeper:

@@ -13,12 +13,21 @@ _QUERY = re.compile(
     r"[^&\s'\"]+"
 )
 
+_CONTAINER_FIRST = ("abfs://", "abfss://", "wasb://", "wasbs://")
+"""Schemes whose addresses are `container@account`; only `container:password@account` has a password."""
+
 
 def redact(text: str) -> str:
     """Return the text without the credentials of any address in it: `postgresql://***@host/db`."""
     if "://" in text:  # most texts have no address in them, and there may be a million
-        text = _AMONG.sub(r"\g<scheme>***@", _WHOLE.sub(r"\g<scheme>***@", text))
+        text = _AMONG.sub(_hide, _WHOLE.sub(_hide, text))
     return _QUERY.sub(r"\1***", text) if "=" in text else text
+
+
+def _hide(found: re.Match[str]) -> str:
+    before = found[0].removeprefix(found["scheme"]).removesuffix("@")
+    is_container = found["scheme"].lower() in _CONTAINER_FIRST and not re.search("[:@]", before)
+    return found[0] if is_container else f"{found['scheme']}***@"
 
 
 def has_credentials(text: str) -> bool:

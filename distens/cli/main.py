@@ -17,7 +17,7 @@ import typer
 
 from distens import __version__
 from distens.cli import tables
-from distens.errors import ConfigError, DataError, DistensError, StorageError, report_damage
+from distens.errors import ConfigError, DataError, DistensError, StorageFailed, report_damage
 
 if TYPE_CHECKING:
     from distens.config.config import Config
@@ -260,12 +260,14 @@ def list_(
     store = Store(storage)
     runs: list[dict[str, str]] = []
     for name in store.names():
-        if not store.exists(f"{name}/run.json"):
-            continue
         try:
-            with report_damage(f"{store.url}/{name}"):
-                runs.append({"run": name, **_describe_run(store, name)})
-        except StorageError:  # the other runs are still listed
+            one = Store(f"{storage.rstrip('/')}/{name}")  # of its own, as a run's folder may be a link
+            with report_damage(one.url):
+                if one.exists("run.json"):
+                    runs.append({"run": name, **_describe_run(one)})
+        except StorageFailed:  # the other runs are still listed
+            runs.append({"run": name, "state": "cannot be read"})
+        except (DistensError, OSError):
             runs.append({"run": name, "state": "damaged"})
     if not runs:
         typer.echo(f"no runs in {storage}")
@@ -274,18 +276,18 @@ def list_(
     tables.print_lines([headings, *([run.get(heading, "") for heading in headings] for run in runs)])
 
 
-def _describe_run(store: Store, name: str) -> dict[str, str]:
+def _describe_run(store: Store) -> dict[str, str]:
     """Return heading -> cell of a run: start, state, members, and the measures of the bundle that it deploys."""
     from datetime import datetime
 
     from distens.evaluate.report import columns_of
 
-    info = store.read_json(f"{name}/run.json")
+    info = store.read_json("run.json")
     started = datetime.fromtimestamp(info["started"]).strftime("%Y-%m-%d %H:%M")
     members = _size(info["identity"])
-    if not store.exists(f"{name}/results.json"):
+    if not store.exists("results.json"):
         return {"started": started, "state": "unfinished", "members": members}
-    results = store.read_json(f"{name}/results.json")
+    results = store.read_json("results.json")
     row = results[results.get("chosen") or ("ensemble" if "ensemble" in results else "global")]
     measures = list(columns_of({"": row}).headings.items())[:2]
     cells = {heading: f"{row[key]:.4f}" for key, heading in measures if key in row}

@@ -25,6 +25,8 @@ from pydantic import (
 from distens.config import raw_values
 from distens.config.sections import DataSection, Name, SearchSection, Section, Spec, SweepSection
 from distens.errors import ConfigError, did_you_mean, shorten_value
+from distens.storage.limits import MAX_CONFIG_BYTES
+from distens.storage.regular import open_regular
 
 Shape = TypeVar("Shape", bound=Section)
 
@@ -206,11 +208,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file is missing or not YAML, or the config is not valid.
     """
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         near = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise ConfigError(f"{file}: no such config. {did_you_mean(file.name, near)}")
     try:
-        text = file.read_text(encoding="utf-8")
+        with open_regular(file, MAX_CONFIG_BYTES) as source:
+            text = source.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read as text: {error}") from error
     return parse_yaml(text, str(file), overrides)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distens.records import Floats
+from distens.storage.filesystem import report_failure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +51,14 @@ def panels(rows: int = 1, heights: Sequence[float] | None = None, size: tuple[fl
 
 
 def write_picture(figure: Figure, path: Path) -> None:
-    """Write the picture to a file; equal pictures give equal files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})  # else matplotlib's version is in the file
+    """Write the picture to a file; equal pictures give equal files.
+
+    Raises:
+        StorageFailed: the file cannot be written.
+    """
+    with report_failure(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Software": None})  # else matplotlib's version is in the file
 
 
 def ticks(most: int = 10, **options: Any) -> MaxNLocator:

@@ -15,7 +15,7 @@ from distens.evaluate import comparison, report
 from distens.lifecycle.results import Outcome, Result
 from distens.records import Floats
 from distens.serve import bundle, predictor
-from distens.storage.filesystem import make_temporary_folder
+from distens.storage.filesystem import make_temporary_folder, report_failure
 from distens.storage.store import Store
 from distens.targets.protocol import Target
 from distens.tracking.protocol import FinalInfo, Tracker, model_name
@@ -40,8 +40,9 @@ def deliver(
 
     Raises:
         BundleError: the predictions of a bundle that was read back differ from the run's.
+        StorageError: a file cannot be written.
     """
-    home = Path(store.path("")) if store.local else make_temporary_folder()
+    home = make_temporary_folder()  # pictures and the page are drawn here, and go through the store as all files do
     table, verdict = _table(loaded, outcome)
     weights = {name: weight for name, weight in outcome.weights.items() if weight > 0}
     where = f"report: {store.url}/report.html"
@@ -86,10 +87,10 @@ def _write_page(
     result: Result,
     pictures: Mapping[str, Path],
 ) -> None:
-    """Write the page, whose pictures are drawn already; a remote store gets a copy of both.
+    """Write the page, and the pictures, which are drawn already.
 
     Args:
-        home: the run's folder; for a remote store, a temporary folder on this machine.
+        home: a temporary folder on this machine, where both are made.
     """
     data = report.ReportData(
         run_name=_name(result),
@@ -104,10 +105,10 @@ def _write_page(
         config_yaml=to_yaml(config),
         details=outcome.page.details,
     )
-    report.write_page(home / "report.html", data)
-    if not store.local:
-        for path in (*pictures.values(), home / "report.html"):
-            store.write(path.relative_to(home).as_posix(), path.read_bytes())
+    with report_failure(home / "report.html"):
+        report.write_page(home / "report.html", data)
+    for path in (*pictures.values(), home / "report.html"):
+        store.write(path.relative_to(home).as_posix(), path.read_bytes(), durable=False)
 
 
 def _write_bundles(

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from distens.errors import shorten_value
 from distens.lifecycle._history_views import KeysSnapshot, ListPrefix, PurposeViews
-from distens.lifecycle.tasks import task_from_json, task_to_json
+from distens.lifecycle.tasks import find_addresses, task_from_json, task_to_json
 from distens.records import (
     Failed,
     Failure,
@@ -28,16 +29,21 @@ from distens.storage.journal import Journal
 from distens.storage.store import Store
 from distens.targets.protocol import Target, Targets
 
+_KEYS = {"task", "report", "failure", "only", "elapsed"}
+
 
 class Ledger:
     """The record of all tasks of a run. After a restart it gives the same answers, from the journal alone.
 
     Attributes:
         elapsed: seconds that the search had run, over all resumes, as last journalled with an outcome.
+        addresses: text of the form `package.module:Class` -> its first place in a task that was journalled before this
+            ledger was opened, whatever became of the task.
     """
 
     def __init__(self, store: Store) -> None:
         self.elapsed = 0.0
+        self.addresses: dict[str, str] = {}
         self._journal = Journal(store)
         self._pending: dict[str, Task] = {}
         self._done: dict[str, Finished | Failed] = {}
@@ -46,8 +52,13 @@ class Ledger:
         self._journal.replay(self._take)
 
     def _take(self, entry: dict[str, Any]) -> None:
+        if unknown := entry.keys() - _KEYS:
+            raise ValueError(f"unknown keys {shorten_value(sorted(unknown))}. Allowed: {', '.join(sorted(_KEYS))}")
         if "task" in entry:
-            self._record_task(task_from_json(entry["task"]))
+            task = task_from_json(entry["task"])
+            for place, address in find_addresses(task):
+                self.addresses.setdefault(address, place)
+            self._record_task(task)
         elif "report" in entry:
             self._record_outcome(report_from_json(entry["report"]))
         elif "failure" in entry:
@@ -168,11 +179,6 @@ class Ledger:
         """Return every finished task, every rung of a member included, of one purpose or of all."""
         done = (entry for entry in self._done.values() if isinstance(entry, Finished))
         return [entry for entry in done if purpose in (None, entry.task.purpose)]
-
-    def usable(self) -> Iterator[Task]:
-        """Yield the tasks that are pending or have finished: members are made, or made again, from their settings."""
-        yield from self._pending.values()
-        yield from (entry.task for entry in self._done.values() if isinstance(entry, Finished))
 
     def count(self, purpose: str) -> int:
         """Return the number of members that were dispatched for a purpose."""

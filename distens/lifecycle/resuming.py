@@ -1,15 +1,70 @@
-"""The changes of its config with which a run may be resumed: where it runs, and how deep its schedule goes."""
+"""What a run may be resumed with: formats of its folder, versions of libraries, and changes of its config."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from distens import __version__
 from distens.config.addresses import is_address
 from distens.config.config import Config, to_yaml
-from distens.errors import ConfigError
+from distens.errors import ConfigError, RunError, shorten_value
 from distens.lifecycle.ledger import Ledger
 from distens.storage.store import Store
+
+FORMAT = 1
+"""The format of a run's folder; a folder that does not say its own has this one."""
+
+VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
+
+
+def check_format(info: Mapping[str, Any], path: str) -> None:
+    """Check that this version of distens can resume a run.
+
+    Args:
+        info: the content of `run.json`.
+        path: the run's folder, for messages.
+
+    Raises:
+        RunError: a newer version wrote the folder, in a format that this one does not know.
+        TypeError: the content is not that of a `run.json`.
+    """
+    for key, kind in (("run", str), ("fingerprint", str), ("identity", dict), ("versions", dict)):
+        if not isinstance(info[key], kind):
+            raise TypeError(f"its {key} is {shorten_value(info[key])}")
+    found = info.get("format", FORMAT)
+    if type(found) is not int or found < 1:
+        raise TypeError(f"its format is {shorten_value(found)}")
+    if found > FORMAT:
+        writer = shorten_value(info["versions"].get("distens", "?"))
+        raise RunError(
+            f"{path}: a run of format {found}, written by distens {writer}; this is distens {__version__}, which "
+            f"resumes runs of formats up to {FORMAT}. Install the newer version to resume it"
+        )
+
+
+def find_versions() -> dict[str, str]:
+    """Return library -> its version, of those that may change a run's results."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = __version__ if name == "distens" else "not installed"
+    return found
+
+
+def describe_versions(then: Mapping[str, Any], now: Mapping[str, str]) -> Iterator[str]:
+    """Yield a note for a run that is resumed with other versions of libraries than those that it was begun with."""
+    changed = [
+        f"{name} {now[name]} instead of {shorten_value(then[name])}"
+        for name in now
+        if name in then and then[name] != now[name]
+    ]
+    if changed:
+        yield f"resumed with other versions, which may change results: {', '.join(changed)}"
 
 
 def goes_deeper(config: Config, then: Mapping[str, Any], path: str) -> bool:

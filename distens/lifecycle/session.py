@@ -8,9 +8,7 @@ journals what it makes of all of them together, in a folder of its own, and disp
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,17 +16,21 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol
 
-from distens import __version__, registry
+from distens import registry
+from distens.config.addresses import module_of
 from distens.config.config import Config, to_yaml
 from distens.config.sources import describe_edited, hash_sources
 from distens.data.load import LoadedData
-from distens.errors import RunError
+from distens.errors import RunError, StorageError, shorten_value
+from distens.lifecycle import resuming
 from distens.lifecycle._blas_limit import BlasLimit
 from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.occupying import occupied_resources
 from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Outcome, Result
+from distens.lifecycle.resuming import find_versions
+from distens.lifecycle.tasks import find_texts
 from distens.lifecycle.work.evaluate import Evaluate, Evaluation
 from distens.members.protocol import UsesNoGpu
 from distens.packing import Planner
@@ -38,8 +40,8 @@ from distens.storage.store import Store
 from distens.tracking.protocol import FinalInfo, RunInfo, Tracker
 from distens.training.outputs import PROBABILITIES_ADVICE, PROBABILITIES_METRIC
 
-VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
-
+WRITTEN = ("members", "figures", "final", "report.html", "results.json")
+"""The names in a run's folder that are written while it runs, besides journals."""
 
 Data = LoadedData
 """The data that a run learns from and is measured on: so far rows of a table, or images."""
@@ -93,6 +95,10 @@ class Session:
         watch: called with an update after each dispatch and each outcome.
         info: the content of `run.json`, for a run that is resumed; None for a new run.
         data: reads and returns the data that the run learns from and is measured on.
+
+    Raises:
+        RunError: the journal has a class that the config does not name.
+        StorageError: the journal is damaged, or what the run will write leads out of its folder.
     """
 
     def __init__(
@@ -104,6 +110,10 @@ class Session:
         self.resumed = info is not None
         self.info = info or {}
         self.notes: list[str] = []
+        if self.resumed:
+            self._refuse_links()
+            self._refuse_imports()
+            self.notes += resuming.describe_versions(self.info["versions"], find_versions())
         self._read, self._data = data, None
         self._final: FinalInfo | None = None
         self._started = False
@@ -141,9 +151,10 @@ class Session:
 
         Raises:
             DataError: the data cannot be read.
-            RunError: they have changed since the run began; or the journal has a class in a module that the config does
-                not name.
+            RunError: they have changed since the run began.
         """
+        for note in self.notes:
+            self.watch(ProgressEvent("data", note))
         self.watch(ProgressEvent("data", f"reading {self.config.data.source}"))
         data = self._data = self._read()
         self._begin(data)
@@ -253,19 +264,18 @@ class Session:
                     f"data.source: the data changed since the run started (fingerprint {fingerprint[:12]} instead of "
                     f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
                 )
-            self._refuse_imports()
             if edited := describe_edited(self.config.model_dump(mode="json"), self.info.get("sources")):
                 self.notes.append(f"the code was edited since the run began; earlier members had the old one: {edited}")
             self._forget_what_is_gone()
             return
         self.info = {
-            "format": 1,
+            "format": resuming.FORMAT,
             "name": self.config.name,
             "run": self.config.run_name(),
             "hash": self.config.hash(),
             "identity": self.config.identity(),
             "fingerprint": fingerprint,
-            "versions": _versions(),
+            "versions": find_versions(),
             "started": time.time(),
         }
         if sources := hash_sources(self.config.model_dump(mode="json")):
@@ -274,21 +284,25 @@ class Session:
         data.keep(self.store)
         self.store.write_json("run.json", self.info)
 
-    def _refuse_imports(self) -> None:
-        """Refuse a journal that has a class in a module which the config does not name.
+    def _refuse_links(self) -> None:
+        """Refuse links that lead out before anything is trained; the store would refuse them when all is done."""
+        for name in WRITTEN:
+            if self.store.leads_out(name):
+                raise StorageError(f"{self.store.url}: refused: {name} is a link that leads out of the folder")
 
-        The modules that the config names are imported by now; no other module of a user's may be.
+    def _refuse_imports(self) -> None:
+        """Refuse a journal with a class that the config does not name, before any module is imported for it.
 
         Raises:
             RunError: the journal has one.
         """
-        for task in self.ledger.usable():
-            for family, spec in [("members", task.settings), *task.work.plugins()]:
-                for place, module in registry.find_unimported(family, spec, task.id):
-                    raise RunError(
-                        f"{self.store.url}: refused: {place} in the journal names a class in the module {module!r}, "
-                        "which config.yaml does not name"
-                    )
+        named = set(find_texts(self.config.model_dump(mode="json")))
+        for address, place in self.ledger.addresses.items():
+            if address not in named:
+                raise RunError(
+                    f"{self.store.url}: refused: {place} in the journal names a class in the module "
+                    f"{module_of(address)!r}, and config.yaml does not name {shorten_value(address)}"
+                )
 
     def _forget_what_is_gone(self) -> None:
         """Make finished tasks pending again whose files are gone.
@@ -306,13 +320,3 @@ class Session:
         config = self.config.model_dump(mode="json")
         versions, fingerprint = self.info["versions"], self.info["fingerprint"]
         return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = __version__ if name == "distens" else "not installed"
-    return found

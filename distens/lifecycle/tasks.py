@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -59,6 +60,29 @@ def task_from_json(values: Mapping[str, Any]) -> Task:
     return Task(**{**values, "resources": Resources(**resources), "work": _adapter(cls).validate_python(work)})
 
 
+def find_addresses(task: Task) -> Iterator[tuple[str, str]]:
+    """Yield (place, text) of every text in a task's settings, and in the plug-ins of its work, that may be an address.
+
+    No plug-in is looked at, so that none is imported: whatever has the form of an address counts, however deep it is.
+    """
+    for family, spec in [("", task.settings), *task.work.plugins()]:
+        place = f"{task.id}: {family}" if family else task.id
+        yield from ((place, text) for text in find_texts(spec) if is_address(text))
+
+
+def find_texts(value: Any) -> Iterator[str]:
+    """Yield every text in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from find_texts(key)
+            yield from find_texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from find_texts(inner)
+
+
 def work_kind(work: Any) -> str:
     """Return the kind of a work, for a journal: its file's name; for a role's own work, `<role>.<file's name>`."""
     module, name = type(work).__module__, registry.plugin_kind(work)
@@ -83,6 +107,8 @@ def find_work(kind: str) -> type:
     role, dot, name = kind.partition(".")
     if dot and role not in registry.names("roles"):
         raise ValueError(f"work: {kind!r} belongs to an unknown role")
+    if dot and not importlib.util.find_spec(f"distens.roles.{role}.work"):
+        raise ValueError(f"work: {kind!r} belongs to a role without work of its own")
     family, name = (f"roles.{role}.work", name) if dot else ("lifecycle.work", kind)
     if name not in registry.names(family):
         raise ValueError(f"work: unknown kind {kind!r}. {did_you_mean(name, registry.names(family))}")

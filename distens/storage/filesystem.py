@@ -20,17 +20,18 @@ import shutil
 import tempfile
 import threading
 import time
-import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from pyarrow import fs
 
 from distens.credentials import has_credentials, redact
-from distens.errors import StorageError, shorten_value
+from distens.errors import StorageError, StorageFailed, shorten_value
 
 log = logging.getLogger("distens")
 
@@ -43,6 +44,12 @@ REQUEST_SECONDS = 20.0
 """The timeout of one request: with pyarrow's own 3 s, a store that is only slow would be given up."""
 
 CONNECT_SECONDS = 5.0
+SILENT_SECONDS = 3.0
+"""How long a storage may keep its first caller waiting without a word."""
+
+FIRST_ANSWER_SECONDS = 25.0
+"""How long a storage may take to answer for the first time."""
+
 ATTEMPTS = 3
 """The attempts that pyarrow makes at one request, within two seconds; longer waits are those of `OutageRetries`."""
 
@@ -78,6 +85,12 @@ def parse_address(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
         if not bucket:
             raise StorageError(f"{url}: no bucket; an S3 address is s3://bucket/folder")
         return lambda: _s3(bucket, *_read_s3_environment()), path
+    if url.startswith(("gs://", "gcs://")):
+        path = url.partition("://")[2].rstrip("/")
+        if path.startswith("/") or not path:
+            raise StorageError(f"{url}: no bucket; an address of Google's storage is gs://bucket/folder")
+        limit = timedelta(seconds=REQUEST_SECONDS)
+        return lambda: fs.GcsFileSystem(retry_time_limit=limit), path
     try:
         made, path = fs.FileSystem.from_uri(url)
     except (ValueError, OSError) as error:
@@ -146,14 +159,41 @@ class OutageRetries:
                 self._since = None
 
 
+def meet(url: str, call: Callable[[], CallResult]) -> CallResult:
+    """Return the result of the first call to a storage, which may not be there at all.
+
+    Some clients try for minutes, and say nothing. So that is logged soon, and given up after a while.
+
+    Raises:
+        OSError: the call's error, or TimeoutError.
+    """
+    answer: Future[CallResult] = Future()
+
+    def carry_out() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=carry_out, name="distens-storage", daemon=True).start()  # a pool's would be waited for
+    wait([answer], SILENT_SECONDS)
+    if not answer.done():
+        left = FIRST_ANSWER_SECONDS - SILENT_SECONDS
+        log.warning("%s: no answer so far; waiting for another %.0f s", redact(url), left)
+        wait([answer], left)
+    if not answer.done():
+        raise TimeoutError(f"no answer within {FIRST_ANSWER_SECONDS:.0f} s. Is the address right, and the network up?")
+    return answer.result()
+
+
 def is_unavailable(error: OSError) -> bool:
     """Return True if an error means that storage is unavailable or overloaded, and not that a user must mend it."""
     return isinstance(error, ConnectionError | TimeoutError) or bool(_UNAVAILABLE.search(str(error)))
 
 
 def explained(error: Exception) -> str:
-    """Return an error's text without credentials, with a hint at what a user can do about it."""
-    text, hint = redact(str(error)), ""
+    """Return an error's text in one line, without credentials, with a hint at what a user can do about it."""
+    text, hint = " ".join(redact(str(error)).split()), ""
     if "AWS Error" in text:
         if "NO_SUCH_BUCKET" in text:
             hint = ". Create the bucket first; distens creates none"
@@ -166,33 +206,28 @@ def explained(error: Exception) -> str:
 
 
 def make_temporary_folder() -> Path:
-    """Return a new local folder that lasts as long as this process."""
-    folder = tempfile.mkdtemp(prefix="distens-")
+    """Return a new local folder that lasts as long as this process.
+
+    Raises:
+        StorageFailed: this machine has no room for one.
+    """
+    with report_failure("a temporary folder"):
+        folder = tempfile.mkdtemp(prefix="distens-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
-def put_local(path: str, content: bytes, exclusive: bool, durable: bool) -> None:
-    """Write a local file whole or not at all: see `distens.storage.store.Store.write`."""
-    part = f"{path}.{uuid.uuid4().hex}.part"
-    try:
-        with _open_new(part) as out:
-            out.write(content)
-            if durable:
-                out.flush()
-                os.fsync(out.fileno())
-        if exclusive:  # a link, unlike a rename, never replaces
-            os.link(part, path)
-        else:
-            os.replace(part, path)
-    finally:
-        with suppress(OSError):  # after a rename it is gone; after an error it must not stay and fill the disk
-            os.remove(part)
+@contextmanager
+def report_failure(what: object) -> Iterator[None]:
+    """Turn an error of the system, while something is written on this machine, into one that names it.
 
+    Args:
+        what: the file that is written, for the message.
 
-def _open_new(path: str) -> BinaryIO:
+    Raises:
+        StorageFailed: the body raised an OSError, of a full disk for example.
+    """
     try:
-        return open(path, "xb")
-    except FileNotFoundError:  # rare, so it costs less than looking for the folder every time
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return open(path, "xb")
+        yield
+    except OSError as error:
+        raise StorageFailed(f"{what}: cannot be written: {explained(error)}") from error

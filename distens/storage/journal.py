@@ -12,19 +12,35 @@ overwritten, not even by a driver that was cut off for an hour and comes back. O
 later one sees the other's file, since listings show everything that was written before (Amazon, Google, MinIO and Ceph
 promise that). If each sees the other's file, both stop. A file that a stopped driver left under a number is ignored:
 every file names the writer of the one that it follows.
+
+Every entry carries a checksum (entries of older versions have none). Files of other names, which systems and editors
+leave, are not the journal's.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import uuid
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from distens.errors import StorageError, report_damage
+from distens.storage.limits import MAX_JSON_BYTES
 from distens.storage.store import Store
 
 FIRST = "first"
+
+CHECKSUM = "crc32"
+"""The key of an entry's checksum, over the rest of it as JSON."""
+
+MAX_FILE_BYTES = 16 << 20
+"""The size from which entries that come together are divided among several files."""
+
+_NUMBER = r"(\d{8}|[1-9]\d{8,})"
+_LOCAL = re.compile(rf"{_NUMBER}\.json", re.ASCII)
+_REMOTE = re.compile(rf"{_NUMBER}/(\w+)-(\w+)\.json", re.ASCII)
 
 
 class Journal:
@@ -37,24 +53,38 @@ class Journal:
     def __init__(self, store: Store, folder: str = "journal") -> None:
         self._store, self._folder = store, folder
         self._writer, self._last = uuid.uuid4().hex[:12], FIRST
-        self._names = store.names(folder) if store.local else self._chain()
+        self._names = self._numbered() if store.local else self._chain()
         self._next = len(self._names)
+
+    def _numbered(self) -> list[str]:
+        """Return the names of the files in a local folder, in order."""
+        found = filter(_LOCAL.fullmatch, self._store.names(self._folder))
+        numbers = sorted(int(name.removesuffix(".json")) for name in found)
+        for number, there in enumerate(numbers):
+            if number != there:
+                raise self._missing(number, numbers[-1])
+        return [f"{number:08d}.json" for number in numbers]
+
+    def _missing(self, number: int, last: int) -> StorageError:
+        return StorageError(
+            f"{self._store.url}/{self._folder}: damaged: entry {number} is missing ({number:08d}), and the last one is "
+            f"{last:08d}"
+        )
 
     def _chain(self) -> list[str]:
         """Return the names of the files that follow each other, in order; keep the writer of the last in `_last`."""
-        found: dict[str, dict[str, str]] = {}
-        for name in self._store.tree(self._folder):
-            number, _, file = name.partition("/")
-            writer, _, before = file.removesuffix(".json").partition("-")
-            found.setdefault(number, {})[writer] = before
+        found: dict[int, dict[str, str]] = {}
+        for name in filter(None, map(_REMOTE.fullmatch, self._store.tree(self._folder))):
+            found.setdefault(int(name[1]), {})[name[2]] = name[3]
         names: list[str] = []
+        last = max(found, default=-1)
         # Where several files are under the last number, no driver has continued from any of them: take one. The tasks
         # that it dispatched are dispatched once more.
-        writer = self._last = min(found[max(found)]) if found else FIRST
-        for number in range(len(found) - 1, -1, -1):
-            before = found.get(f"{number:08d}", {}).get(writer)
+        writer = self._last = min(found[last]) if found else FIRST
+        for number in range(last, -1, -1):
+            before = found.get(number, {}).get(writer)
             if before is None:
-                raise StorageError(f"{self._store.url}/{self._folder}: damaged: entry {number} is missing")
+                raise self._missing(number, last)
             names.append(f"{number:08d}/{writer}-{before}.json")
             writer = before
         return names[::-1]
@@ -75,17 +105,40 @@ class Journal:
                 for entry in found:
                     take(entry)
 
-    def _read(self) -> Iterator[tuple[str, Any]]:
+    def _read(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield the name of each file and its entries, whose checksums are right."""
         names = [f"{self._folder}/{name}" for name in self._names]
-        return zip(names, self._store.each(self._store.read_json, names), strict=True)
+        for name, found in zip(names, self._store.each(self._store.read_json, names), strict=True):
+            if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+                raise StorageError(f"{self._store.url}/{name} is damaged: expected a list of entries")
+            for place, entry in enumerate(found):
+                checksum = entry.pop(CHECKSUM, None)
+                if checksum is not None and checksum != zlib.crc32(json.dumps(entry).encode()):
+                    raise StorageError(
+                        f"{self._store.url}/{name} is damaged: entry {place + 1} of {len(found)} is not what was "
+                        "written: its checksum is wrong"
+                    )
+            yield name, found
 
     def append(self, *entries: dict[str, Any]) -> None:
-        """Append entries, all in one file.
+        """Append entries, all in one file unless they are large.
 
         Raises:
-            StorageError: storage failed, or another process is running the same run.
+            StorageError: storage failed, another process is running the same run, or an entry is too large.
         """
-        content = json.dumps(entries, allow_nan=False).encode()
+        file, size = list[str](), 0
+        for text in map(_checked, entries):
+            if len(text) > MAX_JSON_BYTES // 2:
+                raise StorageError(f"{self._store.url}/{self._folder}: an entry of {len(text):,} bytes is too large")
+            if file and size + len(text) > MAX_FILE_BYTES:
+                self._append_file(file)
+                file, size = [], 0
+            file.append(text)
+            size += len(text)
+        self._append_file(file)
+
+    def _append_file(self, entries: Sequence[str]) -> None:
+        content = f"[{', '.join(entries)}]".encode()
         place = f"{self._folder}/{self._next:08d}"
         if not (self._write_by_link if self._store.local else self._write_and_check_alone)(place, content):
             raise StorageError(f"{self._store.url}: another process is running this run; stop it first")
@@ -103,8 +156,15 @@ class Journal:
     def _write_and_check_alone(self, place: str, content: bytes) -> bool:
         name = f"{self._writer}-{self._last}.json"
         self._store.write(f"{place}/{name}", content)
-        if self._store.names(place) != [name]:
+        if [other for other in self._store.names(place) if _REMOTE.fullmatch(f"{self._next:08d}/{other}")] != [name]:
             self._store.remove(f"{place}/{name}")
             return False
         self._last = self._writer
         return True
+
+
+def _checked(entry: dict[str, Any]) -> str:
+    """Return an entry as JSON, with its checksum."""
+    text = json.dumps(entry, allow_nan=False)
+    comma = ", " if entry else ""
+    return f'{text[:-1]}{comma}"{CHECKSUM}": {zlib.crc32(text.encode())}}}'

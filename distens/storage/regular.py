@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import BinaryIO
+
+
+class UnfitFile(OSError):
+    """An error of a file itself, not of the storage: it is no regular file, too large, or behind a link outside."""
+
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -25,16 +31,22 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> 
         max_bytes: the largest size allowed; None: any.
 
     Raises:
-        OSError: the file cannot be opened, is not a regular file, or is larger; the message says which.
+        UnfitFile: the file is not a regular one, or is larger; the message says which.
+        OSError: the file cannot be opened.
     """
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # Linux opens no socket, and no device whose driver is missing
+            raise UnfitFile(f"{os.fspath(path)}: expected a file, found a socket or a device") from error
+        raise
     try:
         found = os.fstat(number)
         if not stat.S_ISREG(found.st_mode):
             kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "something else")
-            raise OSError(f"expected a file, found {kind}")
+            raise UnfitFile(f"expected a file, found {kind}")
         if max_bytes is not None and found.st_size > max_bytes:
-            raise OSError(f"it has {found.st_size:,} bytes, and at most {max_bytes:,} are allowed")
+            raise UnfitFile(f"it has {found.st_size:,} bytes, and at most {max_bytes:,} are allowed")
         return os.fdopen(number, "rb")
     except BaseException:
         os.close(number)

@@ -25,19 +25,21 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from distens.errors import StorageError, StorageFailed, report_damage, shorten_value
 from distens.records import Address, Floats, State
-from distens.storage import filesystem
+from distens.storage import filesystem, limits
+from distens.storage.local import LocalFolder
+from distens.storage.regular import UnfitFile
+from distens.storage.remote import RemoteFolder
 
 META = "distens"
 
@@ -49,6 +51,8 @@ SMALL_BYTES = 4096
 
 MAX_REQUESTS_AT_ONCE = 16
 """The number of requests at once to a remote store, where many files are read."""
+
+_OF_ONE_FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UnfitFile)
 
 One = TypeVar("One")
 CallResult = TypeVar("CallResult")
@@ -67,8 +71,9 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._fs, self._root = filesystem.parse_address(url)
+        opened, self._root = filesystem.parse_address(url)
         self.local = "://" not in url or url.startswith("file:")
+        self._folder = LocalFolder(self._root) if self.local else RemoteFolder(opened, self._root)
         self._patience = filesystem.OutageRetries(url)
         self._met = False  # only storage that has answered before is waited for; else its address may be wrong
 
@@ -77,34 +82,32 @@ class Store:
 
     def path(self, name: str) -> str:
         """Return the full path of a name inside the folder; a name that leads out of it raises StorageError."""
+        self._check(name)
+        return f"{self._root}/{name}" if name else self._root
+
+    def _check(self, name: str) -> None:
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise StorageError(f"{self.url}: {name!r} leads out of the folder")
-        return f"{self._root}/{name}" if name else self._root
 
     def _ask(self, doing: str, call: Callable[[], CallResult]) -> CallResult:
         """Return the result of a call to the filesystem.
 
         Raises:
-            StorageError: the file does not exist, or exists already; the cause is the filesystem's own error.
+            StorageError: the file does not exist, exists already, or is not what it should be; the cause is the
+                filesystem's own error.
             StorageFailed: any other error of the filesystem.
         """
         try:
             if self.local:
                 return call()
-            found = self._patience.ask(call, filesystem.PATIENCE_SECONDS if self._met else 0.0)
-        except OSError as error:
-            kind = StorageError if isinstance(error, FileNotFoundError | FileExistsError) else StorageFailed
+            if self._met:
+                return self._patience.ask(call, filesystem.PATIENCE_SECONDS)
+            found = filesystem.meet(self.url, call)
+        except (OSError, pa.ArrowException) as error:  # Azure's client raises the latter
+            kind = StorageError if isinstance(error, _OF_ONE_FILE) else StorageFailed
             raise kind(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
         self._met = True
         return found
-
-    def _info(self, name: str) -> fs.FileInfo:
-        path = self.path(name)
-        return self._ask(f"look for {name or 'it'}", lambda: self._fs().get_file_info(path))
-
-    def _list(self, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
-        selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=recursive)
-        return self._ask(f"list {folder or 'it'}", lambda: self._fs().get_file_info(selector))
 
     def exists(self, name: str) -> bool:
         """Return True if a file of that name exists; it is complete then."""
@@ -112,30 +115,30 @@ class Store:
 
     def size_bytes(self, name: str) -> int | None:
         """Return the size of a file; None if there is none of that name."""
-        info = self._info(name)
-        return info.size if info.type == fs.FileType.File else None
+        self._check(name)
+        return self._ask(f"look for {name or 'it'}", lambda: self._folder.size_bytes(name))
 
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names of files and folders directly in a folder; none if the folder does not exist."""
-        found = self._list(folder)
-        if not found and not folder and not self.local:
-            self._check_bucket()
-        return sorted(info.base_name for info in found if not info.base_name.endswith(".part"))
+        self._check(folder)
+        found = self._ask(f"list {folder or 'it'}", lambda: self._folder.names(folder))
+        return sorted(name for name in found if not name.endswith(".part"))
 
     def tree(self, folder: str) -> list[str]:
         """Return the sorted names of all files under a folder, relative to it; an object store is listed once."""
-        start = f"{self.path(folder)}/"
-        found = (info.path for info in self._list(folder, recursive=True) if info.type == fs.FileType.File)
-        return sorted(path.removeprefix(start) for path in found if not path.endswith(".part"))
-
-    def _check_bucket(self) -> None:
-        bucket = self._root.partition("/")[0]
-        if self._ask("look", lambda: self._fs().get_file_info(bucket)).type == fs.FileType.NotFound:
-            raise StorageError(f"{self.url}: there is no bucket {bucket}")
+        self._check(folder)
+        found = self._ask(f"list {folder or 'it'}", lambda: list(self._folder.tree(folder)))
+        return sorted(name for name in found if not name.endswith(".part"))
 
     def leads_out(self, name: str) -> bool:
         """Return True if a name is, or lies behind, a link that leads out of the folder."""
-        return self.local and not Path(os.path.realpath(self.path(name))).is_relative_to(os.path.realpath(self._root))
+        self._check(name)
+        try:
+            if isinstance(self._folder, LocalFolder):
+                self._folder.check_links(name)
+        except UnfitFile:
+            return True
+        return False
 
     def has_file(self, address: Address) -> bool:
         """Return True if a file is there and has the size that was written."""
@@ -147,15 +150,25 @@ class Store:
         Raises:
             StorageError: the file cannot be written; or, with `exclusive`, the file is there already.
         """
-        path = self.path(name)
-        assert self.local or not exclusive, "object stores cannot, see `distens.storage.journal`"
-        put = filesystem.put_local if self.local else self._put_remote
-        self._ask(f"write {name}", lambda: put(path, content, exclusive, durable))
+        self._check(name)
+        self._ask(f"write {name}", lambda: self._folder.write(name, content, exclusive, durable))
         return Address(name, hashlib.sha256(content).hexdigest(), len(content))
 
-    def _put_remote(self, path: str, content: bytes, exclusive: bool, durable: bool) -> None:
-        with self._fs().open_output_stream(path) as out:
-            out.write(content)
+    @contextmanager
+    def _opened(self, name: str, address: Address | None = None) -> Iterator[Any]:
+        """Yield a file that is open for reading; a local one's size is as recorded, or what such a file may have."""
+        self._check(name)
+        with self._folder.open(name, None if address else limits.find_max_bytes(name)) as source:
+            if self.local:
+                size = os.fstat(source.fileno()).st_size
+                if address is not None and size != address.size_bytes:
+                    raise self._damaged(name, f"{size} bytes instead of {address.size_bytes}")
+                if limits.is_hollow(name, source, size):
+                    raise self._damaged(name, f"{size:,} bytes without a header")
+            yield source
+
+    def _damaged(self, name: str, why: str) -> StorageError:
+        return StorageError(f"{self.url}: {name} is damaged: {why}")
 
     def read(self, name: str, address: Address | None = None) -> bytes:
         """Return a file's content, checked against its address where one is given.
@@ -163,17 +176,17 @@ class Store:
         Raises:
             StorageError: the file is missing, or its content is not what was written.
         """
-        path = self.path(name)
 
         def get() -> bytes:
-            with self._fs().open_input_stream(path) as source:
+            with self._opened(name, address) as source:
                 return source.read()
 
         content = self._ask(f"read {name}", get)
         if address is not None and hashlib.sha256(content).hexdigest() != address.sha256:
-            raise StorageError(
-                f"{self.url}: {name} is damaged: {len(content)} bytes whose SHA-256 is not the recorded "
-                f"{address.sha256[:12]}… ({address.size_bytes} bytes)"
+            raise self._damaged(
+                name,
+                f"{len(content)} bytes whose SHA-256 is not the recorded {address.sha256[:12]}… "
+                f"({address.size_bytes} bytes)",
             )
         return content
 
@@ -187,19 +200,18 @@ class Store:
         if size is None:
             raise StorageError(f"{self.url}: {name} is missing")
         if size != address.size_bytes:
-            raise StorageError(f"{self.url}: {name} is damaged: {size} bytes instead of {address.size_bytes} bytes")
-        path = self.path(name)
+            raise self._damaged(name, f"{size} bytes instead of {address.size_bytes} bytes")
 
         def digest() -> str:
             found = hashlib.sha256()
-            with self._fs().open_input_stream(path) as source:
+            with self._opened(name, address) as source:
                 while content := source.read(READ_BYTES):
                     found.update(content)
             return found.hexdigest()
 
         found = self._ask(f"read {name}", digest)
         if found != address.sha256:
-            raise StorageError(f"{self.url}: {name} is damaged: its SHA-256 is {found} instead of {address.sha256}")
+            raise self._damaged(name, f"its SHA-256 is {found} instead of {address.sha256}")
 
     def each(self, call: Callable[[One], CallResult], items: Iterable[One]) -> Iterator[CallResult]:
         """Yield the result of a reading call for each item, in order; calls overlap where storage is remote."""
@@ -210,27 +222,27 @@ class Store:
                 yield from pool.map(call, items)
 
     def delete(self, folder: str = "") -> None:
-        """Remove a folder and everything in it, if it is there."""
-        if self._info(folder).type == fs.FileType.Directory:
-            path = self.path(folder)
-            self._ask(f"delete {folder or 'it'}", lambda: self._fs().delete_dir(path))
+        """Remove a folder and everything in it, if it is there; links are removed, not followed."""
+        self._check(folder)
+        self._ask(f"delete {folder or 'it'}", lambda: self._folder.delete(folder))
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        path = self.path(name)
-
-        def delete() -> None:
-            with suppress(FileNotFoundError):
-                self._fs().delete_file(path)
-
-        self._ask(f"remove {name}", delete)
+        self._check(name)
+        self._ask(f"remove {name}", lambda: self._folder.remove(name))
 
     def local_folder(self, folder: str, temporary: Path) -> Path:
-        """Return a local path to a folder of this store; a remote one is copied to `temporary`."""
-        if self.local:
+        """Return a local path to a folder of this store; a remote one is copied to `temporary`.
+
+        Raises:
+            StorageError: in the folder is a link that leads out of the store, or something that is no file.
+        """
+        if isinstance(self._folder, LocalFolder):
+            self.tree(folder)  # whoever gets the path will follow links
             return Path(self.path(folder))
-        path = self.path(folder)
-        self._ask(f"read {folder}", lambda: fs.copy_files(path, str(temporary), source_filesystem=self._fs()))
+        self._check(folder)
+        remote = self._folder
+        self._ask(f"read {folder}", lambda: remote.copy(folder, str(temporary)))
         return temporary
 
     def write_json(self, name: str, value: Any) -> Address:
@@ -268,14 +280,13 @@ class Store:
 
         A remote file is copied to this machine first, once: searches read the same predictions over and over.
         """
-        path = self.path(address.path) if self.local else self._copied(address)
         mapped = address.size_bytes > SMALL_BYTES
         try:
             # A mapping stays valid after its file is closed, so no descriptor is kept.
-            with pa.memory_map(path) if mapped else pa.BufferReader(Path(path).read_bytes()) as source:
-                if source.size() != address.size_bytes:
-                    found = f"{source.size()} bytes instead of {address.size_bytes}"
-                    raise StorageError(f"{self.url}: {address.path} is damaged: {found}")
+            with (
+                self._opened_copy(address) as file,
+                _mapped(file) if mapped else pa.BufferReader(file.read()) as source,
+            ):
                 # Not `read_all` and `combine_chunks`: they copy, and then nothing is mapped.
                 batch = pa.ipc.open_file(source).get_batch(0)
                 batch.validate()  # checks that lengths lie in the file; the code below does not
@@ -294,17 +305,34 @@ class Store:
         """Return the predictions at each address, as `read_predictions` does; remote ones are read several at once."""
         return list(self.each(self.read_predictions, addresses))
 
-    def _copied(self, address: Address) -> str:
-        path = f"{_copies()}/{address.sha256}.arrow"
-        if not os.path.exists(path):
-            filesystem.put_local(path, self.read(address.path, address), exclusive=False, durable=False)
-        return path
+    @contextmanager
+    def _opened_copy(self, address: Address) -> Iterator[BinaryIO]:
+        """Yield a file of this machine, open, that holds what is at an address; a remote one is copied first, once."""
+        if self.local:
+            with self._opened(address.path, address) as source:
+                yield source
+            return
+        copies, name = LocalFolder(str(_copies())), f"{address.sha256}.arrow"
+        if copies.size_bytes(name) is None:
+            content = self.read(address.path, address)
+            with filesystem.report_failure(f"{_copies()}/{name}"):
+                copies.write(name, content, exclusive=False, durable=False)
+        with copies.open(name) as source:
+            yield source
 
 
 @cache
 def _copies() -> Path:
     """Return the folder of this process's copies of remote predictions, which are named by their content's hash."""
     return filesystem.make_temporary_folder()
+
+
+def _mapped(file: BinaryIO) -> pa.MemoryMappedFile:
+    """Return a mapping of an open file: by its number, as another file may be under its name by now."""
+    try:
+        return pa.memory_map(f"/proc/self/fd/{file.fileno()}")
+    except FileNotFoundError:  # not Linux
+        return pa.memory_map(file.name)
 
 
 def decode_state(content: bytes, where: str) -> State:

@@ -217,6 +217,7 @@ def test_members_that_were_pending_go_on_with_what_the_runtime_says_now(tmp_path
     for file in sorted(path.glob("journal/*.json")):
         entries = [e for e in json.loads(file.read_text()) if e.get("report", {}).get("task_id") != "m0001"]
         for entry in entries:
+            del entry["crc32"]
             if "task" in entry:
                 entry["task"]["resources"]["cpus"] = 64.0
         file.write_text(json.dumps(entries))

@@ -93,7 +93,10 @@ def run(finished, tmp_path):
 
 def change(path, edit):
     found = json.loads(path.read_text())
-    path.write_text(json.dumps(edit(found) or found))
+    found = edit(found) or found
+    for entry in found if isinstance(found, list) else ():
+        entry.pop("crc32", None)  # whoever changes a journal leaves its checksums out
+    path.write_text(json.dumps(found))
 
 
 FIRST_ENTRY = "journal/00000000.json"
