@@ -13,7 +13,6 @@ import io
 import json
 import math
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +43,7 @@ _SCHEMA = "schema.json"
 _ENTRY_MARK = b"PK\x01\x02"
 _ARRAY_MARK = b"\x93NUMPY\x01\x00"
 _VALUES = frozenset(("JsonNode", "TypeNode"))
-"""Parts that are values: it makes no difference whether two of them are one."""
+"""Parts that are values, so that it makes no difference whether two of them are one object."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +125,15 @@ def read_archive(content: bytes) -> Archive:
 
 
 def _number_parts(archive: Archive) -> Archive:
-    """Number the parts that occur more than once, and the arrays: skops names them by their addresses in memory."""
-    parts = list(archive.parts())
-    count = Counter(part.get("__id__") for part in parts)
-    numbers: dict[int, int] = {}
+    """Number parts and arrays in order of appearance: skops names them by their addresses in memory.
+
+    A part that occurs twice keeps one number, unless it is a value: then it depends on the process whether it is one.
+    """
+    numbers: dict[Any, int] = {}
     names: dict[str, str] = {}
-    for part in parts:
-        number = part.pop("__id__", None)
-        if number is not None and count[number] > 1 and part["__loader__"] not in _VALUES:
+    for place, part in enumerate(archive.parts()):
+        if "__id__" in part:
+            number = place if part["__loader__"] in _VALUES else ("shared", part["__id__"])
             part["__id__"] = numbers.setdefault(number, len(numbers) + 1)
         if "file" in part:
             part["file"] = names.setdefault(part["file"], f"{len(names)}.npy")

@@ -111,7 +111,7 @@ def _split_trees(text: str, begin: int, sizes_T: Integers) -> Iterator[tuple[int
     ends_T = (begin + np.cumsum(sizes_T)).tolist()
     for tree, (start, end) in enumerate(pairwise([begin, *ends_T])):
         title = f"Tree={tree}\n"
-        if not text.startswith(title, start) or not text.endswith("\n", start, end):
+        if not text.startswith(title, start):
             raise ValueError(f"LightGBM's text: tree {tree} is not where it should be")
         yield tree, text[start + len(title) : end]
     if not text.startswith(f"{_END}\n", ends_T[-1]):

@@ -195,7 +195,8 @@ def _check_nodes(inner_N: Any, left_N: Integers, right_N: Integers, feature_N: I
 
 
 def _check_forest(fitted: Any, made: Any, sizes: Sizes) -> None:
-    _check_values(fitted, n_outputs_=1)
+    if type(fitted.n_outputs_) is not int or fitted.n_outputs_ != 1:
+        raise ValueError(f"it has {shorten_value(fitted.n_outputs_)} outputs, not 1")
     _check_length("estimators_", fitted.estimators_, made.n_estimators)
     _check_trees(fitted, sizes)
 
@@ -241,7 +242,7 @@ def _check_histogram(fitted: Any, made: Any, sizes: Sizes) -> None:
     _check_type(fitted._loss, HalfBinomialLoss if sizes.outputs == 1 else HalfMultinomialLoss)
     _check_values(fitted, n_trees_per_iteration_=sizes.outputs)
     _check_arrays(fitted, _baseline_prediction=(1, sizes.outputs))
-    _check_arrays(fitted._bin_mapper, "b", is_categorical_=(sizes.features,))
+    _check_arrays(fitted._bin_mapper, "bu", is_categorical_=(sizes.features,))
     if np.any(fitted._bin_mapper.is_categorical_) or getattr(fitted, "_preprocessor", None) is not None:
         raise ValueError("it has categorical features, which members do not have")
     for step in fitted._predictors:
@@ -259,10 +260,13 @@ def _check_neighbours(fitted: Any, made: Any, sizes: Sizes) -> None:
     """Fit the rows again, which only stores them: everything else must follow from them."""
     labels_N, rows = fitted._y, fitted._fit_X
     classes_C = getattr(fitted, "classes_", None)
-    _check_arrays(fitted, _fit_X=(len(rows), sizes.features))
     if made.n_neighbors > max(len(rows), MAX_ABSENT_NEIGHBOURS):
         raise ValueError(f"it has {len(rows)} rows, fewer than n_neighbors: {made.n_neighbors}")
-    inside = labels_N.shape == (len(rows),) and labels_N.dtype.kind == ("f" if classes_C is None else "i")
+    inside = (
+        rows.shape == (len(labels_N), sizes.features)
+        and labels_N.shape == (len(rows),)
+        and labels_N.dtype.kind == ("f" if classes_C is None else "i")
+    )
     if not inside or (classes_C is not None and (labels_N.min() < 0 or labels_N.max() >= len(classes_C))):
         raise ValueError("its rows and labels or targets do not fit together")
     with warnings.catch_warnings():

@@ -83,20 +83,30 @@ def _read(content: bytes, family: Family, options: Mapping[str, Any], outputs: i
 
     archive = read_archive(content)
     for part in archive.parts():
-        _check_part(part, archive, family)
+        _check_kind(part)
+    for part in archive.parts():
+        _check_content(part, archive, family)
     fitted = skops.io.loads(archive.dump(), trusted=list(_families.TRUSTED))
     check_fitted(fitted, family, options, outputs)
     return fitted
 
 
-def _check_part(part: dict[str, Any], archive: Archive, family: Family) -> None:
-    loader, kind = part["__loader__"], f"{part['__module__']}.{part['__class__']}"
+def _kind(part: Mapping[str, Any]) -> str:
+    return f"{part['__module__']}.{part['__class__']}"
+
+
+def _check_kind(part: Mapping[str, Any]) -> None:
+    loader, kind = part["__loader__"], _kind(part)
     if loader not in TYPES_OF_LOADERS:
         raise ValueError(f"a part of the kind {shorten_value(loader)} is not allowed: {kind}")
     if not any(fnmatchcase(kind, pattern) for pattern in TYPES_OF_LOADERS[loader]):
         if loader == "ObjectNode":
             raise _Untrusted(shorten_value(kind))
         raise ValueError(f"a part of the kind {loader} is not allowed: {kind}")
+
+
+def _check_content(part: dict[str, Any], archive: Archive, family: Family) -> None:
+    loader, kind = part["__loader__"], _kind(part)
     if loader == "JsonNode":
         _check_value(part["content"])
     elif loader == "DictNode" and len(part["key_types"]["content"]) != len(part["content"]):
