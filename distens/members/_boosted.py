@@ -27,6 +27,7 @@ _PER_NODE = ("split_feature", "threshold", "decision_type", "left_child", "right
 _INFO_KEYS = ("split_gain", "internal_value", "internal_weight", "internal_count")
 _NEEDED = ("leaf_value", *_PER_NODE)
 _INTEGERS = frozenset(("split_feature", "decision_type", "left_child", "right_child", "leaf_count", "internal_count"))
+_EXACT = frozenset(("threshold", "leaf_value", "leaf_weight"))
 _KEYS = frozenset(("num_leaves", "num_cat", "is_linear", "shrinkage", *_PER_LEAF, *_PER_NODE, *_INFO_KEYS))
 _END = "end of trees"
 _NUMBERS_IN_NODE = frozenset((0, 2, 4, 6, 8, 10))
@@ -34,8 +35,10 @@ _NUMBERS_IN_NODE = frozenset((0, 2, 4, 6, 8, 10))
 
 _INTEGER = r"(?:0|-?[1-9][0-9]{0,8})"
 _DECIMAL = r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,20})?(?:e[-+][0-9]{2,3})?"
-_LIST_OF_INTEGERS = re.compile(f"{_INTEGER}(?: {_INTEGER})*")
-_LIST_OF_DECIMALS = re.compile(f"{_DECIMAL}(?: {_DECIMAL})*")
+_NO_INTEGER = re.compile(rf"(?:\A|(?<= ))(?!{_INTEGER}(?: |\Z))")
+_NO_DECIMAL = re.compile(rf"(?:\A|(?<= ))(?!{_DECIMAL}(?: |\Z))")
+"""The beginning of a word that is no such number; a pattern of the whole list would take a hundred times its memory."""
+
 _RANGE_OF_FEATURE = re.compile(rf"none|\[({_DECIMAL}):({_DECIMAL})\]")
 _TAIL = re.compile(
     r"\n+feature_importances:\n(?:Column_[0-9]{1,9}=[0-9]{1,9}\n)*"
@@ -43,6 +46,9 @@ _TAIL = re.compile(
     r"(?:\npandas_categorical:(?:null|\[\])\n?)?"
 )
 """What LightGBM writes after the trees. It does not need it to predict, and is not given it."""
+
+MAX_LEAVES = 131_072
+"""The most leaves of a tree that LightGBM grows."""
 
 MAX_MAGNITUDE = 1e300
 """The largest number that LightGBM writes, in place of infinity."""
@@ -69,7 +75,7 @@ def rewrite_text(text: object, numbers: bool) -> str:
     features, sizes_T = _check_head(head, numbers)
     trees = []
     for tree, content in _split_trees(text, begin, sizes_T):
-        trees.append(f"Tree={tree}\n{_rewrite_tree(_parse_lines(content, _KEYS), features)}\n\n")
+        trees.append(f"Tree={tree}\n{_rewrite_tree(_parse_lines(content, _KEYS), features)}\n\n\n")
     head["tree_sizes"] = " ".join(str(len(tree)) for tree in trees)
     lines = [key if key in ("tree", "average_output") else f"{key}={value}" for key, value in head.items()]
     return "\n".join((*lines, "", "".join(trees))) + f"{_END}\n"
@@ -132,8 +138,8 @@ def _parse_lines(text: str, allowed: frozenset[str]) -> dict[str, str]:
 
 def _rewrite_tree(tree: dict[str, str], features: int) -> str:
     leaves = _integer(tree["num_leaves"])
-    if leaves < 1 or tree["num_cat"] != "0" or tree.get("is_linear", "0") != "0":
-        raise ValueError("LightGBM's text: a tree without leaves, of categories, or of linear models")
+    if not 1 <= leaves <= MAX_LEAVES or tree["num_cat"] != "0" or tree.get("is_linear", "0") != "0":
+        raise ValueError("LightGBM's text: a tree without leaves, of too many, of categories, or of linear models")
     written = {"num_leaves": str(leaves), "num_cat": "0"}
     found: dict[str, Integers | Floats] = {}
     for keys, count in ((_PER_LEAF, leaves), (_PER_NODE + _INFO_KEYS, leaves - 1)):
@@ -145,12 +151,12 @@ def _rewrite_tree(tree: dict[str, str], features: int) -> str:
                 raise ValueError(f"LightGBM's text: a tree of {leaves} leaves needs {count} numbers {key}")
             if text or key in tree:
                 found[key] = read(text) if text else np.empty(0)
-                written[key] = " ".join(map(_write, found[key].tolist()))
+                written[key] = " ".join(_write(value, key in _EXACT) for value in found[key].tolist())
     if leaves > 1:
         _check_splits(found, leaves, features)
     (shrinkage,) = _decimals(tree.get("shrinkage", "1"))
-    written |= {"is_linear": "0", "shrinkage": _write(float(shrinkage))}
-    return "\n".join(f"{key}={value}" for key, value in written.items())
+    written |= {"is_linear": "0", "shrinkage": _write(float(shrinkage), exact=False)}
+    return "\n".join(f"{key}={written[key]}" for key in tree)
 
 
 def _check_splits(tree: dict[str, Integers | Floats], leaves: int, features: int) -> None:
@@ -174,13 +180,13 @@ def _integer(text: str) -> int:
 
 
 def _integers(text: str) -> Integers:
-    if not _LIST_OF_INTEGERS.fullmatch(text):
+    if _NO_INTEGER.search(text):
         raise ValueError(f"LightGBM's text: expected whole numbers, found {shorten_value(text)}")
     return np.array(text.split(" "), dtype=np.int64)
 
 
 def _decimals(text: str) -> Floats:
-    if not _LIST_OF_DECIMALS.fullmatch(text):
+    if _NO_DECIMAL.search(text):
         raise ValueError(f"LightGBM's text: expected numbers, found {shorten_value(text)}")
     values = np.fromstring(text, dtype=np.float64, sep=" ")
     if len(values) != text.count(" ") + 1 or not (np.abs(values) <= MAX_MAGNITUDE).all():
@@ -188,6 +194,9 @@ def _decimals(text: str) -> Floats:
     return values
 
 
-def _write(value: float) -> str:
-    """Return a number as LightGBM writes it: 17 digits, which give the same bits when they are read."""
-    return f"{value:.17g}" if isinstance(value, float) else str(value)
+def _write(value: float, exact: bool) -> str:
+    """Return a number as LightGBM writes it: with 17 digits, which give the same bits, or with 6 if these suffice."""
+    if isinstance(value, int):
+        return str(value)
+    short = f"{value:g}"
+    return short if not exact and float(short) == value else f"{value:.17g}"

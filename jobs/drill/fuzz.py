@@ -130,7 +130,7 @@ def _lacks_memory(error: BaseException) -> bool:
 
 def start_batch(cases: list[int], seed: int, genuine: list[Genuine], folder: Path) -> Batch:
     """Fork a process that carries out cases in turn and says how each ended."""
-    answers = tempfile.TemporaryFile()
+    answers = tempfile.TemporaryFile()  # noqa: SIM115 - `finish` closes it
     process = os.fork()
     if process:
         return Batch(process, answers, cases)
