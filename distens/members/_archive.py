@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,16 @@ MAX_EMPTY_LENGTH = 2**20
 
 _SCHEMA = "schema.json"
 _ENTRY_MARK = b"PK\x01\x02"
-_ARRAY_MARK = b"\x93NUMPY\x01\x00"
+_ARRAY_MARK_BYTES = 8
+_KIND = rb"'[<>|][a-zA-Z][0-9]{1,3}'"
+_FIELD = rb"\('\w{0,60}', " + _KIND + rb"\)"
+_ARRAY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': (?:" + _KIND + rb"|\[" + _FIELD + rb"(?:, " + _FIELD + rb"){0,60}\]), "
+    rb"'fortran_order': (?:True|False), 'shape': \((?:[0-9]{1,19},? ?){0,32}\), \} *\n",
+    re.DOTALL,
+)
+"""Numpy evaluates a header as Python's literals, which may be deeper than its parser's memory allows."""
+
 _VALUES = frozenset(("JsonNode", "TypeNode"))
 """Parts that are values, so that it makes no difference whether two of them are one object."""
 
@@ -92,8 +102,23 @@ def archive_estimator(fitted: Any) -> Archive:
     import skops.io
 
     with zipfile.ZipFile(io.BytesIO(skops.io.dumps(fitted))) as file:
-        arrays = {name: file.read(name) for name in file.namelist() if name != _SCHEMA}
+        arrays = {name: _clear_gaps(file.read(name)) for name in file.namelist() if name != _SCHEMA}
         return _number_parts(Archive(json.loads(file.read(_SCHEMA)), arrays))
+
+
+def _clear_gaps(content: bytes) -> bytes:
+    """Return an array with zeros between its fields, where numpy writes whatever was in memory."""
+    file = io.BytesIO(content)
+    file.seek(_ARRAY_MARK_BYTES)
+    _, _, kind = np.lib.format.read_array_header_1_0(file)
+    if not kind.fields:
+        return content
+    used = np.zeros(kind.itemsize, dtype=bool)
+    for field in kind.fields.values():
+        used[field[1] : field[1] + field[0].itemsize] = True
+    start = file.tell()
+    rows = np.frombuffer(content, dtype=np.uint8, offset=start).reshape(-1, kind.itemsize)
+    return content[:start] + np.where(used, rows, np.uint8(0)).tobytes()
 
 
 def read_archive(content: bytes) -> Archive:
@@ -205,9 +230,10 @@ def read_shape(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
     Raises:
         ValueError: it is not one, or its header does not fit its bytes; numpy allocates what a header says.
     """
+    if not _ARRAY_HEADER.match(content):
+        raise ValueError("an array is not as numpy writes numbers with allow_pickle=False")
     file = io.BytesIO(content)
-    if file.read(len(_ARRAY_MARK)) != _ARRAY_MARK:
-        raise ValueError("an array is not in the format that numpy writes numbers in with allow_pickle=False")
+    file.seek(_ARRAY_MARK_BYTES)
     shape, _, kind = np.lib.format.read_array_header_1_0(file)
     if not _holds_numbers(kind):
         raise ValueError(f"an array of {shorten_value(kind)} holds more than numbers (allow_pickle is False)")
@@ -218,6 +244,6 @@ def read_shape(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _holds_numbers(kind: np.dtype[Any]) -> bool:
-    if kind.fields is not None:
+    if kind.fields:
         return all(_holds_numbers(field[0]) for field in kind.fields.values())
     return kind.kind in "biuf" and kind.isnative and kind.itemsize <= 8
