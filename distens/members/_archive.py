@@ -29,12 +29,9 @@ tenfold."""
 SMALL_SCHEMA_BYTES, MAX_SCHEMA_FACTOR = 4 * 2**20, 20
 """The same of the description alone, which holds LightGBM's text, too."""
 
-SMALL_PARTS, BYTES_PER_PART = 50_000, 20
-"""A file may describe `SMALL_PARTS`, or one for each `BYTES_PER_PART` of its packed bytes if that is more. A tree is
-about eighty parts, and takes some thousand bytes."""
-
-MARKS_PER_PART = 10
-"""The most braces, brackets and commas that describe a part, on average; they are counted before JSON is read."""
+MARKS_PER_PART, MAX_TEXT_MARKS = 10, 1_000_000
+"""The most braces, brackets and commas that describe a part, on average, and that a text may have beyond them (one for
+each packed byte); they are counted before JSON is read."""
 
 MAX_ENTRIES = 100_000
 MAX_EMPTY_LENGTH = 2**20
@@ -121,15 +118,18 @@ def _clear_gaps(content: bytes) -> bytes:
     return content[:start] + np.where(used, rows, np.uint8(0)).tobytes()
 
 
-def read_archive(content: bytes) -> Archive:
+def read_archive(content: bytes, most_parts: int) -> Archive:
     """Return the contents of a skops file from anybody.
+
+    Args:
+        most_parts: the most parts that it may describe.
 
     Raises:
         ValueError: it is larger unpacked than its size justifies, or ambiguous; the message gives the reason.
         Exception: it is no such file; zipfile and zlib have errors of several classes.
     """
     most = max(SMALL_BYTES, MAX_UNPACK_FACTOR * len(content))
-    most_parts = max(SMALL_PARTS, len(content) // BYTES_PER_PART)
+    most_marks = MARKS_PER_PART * most_parts + min(len(content), MAX_TEXT_MARKS)
     if content.count(_ENTRY_MARK) > MAX_ENTRIES:
         raise ValueError(f"it has more than {MAX_ENTRIES:,} entries")
     with zipfile.ZipFile(io.BytesIO(content)) as file:
@@ -138,10 +138,10 @@ def read_archive(content: bytes) -> Archive:
             if entries.setdefault(entry.filename, entry) is not entry:
                 raise ValueError(f"two entries have the name {shorten_value(entry.filename)}")
         _check_size(entries[_SCHEMA].file_size, max(SMALL_SCHEMA_BYTES, MAX_SCHEMA_FACTOR * len(content)))
-        archive = Archive(_parse_schema(_unpack(file, entries[_SCHEMA]), most_parts), {})
+        archive = Archive(_parse_schema(_unpack(file, entries[_SCHEMA]), most_marks), {})
         parts = list(archive.parts())
         if len(parts) > most_parts:
-            raise ValueError(f"it has {len(parts):,} parts, at most {most_parts:,} are allowed for its size")
+            raise ValueError(f"it has {len(parts):,} parts, at most {most_parts:,} are allowed by the settings")
         names = [part["file"] for part in parts if "file" in part]
         _check_size(sum(entries[name].file_size for name in names), most)  # skops has a copy for each part
         archive.arrays.update((name, _unpack(file, entries[name])) for name in dict.fromkeys(names))
@@ -181,11 +181,11 @@ def _unpack(file: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     return content
 
 
-def _parse_schema(content: bytes, most_parts: int) -> dict[str, Any]:
+def _parse_schema(content: bytes, most_marks: int) -> dict[str, Any]:
     text = content.decode()
-    marks = sum(map(text.count, "{[,"))
-    if marks > MARKS_PER_PART * most_parts:
-        raise ValueError(f"its description has {marks:,} entries, too many for its size")
+    marks = max(sum(map(text.count, "{[,")), MARKS_PER_PART * text.count('"__loader__"'))
+    if marks > most_marks:
+        raise ValueError(f"its description has {marks:,} entries, at most {most_marks:,} are allowed by the settings")
     schema = json.loads(
         text, object_pairs_hook=_refuse_twins, parse_float=_refuse_number, parse_constant=_refuse_number
     )

@@ -227,8 +227,6 @@ def _check_trees(fitted: Any, sizes: Sizes) -> None:
         if not numbers:
             _check_arrays(part, "iuf", classes_=(sizes.classes,))
         tree = part.tree_
-        if tree.node_count != tree.capacity:  # before any of its arrays is looked at
-            raise ValueError(f"a tree of {tree.capacity} nodes says that it has {tree.node_count}")
         _check_values(tree, n_features=sizes.features, n_outputs=1, max_n_classes=sizes.classes)
         _check_nodes(tree.children_left != -1, tree.children_left, tree.children_right, tree.feature, sizes.features)
 
@@ -264,6 +262,7 @@ def _check_neighbours(fitted: Any, made: Any, sizes: Sizes) -> None:
         raise ValueError(f"it has {len(rows)} rows, fewer than n_neighbors: {made.n_neighbors}")
     inside = (
         rows.shape == (len(labels_N), sizes.features)
+        and rows.dtype == np.float32
         and labels_N.shape == (len(rows),)
         and labels_N.dtype.kind == ("f" if classes_C is None else "i")
     )
