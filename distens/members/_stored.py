@@ -81,7 +81,7 @@ def load_estimator(state: State, family: Family, options: Mapping[str, Any], out
 def _read(content: bytes, family: Family, options: Mapping[str, Any], outputs: int) -> Any:
     import skops.io
 
-    archive = read_archive(content, _most_parts(_families.make_estimator(family, options), outputs))
+    archive = read_archive(content, _most_parts(family, options, outputs))
     for part in archive.parts():
         _check_kind(part)
     for part in archive.parts():
@@ -91,10 +91,18 @@ def _read(content: bytes, family: Family, options: Mapping[str, Any], outputs: i
     return fitted
 
 
-def _most_parts(made: Any, outputs: int) -> int:
-    """Return more parts than an estimator of these settings has: about 100 for a tree, 20 for one of histograms."""
-    repeats = sum(getattr(made, key, 0) for key in ("n_estimators", "max_iter"))
-    return 2000 + 200 * outputs + 200 * repeats + (50 * repeats * outputs if hasattr(made, "max_leaf_nodes") else 0)
+def _most_parts(family: Family, options: Mapping[str, Any], outputs: int) -> int:
+    """Return more parts than an estimator of these settings has: a tree is about 100, one of histograms 20."""
+    made = _families.make_estimator(family, options)
+    if family.name == "histogram_boosting":
+        repeated = 50 * made.max_iter * outputs
+    elif family.name == "mlp":
+        repeated = 5 * made.max_iter  # the loss of each epoch
+    elif family.name == "lightgbm":
+        repeated = 0  # all trees are one text
+    else:
+        repeated = 200 * getattr(made, "n_estimators", 0)
+    return 2000 + 200 * outputs + repeated
 
 
 def _kind(part: Mapping[str, Any]) -> str:

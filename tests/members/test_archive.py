@@ -217,7 +217,7 @@ DEEP_NUMBER = "-" * 9000 + "1"
         (lambda c: described(c, '"LogisticRegression"', '"SGDClassifier"'), "not trusted: "),
         (lambda c: schema_of('{"x":[' + "[]," * 20_000_000 + "[]]}"), "unpacks to"),
         (lambda c: schema_of('{"x":[' + "[]," * 1_300_000 + "[]]}"), "entries, at most"),
-        (lambda c: schema_of('{"x":[' + ",".join([EMPTY] * 30_000) + "]}"), "parts, at most"),
+        (lambda c: schema_of('{"x":[' + ",".join([EMPTY] * 30_000) + "]}"), "at most"),
         (lambda c: schema_of("[" * 200_000), "entries|recursion"),
         (lambda c: schema_of("7"), "not an object"),
         (lambda c: schema_of("{}"), "damaged"),

@@ -471,6 +471,25 @@ def test_a_text_that_lightgbm_would_choke_on(folder, old, new, words):
     refused(changed, "m0", "LightGBM's text", *words)
 
 
+MANY_TREES = estimator("lightgbm", n_estimators=10, num_leaves=3)
+
+
+@pytest.mark.parametrize(
+    "thirty", ["30", "3_0", "+30", "030", "30 ", " 30", "0x1e", "3e1", "30.0", "3\u0660", "\uff13\uff10", "3 0"]
+)
+@pytest.mark.parametrize("keys", ["num_class|num_tree_per_iteration", "num_class", "num_tree_per_iteration", ""])
+def test_a_number_that_lightgbm_reads_otherwise(folder, thirty, keys):
+    """Three outputs a row are allocated, and thirty would be written: thirty trees are thirty of one iteration, too."""
+    changed = folder(MANY_TREES)
+
+    def say(found):
+        return f"num_class:{thirty}" if found[0].startswith("num_class:") else f"{found[1]}={thirty}"
+
+    retext(changed, rf"(?m)^({keys or 'none'})=3$|num_class:3", say, everywhere=True)
+    assert forge.in_bounds(lambda: predictor.load(str(changed)).predict_proba(forge.rows())) != "done"
+    refused(changed, "m0", "LightGBM's text")
+
+
 def first(values, **wanted):
     """Return the first part of a description that says all this."""
     return next(part for part in forge.parts(values) if wanted.items() <= part.items())
