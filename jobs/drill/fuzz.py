@@ -190,7 +190,7 @@ def fuzz(args: argparse.Namespace, genuine: list[Genuine], tally: Tally, work: P
                 ready.unregister(key.fileobj)
                 os.close(key.fd)
                 left = finish(running.pop(key.data.process), tally, work) + left
-                _keep(args, tally)
+                keep(args, tally)
                 print(f"{len(tally.done):,} cases, {len(tally.wrong)} wrong", file=sys.stderr)
 
 
@@ -204,7 +204,8 @@ class _Ending:
         return self._number
 
 
-def _keep(args: argparse.Namespace, tally: Tally) -> None:
+def keep(args: argparse.Namespace, tally: Tally) -> None:
+    """Write how the cases ended so far into the folder for that, if there is one."""
     if args.out is None:
         return
     values = {
@@ -219,7 +220,8 @@ def _keep(args: argparse.Namespace, tally: Tally) -> None:
     (args.out / "progress.json.new").replace(args.out / "progress.json")
 
 
-def _resume(args: argparse.Namespace) -> Tally:
+def resume(args: argparse.Namespace) -> Tally:
+    """Return how the cases ended that an earlier call with this folder carried out."""
     path = args.out and args.out / "progress.json"
     if not path or not path.exists():
         return Tally()
@@ -244,7 +246,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-    tally = _resume(args)
+    tally = resume(args)
     fast = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=fast) as folder:
         work = Path(folder)
