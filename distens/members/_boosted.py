@@ -154,8 +154,10 @@ def _rewrite_tree(tree: dict[str, str], features: int) -> str:
                 written[key] = " ".join(_write(value, key in _EXACT) for value in found[key].tolist())
     if leaves > 1:
         _check_splits(found, leaves, features)
-    (shrinkage,) = _decimals(tree.get("shrinkage", "1"))
-    written |= {"is_linear": "0", "shrinkage": _write(float(shrinkage), exact=False)}
+    shrinkages = _decimals(tree.get("shrinkage", "1"))
+    if len(shrinkages) != 1:
+        raise ValueError("LightGBM's text: a tree has several shrinkages")
+    written |= {"is_linear": "0", "shrinkage": _write(float(shrinkages[0]), exact=False)}
     return "\n".join(f"{key}={written[key]}" for key in tree)
 
 
@@ -175,8 +177,9 @@ def _check_splits(tree: dict[str, Integers | Floats], leaves: int, features: int
 
 
 def _integer(text: str) -> int:
-    (value,) = _integers(text)
-    return int(value)
+    if len(values := _integers(text)) != 1:
+        raise ValueError(f"LightGBM's text: expected one whole number, found {shorten_value(text)}")
+    return int(values[0])
 
 
 def _integers(text: str) -> Integers:

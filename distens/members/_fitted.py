@@ -317,11 +317,11 @@ def _check_network(fitted: Any, made: Any, sizes: Sizes) -> None:
 
 
 def _check_support(fitted: Any, made: Any, sizes: Sizes) -> None:
-    from sklearn.base import RegressorMixin
+    from sklearn.svm import SVR
 
     if fitted.kernel == "precomputed" or fitted._sparse is not False:  # libsvm would misread its numbers
         raise ValueError("its kind of support vector machine contradicts its parameters")
-    numbers = isinstance(fitted, RegressorMixin)
+    numbers = isinstance(made, SVR)
     classes, vectors = 2 if numbers else sizes.classes, len(fitted.support_vectors_)  # 2: as libsvm counts
     if classes < 2:
         raise ValueError("a support vector machine for one class")
@@ -330,9 +330,9 @@ def _check_support(fitted: Any, made: Any, sizes: Sizes) -> None:
     _check_arrays(
         fitted, support_vectors_=(vectors, sizes.features), _dual_coef_=(classes - 1, vectors), _intercept_=(pairs,)
     )
-    counts = fitted._n_support
+    counts, sizes_of_sigmoids = fitted._n_support, {fitted._probA.size, fitted._probB.size}
     added = numbers or ((counts >= 0).all() and counts.sum() == vectors)  # a regressor's counts are not used
-    if not added or not {fitted._probA.size, fitted._probB.size} <= {0, pairs}:
+    if not added or not sizes_of_sigmoids <= {0, pairs}:
         raise ValueError("its support vectors do not add up")
 
 

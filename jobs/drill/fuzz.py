@@ -235,7 +235,7 @@ def resume(args: argparse.Namespace) -> Tally:
 
 def main() -> int:
     """Return the exit code: 1 if a case ended wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--count", type=int, default=20_000, help="how many cases")
     parser.add_argument("--first", type=int, default=0, help="the first case")
     parser.add_argument("--seed", type=int, default=0)

@@ -145,7 +145,7 @@ def test_every_value_of_every_key_is_a_number_by_one_syntax(classes, wrong):
                 continue  # LightGBM may leave them out
             for candidate in (other, fixed(other)) if key != "tree_sizes" else (other,):
                 if candidate != text:
-                    with pytest.raises(ValueError, match=r"LightGBM's text|unpack"):
+                    with pytest.raises(ValueError, match="LightGBM's text"):
                         rewrite_text(candidate, numbers=classes == 1)
 
 
@@ -194,7 +194,7 @@ def test_every_entry_is_checked(old, new):
     text = text_of(3)
     assert old in text
     for changed in (text.replace(old, new, 1), fixed(text.replace(old, new, 1))):
-        with pytest.raises(ValueError, match=r"LightGBM's text|unpack"):
+        with pytest.raises(ValueError, match="LightGBM's text"):
             rewrite_text(changed, numbers=False)
 
 
