@@ -3,9 +3,13 @@
 import hashlib
 import io
 import json
+import os
 import re
+import resource
+import signal
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import skops.io
@@ -17,6 +21,7 @@ from distens import registry
 from distens.config.sections import DataSection
 from distens.data.dataset import Examples
 from distens.data.preprocessing import Preprocessing
+from distens.errors import DistensError
 from distens.members import _families
 from distens.serve import bundle
 from distens.storage.store import Store
@@ -26,6 +31,38 @@ from distens.training.context import Context
 FIRST = "members/m0.safetensors"
 DEEP = "[" * 100_000 + "]" * 100_000
 NET = {"family": "net", "kind": "classifier", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 1}
+
+MAX_SECONDS, MAX_BYTES = 5.0, 2**30
+
+
+def in_bounds(action):
+    """Carry out an action in a process that may take 5 s, and 1 GiB more than this one.
+
+    Returns the text of the package's error that it raised, or `done`.
+    """
+    read, write = os.pipe()
+    process = os.fork()
+    if not process:
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * resource.getpagesize() + MAX_BYTES
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
+            action()
+            answer = "done"
+        except DistensError as error:
+            answer = "no memory" if isinstance(error.__cause__, MemoryError) else str(error)
+        except BaseException as error:
+            answer = f"unexpected {error!r}"
+        os.write(write, answer.encode()[:4000])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as said:
+        text = said.read().decode()
+    _, status = os.waitpid(process, 0)
+    assert status == 0, f"it ended by {signal.Signals(os.WTERMSIG(status)).name}"
+    return text
 
 
 def estimator(name, **options):

@@ -41,7 +41,25 @@ TRUSTED = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
 )
-"""All types, beyond those that skops trusts itself, that a stored estimator may hold."""
+"""The types that skops may make for a stored estimator beyond those that it trusts itself."""
+
+_STORED_CLASSES = (
+    *("AdaBoostClassifier", "CalibratedClassifierCV", "ExtraTreesClassifier", "ExtraTreesRegressor"),
+    *("HistGradientBoostingClassifier", "KNeighborsClassifier", "KNeighborsRegressor", "LinearDiscriminantAnalysis"),
+    *("LinearSVC", "LogisticRegression", "MLPClassifier", "QuadraticDiscriminantAnalysis", "RandomForestClassifier"),
+    *("RandomForestRegressor", "Ridge", "SVC", "SVR", "TransformedTargetRegressor"),
+    *("DecisionTreeClassifier", "DecisionTreeRegressor", "ExtraTreeClassifier", "ExtraTreeRegressor"),
+    *("AdamOptimizer", "SGDOptimizer", "LabelBinarizer", "LabelEncoder", "StandardScaler", "TreePredictor"),
+    *("HalfBinomialLoss", "HalfMultinomialLoss", "Interval", "LogitLink", "MultinomialLogit", "_BinMapper"),
+    *("_CalibratedClassifier", "_SigmoidCalibration"),
+)
+STORED_TYPES = (
+    "lightgbm.basic.Booster",
+    "lightgbm.sklearn.LGBMClassifier",
+    "lightgbm.sklearn.LGBMRegressor",
+    *(f"sklearn.*.{name}" for name in _STORED_CLASSES),
+)
+"""Patterns of the types of all objects that a stored estimator consists of; skops trusts many more."""
 
 
 def _range(low: float, high: float, log: bool = False) -> dict[str, Any]:

@@ -291,7 +291,7 @@ class Store:
                 batch = pa.ipc.open_file(source).get_batch(0)
                 batch.validate()  # checks that lengths lie in the file; the code below does not
                 column = batch.column(0)
-        except (OSError, pa.ArrowException, IndexError) as error:
+        except (OSError, pa.ArrowException, IndexError, ValueError) as error:
             raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
         if not (pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()):
             raise StorageError(f"{self.url}: {address.path} is damaged: expected probabilities, found {column.type}")

@@ -357,7 +357,7 @@ ADA = estimator("ada_boost", n_estimators=2)
         (lambda f: rezip(f, files={".npy": pickle.dumps(Payload())}), ["allow_pickle"]),
         (lambda f: rezip(f, files={".npy": forge.npy("(2,)", "'O'")}), ["allow_pickle"]),
         (lambda f: rezip(f, files={".npy": forge.npy("(10**12,)")}), ["damaged"]),
-        (lambda f: rezip(f, files={".npy": forge.npy("(1000000000000,)")}), ["Unable to allocate"]),
+        (lambda f: rezip(f, files={".npy": forge.npy("(1000000000000,)")}), ["shape (1000000000000,)", "do not fit"]),
         (lambda f: rezip(f, forge.part("posix", "system", "FunctionNode")), ["FunctionNode", "posix.system"]),
         (lambda f: rezip(f, forge.part("subprocess", "Popen", "ObjectNode")), ["not trusted", "subprocess.Popen"]),
         (
@@ -379,7 +379,7 @@ ADA = estimator("ada_boost", n_estimators=2)
             ["OperatorFuncNode"],
         ),
         (lambda f: refit(f, lambda e: setattr(e, "classes_", np.array([0, 1, 10**9]))), ["classes", "1000000000"]),
-        (lambda f: refit(f, lambda e: setattr(e, "coef_", np.ones((3, 9)))), ["mismatch"]),
+        (lambda f: refit(f, lambda e: setattr(e, "coef_", np.ones((3, 9)))), ["coef_", "(3, 9)"]),
         (lambda f: put(f, *SETTINGS, "estimator", value="lda"), ["is a LogisticRegression, not a Linear"]),
         (lambda f: forge.put_skops(f, forge.skops_bytes(f), {"classes": 10**12}), ["classes", "1000000000000"]),
     ],
@@ -387,7 +387,7 @@ ADA = estimator("ada_boost", n_estimators=2)
 def test_an_estimator_that_is_more_than_numbers(folder, change, words):
     changed = folder(LINEAR)
     change(changed)
-    refused(changed, "m0" if "mismatch" not in words else "predict", *words)
+    refused(changed, "m0", *words)
 
 
 def in_circles(nodes):
@@ -452,7 +452,7 @@ def test_numbers_that_compiled_code_would_follow_anywhere(folder, settings, chan
         (r"_child=-?\d+", "_child=-100000000", ["out of itself"]),
         (r"split_feature=\d+", "split_feature=1000000", ["a split on a missing feature"]),
         (r"decision_type=\d+", "decision_type=1", ["a split on a missing feature"]),
-        (r"num_leaves=\d+", "num_leaves=2000000000", ["2000000000 leaves"]),
+        (r"num_leaves=\d+", "num_leaves=2000000000", ["whole numbers", "2000000000"]),
         (r"left_child=\d", "left_child=1.5", ["whole numbers"]),
         (r"num_cat=0", "num_cat=1", ["of categories"]),
         (r"is_linear=0", "is_linear=1", ["of linear models"]),
@@ -461,7 +461,7 @@ def test_numbers_that_compiled_code_would_follow_anywhere(folder, settings, chan
         (r"shrinkage=1", "shrinkage=1\0", ["characters"]),
         (r"num_class=3", "num_class=1", ["contradict each other"]),
         (r"num_class:3", "num_class:1000000000", ["contradict each other"]),
-        (r"max_feature_idx=3", "max_feature_idx=1000000000", ["contradict each other"]),
+        (r"max_feature_idx=3", "max_feature_idx=1000000000", ["whole numbers", "1000000000"]),
         (r"end of trees", "end of threes", ["unknown"]),
     ],
 )
@@ -469,6 +469,27 @@ def test_a_text_that_lightgbm_would_choke_on(folder, old, new, words):
     changed = folder(LIGHT)
     retext(changed, old, new)
     refused(changed, "m0", "LightGBM's text", *words)
+
+
+MANY_TREES = estimator("lightgbm", n_estimators=10, num_leaves=3)
+
+
+@pytest.mark.parametrize(
+    "thirty", ["30", "3_0", "+30", "030", "30 ", " 30", "0x1e", "3e1", "30.0", "3\u0660", "\uff13\uff10", "3 0"]
+)
+@pytest.mark.parametrize("keys", ["num_class|num_tree_per_iteration", "num_class", "num_tree_per_iteration", ""])
+def test_a_number_that_lightgbm_reads_otherwise(folder, thirty, keys):
+    """Three outputs a row are allocated, and thirty would be written: thirty trees are thirty of one iteration, too."""
+    changed = folder(MANY_TREES)
+
+    def say(found):
+        return f"num_class:{thirty}" if found[0].startswith("num_class:") else f"{found[1]}={thirty}"
+
+    retext(changed, rf"(?m)^({keys or 'none'})=3$|num_class:3", say, everywhere=True)
+    text = forge.in_bounds(lambda: predictor.load(str(changed)).predict_proba(forge.rows()))
+    assert "m0 cannot be loaded" in text
+    agrees = thirty == "30" and "|" in keys  # then it is a model, though of thirty classes
+    refused(changed, "m0", "another number of features or classes" if agrees else "LightGBM's text")
 
 
 def first(values, **wanted):
