@@ -36,6 +36,8 @@ LONGEST_WAIT_SECONDS = 60.0
 QUIET_SECONDS = 2.0
 """A file whose tables are not complete, and that was changed within this time, is being made by somebody."""
 
+DISK_ERRORS = ("disk is full", "disk I/O error", "unable to open database file")
+
 SIDE_FILES = ("-journal", "-wal", "-shm")
 
 
@@ -212,8 +214,8 @@ def _migrate(place: Path, path: Path, schema: Schema) -> None:
     try:
         schema.migrate(place)
     except Exception as error:  # any of SQLAlchemy, Alembic, SQLite and the disk
-        said = " ".join(str(error).split())
-        if isinstance(error, OSError) or "disk is full" in said or "disk I/O error" in said:
+        said = " ".join(str(error).partition("[SQL")[0].split())
+        if isinstance(error, OSError) or any(words in said for words in DISK_ERRORS):
             raise _unwritable(path, said) from error
         if "Can't locate revision" in said:
             raise NeedsRepair(

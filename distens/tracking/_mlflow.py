@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from distens.records import Floats
 from distens.tracking import _registration
-from distens.tracking._address import artifacts_beside, database_file
+from distens.tracking._address import artifacts_beside, as_address, database_file
 from distens.tracking._database import Schema, complete_database
 from distens.tracking._logbook import LoggedRun
 from distens.tracking._registration import Version
@@ -84,7 +84,7 @@ def _schema() -> Schema:
 
     def migrate(path: Path) -> None:
         # As MLflow itself does when it opens a file, and as `mlflow db upgrade` does.
-        engine = utils.create_sqlalchemy_engine(f"sqlite:///{path}")
+        engine = utils.create_sqlalchemy_engine(as_address(path))
         try:
             utils._initialize_tables(engine)
         finally:
