@@ -209,7 +209,6 @@ class Mlflow:
 
         import distens
 
-        rows = _registration.plain_columns(example)
         logged = self.client.create_logged_model(self.experiment_id, model, source_run_id=run_id)
         with tempfile.TemporaryDirectory() as folder:
             save_model(
@@ -217,8 +216,8 @@ class Mlflow:
                 # A path, not an object: MLflow stores the code, and nothing is pickled.
                 python_model=str(Path(distens.__file__).parent / "serve" / "pyfunc.py"),
                 artifacts={"bundle": str(bundle)},
-                signature=_signature(rows, _columns(json.loads((bundle / "bundle.json").read_text()))),
-                input_example=_registration.plain_values(rows),
+                signature=_signature(example, _columns(json.loads((bundle / "bundle.json").read_text()))),
+                input_example=_registration.plain_values(example),
                 pip_requirements=_registration.requirements(),
             )
             self.client.log_model_artifacts(logged.model_id, f"{folder}/model")

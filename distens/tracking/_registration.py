@@ -185,14 +185,16 @@ def column_types(example: Any) -> dict[str, str | None]:
     gaps for either of `long` and `boolean`. A column of whole numbers has fractions in pandas once there is a gap, so
     that only columns which are seen to hold fractions, or text, get a type. The bundle's own preprocessing checks all.
     """
+    import pandas as pd
     from pandas.api import types
 
     found: dict[str, str | None] = {}
     for name, column in example.items():
         known = column.dropna()
-        if types.is_float_dtype(column.dtype) and (known % 1 != 0).any():
+        is_text = column.dtype == object or isinstance(column.dtype, pd.StringDtype)
+        if types.is_float_dtype(column.dtype) and (known.to_numpy(dtype=float) % 1 != 0).any():
             found[str(name)] = "double"
-        elif not isinstance(column.dtype, _dictionary()) and types.infer_dtype(known, skipna=True) == "string":
+        elif is_text and types.infer_dtype(known, skipna=True) == "string":
             found[str(name)] = "string"
         else:
             found[str(name)] = None
@@ -220,9 +222,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return float(value)
     return value if isinstance(value, bool | int | float | str | np.generic) else str(value)
-
-
-def _dictionary() -> type:
-    import pandas as pd
-
-    return pd.CategoricalDtype

@@ -1,5 +1,6 @@
 """What is logged automatically in a user's own MLflow: a run in the same process adds and changes nothing there."""
 
+import json
 import logging
 import os
 
@@ -30,21 +31,21 @@ def users_own(mlflow_store, monkeypatch):
 
 
 def config(tmp_path, tracking):
-    return distens.load_config(
-        {
-            "name": "ours",
-            "storage": str(tmp_path / "runs"),
-            "data": {"source": "sklearn:iris", "splits": {"train": 0.4, "search": 0.2, "combine": 0.2, "test": 0.2}},
-            "members": {
-                "net": {"kind": "classifier", "model": {"kind": "mlp", "hidden": [4]}, "epochs": 2},
-                "trees": {"kind": "estimator", "estimator": "lightgbm"},
-                "neighbours": {"kind": "estimator", "estimator": "k_nearest_neighbours"},
-            },
-            "search": {"kind": "bayes", "members": 6},
-            "runtime": "inline",
-            "tracking": tracking,
-        }
-    )
+    values = {
+        "name": "ours",
+        "storage": str(tmp_path / "runs"),
+        "data": {"source": "sklearn:iris", "splits": {"train": 0.4, "search": 0.2, "combine": 0.2, "test": 0.2}},
+        "members": {
+            "net": {"kind": "classifier", "model": {"kind": "mlp", "hidden": [4]}, "epochs": 2},
+            "trees": {"kind": "estimator", "estimator": "lightgbm"},
+            "neighbours": {"kind": "estimator", "estimator": "k_nearest_neighbours"},
+        },
+        "search": {"kind": "bayes", "members": 6},
+        "runtime": "inline",
+        "tracking": tracking,
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(values))
+    return distens.load_config(tmp_path / "config.yaml")
 
 
 def seen(client):

@@ -110,7 +110,8 @@ def test_every_type_of_parquet_is_registered_and_predicts(tmp_path, mlflow_store
     np.testing.assert_allclose(model.predict(plain), expected_NC, atol=1e-6)
     inputs = model.metadata.get_input_schema().input_dict()
     assert list(inputs) == list(columns)
-    assert (inputs["text"].type, inputs["fraction"].type) == (DataType.string, DataType.double)
+    assert inputs["fraction"].type == DataType.double
+    assert (inputs["text"].type == DataType.string) == (how != "arrow")
 
 
 @pytest.mark.parametrize("with_gap", [False, True])
