@@ -15,7 +15,6 @@ import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from sqlite3 import OperationalError
 from typing import Annotated
 
 from annotated_types import Ge
@@ -37,6 +36,9 @@ LOCAL = "sqlite:///mlflow.db"
 
 SIDE_BY_SIDE = 8
 """Records that are sent to a server at the same time, at most."""
+
+CURVES = "progress"
+"""What the labels of points of curves begin with: a run that is resumed does not take them again."""
 
 IMPATIENT_SECONDS = 5.0
 
@@ -98,7 +100,7 @@ class MlflowRuns:
         self._restore = _mlflow.prepare()
         self._run, self._address, self._page, self._lines = run, pinned(self._raw_address()), ("", ""), []
         # Here, not in the sender's thread, which ends with the process, whatever it does at that moment.
-        with suppress(NeedsRepair, OperationalError):  # the sender tries again, and says what is wrong
+        with suppress(Exception):  # the sender tries again, and says what is wrong
             _mlflow.prepare_database(self._address)
         width = SIDE_BY_SIDE if is_server(self._address) else 1
         self._sender = Sender(self._connect, width=width, is_away=_mlflow.is_away, warn=self._warn)
@@ -129,7 +131,7 @@ class MlflowRuns:
         """Log metrics of the run's progress on the parent run."""
         at_ms, metrics = now_ms(), dict(metrics)
         self._require_sender().put(
-            f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True
+            f"{CURVES} at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True
         )
 
     def participant(self, participant: Participant) -> None:
@@ -141,6 +143,7 @@ class MlflowRuns:
         """Send the records that are left, register the bundles, and return lines for the user."""
         assert status in STATUSES, status
         if self._sender is None:  # the run failed before it began: nothing was logged
+            self._restore()
             return []
         sender, self._sender = self._sender, None
         if final is not None:
@@ -181,12 +184,14 @@ class MlflowRuns:
         lines = [f"MLflow did not accept {_one_line(refusal)}" for refusal in left.refused]
         if left.waiting:
             many = "1 record was" if left.waiting == 1 else f"{left.waiting} records were"
-            if isinstance(left.error, NeedsRepair):
-                fault = _one_line(str(left.error), 1000)
-                lines.append(f"MLflow: {many} not sent: {fault}. After that, {self._again()} sends what is missing.")
-            else:
-                why = f" ({_one_line(str(left.error))})" if left.error is not None else ""
-                lines.append(f"MLflow: {many} not sent{why}. {self._again()} will send what is missing.")
+            fault = isinstance(left.error, NeedsRepair)
+            why = f": {_one_line(str(left.error), 1000)}" if fault else f" ({_one_line(str(left.error))})"
+            then = f"After that, {self._again()} sends" if fault else f"{self._again()} will send"
+            points = sum(label.startswith(CURVES) for label in left.labels)
+            lost = f", {points} of which, points of curves, cannot be sent later" if points else ""
+            lines.append(
+                f"MLflow: {many} not sent{lost}{why if left.error is not None else ''}. {then} what is missing."
+            )
         return lines
 
 

@@ -37,10 +37,11 @@ def test_a_deleted_experiment_is_named_at_once_and_its_cure_holds(tmp_path, mlfl
         lines, seconds = tell(MlflowRuns(uri), run_info(tmp_path))
     assert seconds < 5
     assert lines[0] == (
-        "MLflow: 3 records were not sent: the experiment 'toy' was deleted. Restore it "
+        "MLflow: 3 records were not sent, 1 of which, points of curves, cannot be sent later: the experiment 'toy' was "
+        "deleted. Restore it "
         f"(`MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {number}`), or set "
-        f"tracking.experiment to another name. After that, `distens resume {tmp_path}/runs/toy-1a2b3c4d` sends what is "
-        "missing."
+        f"tracking.experiment to another name. After that, "
+        f"`distens resume {tmp_path}/runs/toy-1a2b3c4d` sends what is missing."
     )
     assert [r.getMessage().partition(": the experiment")[0] for r in caplog.records if r.name == "distens"] == [
         "MLflow: nothing can be sent so far"
@@ -122,7 +123,7 @@ def test_a_server_that_refuses_for_good(tmp_path, status, text, words):
     with answering(status, text) as uri:
         (line, _), seconds = tell(MlflowRuns(uri), run_info(tmp_path))
     assert seconds < 5
-    assert line.startswith("MLflow: 3 records were not sent: ") and words in line and "will send" not in line
+    assert line.startswith("MLflow: 3 records were not sent, ") and words in line and "will send" not in line
 
 
 def test_a_server_that_is_away_is_waited_for(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 import urllib.request
 from decimal import Decimal
@@ -91,12 +92,17 @@ def registered(tmp_path, uri, rows, **section):
     )
     path = tmp_path / "run/final/ensemble"
     expected_NC = predictor.load(str(path)).predict_proba(rows[:6])
+    assert register(uri, tmp_path, rows, expected_NC) == "MLflow: model toy version 1 is champion (the first)"
+    return mlflow.pyfunc.load_model(next((tmp_path / "mlruns").rglob("MLmodel")).parent), expected_NC
+
+
+def register(uri, tmp_path, rows, expected_NC):
+    """Tell MLflow of the run's end; return its line on the model."""
+    path = tmp_path / "run/final/ensemble"
     final = FinalInfo({}, {}, {}, (), None, {"ensemble": path}, {"ensemble": 0.3}, rows[:6], {"ensemble": expected_NC})
     tracker = MlflowRuns(uri)
     tracker.start(run_info(tmp_path))
-    lines = tracker.finish(final, "finished")
-    assert lines[0] == "MLflow: model toy version 1 is champion (the first)", lines
-    return mlflow.pyfunc.load_model(next((tmp_path / "mlruns").rglob("MLmodel")).parent), expected_NC
+    return tracker.finish(final, "finished")[0]
 
 
 @pytest.mark.parametrize("how", ["plain", "nullable", "arrow"])
@@ -157,3 +163,17 @@ def test_a_real_server_scores_csv_and_json(tmp_path, mlflow_store):
         np.testing.assert_allclose(ask(rows[:6].to_csv(index=False), "text/csv"), expected_NC, atol=1e-6)
         split = json.dumps({"dataframe_split": rows[:6].to_dict(orient="split")})
         np.testing.assert_allclose(ask(split, "application/json"), expected_NC, atol=1e-6)
+
+
+def test_a_version_or_a_model_that_was_deleted_is_registered_again(tmp_path, mlflow_store):
+    uri, client = mlflow_store
+    rows = pd.DataFrame({"age": WHOLE, "size": [i / 8 for i in range(COUNT)]})
+    _, expected_NC = registered(tmp_path, uri, rows)
+    client.delete_model_version("toy", "1")
+    again = register(uri, tmp_path, rows, expected_NC)
+    assert again.startswith("MLflow: model toy version ") and again.endswith("is champion (the first)")
+    client.delete_registered_model("toy")
+    assert register(uri, tmp_path, rows, expected_NC) == "MLflow: model toy version 1 is champion (the first)"
+    shutil.rmtree(next((tmp_path / "mlruns").rglob("models")))  # its files are gone: it was checked before
+    again = register(uri, tmp_path, rows, expected_NC)
+    assert again == "MLflow: model toy version 1 was registered before (champion (the first))"
