@@ -153,8 +153,11 @@ def _take(handle: int, side: Path) -> bool:
 
 def _wait_for_others(path: Path, schema: Schema) -> None:
     """Wait while somebody without our lock, such as `mlflow ui`, makes the tables."""
-    until = time.monotonic() + LONGEST_WAIT_SECONDS
+    until, said = time.monotonic() + LONGEST_WAIT_SECONDS, False
     while time.monotonic() < until and _age_seconds(path) < QUIET_SECONDS and not _is_complete(path, schema):
+        if not said:
+            log.warning("MLflow: another program is changing %s; waiting for it", path)
+            said = True
         time.sleep(0.2)
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from _services import Process, free_port
+from mlflow.models import validate_schema
 from mlflow.pyfunc.scoring_server import parse_csv_input
 from mlflow.types.schema import DataType
 from tracked import run_info
@@ -26,6 +27,7 @@ from distens.records import State
 from distens.serve import bundle, predictor
 from distens.storage.store import Store
 from distens.targets.classes import Classes
+from distens.tracking import _mlflow, _registration
 from distens.tracking.mlflow_runs import MlflowRuns
 from distens.tracking.protocol import FinalInfo
 from distens.training.context import Context
@@ -135,6 +137,30 @@ def test_csv_with_a_column_of_whole_numbers_is_read_by_the_server(tmp_path, mlfl
     whole = rows[3:6].astype({"age": int})
     np.testing.assert_allclose(model.predict(whole), expected_NC[3:], atol=1e-6)
     np.testing.assert_allclose(model.predict(whole.astype({"age": float})), expected_NC[3:], atol=1e-6)
+
+
+def test_dates_and_other_values_get_a_signature_and_an_example():
+    """What MLflow has no type for, or one that differs by precision and gaps, is taken as it is."""
+    moment = pd.Timestamp("2026-11-30 12:00")
+    rows = pd.DataFrame(
+        {
+            "moment": [moment, pd.NaT],
+            "zoned": [moment.tz_localize("UTC"), pd.NaT],
+            "date": [moment.date(), None],
+            "time": [moment.time(), None],
+            "span": [pd.Timedelta("1h"), pd.NaT],
+            "bytes": [b"a", None],
+            "mixed": ["a", 1],
+            "nothing": [None, None],
+            "infinite": [np.inf, 1.0],
+        }
+    )
+    inputs = _mlflow._signature(rows, ["a"]).inputs
+    assert inputs.input_names() == list(rows.columns)
+    for asked in (rows, rows[:1], rows[1:]):
+        validate_schema(asked, inputs)
+    plain = json.loads(json.dumps(_registration.plain_values(rows).drop(columns="infinite").to_dict(orient="list")))
+    assert plain["date"] == ["2026-11-30", None] and plain["moment"] == ["2026-11-30 12:00:00", None]
 
 
 def test_a_category_of_codes_and_booleans_are_the_same_in_csv(tmp_path, mlflow_store):
