@@ -192,7 +192,7 @@ def column_types(example: Any) -> dict[str, str | None]:
     for name, column in example.items():
         known = column.dropna()
         is_text = column.dtype == object or isinstance(column.dtype, pd.StringDtype)
-        if types.is_float_dtype(column.dtype) and (known.to_numpy(dtype=float) % 1 != 0).any():
+        if types.is_float_dtype(column.dtype) and _has_fractions(known.to_numpy(dtype=float)):
             found[str(name)] = "double"
         elif is_text and types.infer_dtype(known, skipna=True) == "string":
             found[str(name)] = "string"
@@ -201,17 +201,24 @@ def column_types(example: Any) -> dict[str, str | None]:
     return found
 
 
+def _has_fractions(values_N: Floats) -> bool:
+    finite = values_N[np.isfinite(values_N)]
+    return bool((finite != np.floor(finite)).any())
+
+
 def plain_values(example: Any) -> Any:
     """Return the rows with values that JSON has: decimals become numbers, dates text, and whatever is missing None."""
     if not hasattr(example, "columns"):
         return example
+    import pandas as pd
+
     plain = {}
     for name, column in example.items():
         if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
             plain[name] = column
         else:
-            plain[name] = column.astype(object).map(_plain).astype(object)
-    return type(example)(plain, columns=example.columns, index=example.index)
+            plain[name] = pd.Series([_plain(value) for value in column], example.index, dtype=object)
+    return pd.DataFrame(plain, index=example.index)
 
 
 def _plain(value: Any) -> Any:
