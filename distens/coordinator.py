@@ -31,6 +31,7 @@ from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Result
 from distens.lifecycle.session import Data, Plan, Session, silent
 from distens.roles.protocol import Role
+from distens.runtime.autologging import without_autologging
 from distens.storage.store import Store
 
 
@@ -165,7 +166,7 @@ def carry_out(
     """
     role = role_of(plan.config)
     try:
-        with Session(plan, store, watch, info, lambda: data or role.data(plan)) as session:
+        with without_autologging(), Session(plan, store, watch, info, lambda: data or role.data(plan)) as session:
             result = session.deliver(role.carry_out(plan, session))
     except StorageFailed as error:
         again = (

@@ -17,6 +17,7 @@ from typing import Any
 from distens.credentials import redact
 from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, StorageFailed, report_damage
 from distens.records import Answer, Failure, ObjectHandle, Pack, Reason, Report, Task, TaskOutcome
+from distens.runtime.autologging import without_autologging
 from distens.runtime.protocol import RunContext
 from distens.storage.encoding import report_from_json
 from distens.storage.store import Store
@@ -42,7 +43,10 @@ def execute(
     for task in pack:
         if task.id not in found:
             groups.setdefault(task.work.group(task, context), []).append(task)
-    with threadpool_limits(limits=threads):  # once for each pack: it inspects every library that is loaded
+    with (
+        without_autologging(),
+        threadpool_limits(limits=threads),
+    ):  # once for each pack: it inspects every library that is loaded
         for tasks in groups.values():
             for answer in _carry_out(tasks, context):
                 found[answer.task_id] = answer

@@ -3,8 +3,10 @@
 from typing import Any
 
 import mlflow.models
+import numpy as np
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from mlflow.types.schema import AnyType, DataType, Schema
 
 from distens.serve.predictor import load
 
@@ -26,4 +28,24 @@ class BundleModel(PythonModel):
         return pd.DataFrame(predictions_NK, columns=pd.Index(self.predictor.classes))
 
 
+def read_any_type_from_csv() -> None:
+    """Let MLflow's server read columns of any type from `text/csv`, as text, where it would raise otherwise.
+
+    In a signature, columns of whole numbers have this type: `double` refuses a DataFrame's integers, and `long` its
+    gaps. The bundle's own preprocessing reads numbers from text.
+    """
+    known = Schema.pandas_types
+    if known.__module__ != Schema.__module__:  # this file is run once for each model that is loaded
+        return
+
+    def pandas_types(self: Schema) -> list[np.dtype[Any]]:
+        kinds = [spec.type for spec in self.inputs]
+        if not all(isinstance(kind, AnyType | DataType) for kind in kinds):
+            return known(self)
+        return [kind.to_pandas() if isinstance(kind, DataType) else np.dtype(object) for kind in kinds]
+
+    Schema.pandas_types = pandas_types
+
+
+read_any_type_from_csv()
 mlflow.models.set_model(BundleModel())

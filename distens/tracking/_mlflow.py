@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distens.records import Floats
 from distens.tracking import _registration
-from distens.tracking._address import artifacts_beside
+from distens.tracking._address import artifacts_beside, as_address, database_file
+from distens.tracking._database import Schema, complete_database
 from distens.tracking._logbook import LoggedRun
 from distens.tracking._registration import Version
+from distens.tracking._sender import NeedsRepair
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,22 +28,99 @@ if TYPE_CHECKING:
 RUNS_PER_PAGE = 1000
 
 
-def prepare() -> None:
-    """Import MLflow, and set it to fail soon, since our sender tries again."""
+DEFAULTS = {
+    # Our own thread tries again, and reports at the end; MLflow's own retries would take minutes each.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # A server on an object store would send us to that store for its files; we may have no access to it.
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Options of MLflow's, which it reads from the environment. A value that the user has set is kept."""
+
+CHATTY = ("alembic", "mlflow.pyfunc", "mlflow.store.db.utils")
+
+AWAY = (408, 429, 502, 503, 504)
+"""HTTP statuses of a server, or of a database, that will answer later; MLflow has them for its errors of SQLite too."""
+
+
+def prepare() -> Callable[[], None]:
+    """Import MLflow, and set it to fail soon, since our sender tries again; return a function that sets it back."""
     # Imported here, not in the sender's thread: two threads that import packages with cycles may see half of one.
     import mlflow.models
     import mlflow.pyfunc  # noqa: F401
 
-    # Our own thread tries again, and reports at the end; MLflow's own retries would take minutes each.
-    # A value that the user has set is kept.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    # A server on an object store would send us to that store for its files; we may have no access to it.
-    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    for chatty in ("alembic", "mlflow.pyfunc", "mlflow.store.db.utils"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    ours = [name for name in DEFAULTS if name not in os.environ]
+    os.environ.update({name: DEFAULTS[name] for name in ours})
+    levels = {logger: logger.level for logger in map(logging.getLogger, CHATTY)}
+    for logger in levels:
+        logger.setLevel(logging.WARNING)
+
+    def restore() -> None:
+        for name in ours:
+            os.environ.pop(name, None)
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+    return restore
+
+
+def prepare_database(address: str) -> None:
+    """Make, or upgrade, the database at an address if it is a SQLite file.
+
+    Raises:
+        NeedsRepair, sqlite3.OperationalError: see `complete_database`.
+    """
+    path = database_file(address)
+    if path is not None:
+        complete_database(path, _schema())
+
+
+@cache
+def _schema() -> Schema:
+    from mlflow.store.db import utils
+    from mlflow.store.db.base_sql_model import Base
+
+    def migrate(path: Path) -> None:
+        # As MLflow itself does when it opens a file, and as `mlflow db upgrade` does.
+        engine = utils.create_sqlalchemy_engine(as_address(path))
+        try:
+            utils._initialize_tables(engine)
+        finally:
+            engine.dispose()
+
+    return Schema(utils._get_latest_schema_revision(), frozenset(Base.metadata.tables), migrate)
+
+
+def is_away(error: BaseException) -> bool:
+    """Return True for an error of a server or a database that will answer later."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.get_http_status_code() in AWAY
+
+
+def explain(error: Exception, address: str, experiment: str) -> Exception:
+    """Return an error of an attempt to connect, as `NeedsRepair` if no later attempt can do better."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, ImportError):
+        return NeedsRepair(f"{address} needs a package that is not installed ({error})", "Install it")
+    if not isinstance(error, MlflowException):
+        return error
+    status, said = error.get_http_status_code(), f"({str(error)[:200]})"
+    if status == 401:
+        keys = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN,"
+        return NeedsRepair(f"{address} asks who we are {said}", f"Set {keys} in the environment")
+    if status == 403:
+        cure = "Ask whoever runs it for leave to write there, or set tracking.experiment to another name"
+        return NeedsRepair(f"{address} refuses access to experiment {experiment!r} {said}", cure)
+    if status in (404, 405) or "not in a valid JSON format" in str(error):
+        cure = "Set tracking.uri, or MLFLOW_TRACKING_URI in the environment, to the server's own address"
+        return NeedsRepair(f"no MLflow answers at {address} {said}", cure)
+    if error.error_code == "INVALID_PARAMETER_VALUE":
+        return NeedsRepair(f"{address} does not take experiment {experiment!r} {said}", "Set tracking.experiment")
+    return error
 
 
 class Mlflow:
@@ -55,6 +136,8 @@ class Mlflow:
             # For this kind, the page opens on runs and models; without it, on pages for chat models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             self.experiment_id = self.client.create_experiment(experiment, artifacts_beside(address, experiment), kind)
+        elif found.lifecycle_stage == "deleted":
+            raise _deleted(address, experiment, found.experiment_id)
         else:
             self.experiment_id = found.experiment_id
 
@@ -126,7 +209,6 @@ class Mlflow:
 
         import distens
 
-        rows = _registration.plain_columns(example)
         logged = self.client.create_logged_model(self.experiment_id, model, source_run_id=run_id)
         with tempfile.TemporaryDirectory() as folder:
             save_model(
@@ -134,8 +216,8 @@ class Mlflow:
                 # A path, not an object: MLflow stores the code, and nothing is pickled.
                 python_model=str(Path(distens.__file__).parent / "serve" / "pyfunc.py"),
                 artifacts={"bundle": str(bundle)},
-                signature=_signature(rows, _columns(json.loads((bundle / "bundle.json").read_text()))),
-                input_example=rows,
+                signature=_signature(example, _columns(json.loads((bundle / "bundle.json").read_text()))),
+                input_example=_registration.plain_values(example),
                 pip_requirements=_registration.requirements(),
             )
             self.client.log_model_artifacts(logged.model_id, f"{folder}/model")
@@ -184,17 +266,25 @@ def _columns(marker: Mapping[str, Any]) -> Sequence[str]:
     return marker.get("classes") or marker["columns"]
 
 
+def _deleted(address: str, experiment: str, experiment_id: str) -> NeedsRepair:
+    command = f"mlflow experiments restore --experiment-id {experiment_id}"
+    if database_file(address) is not None:
+        command = f"MLFLOW_TRACKING_URI={shlex.quote(address)} {command}"
+    return NeedsRepair(
+        f"the experiment {experiment!r} was deleted",
+        f"Restore it (`{command}`), or set tracking.experiment to another name",
+    )
+
+
 def _signature(rows: Any, classes: Sequence[str]) -> Any:
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec, Schema
 
-    if not hasattr(rows, "columns"):
-        inputs = infer_signature(rows).inputs
+    if hasattr(rows, "columns"):
+        inputs = Schema(
+            [ColSpec(kind or AnyType(), str(name)) for name, kind in _registration.column_types(rows).items()]
+        )
     else:
-        whole = [name for name, kind in rows.dtypes.items() if kind.kind in "iu"]
-        found = infer_signature(rows.astype(dict.fromkeys(whole, float))).inputs
-        # A column of whole numbers has floats if a value is missing, and MLflow would refuse one of the two types. The
-        # bundle's own preprocessing checks these columns.
-        inputs = Schema([ColSpec(AnyType(), spec.name) if spec.name in whole else spec for spec in found.inputs])
+        inputs = infer_signature(rows).inputs
     budget = ParamSchema([ParamSpec(name, "double", None) for name in ("mean_members", "tolerance")])
     return ModelSignature(inputs, Schema([ColSpec("double", str(name)) for name in classes]), budget)

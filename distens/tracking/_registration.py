@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -170,8 +171,61 @@ def requirements() -> list[str]:
 
 
 def plain_columns(example: Any) -> Any:
-    """Return the rows with column types that MLflow's signatures know: categories become texts."""
+    """Return the rows with column types that MLflow's signatures know: categories become their values."""
     if not hasattr(example, "columns"):
         return example
     kinds = {name: object for name, kind in example.dtypes.items() if str(kind) == "category"}
     return example.astype(kinds).reset_index(drop=True)
+
+
+def column_types(example: Any) -> dict[str, str | None]:
+    """Return column -> its type in an MLflow signature, `double` or `string`; None: MLflow is to take any value.
+
+    MLflow compares the types of columns, not values, and refuses whole numbers for `double`, fractions for `long`, and
+    gaps for either of `long` and `boolean`. A column of whole numbers has fractions in pandas once there is a gap, so
+    that only columns which are seen to hold fractions, or text, get a type. The bundle's own preprocessing checks all.
+    """
+    import pandas as pd
+    from pandas.api import types
+
+    found: dict[str, str | None] = {}
+    for name, column in example.items():
+        known = column.dropna()
+        is_text = column.dtype == object or isinstance(column.dtype, pd.StringDtype)
+        if types.is_float_dtype(column.dtype) and _has_fractions(known.to_numpy(dtype=float)):
+            found[str(name)] = "double"
+        elif is_text and types.infer_dtype(known, skipna=True) == "string":
+            found[str(name)] = "string"
+        else:
+            found[str(name)] = None
+    return found
+
+
+def _has_fractions(values_N: Floats) -> bool:
+    finite = values_N[np.isfinite(values_N)]
+    return bool((finite != np.floor(finite)).any())
+
+
+def plain_values(example: Any) -> Any:
+    """Return the rows with values that JSON has: decimals become numbers, dates text, and whatever is missing None."""
+    if not hasattr(example, "columns"):
+        return example
+    import pandas as pd
+
+    plain = {}
+    for name, column in example.items():
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
+            plain[name] = column
+        else:
+            plain[name] = pd.Series([_plain(value) for value in column], example.index, dtype=object)
+    return pd.DataFrame(plain, index=example.index)
+
+
+def _plain(value: Any) -> Any:
+    import pandas as pd
+
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return None
+    if isinstance(value, Decimal):
+        return float(value)
+    return value if isinstance(value, bool | int | float | str | np.generic) else str(value)

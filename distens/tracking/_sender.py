@@ -25,6 +25,13 @@ MAX_REFUSALS = 3
 """A record that fails this often although the server answers is set aside; otherwise it would block all later ones."""
 
 
+class NeedsRepair(Exception):
+    """A fault that stays until a person mends it, so that waiting is in vain: the message says what it is, and how."""
+
+    def __init__(self, fault: str, cure: str) -> None:
+        super().__init__(f"{fault}. {cure}")
+
+
 @dataclass(eq=False, slots=True)
 class _Record(Generic[Book]):
     label: str
@@ -42,11 +49,13 @@ class UnsentRecords:
         waiting: the number of records in the queue.
         refused: label and error of each record that was set aside.
         error: the last error; None if there was none.
+        labels: the label of each record in the queue.
     """
 
     waiting: int
     refused: tuple[str, ...]
     error: BaseException | None
+    labels: tuple[str, ...] = ()
 
 
 class Sender(Generic[Book]):
@@ -54,14 +63,25 @@ class Sender(Generic[Book]):
 
     Args:
         connect: returns the book that records are sent with, after it has read what the server already holds; raises
-            while the server is away.
+            while the server is away, and `NeedsRepair` if it will not come back by itself.
         longest_pause: the longest pause between attempts, in seconds.
         width: the largest number of records that are sent at the same time. A server needs time for each record, most
             of which it waits for its disk.
+        is_away: returns True for an error of the server, and not of the record that it was raised for.
+        warn: called with a fault that needs repair, once for each.
     """
 
-    def __init__(self, connect: Callable[[], Book], longest_pause: float = 30.0, width: int = 1) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Book],
+        longest_pause: float = 30.0,
+        width: int = 1,
+        is_away: Callable[[BaseException], bool] = lambda error: False,
+        warn: Callable[[NeedsRepair], None] = lambda fault: None,
+    ) -> None:
         self._connect = connect
+        self._is_away = is_away
+        self._warn = warn
         self._longest_pause = longest_pause
         self._width = width
         self._queue: deque[_Record[Book]] = deque()
@@ -70,6 +90,8 @@ class Sender(Generic[Book]):
         self._closed = False
         self._refused: list[str] = []
         self._error: BaseException | None = None
+        self._fault: NeedsRepair | None = None
+        self._faults = 0
         # A daemon thread, so that a server that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name=NAME, daemon=True)
         self._thread.start()
@@ -92,6 +114,8 @@ class Sender(Generic[Book]):
     ) -> UnsentRecords:
         """Wait until all records are sent, or until none was sent for `wait_seconds`; then stop, and return the rest.
 
+        With a fault that needs repair, one more attempt is waited for, since it may have been mended in the meantime.
+
         Args:
             wait_seconds: the longest wait for one more record. It does not bound the whole wait, so that a long backlog
                 is sent in full.
@@ -104,7 +128,10 @@ class Sender(Generic[Book]):
             began, before = time.monotonic(), self._sent
             end = began + most_seconds
             said, seen, deadline = began, before, min(began + wait_seconds, end)
+            faults = self._faults
             while self._queue and (now := time.monotonic()) < deadline:
+                if self._fault is not None and self._faults > faults:
+                    break
                 if still is not None and now >= said + wait_seconds and self._sent > before:
                     still(len(self._queue), len(self._queue) * (now - began) / (self._sent - before))
                     said = now
@@ -113,7 +140,8 @@ class Sender(Generic[Book]):
                     seen, deadline = self._sent, min(time.monotonic() + wait_seconds, end)
             self._closed = True
             self._changed.notify_all()
-            return UnsentRecords(len(self._queue), tuple(self._refused), self._error)
+            labels = tuple(record.label for record in self._queue)
+            return UnsentRecords(len(labels), tuple(self._refused), self._error, labels)
 
     def _work(self) -> None:
         book: Book | None = None
@@ -123,17 +151,28 @@ class Sender(Generic[Book]):
                 if book is None:
                     book = self._connect()
             except Exception as error:  # any error of the server or its client: the run continues
-                self._error = error
+                self._note(error)
                 # The server is away, so none of these records is at fault.
                 for record in records:
                     record.refusals = 0
             else:
+                self._fault = None
                 if self._sent_all(records, book):
                     failures = 0
                     continue
                 book = None
             failures += 1
             self._pause(0.25 * 2 ** min(failures, 8))
+
+    def _note(self, error: Exception) -> None:
+        """Keep the error of an attempt to connect."""
+        fault = error if isinstance(error, NeedsRepair) else None
+        if fault is not None and str(fault) != str(self._fault):
+            self._warn(fault)
+        with self._changed:
+            self._error, self._fault = error, fault
+            self._faults += fault is not None
+            self._changed.notify_all()
 
     def _sent_all(self, records: list[_Record[Book]], book: Book) -> bool:
         """Send records at the same time; return True if all were sent.
@@ -150,7 +189,7 @@ class Sender(Generic[Book]):
         for record in records:
             if record.error is not None:
                 self._error = record.error
-                record.refusals += 1
+                record.refusals += not self._is_away(record.error)
                 if record.refusals < MAX_REFUSALS:
                     again.append(record)
                 else:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -24,7 +26,7 @@ from distens.tracking import _mlflow, _records, _registration
 from distens.tracking._address import how_to_look, is_server, is_store, pinned
 from distens.tracking._logbook import STATUSES, Logbook, final_records, now_ms
 from distens.tracking._mlflow import Mlflow
-from distens.tracking._sender import Sender, UnsentRecords
+from distens.tracking._sender import NeedsRepair, Sender, UnsentRecords
 from distens.tracking.protocol import FinalInfo, Participant, RunInfo
 
 log = logging.getLogger("distens")
@@ -34,6 +36,9 @@ LOCAL = "sqlite:///mlflow.db"
 
 SIDE_BY_SIDE = 8
 """Records that are sent to a server at the same time, at most."""
+
+CURVES = "progress"
+"""What the labels of points of curves begin with: a run that is resumed does not take them again."""
 
 IMPATIENT_SECONDS = 5.0
 
@@ -67,6 +72,7 @@ class MlflowRuns:
     _address: str = field(default="", init=False, repr=False, compare=False)
     _page: tuple[str, str] = field(default=("", ""), init=False, repr=False, compare=False)
     _lines: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+    _restore: Callable[[], None] = field(default=lambda: None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.uri is not None and has_credentials(self.uri):
@@ -87,19 +93,33 @@ class MlflowRuns:
 
     def start(self, run: RunInfo) -> None:
         """Begin the parent run, or continue one that was begun before."""
-        _mlflow.prepare()
         if self._sender is not None:
             self._sender.close(0)
+            self._sender = None
+            self._restore()
+        self._restore = _mlflow.prepare()
         self._run, self._address, self._page, self._lines = run, pinned(self._raw_address()), ("", ""), []
-        self._sender = Sender(self._connect, width=SIDE_BY_SIDE if is_server(self._address) else 1)
+        # Here, not in the sender's thread, which ends with the process, whatever it does at that moment.
+        with suppress(Exception):  # the sender tries again, and says what is wrong
+            _mlflow.prepare_database(self._address)
+        width = SIDE_BY_SIDE if is_server(self._address) else 1
+        self._sender = Sender(self._connect, width=width, is_away=_mlflow.is_away, warn=self._warn)
         self._sender.put("the run's config", lambda book: book.start())
 
     def _connect(self) -> Logbook:
         assert self._run is not None
-        server = Mlflow(self._address, self.experiment or self._run.name)
-        book = Logbook(server, self._run, self.within)
+        experiment = self.experiment or self._run.name
+        _mlflow.prepare_database(self._address)
+        try:
+            server = Mlflow(self._address, experiment)
+            book = Logbook(server, self._run, self.within)
+        except Exception as error:
+            raise _mlflow.explain(error, self._address, experiment) from error
         self._page = (server.experiment_id, book.parent.id)
         return book
+
+    def _warn(self, fault: NeedsRepair) -> None:
+        log.warning("MLflow: nothing can be sent so far: %s", _one_line(str(fault), 1000))
 
     def member(self, task: Task, outcome: Finished | Failure) -> None:
         """Log one attempt as a child run."""
@@ -111,7 +131,7 @@ class MlflowRuns:
         """Log metrics of the run's progress on the parent run."""
         at_ms, metrics = now_ms(), dict(metrics)
         self._require_sender().put(
-            f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True
+            f"{CURVES} at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True
         )
 
     def participant(self, participant: Participant) -> None:
@@ -123,6 +143,7 @@ class MlflowRuns:
         """Send the records that are left, register the bundles, and return lines for the user."""
         assert status in STATUSES, status
         if self._sender is None:  # the run failed before it began: nothing was logged
+            self._restore()
             return []
         sender, self._sender = self._sender, None
         if final is not None:
@@ -134,11 +155,11 @@ class MlflowRuns:
         # A user who stops a run wants it to end; the remaining records are sent when it is resumed.
         wait_seconds = self.wait_seconds if status == "finished" else min(self.wait_seconds, IMPATIENT_SECONDS)
         left = sender.close(wait_seconds, self._warn_waiting, STOPPING_SECONDS if status == "stopped" else math.inf)
+        self._restore()
         return [*self._lines, *self._unsent(left), how_to_look(self._address, *self._page)]
 
     def _warn_waiting(self, waiting: int, seconds: float) -> None:
-        assert self._run is not None
-        again = f"stop here, and `distens resume {redact(self._run.storage)}` sends the rest"
+        again = f"stop here, and {self._again()} sends the rest"
         log.warning(
             "MLflow: %d records are still to be sent, which takes about %.0f s. Wait, or %s", waiting, seconds, again
         )
@@ -152,17 +173,28 @@ class MlflowRuns:
             raise RunError("tracking: `start` comes first")
         return self._sender
 
+    def _again(self) -> str:
+        """Return the command that sends what is missing, in words."""
+        assert self._run is not None
+        if not self._run.fingerprint:  # a sweep, which has no data of its own
+            return "the same `distens sweep`"
+        return f"`distens resume {shlex.quote(redact(self._run.storage))}`"
+
     def _unsent(self, left: UnsentRecords) -> list[str]:
         lines = [f"MLflow did not accept {_one_line(refusal)}" for refusal in left.refused]
         if left.waiting:
-            assert self._run is not None
             many = "1 record was" if left.waiting == 1 else f"{left.waiting} records were"
-            why = f" ({_one_line(str(left.error))})" if left.error is not None else ""
-            again = f"`distens resume {redact(self._run.storage)}` will send what is missing."
-            lines.append(f"MLflow: {many} not sent{why}. {again}")
+            fault = isinstance(left.error, NeedsRepair)
+            why = f": {_one_line(str(left.error), 1000)}" if fault else f" ({_one_line(str(left.error))})"
+            then = f"After that, {self._again()} sends" if fault else f"{self._again()} will send"
+            points = sum(label.startswith(CURVES) for label in left.labels)
+            lost = f", {points} of which, points of curves, cannot be sent later" if points else ""
+            lines.append(
+                f"MLflow: {many} not sent{lost}{why if left.error is not None else ''}. {then} what is missing."
+            )
         return lines
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, most: int = 300) -> str:
     line = " ".join(redact(text).split())
-    return line if len(line) <= 300 else f"{line[:299]}…"
+    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -29,6 +29,7 @@ from distens.data.load import load_data
 from distens.errors import ConfigError, RunError, StorageError
 from distens.records import Address, Failure, Floats, History, Integers, Report, Settings, Task
 from distens.roles.ensemble.purpose import EnsemblePurpose
+from distens.runtime.autologging import without_autologging
 from distens.search.protocol import Search
 from distens.seeding import derive, generator
 from distens.storage.encoding import report_from_json
@@ -264,7 +265,7 @@ class DivBOSearch(Searcher):
             return self._propose(_plain(self._search), history, space, book.asked)
 
     def _propose(self, search: Search, history: History, space: TuneSpace, number: int) -> Settings:
-        with threadpool_limits(limits=1, user_api="blas"):  # trials have the other cores
+        with without_autologging(), threadpool_limits(limits=1, user_api="blas"):  # trials have the other cores
             return search.propose(history, space.space, 1, generator(self._seed, "search", number))[0]
 
     def _predictions(self, book: TrialBook, name: str) -> Floats:
