@@ -83,8 +83,9 @@ class DataSection(Section):
         dates: column -> the form of its dates, as `strftime` writes it (`"%d/%m/%Y"`), where it is not clear.
         csv: the dialect of a `.csv` file, where it is not clear.
         rows: the number of rows to use (a stratified sample) instead of all; a given test part stays whole.
-        unseen: how prediction treats a category that is new to the model: as a missing value (`missing`, also if left
-            out; new is what *train* does not have), or by refusing it (`error`; new is what no row of the table has).
+        unseen: how prediction treats a category that is new to the model: `missing` (also if left out) as one of the
+            rare categories of *train*, or as a missing value if there are none; `error` refuses what no row of the
+            table has.
     """
 
     source: str

@@ -116,7 +116,8 @@ def read_target(column: Any, where: str, section: DataSection) -> Any:
         row = int(np.flatnonzero(codes_N == i)[0])
         raise DataError(
             f"{where}: {texts[i]!r} stands among numbers, in {counts_U[i]} rows (the first is {row}, from 0), and "
-            f"would be a missing target. Leave these rows out, or keep it as a class: `data.categorical: [{section.target}]`"
+            f"would be a missing target. Leave these rows out, or keep it as a class: "
+            f"`data.categorical: [{section.target}]`"
         )
     return _mapped_numbers(column, codes_N, found.values_U)
 
@@ -217,7 +218,7 @@ def _few(strays_U: Any, counts_U: Integers, numbers: int) -> bool:
     return not rows or (int(strays_U.sum()) <= MAX_MARKERS and rows < MAX_MARKED_SHARE * (rows + numbers))
 
 
-def _are_codes(texts: Sequence[str], counts_U: Integers, numbers: int) -> bool:
+def _are_codes(texts: list[str], counts_U: Integers, numbers: int) -> bool:
     coded = sum(int(count) for text, count in zip(texts, counts_U, strict=True) if is_code(text))
     return coded > MIN_CODES_SHARE * numbers
 
@@ -252,7 +253,7 @@ def _read_text(series: Any, name: str, section: DataSection) -> tuple[Any, Colum
 
 
 def _numbers(
-    series: Any, name: str, texts: Sequence[str], codes_N: Integers, counts_U: Integers, found: Any
+    series: Any, name: str, texts: list[str], codes_N: Integers, counts_U: Integers, found: Any
 ) -> tuple[Any, Column]:
     made = _mapped_numbers(series, codes_N, found.values_U)
     markers = {texts[i]: int(counts_U[i]) for i in np.flatnonzero(found.markers_U).tolist()}
@@ -279,7 +280,7 @@ def _numbers(
 def _categories(
     series: Any,
     name: str,
-    texts: Sequence[str],
+    texts: list[str],
     codes_N: Integers,
     counts_U: Integers,
     note: str,
@@ -303,7 +304,7 @@ def _categories(
     return made, Column(name, role, "text", len(series) - present, len(known), note=note)
 
 
-def _refuse_mixture(name: str, texts: Sequence[str], codes_N: Integers, counts_U: Integers, found: Any) -> None:
+def _refuse_mixture(name: str, texts: list[str], codes_N: Integers, counts_U: Integers, found: Any) -> None:
     """Refuse a column that is mostly numbers, too many to be categories, and has too many other texts to be missing.
 
     Raises:
@@ -317,11 +318,12 @@ def _refuse_mixture(name: str, texts: Sequence[str], codes_N: Integers, counts_U
     row = int(np.flatnonzero(codes_N == texts.index(strays[0]))[0])
     raise DataError(
         f"column {name!r}: numbers in {numbers:,} rows, and other texts in {rows:,}: {shortened(strays, 5)}; row {row} "
-        f"(from 0) has {strays[0]!r}. Say what they are: `data.missing: [{strays[0]!r}, …]` (missing values), `data.categorical: [{name}]` (texts, like the numbers), or `data.drop: [{name}]`"
+        f"(from 0) has {strays[0]!r}. Say what they are: `data.missing: [{strays[0]!r}, …]` (missing values), "
+        f"`data.categorical: [{name}]` (texts, like the numbers), or `data.drop: [{name}]`"
     )
 
 
-def _note_on_mixture(texts: Sequence[str], found: Any, numbers: int) -> str:
+def _note_on_mixture(texts: list[str], found: Any, numbers: int) -> str:
     if not numbers or not found.strays_U.any():
         return ""
     stray = texts[int(np.flatnonzero(found.strays_U)[0])]
@@ -329,7 +331,7 @@ def _note_on_mixture(texts: Sequence[str], found: Any, numbers: int) -> str:
 
 
 def _try_dates(
-    series: Any, name: str, texts: Sequence[str], codes_N: Integers, counts_U: Integers
+    series: Any, name: str, texts: list[str], codes_N: Integers, counts_U: Integers
 ) -> tuple[Any, Column] | None:
     """Return a column of dates if that is what its texts are, else None.
 

@@ -93,8 +93,8 @@ def _decode(content: bytes, encoding: str | None, where: str) -> str:
     near = content[max(0, content.rfind(b"\n", 0, at) + 1, at - 20) : at + 20].partition(b"\n")[0]
     raise DataError(
         f"{where}: not a comma-separated table in UTF-8: line {line} has the byte {content[at]:#04x}; in cp1252 "
-        f"(Western Windows) it reads {near.decode('cp1252', 'replace').strip()!r}. `data.csv: {{encoding: cp1252}}` reads "
-        "it, or the name of another encoding"
+        f"(Western Windows) it reads {near.decode('cp1252', 'replace').strip()!r}. `data.csv: {{encoding: cp1252}}` "
+        "reads it, or the name of another encoding"
     )
 
 

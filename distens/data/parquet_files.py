@@ -90,7 +90,7 @@ def _text_bytes(column: pa.Array) -> int:
 
 
 def _plain(column: pa.ChunkedArray, kind: pa.DataType, exact: bool) -> pa.ChunkedArray:
-    """Return a column of its own type; if `exact`, large whole numbers with gaps as text, since floats are too short."""
+    """Return a column of its own type; if `exact`, large whole numbers with gaps as text: floats are too short."""
     if pa.types.is_dictionary(column.type) and not pa.types.is_dictionary(kind):
         return column.cast(kind)
     if exact and pa.types.is_integer(column.type) and column.null_count:

@@ -23,7 +23,7 @@ from distens.targets import _levels as levels
 MAX_LEVELS_KEPT = 64
 """The most levels of a column that get an indicator of their own: those most frequent in *train*."""
 MAX_LEVELS = 10_000
-"""The most levels of a column that are known by name; rarer ones count as values that are new."""
+"""The most levels of a column where new ones are refused; a bundle has all their names."""
 MIN_ROWS_PER_LEVEL = 3
 """The fewest rows in *train* of a level with its own indicator; the other levels in *train* share one, "other"."""
 
@@ -35,11 +35,12 @@ class Category:
     """One column of categories.
 
     Attributes:
-        levels: all levels in *train*, or its MAX_LEVELS most frequent ones; where new levels are refused, all levels in
-            the whole table: a row may have any of them, whether *train* has it or not.
+        levels: the levels that are known by name. Where a new value counts as missing these are `kept`; where it is
+            refused, all levels in the whole table: a row may have any of them, whether *train* has it or not.
         kept: the levels with an indicator of their own.
-        other: True if *train* has rows of levels that are not kept; these levels share one indicator, with those that
-            *train* lacks; without that indicator, such a level is 0 in every column.
+        other: True if *train* has rows of levels that are not kept. These levels share one indicator, with those that
+            *train* lacks; without that indicator, a level that *train* lacks counts as missing if it is not in
+            `levels`, and is else 0 in every column: members have learned nothing about it.
         missing: True if *train* has missing values; they count as a level.
     """
 
@@ -60,22 +61,18 @@ class Category:
             DataError: all levels are to be known, and there are more than MAX_LEVELS.
         """
         codes, names = levels.encode_levels(column if whole else column.iloc[train], f"column {name!r}")
+        if whole and len(names) > MAX_LEVELS:
+            raise DataError(
+                f"column {name!r}: {len(names):,} different values, and `data.unseen: error` takes at most "
+                f"{MAX_LEVELS:,}; `data.unseen: missing`, or `data.drop: [{name}]`"
+            )
         codes = codes[train] if whole else codes
         counts = np.bincount(codes[codes >= 0], minlength=len(names))
-        if len(names) > MAX_LEVELS:
-            if whole:
-                raise DataError(
-                    f"column {name!r}: {len(names):,} different values, and `data.unseen: error` takes at most "
-                    f"{MAX_LEVELS:,}; `data.unseen: missing`, or `data.drop: [{name}]`"
-                )
-            frequent = np.sort(np.argsort(-counts, kind="stable")[:MAX_LEVELS])
-            place = np.full(len(names) + 1, -1)
-            place[frequent] = np.arange(MAX_LEVELS)
-            codes, counts, names = place[codes], counts[frequent], tuple(names[i] for i in frequent)
         order = np.argsort(-counts, kind="stable")[:MAX_LEVELS_KEPT]
-        kept = {int(i) for i in order if counts[i] >= MIN_ROWS_PER_LEVEL}
-        other = any(count and i not in kept for i, count in enumerate(counts))
-        return cls(name, names, tuple(names[i] for i in sorted(kept)), other, bool((codes < 0).any()))
+        places = {int(i) for i in order if counts[i] >= MIN_ROWS_PER_LEVEL}
+        kept = tuple(names[i] for i in sorted(places))
+        other = any(count and i not in places for i, count in enumerate(counts))
+        return cls(name, names if whole else kept, kept, other, bool((codes < 0).any()))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Category:
@@ -92,14 +89,16 @@ class Category:
         return len(self.kept) + self.other + self.missing
 
     def places(self) -> NDArray[np.int64]:
-        """Return the place of every level's indicator, then of a missing value's; -1 where there is no indicator."""
+        """Return the place of every level's indicator, then of a new and of a missing one's; -1: no indicator."""
         place = {level: i for i, level in enumerate(self.kept)}
         rest = len(self.kept) if self.other else -1
         missing = self.width - 1 if self.missing else -1
-        return np.array([*(place.get(level, rest) for level in self.levels), missing], dtype=np.int64)
+        # Older versions kept the names of rare levels too, and took a value that is new for missing all the same.
+        new = rest if self.other and len(self.levels) == len(self.kept) else missing
+        return np.array([*(place.get(level, rest) for level in self.levels), new, missing], dtype=np.int64)
 
     def lookup(self, column: Any, unseen: str, missing: Collection[str] = ()) -> Integers:
-        """Return the place of every row's level in `levels`, -1 for a missing one.
+        """Return the place of every row's level in `levels`, -2 for one that is new, -1 for a missing one.
 
         Args:
             missing: texts that stand for a missing value, unless they are levels.
@@ -130,7 +129,7 @@ class Category:
                 f"column {self.name!r}, row {strange[0]} (from 0): unknown category {level!r}. {hint}"
                 f"Allowed: {levels.shortened(self.levels)}. With `data.unseen: missing` it would count as missing"
             )
-        return np.maximum(result_N, -1)
+        return result_N
 
 
 @dataclass(frozen=True, eq=False)

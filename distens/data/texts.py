@@ -98,7 +98,7 @@ class Numbers:
     grouped: str | None
 
 
-def read_numbers(texts: Sequence[str], decimal: str | None) -> Numbers:
+def read_numbers(texts: list[str], decimal: str | None) -> Numbers:
     """Return distinct texts as numbers; without `decimal`, the texts decide what a comma means."""
     comma = decimal == "," or (decimal is None and _has_decimal_comma(texts))
     values_U = parse_numbers(texts, comma)
