@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distens.config.sections import DataSection
+from distens.config.sections import CsvSection, DataSection
 from distens.data import dates
 from distens.data.texts import (
     KNOWN_MISSING,
@@ -22,6 +22,7 @@ from distens.data.texts import (
 )
 from distens.errors import DataError
 from distens.records import Integers
+from distens.targets._levels import name as name_of
 from distens.targets._levels import shortened
 
 MAX_MIXED = 64
@@ -84,6 +85,11 @@ def read_columns(table: Any, section: DataSection) -> tuple[Any, tuple[Column, .
         DataError: a column can be read in several ways that differ; the message has the option that decides.
     """
     read = {name: _read_column(table[name], str(name), section) for name in table.columns}
+    if any(column.comma for _, column in read.values()) and (section.csv is None or section.csv.decimal is None):
+        # Where one column has commas before fractions, `1,234` in another is no thousand.
+        said = (section.csv or CsvSection()).model_copy(update={"decimal": ","})  # pyright: ignore[reportCallIssue]
+        decided = section.model_copy(update={"csv": said})
+        read = {name: _read_column(table[name], str(name), decided) for name in table.columns}
     if all(series is table[name] or series.equals(table[name]) for name, (series, _) in read.items()):
         return table, tuple(column for _, column in read.values())
     import pandas as pd
@@ -134,7 +140,8 @@ def without_markers(column: Any, markers: Sequence[str]) -> Any:
         return column.mask(column.isin(numbers[~np.isnan(numbers)].tolist()))
     if column.dtype == object or isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):
         codes_N, uniques = pd.factorize(column)
-        marked_U = np.array([str(value).strip() in markers for value in uniques] + [False], dtype=bool)
+        texts = (str(value).strip() for value in uniques)  # `-999.0` is `-999`
+        marked_U = np.array([*(text in markers or name_of(text) in markers for text in texts), False], dtype=bool)
         return column.mask(marked_U[codes_N]) if marked_U.any() else column
     return column
 
@@ -187,7 +194,7 @@ def _distinct(column: Any) -> tuple[list[str], Integers]:
     import pandas as pd
 
     codes_N, uniques = pd.factorize(column)
-    texts = [str(text).strip() for text in uniques]
+    texts = [text.strip() for text in np.asarray(uniques, dtype=object).tolist()]
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     if len(place) == len(texts):
         return texts, codes_N
@@ -219,7 +226,7 @@ def _few(strays_U: Any, counts_U: Integers, numbers: int) -> bool:
 
 
 def _are_codes(texts: list[str], counts_U: Integers, numbers: int) -> bool:
-    coded = sum(int(count) for text, count in zip(texts, counts_U, strict=True) if is_code(text))
+    coded = sum(int(count) for text, count in zip(texts, counts_U, strict=True) if text[:1] == "0" and is_code(text))
     return coded > MIN_CODES_SHARE * numbers
 
 

@@ -68,7 +68,7 @@ def parse_numbers(values: Sequence[Any], comma: bool = False) -> NDArray[Any]:
 
     plain = [_without_groups(value, comma) if isinstance(value, str) else value for value in values]
     numbers: Any = pd.to_numeric(pd.Series(plain, dtype=object), errors="coerce")
-    return numbers.to_numpy()
+    return numbers.to_numpy(dtype=np.float64 if numbers.dtype == object else None)  # object: there are none
 
 
 def _without_groups(text: str, comma: bool) -> str:
@@ -103,9 +103,8 @@ def read_numbers(texts: list[str], decimal: str | None) -> Numbers:
     comma = decimal == "," or (decimal is None and _has_decimal_comma(texts))
     values_U = parse_numbers(texts, comma)
     markers_U = np.isnan(values_U) & np.array([bool(text) for text in texts], dtype=bool)
-    strays_U = markers_U.copy()
-    for i in np.flatnonzero(markers_U).tolist():
-        strays_U[i] = not is_known_missing(texts[i])
+    known = [marked and is_known_missing(text) for text, marked in zip(texts, markers_U.tolist(), strict=True)]
+    strays_U = markers_U & ~np.array(known, dtype=bool)
     grouped = None if comma else next((text for text in texts if "," in text and _THOUSANDS.fullmatch(text)), None)
     return Numbers(values_U, strays_U, markers_U, comma, grouped)
 
