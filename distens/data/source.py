@@ -232,7 +232,9 @@ def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> Ra
 
 def _refuse_options(section: DataSection, options: Iterable[str], content: str) -> None:
     for option in options:
-        if getattr(section, option) != DataSection.model_fields[option].default:
+        value = getattr(section, option)
+        written = (option, value) == ("unseen", "error")  # by older versions, into every config
+        if value != DataSection.model_fields[option].default and not written:
             raise DataError(f"data.{option} has no effect on {section.source}, which holds {content}")
 
 
