@@ -22,8 +22,21 @@ TIME = "time"
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?( ?(Z|[+-]\d\d(:?\d\d)?))?)?")
 _TIMES = ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f")
 _DAYS = (
-    *("%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d/%m/%y", "%m/%d/%y", "%d.%m.%y"),
+    *(
+        "%Y-%m-%d",
+        "%Y.%m.%d",
+        "%Y/%m/%d",
+        "%d/%m/%Y",
+        "%m/%d/%Y",
+        "%d.%m.%Y",
+        "%d-%m-%Y",
+        "%m-%d-%Y",
+        "%d/%m/%y",
+        "%m/%d/%y",
+        "%d.%m.%y",
+    ),
     *("%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d %Y", "%B %d %Y", "%b %d, %Y", "%B %d, %Y"),
+    *("%d. %B %Y", "%a, %d %b %Y", "%a %b %d %Y", "%A, %B %d, %Y"),
 )
 _HOURS = ("", *(f" {hours}" for hours in (*_TIMES, "%I:%M %p", "%I:%M:%S %p")))
 SAMPLE = 20

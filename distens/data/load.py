@@ -11,7 +11,7 @@ import numpy as np
 
 from distens.config.sections import DataSection
 from distens.data import source, splits
-from distens.data.columns import Column
+from distens.data.column import Column
 from distens.data.dataset import SPLITS, Dataset
 from distens.data.preprocessing import Preprocessing
 from distens.errors import DataError, did_you_mean

@@ -10,7 +10,7 @@ import numpy as np
 
 from distens.config.sections import DataSection
 from distens.data.arrays import Features, Images
-from distens.data.columns import Column
+from distens.data.column import Column
 from distens.data.tables import Table
 from distens.errors import DAMAGE_ERRORS, DataError
 from distens.records import Floats, Integers

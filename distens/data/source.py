@@ -17,7 +17,8 @@ from distens import registry
 from distens.config.addresses import is_address
 from distens.config.sections import DataSection
 from distens.data import files
-from distens.data.columns import Column, read_columns, read_target
+from distens.data.column import Column
+from distens.data.columns import read_columns, read_target
 from distens.data.csv_files import read_csv
 from distens.data.parquet_files import read_parquet
 from distens.data.preprocessing import Preprocessing

@@ -31,9 +31,9 @@ MAX_MARKERS, MAX_MARKED_SHARE = 3, 0.05
 """Other texts are taken for missing values among numbers if there are so few different ones, in so small a share of the
 rows; more of them need `data.missing`."""
 
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+(e[+-]?\d+)?", re.IGNORECASE)
-_POINTS_IN_GROUPS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
+_POINTS_IN_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 _CODE = re.compile(r"0\d+")
 
 

@@ -37,7 +37,8 @@ def synonyms(level: str) -> Iterator[str]:
     """Yield the names that a level may have in a model: its own, and those that files and older versions gave it."""
     yield level
     yield level.strip()
-    yield level.strip().capitalize()  # TRUE, true
+    if level.strip().lower() in ("true", "false"):
+        yield level.strip().capitalize()
     yield f"{level}.0"
     yield level + _MIDNIGHT
     yield level.removesuffix(_MIDNIGHT)

@@ -113,6 +113,7 @@ def test_few_numbers_among_texts_are_categories_and_it_is_said(tmp_path):
         (["1,234,567.5", "-12,000", "7"], [1234567.5, -12000, 7], "read as"),
         (["1,5", "2", "-0,25"], [1.5, 2, -0.25], "decimal comma"),
         (["1.234,5", "2.000", "7"], [1234.5, 2000, 7], "decimal comma"),
+        (["0,126", "-1,250", "7"], [0.126, -1.25, 7], "decimal comma"),
     ],
 )
 def test_commas_in_numbers(tmp_path, texts, values, words, form):
@@ -257,7 +258,26 @@ def test_a_gap_and_a_marker_among_dates(tmp_path):
     texts[3], texts[5] = "", "unknown"
     found = column_of(load_data(section(save(table_of(texts), tmp_path, "csv")), 0))
     assert (found.role, found.missing, found.markers) == ("date", 2, {"unknown": 1})
-    assert "'unknown' read as missing" in found.note
+    assert "'unknown' in 1 rows (the first is row 5, from 0) read as missing" in found.note
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ([f"{i}.5 %" for i in range(100)], r"has '0\.5 %', a number with a sign"),
+        ([f"${i},000" for i in range(100)], r"has '\$0,000', a number with a sign"),
+        (
+            [str(day.date()) if i % 2 else day.strftime("%d.%m.%Y") for i, day in enumerate(DAYS)],
+            r"has '30\.01\.2021', a date",
+        ),
+    ],
+)
+def test_what_looks_like_numbers_or_dates_is_no_category_in_silence(texts, words):
+    rows = pd.DataFrame({"x": texts * 3})
+    with pytest.raises(DataError, match=rf"column 'x', row 0 \(from 0\) {words}.*data\.drop: \[x\]"):
+        Preprocessing.fit(rows, np.arange(len(rows)), DataSection(source="x"))
+    few = pd.DataFrame({"x": texts[:4] * 30})
+    assert Preprocessing.fit(few, np.arange(120), DataSection(source="x")).output_shape == (4,)
 
 
 # --- one value, one name
@@ -386,6 +406,14 @@ def test_levels_are_those_of_train(tmp_path):
         new, rare, gap = loaded.preprocessing.transform(pd.DataFrame({"x": ["new", "rare", None], "other": 0.0}))
         assert (new == rare).all() and (new == gap).all() == (not hue.other)
     assert kinds == {True, False}
+
+
+def test_an_empty_text_is_missing_and_no_rare_level(tmp_path):
+    rows = pd.DataFrame({"x": ["a", "b", "a", "b", None, "rare"] * 2 + ["a", "b"] * 9})
+    made = Preprocessing.fit(rows.replace("rare", "Rare"), np.arange(30), DataSection(source="x"))
+    assert made.encoding.categories[0].other and made.encoding.categories[0].missing
+    (tmp_path / "new.csv").write_text('x\n""\n" "\nrare\nRare\na\n')
+    assert made.transform(rows_from_file(str(tmp_path / "new.csv"), made)).argmax(axis=1).tolist() == [3, 3, 2, 2, 0]
 
 
 def test_a_bundle_has_few_names_of_many():
