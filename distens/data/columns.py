@@ -89,6 +89,8 @@ def without_markers(column: Any, markers: Sequence[str]) -> Any:
 
 
 def _read_column(given: Any, name: str, section: DataSection) -> tuple[Any, Column]:
+    from pandas.api import types
+
     before = int(given.isna().sum())
     series = without_markers(given, section.missing)
     marked = int(series.isna().sum()) - before
@@ -101,6 +103,8 @@ def _read_column(given: Any, name: str, section: DataSection) -> tuple[Any, Colu
         series, column = TextColumn.of(series, name).read(section)
         return series, _with_marked(column, marked)
     else:
+        if types.is_timedelta64_dtype(series.dtype):
+            series = series.dt.total_seconds()
         number = name in section.numeric or _is_number(series)
         role = "number" if number else "category"
     distinct = _count_distinct(series, name)
@@ -119,8 +123,6 @@ def _is_number(column: Any) -> bool:
 
     if column.dtype == object:
         return types.infer_dtype(column, skipna=True) in ("integer", "floating", "mixed-integer-float", "decimal")
-    if types.is_timedelta64_dtype(column.dtype):
-        return True
     return types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype)
 
 

@@ -65,14 +65,21 @@ def _fits(text: str, form: str) -> bool:
 
 
 def parse_dates(texts: Sequence[str], form: str) -> NDArray[np.float64]:
-    """Return days since 1970 in UTC (of a time of day: since midnight), NaN where a text does not have the form."""
+    """Return days since 1970 in UTC (of a time of day: since midnight), NaN where a text does not have the form.
+
+    Raises:
+        DataError: the form is not one of `strftime`.
+    """
     import pandas as pd
 
     given = pd.Series(texts, dtype=object)
     days_N = np.full(len(given), np.nan)
     for one in _TIMES if form == TIME else (form,):
         left = np.flatnonzero(np.isnan(days_N))
-        days_N[left] = _days(pd.to_datetime(given.iloc[left], format=one, errors="coerce", utc=True))
+        try:
+            days_N[left] = _days(pd.to_datetime(given.iloc[left], format=one, errors="coerce", utc=True))
+        except ValueError as error:
+            raise DataError(f"data.dates: {one!r} is no form of dates as strftime writes them: {error}") from error
     return days_N - np.floor(days_N) if form == TIME else days_N
 
 

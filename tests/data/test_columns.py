@@ -249,6 +249,8 @@ def test_whole_numbers_are_dates_where_the_config_says_so(tmp_path):
     assert column_of(load_data(section(path), 0)).role == "number"
     encoding = load_data(section(path, dates={"x": "%Y%m%d"}), 0).preprocessing.encoding
     assert encoding._matrix(pd.DataFrame({"x": ["20240229"], "other": [0.0]}))[0, 2:].tolist() == [2024, 2, 3]
+    with pytest.raises(DataError, match=r"data\.dates: '%Y%Q' is no form of dates"):
+        load_data(section(path, dates={"x": "%Y%Q"}), 0)
     with pytest.raises(DataError, match=r"data\.dates: no column 'z'"):
         load_data(section(path, dates={"z": "%Y"}), 0)
 
