@@ -64,8 +64,12 @@ def read_target(column: Any, where: str, section: DataSection) -> Any:
         i = int(np.flatnonzero(found.markers_U)[0])
         raise DataError(
             f"{where}: {given.texts[i]!r} stands among numbers, in {given.counts_U[i]} rows (the first is "
-            f"{given.first_row(i)}, from 0), and would be a missing target. Leave these rows out, or keep it as a "
-            f"class: `data.categorical: [{section.target}]`"
+            f"{given.first_row(i)}, from 0), and would be a missing target. Leave these rows out"
+            + (
+                ""
+                if section.task == "regression"
+                else f", or keep it: `data.categorical: [{section.target}]` (classes)"
+            )
         )
     return given.mapped_numbers(found.values_U)
 

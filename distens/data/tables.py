@@ -112,7 +112,8 @@ class Table:
         start = self.scaling.width
         self.scaling.apply(self._matrix(table), out[:, :start])
         for category in self.categories:
-            places_N = category.places()[category.lookup(table[category.name], self.unseen, self.missing)]
+            missing = self._absent if set(category.levels) <= {"True", "False"} else self.missing
+            places_N = category.places()[category.lookup(table[category.name], self.unseen, missing)]
             set_N = np.flatnonzero(places_N >= 0)
             out[set_N, start + places_N[set_N]] = 1.0
             start += category.width

@@ -80,10 +80,13 @@ class TextColumn:
         numeric = self.name in section.numeric
         if self.name in section.categorical:
             return self._categories(named=True)
-        truth = read_truth(self.texts)
+        truth = read_truth(self.texts, gaps=True)
         if truth is not None:
             made, role = self.mapped(truth), "number" if numeric else "category"
-            return made, Column(self.name, role, "bool", int(made.isna().sum()), int(made.nunique()))
+            marked = [one is None and bool(text) for one, text in zip(truth, self.texts, strict=True)]
+            markers, notes = self._markers(np.array(marked, dtype=bool))
+            missing, distinct = int(made.isna().sum()), int(made.nunique())
+            return made, Column(self.name, role, "bool", missing, distinct, markers, "; ".join(notes))
         found = self.numbers(section)
         numbers = self._rows(~np.isnan(found.values_U))
         coded = not numeric and self.are_codes(numbers)

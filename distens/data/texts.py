@@ -118,9 +118,15 @@ def _has_decimal_comma(texts: Sequence[str]) -> bool:
     return all(_POINTS_IN_GROUPS.fullmatch(text) for text in pointed)
 
 
-def read_truth(texts: Collection[str]) -> list[bool | None] | None:
-    """Return distinct texts as truth values, None for an empty one; None if another is among them."""
-    known = {"true": True, "false": False, "": None}
-    if not any(texts) or any(text.lower() not in known for text in texts):
+def read_truth(texts: Collection[str], gaps: bool = False) -> list[bool | None] | None:
+    """Return distinct texts as truth values, None for a missing one; None if they are something else.
+
+    Args:
+        gaps: True if texts that are known to stand for a missing value may be among them, not only the empty one.
+    """
+    known = {"true": True, "false": False}
+    found = [known.get(text.lower()) for text in texts]
+    if all(one is None for one in found):
         return None
-    return [known[text.lower()] for text in texts]
+    others = (text for text, one in zip(texts, found, strict=True) if one is None and text)
+    return found if all(gaps and is_known_missing(text) for text in others) else None

@@ -290,6 +290,7 @@ SAME = {
     "truth": [True, False, True, True, False, False],
     "truth with gaps": [True, None, False, True, False, None],
     "truth in capitals": ["TRUE", "false", "True", "TRUE", "FALSE", "true"],
+    "truth and NA": ["True", "NA", "False", "?", "true", ""],
     "whole numbers": [1, 2, 3, 1, 2, 3],
     "whole numbers with gaps": [1.0, None, 3.0, 1.0, None, 3.0],
     "codes": ["007", "7", "070", "0012", "12", "007"],
@@ -309,6 +310,14 @@ def test_the_same_rows_are_the_same_in_every_file(tmp_path, name, options):
         np.testing.assert_array_equal(*found)
         if len(set(map(str, SAME[name]))) > 1:
             assert len(np.unique(found[0][:, :-1], axis=0)) > 1
+
+
+def test_nothing_among_truth_values_is_missing():
+    rows = pd.DataFrame({"x": ["True", "NA", "False", "true", "?"] * 12})
+    made = Preprocessing.fit(rows, np.arange(60), DataSection(source="x", unseen="error"))
+    assert made.encoding.categories[0].levels == ("False", "True") and made.encoding.markers == ("NA", "?")
+    found = again(made).transform(pd.DataFrame({"x": ["?", "TRUE", None, "false", "NA"]}))
+    assert found.argmax(axis=1).tolist() == [2, 1, 2, 0, 2]
 
 
 def test_large_whole_numbers_with_gaps_keep_their_last_digit(tmp_path):
