@@ -44,9 +44,10 @@ def accuracy(probs_NC: Floats, labels_N: Integers) -> float:
 
 
 def negative_log_likelihood(probs_NC: Floats, labels_N: Integers) -> float:
-    """Return the mean of -log p(label), in nats; probabilities are floored at FLOOR."""
+    """Return the mean of -log p(label), in nats, at least 0; probabilities are floored at FLOOR."""
     picked_N = np.asarray(probs_NC, dtype=np.float64)[np.arange(len(labels_N)), labels_N]
-    return float(-np.mean(np.log(np.clip(picked_N, FLOOR, None))))
+    loss = float(-np.mean(np.log(np.clip(picked_N, FLOOR, None))))
+    return 0.0 if loss <= 0.0 else loss  # not -0.0; and a probability that was rounded to above 1 gains nothing
 
 
 def class_metrics(probs_NC: Floats, labels_N: Integers) -> dict[str, float]:

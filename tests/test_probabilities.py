@@ -6,6 +6,7 @@ import pytest
 from distens import probabilities
 from distens.evaluate import baselines
 from distens.models.mlp import Mlp
+from distens.targets.classes import Classes
 from distens.training.network import count_parameters
 
 
@@ -14,6 +15,25 @@ def test_metrics_by_hand():
     probs_NC = np.array([[0.5, 0.3, 0.2], [0.25, 0.75, 0.0], [0.0, 0.0, 1.0]])
     found = probabilities.class_metrics(probs_NC, np.array([0, 0, 2]))
     assert found == pytest.approx({"nll": np.log(2), "error": 1 / 3})
+
+
+@pytest.mark.parametrize("certain", [1.0, 1.0 + 2e-16, np.nextafter(1, 2), np.float32(1)])
+def test_nothing_costs_less_than_nothing(certain):
+    """A minus before 0.0000 would be read as a gain; a probability may be rounded to above 1."""
+    probs_NC, labels_N = np.array([[certain, 0.0]] * 3), np.zeros(3, np.int64)
+    target = Classes(("a", "b"))
+    found = [
+        probabilities.negative_log_likelihood(probs_NC, labels_N),
+        *probabilities.class_metrics(probs_NC, labels_N).values(),
+        *(value for name, value in target.table(probs_NC, labels_N).items() if name != "accuracy"),
+        target.sum_loss(np.minimum(probs_NC, 1), labels_N, "nll"),
+        *target.losses(np.minimum(probs_NC, 1), labels_N)["nll"].tolist(),
+    ]
+    assert [f"{value:.4f}" for value in found] == ["0.0000"] * len(found)
+
+
+def test_what_is_not_a_number_stays_none():
+    assert np.isnan(probabilities.negative_log_likelihood(np.array([[np.nan, 0.5]]), np.array([0])))
 
 
 def test_mix_by_hand():

@@ -117,8 +117,10 @@ class Config(Section):
             del values["search"]["seconds"]
         if values["merge"] is None:
             del values["merge"]
-        if values["data"]["task"] is None:
-            del values["data"]["task"]
+        for key in ("task", "missing", "dates", "csv"):
+            if not values["data"][key]:
+                del values["data"][key]
+        values["data"]["unseen"] = values["data"]["unseen"] or "error"  # older versions' default; their runs keep names
         if self.role in values:
             values[self.role].pop("resources", None)  # older versions had it there; now it is `runtime.resources`
         return values

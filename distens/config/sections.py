@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from distens.errors import did_you_mean
 
@@ -41,6 +41,33 @@ class SplitsSection(Section):
         return self
 
 
+def _written(marker: Any) -> Any:
+    """Return a marker as it stands in a file: YAML reads `-999` as a number."""
+    return str(marker) if isinstance(marker, int | float) and not isinstance(marker, bool) else marker
+
+
+def _known_codec(name: str) -> str:
+    try:
+        "".encode(name)
+    except LookupError as error:
+        raise ValueError("unknown encoding; usual ones are utf-8, cp1252, latin-1, utf-16") from error
+    return name
+
+
+class CsvSection(Section):
+    """The dialect of CSV files, where it cannot be found out; a key left out is found out.
+
+    Attributes:
+        separator: the character between values.
+        decimal: the character before the fraction of a number.
+        encoding: the encoding of the text, by Python's name. Files in UTF-8 are read as such all the same.
+    """
+
+    separator: str | None = Field(None, min_length=1, max_length=1, pattern=r"[^\r\n\"]")
+    decimal: Literal[".", ","] | None = None
+    encoding: Annotated[str, AfterValidator(_known_codec)] | None = None
+
+
 class DataSection(Section):
     """The source of the rows, and their division into splits.
 
@@ -52,9 +79,13 @@ class DataSection(Section):
         numeric: columns that must be numbers; whether other columns are numbers depends on their content.
         categorical: columns to treat as categories although they hold numbers.
         drop: columns to leave out.
+        missing: texts and numbers that stand for a missing value in every column, such as `?` or `-999`.
+        dates: column -> the form of its dates, as `strftime` writes it (`"%d/%m/%Y"`), where it is not clear.
+        csv: the dialect of a `.csv` file, where it is not clear.
         rows: the number of rows to use (a stratified sample) instead of all; a given test part stays whole.
-        unseen: how prediction treats a category that no row of the table had: `error` refuses it, `missing` treats it
-            as a missing value.
+        unseen: how prediction treats a category that is new to the model: `missing` (also if left out) as one of the
+            rare categories of *train*, or as a missing value if there are none; `error` refuses what no row of the
+            table has.
     """
 
     source: str
@@ -64,7 +95,10 @@ class DataSection(Section):
     categorical: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     rows: int | None = Field(None, ge=10)
-    unseen: Literal["error", "missing"] = "error"
+    unseen: Literal["error", "missing"] | None = None
+    missing: tuple[Annotated[str, BeforeValidator(_written)], ...] = ()
+    dates: dict[str, str] = {}
+    csv: CsvSection | None = None
     splits: SplitsSection = SplitsSection()  # pyright: ignore[reportCallIssue]
 
 

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import os
 import posixpath
-import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
 from distens.errors import DAMAGE_ERRORS, DataError, StorageError, did_you_mean
 from distens.storage import filesystem
-
-if TYPE_CHECKING:
-    import pandas as pd
+from distens.storage.regular import open_regular
 
 FORMS = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet", ".pq": "parquet", ".npz": "npz"}
-SMALL_BYTES, MAX_UNPACK_FACTOR, MAX_UNPACK_FACTOR_PARQUET = 64 * 2**20, 200, 2000
-"""The limits of an unpacked file: SMALL_BYTES, or MAX_UNPACK_FACTOR times the packed size if that is more. For Parquet,
-MAX_UNPACK_FACTOR_PARQUET: it stores a column of few values in one bit per row or less."""
+SMALL_BYTES, MAX_UNPACK_FACTOR = 64 * 2**20, 200
+"""The limits of an unpacked file: SMALL_BYTES, or MAX_UNPACK_FACTOR times the packed size if that is more."""
+
+MAX_COLUMNS = 20_000
+"""The most columns of a table. Rows with more values are arrays: an `.npz` file holds them without names."""
 
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -50,6 +47,16 @@ class Location:
         """Return the location of a file in this folder."""
         return Location(f"{self.address.rstrip('/')}/{name}", self.filesystem, posixpath.join(self.path, name), False)
 
+    def open(self) -> Any:
+        """Return the file, opened for reading; a local one only if it is a regular file.
+
+        Raises:
+            OSError: the file cannot be opened, or is a pipe, a device or a folder.
+        """
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            return open_regular(self.path)
+        return self.filesystem.open_input_file(self.path)
+
     def content(self) -> bytes:
         """Return the file's bytes, decompressed if the file is gzipped.
 
@@ -57,7 +64,7 @@ class Location:
             DataError: the file cannot be read, or its compressed data are damaged.
         """
         try:
-            with self.filesystem.open_input_file(self.path) as source:
+            with self.open() as source:
                 content = source.read()
             if content[:2] != b"\x1f\x8b":
                 return content
@@ -116,61 +123,14 @@ def locate(address: str) -> Location:
     raise DataError(f"{address}: no such file or folder. {hint.replace('Allowed', 'In that folder')}")
 
 
-def read_csv(location: Location, as_text: Collection[str] = ()) -> pd.DataFrame:
-    """Return a comma-separated table with a header, gzipped or not.
-
-    Args:
-        location: the file.
-        as_text: columns to read as text, so that a code `007` does not become the number 7.
+def check_names(names: Collection[str], where: str) -> None:
+    """Check the names of a table's columns.
 
     Raises:
-        DataError: the file is no table, a column has no name or another's name, or a row is longer than the header.
+        DataError: there is no column, there are more than MAX_COLUMNS, one has no name, or two have the same.
     """
-    import pandas as pd
-
-    content = location.content()
-    try:
-        header = next(csv.reader(io.StringIO(content.decode("utf-8-sig")), skipinitialspace=True), [])
-        _check_names(header, location.address)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                io.BytesIO(content),
-                dtype={name: str for name in as_text if name in header},
-                index_col=False,  # else a row with one value too many silently turns the first column into row names
-                skipinitialspace=True,
-                low_memory=False,
-                encoding="utf-8-sig",
-            )
-    except (ValueError, csv.Error, pd.errors.ParserWarning) as error:
-        raise DataError(f"{location.address}: not a comma-separated table with a header: {error}") from error
-
-
-def read_parquet(location: Location) -> pd.DataFrame:
-    """Return a Parquet table.
-
-    Raises:
-        DataError: the file is damaged, or two columns have one name.
-    """
-    import pyarrow.parquet as pq
-
-    try:
-        with location.filesystem.open_input_file(location.path) as source:
-            file = pq.ParquetFile(source)
-            _check_names(file.schema_arrow.names, location.address)
-            cells = file.metadata.num_rows * file.metadata.num_columns
-            check_unpacked(8 * cells, source.size(), location.address, MAX_UNPACK_FACTOR_PARQUET)
-            return file.read().to_pandas().reset_index(drop=True)
-    except (
-        *DAMAGE_ERRORS,
-        MemoryError,
-        pa.ArrowException,
-        OSError,
-    ) as error:  # pandas' metadata in the file may be anything
-        raise DataError(f"{location.address}: not a readable Parquet table: {error}") from error
-
-
-def _check_names(names: Iterable[str], where: str) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"{where}: {len(names):,} columns, and a table has at most {MAX_COLUMNS:,}; save it as .npz")
     seen: set[str] = set()
     for i, name in enumerate(names):
         if not name:

@@ -11,6 +11,7 @@ import numpy as np
 
 from distens.config.sections import DataSection
 from distens.data import source, splits
+from distens.data.column import Column
 from distens.data.dataset import SPLITS, Dataset
 from distens.data.preprocessing import Preprocessing
 from distens.errors import DataError, did_you_mean
@@ -19,6 +20,10 @@ from distens.storage.store import Store
 from distens.targets.protocol import Targets
 
 EXAMPLE_ROWS = 5
+
+MAX_COLUMNS_SHOWN = 50
+"""The number of columns that a log and a page list in any case; at most as many again are listed if there is something
+to say about them."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,14 @@ class LoadedData:
         example_rows: the first EXAMPLE_ROWS rows of *test* as a user would give them: a DataFrame or an array.
         split_rows: split -> row numbers in the source, in the order of `dataset`; in a given test part they count from
             0.
+        columns: the columns of a table, as they were read; empty for arrays.
     """
 
     dataset: Dataset
     preprocessing: Preprocessing
     example_rows: Any
     split_rows: Mapping[str, Integers]
+    columns: tuple[Column, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -48,6 +55,20 @@ class LoadedData:
         """Return the number of rows in each split and a description of the target, in words."""
         counts = ", ".join(f"{name} {len(rows)}" for name, rows in self.dataset.targets.items())
         return f"rows: {counts}; {self.dataset.target.summary}"
+
+    @property
+    def column_details(self) -> dict[str, str]:
+        """Return `column NAME` -> what is said of it, for the first columns and those with a note."""
+        shown = [c for i, c in enumerate(self.columns) if i < MAX_COLUMNS_SHOWN or c.note][: 2 * MAX_COLUMNS_SHOWN]
+        details = {f"column {column.name}": column.summary for column in shown}
+        if len(shown) < len(self.columns):
+            details["columns"] = f"{len(self.columns):,}, of which {len(shown)} are shown; run.json has all"
+        return details
+
+    @property
+    def column_lines(self) -> list[str]:
+        """Return the lines of a log about the columns."""
+        return [f"{name}: {summary}" for name, summary in self.column_details.items()]
 
     def keep(self, store: Store) -> None:
         """Write the row numbers of each split, and the preprocessing, into a run's folder."""
@@ -67,7 +88,7 @@ def load_data(section: DataSection, seed: int) -> LoadedData:
     given = raw.test_rows is not None
     strata_N, names = raw.target.strata(raw.targets_N), raw.target.column_names
     split_rows = splits.divide(strata_N, names, section.splits, seed, section.rows, given)
-    preprocessing = Preprocessing.fit(raw.rows, split_rows["train"], section)
+    preprocessing = Preprocessing.fit(raw.rows, split_rows["train"], section, raw.columns)
     rows = {split: _take(raw.rows, numbers) for split, numbers in split_rows.items()}
     targets = {split: raw.targets_N[numbers] for split, numbers in split_rows.items()}
     if given:
@@ -82,7 +103,8 @@ def load_data(section: DataSection, seed: int) -> LoadedData:
     for array in (*inputs.values(), *targets.values(), *split_rows.values()):
         array.flags.writeable = False  # as in arrays that Ray returns, so that members get the same from every runner
     dataset = Dataset(inputs, targets, raw.target, fingerprint(inputs, targets, raw.target.column_names))
-    return LoadedData(dataset, preprocessing, _take(rows["test"], np.arange(EXAMPLE_ROWS)), split_rows)
+    example = _take(rows["test"], np.arange(EXAMPLE_ROWS))
+    return LoadedData(dataset, preprocessing, example, split_rows, raw.columns or ())
 
 
 def column(section: DataSection, name: str) -> Any:

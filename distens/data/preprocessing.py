@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from distens.config.sections import DataSection
 from distens.data.arrays import Features, Images
+from distens.data.column import Column
 from distens.data.tables import Table
 from distens.errors import DAMAGE_ERRORS, DataError
 from distens.records import Floats, Integers
@@ -26,20 +27,23 @@ class Preprocessing:
     encoding: Table | Features | Images
 
     @classmethod
-    def fit(cls, rows: Any, train: Integers, section: DataSection) -> Preprocessing:
+    def fit(
+        cls, rows: Any, train: Integers, section: DataSection, columns: Sequence[Column] | None = None
+    ) -> Preprocessing:
         """Return the preprocessing fitted to a source.
 
         Args:
             rows: all rows of the source except a given test part. Of the rows that are not in `train` only the schema
-                is used: the types of columns and the names of categories.
+                is used: the types of columns.
             train: the row numbers of *train*.
             section: the config's section, which may name the columns that are numbers or categories.
+            columns: a table's columns as they were read; None: they are read now.
 
         Raises:
             DataError: a column or an array holds a value that it must not hold.
         """
         if hasattr(rows, "columns"):
-            return cls(Table.fit(rows, train, section))
+            return cls(Table.fit(rows, train, section, columns))
         return cls(Features.fit(rows, train) if rows.ndim == 2 else Images.fit(rows, train))
 
     @property

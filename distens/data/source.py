@@ -17,6 +17,10 @@ from distens import registry
 from distens.config.addresses import is_address
 from distens.config.sections import DataSection
 from distens.data import files
+from distens.data.column import Column
+from distens.data.columns import read_columns, read_target
+from distens.data.csv_files import read_csv
+from distens.data.parquet_files import read_parquet
 from distens.data.preprocessing import Preprocessing
 from distens.data.tables import Table
 from distens.errors import ConfigError, DataError, did_you_mean
@@ -58,6 +62,7 @@ class RawData:
         targets_N: each row's target, as `target` encodes it.
         target: the kind of the targets.
         test_rows, test_targets_N: the source's own test part; None if it has none.
+        columns: the columns of a table, as they were read.
     """
 
     rows: Rows
@@ -65,19 +70,21 @@ class RawData:
     target: Target
     test_rows: Rows | None = None
     test_targets_N: Targets | None = None
+    columns: tuple[Column, ...] | None = None
 
 
-def read_source(section: DataSection, least_classes: int = 2) -> RawData:
+def read_source(section: DataSection, least_classes: int = 2, as_found: bool = False) -> RawData:
     """Return the rows and targets of the source that a config's `data` section names.
 
     Args:
         least_classes: the least number of classes that must have rows.
+        as_found: True if rows of a table are for a fitted preprocessing: what their texts stand for is not decided.
 
     Raises:
         DataError: the source is missing or not readable, a column does not exist, a target is missing, there are too
             few classes, or an option has no effect on this kind of source.
     """
-    raw = _read(section)
+    raw = _read(section, as_found)
     if isinstance(raw.target, Classes):
         labels_N, more_N = raw.targets_N, raw.test_targets_N
         present = np.unique(labels_N if more_N is None else np.append(labels_N, more_N))
@@ -88,7 +95,7 @@ def read_source(section: DataSection, least_classes: int = 2) -> RawData:
     return raw
 
 
-def _read(section: DataSection) -> RawData:
+def _read(section: DataSection, as_found: bool) -> RawData:
     if section.source.startswith("sklearn:"):
         return _read_sklearn(section)
     location = files.locate(section.source)
@@ -98,9 +105,10 @@ def _read(section: DataSection) -> RawData:
     if form == "npz":
         return _from_arrays(section, _npz_arrays(files.read_npz(location), section.source))
     if form == "csv":
-        return _from_table(section, files.read_csv(location, section.categorical))
+        return _from_table(section, read_csv(location, section.csv), as_found)
     if form == "parquet":
-        return _from_table(section, files.read_parquet(location))
+        _refuse_options(section, ("csv",), "a Parquet table")
+        return _from_table(section, read_parquet(location, section.drop), as_found)
     raise DataError(
         f"data.source {section.source!r}: unknown kind of file. "
         f"Allowed: {', '.join(files.FORMS)}, a folder of idx files, or sklearn:NAME"
@@ -122,10 +130,12 @@ def _read_sklearn(section: DataSection) -> RawData:
     _check_columns(section, list(bunch.data.columns))
     column = bunch.target if name == "diabetes" else bunch.target_names[bunch.target.to_numpy()]
     target, targets_N = find_target_class(section).encode(column, section.source)
-    return RawData(_without(bunch.data, section.drop), targets_N, target)
+    _refuse_options(section, ("csv",), "numbers")
+    rows, columns = read_columns(_without(bunch.data, section.drop), section)
+    return RawData(rows, targets_N, target, columns=columns)
 
 
-def _from_table(section: DataSection, table: Any) -> RawData:
+def _from_table(section: DataSection, table: Any, as_found: bool) -> RawData:
     table.columns = [str(name) for name in table.columns]
     columns = list(table.columns)
     if section.target is None:
@@ -136,14 +146,18 @@ def _from_table(section: DataSection, table: Any) -> RawData:
     _check_columns(section, columns)
     if not len(table):
         raise DataError(f"{section.source}: the table has no rows")
-    where, column = f"{section.source}, column {section.target!r}", table[section.target]
+    where = f"{section.source}, column {section.target!r}"
+    column = read_target(table[section.target], where, section)
     if section.task is None and _looks_like_numbers(column):
         raise DataError(
             f"{where}: the target has {column.nunique():,} different numbers; say what is to be predicted: "
             "`data.task: regression`, or `data.task: classification`"
         )
     target, targets_N = find_target_class(section).encode(column, where)
-    return RawData(_without(table, [section.target, *section.drop]), targets_N, target)
+    rows, columns = _without(table, [section.target, *section.drop]), None
+    if not as_found:
+        rows, columns = read_columns(rows, section)
+    return RawData(rows, targets_N, target, columns=columns)
 
 
 def _looks_like_numbers(column: Any) -> bool:
@@ -155,9 +169,11 @@ def _looks_like_numbers(column: Any) -> bool:
 
 
 def _check_columns(section: DataSection, columns: list[str]) -> None:
-    named = {option: getattr(section, option) for option in ("numeric", "categorical", "drop")}
+    named = {option: tuple(getattr(section, option)) for option in ("numeric", "categorical", "drop", "dates")}
     for option, names in named.items():
         for name in names:
+            if name == section.target and option == "categorical":
+                continue  # its texts are the names of classes, whatever they look like
             if name == section.target:
                 raise DataError(f"data.{option}: {name!r} is the target")
             if name not in columns:
@@ -200,9 +216,8 @@ def _npz_arrays(archive: Mapping[str, NDArray[Any]], where: str) -> dict[str, ND
 
 
 def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> RawData:
-    for option in ("target", "numeric", "categorical", "drop", "unseen"):
-        if getattr(section, option) != DataSection.model_fields[option].default:
-            raise DataError(f"data.{option} has no effect on {section.source}, which holds arrays, not a table")
+    options = ("target", "numeric", "categorical", "drop", "unseen", "missing", "dates", "csv")
+    _refuse_options(section, options, "arrays, not a table")
     where, suffix = section.source, "_train" if "x_train" in arrays else ""
     rows, targets = _checked(arrays["x" + suffix], arrays["y" + suffix], f"{where}, x{suffix}")
     names = arrays.get("classes")
@@ -214,6 +229,14 @@ def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> Ra
         raise DataError(f"{where}: training rows have shape {rows.shape[1:]}, test rows {test_rows.shape[1:]}")
     target, targets_N = find_target_class(section).encode(np.concatenate([targets, test_targets]), where, names)
     return RawData(rows, targets_N[: len(rows)], target, test_rows, targets_N[len(rows) :])
+
+
+def _refuse_options(section: DataSection, options: Iterable[str], content: str) -> None:
+    for option in options:
+        value = getattr(section, option)
+        written = (option, value) == ("unseen", "error")  # by older versions, into every config
+        if value != DataSection.model_fields[option].default and not written:
+            raise DataError(f"data.{option} has no effect on {section.source}, which holds {content}")
 
 
 def _checked(rows: NDArray[Any], targets: NDArray[Any], where: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -249,9 +272,9 @@ def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
     form = "idx" if location.is_folder else location.form()
     if isinstance(preprocessing.encoding, Table):
         if form == "csv":
-            return files.read_csv(location, _text_columns(preprocessing.encoding))
+            return read_csv(location, preprocessing.encoding.csv)
         if form == "parquet":
-            return files.read_parquet(location)
+            return read_parquet(location, preprocessing.encoding.ignored)
         raise DataError(f"{path}: this model predicts rows of a table. Allowed: .csv, .csv.gz, .parquet, .pq")
     if form == "npz":
         return _only_array(files.read_npz(location), path)
@@ -262,11 +285,6 @@ def rows_from_file(path: str, preprocessing: Preprocessing) -> Any:
             raise DataError(f"{path}: no file t10k-images-idx3-ubyte[.gz] in this folder. Found: {found}")
         return files.read_idx(images)
     raise DataError(f"{path}: this model predicts arrays. Allowed: .npz, an idx file, a folder of idx files")
-
-
-def _text_columns(table: Table) -> list[str]:
-    """Return the category columns to read as text; columns of true and false are parsed, as in training."""
-    return [category.name for category in table.categories if not set(category.levels) <= {"True", "False"}]
 
 
 def _only_array(archive: Mapping[str, Any], path: str) -> Any:

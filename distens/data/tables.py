@@ -1,98 +1,27 @@
-"""Encoding of tables: numbers are scaled, categories become indicators; both are fitted on *train*."""
+"""Encoding of tables: numbers and dates are scaled, categories become indicators; all are fitted on *train*."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distens.config.sections import DataSection
+from distens.config.sections import CsvSection, DataSection
+from distens.data.category import Category, read_texts
+from distens.data.column import Column
+from distens.data.columns import read_columns, without_markers
+from distens.data.dates import Dates, read_days
 from distens.data.scaling import LARGEST, Scaling
+from distens.data.texts import KNOWN_MISSING, is_known_missing, parse_numbers, read_truth
 from distens.errors import DataError, shorten_value
 from distens.records import Floats, Integers
 from distens.targets import _levels as levels
 
-MAX_LEVELS_KEPT = 64
-"""The most levels of a column that get an indicator of their own: those most frequent in *train*."""
-MIN_ROWS_PER_LEVEL = 3
-"""The fewest rows in *train* of a level with its own indicator; the other levels in *train* share one, "other"."""
-
-
-@dataclass(frozen=True)
-class Category:
-    """One column of categories.
-
-    Attributes:
-        levels: all levels in the whole table; a row may have any of them, whether *train* has it or not.
-        kept: the levels with an indicator of their own.
-        other: True if *train* has rows of levels that are not kept; these levels share one indicator. A level that
-            *train* lacks shares it too; without that indicator, such a level is 0 in every column: members have learned
-            nothing about it.
-        missing: True if *train* has missing values; they count as a level.
-    """
-
-    name: str
-    levels: tuple[str, ...]
-    kept: tuple[str, ...]
-    other: bool
-    missing: bool
-
-    @classmethod
-    def fit(cls, name: str, codes_N: Integers, names: tuple[str, ...], train: Integers) -> Category:
-        """Fit the category by counting its levels in *train*; codes are places in `names`, -1 for a missing value."""
-        codes = codes_N[train]
-        counts = np.bincount(codes[codes >= 0], minlength=len(names))
-        order = np.argsort(-counts, kind="stable")[:MAX_LEVELS_KEPT]
-        kept = {int(i) for i in order if counts[i] >= MIN_ROWS_PER_LEVEL}
-        other = any(count and i not in kept for i, count in enumerate(counts))
-        return cls(name, names, tuple(names[i] for i in sorted(kept)), other, bool((codes < 0).any()))
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Category:
-        """Rebuild the category from its part of `Table.to_json`'s values; errors as in `Scaling.from_json`."""
-        found = cls(**{**values, **{name: _texts(values[name], name) for name in ("levels", "kept")}})
-        flags = (found.other, found.missing)
-        if type(found.name) is not str or not set(found.kept) <= set(found.levels) or set(map(type, flags)) != {bool}:
-            raise ValueError(f"not a category: {shorten_value(dict(values))}")
-        return found
-
-    @property
-    def width(self) -> int:
-        """Return the number of indicators."""
-        return len(self.kept) + self.other + self.missing
-
-    def places(self) -> NDArray[np.int64]:
-        """Return the place of every level's indicator, then of a missing value's; -1 where there is no indicator."""
-        place = {level: i for i, level in enumerate(self.kept)}
-        rest = len(self.kept) if self.other else -1
-        missing = self.width - 1 if self.missing else -1
-        return np.array([*(place.get(level, rest) for level in self.levels), missing], dtype=np.int64)
-
-    def lookup(self, column: Any, unseen: str) -> Integers:
-        """Return the place of every row's level in `levels`, -1 for a missing one.
-
-        Raises:
-            DataError: a level is not among `levels`, and `unseen` is `error`.
-        """
-        codes_N, found = levels.encode_levels(column, f"column {self.name!r}")
-        known = {level: i for i, level in enumerate(self.levels)}
-        places = np.array([*(known.get(level, -2) for level in found), -1], dtype=np.int64)
-        result_N = places[codes_N]
-        strange = np.flatnonzero(result_N == -2)
-        if len(strange) and unseen == "error":
-            level = found[codes_N[strange[0]]]
-            close = get_close_matches(level, self.levels[:1000], n=1)
-            hint = f"Did you mean {close[0]!r}? " if close else ""
-            raise DataError(
-                f"column {self.name!r}, row {strange[0]} (from 0): unknown category {level!r}. {hint}"
-                f"Allowed: {levels.shortened(self.levels)}. With `data.unseen: missing` it would count as missing"
-            )
-        return np.maximum(result_N, -1)
+_NAMES = ("columns", "ignored", "numbers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +30,17 @@ class Table:
 
     Attributes:
         columns: the columns that rows must have, in the order of training.
-        ignored: columns that rows may have too, and that are not used: the target and the dropped columns.
+        ignored: columns that rows may have too, and that are not used: the target, the dropped columns, and those
+            without anything to learn from.
         unseen: `error` refuses an unknown category, `missing` treats it as a missing value.
         numbers: the columns of numbers, in the order of `scaling`.
-        categories: the other columns.
+        scaling: of numbers, then of the dates' values.
+        categories: the columns of categories.
+        dates: the columns of dates.
+        missing: texts that stand for a missing value in every column.
+        markers: texts that stand for a missing value among numbers, because they did in training.
+        commas: the columns of numbers in whose texts a comma comes before the fraction.
+        csv: the dialect of CSV files.
     """
 
     columns: tuple[str, ...]
@@ -113,29 +49,56 @@ class Table:
     numbers: tuple[str, ...]
     scaling: Scaling
     categories: tuple[Category, ...]
+    dates: tuple[Dates, ...] = ()
+    missing: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
+    commas: tuple[str, ...] = ()
+    csv: CsvSection | None = None
 
     kind: ClassVar[str] = "table"
 
     @classmethod
-    def fit(cls, rows: Any, train: Integers, section: DataSection) -> Table:
-        """Learn the schema (types of columns, levels) from all rows, everything else from *train*.
+    def fit(cls, rows: Any, train: Integers, section: DataSection, columns: Sequence[Column] | None = None) -> Table:
+        """Learn the schema (types of columns) from all rows, everything else from *train*.
+
+        Args:
+            columns: the columns of `rows` as they were read; None: they are read now.
 
         Raises:
-            DataError: a column holds dates or durations, or a value that is no finite number where one must be.
+            DataError: a column holds a value that is no finite number where one must be, or may be read in two ways;
+                or there is nothing to learn from.
         """
-        columns = tuple(map(str, rows.columns))
-        numbers = tuple(name for name in columns if _holds_numbers(rows[name], name, section))
+        if columns is None:
+            rows, columns = read_columns(rows, section)
+        rows = rows.set_axis([column.name for column in columns], axis=1)
+        used = [column for column in columns if column.role != "left out"]
+        if not used:
+            raise DataError(f"no column is left to learn from; {columns[0].name!r}: {columns[0].note}")
         for name in section.numeric:
             if rows[name].isna().all():
                 raise DataError(f"data.numeric: column {name!r} holds no numbers, every value is missing")
-        scaling, taken = Scaling.fit(_matrix(rows, numbers, train)), set(numbers)
-        categories = tuple(
-            Category.fit(name, *levels.encode_levels(rows[name], f"column {name!r}"), train)
-            for name in columns
-            if name not in taken
+        left_out = [column.name for column in columns if column.role == "left out"]
+        unseen = section.unseen or "missing"
+        schema = cls(
+            columns=tuple(column.name for column in used),
+            ignored=(*([section.target] if section.target else []), *section.drop, *left_out),
+            unseen=unseen,
+            numbers=tuple(column.name for column in used if column.role == "number"),
+            scaling=Scaling.fit(np.empty((0, 0))),
+            categories=(),
+            missing=section.missing,
+            markers=tuple(dict.fromkeys(marker for column in columns for marker in column.markers)),
+            commas=tuple(column.name for column in used if column.comma),
+            csv=section.csv,
         )
-        ignored = (*([section.target] if section.target else []), *section.drop)
-        return cls(columns, ignored, section.unseen, numbers, scaling, categories)
+        dates = [(column, schema._days(rows, column.name, column.form)) for column in used if column.role == "date"]
+        schema = replace(schema, dates=tuple(Dates.fit(one.name, one.form, days_N[train]) for one, days_N in dates))
+        # Numbers before categories: what is wrong with a column that must be numbers is said first.
+        scaling = Scaling.fit(schema._matrix(rows, train))
+        categories = (
+            Category.fit(c.name, rows[c.name], train, unseen == "error") for c in used if c.role == "category"
+        )
+        return replace(schema, scaling=scaling, categories=tuple(categories))
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -147,9 +110,10 @@ class Table:
         table = self._checked(rows)
         out = np.zeros((len(table), *self.output_shape), dtype=np.float32)
         start = self.scaling.width
-        self.scaling.apply(_matrix(table, self.numbers), out[:, :start])
+        self.scaling.apply(self._matrix(table), out[:, :start])
         for category in self.categories:
-            places_N = category.places()[category.lookup(table[category.name], self.unseen)]
+            missing = self._absent if set(category.levels) <= {"True", "False"} else self.missing
+            places_N = category.places()[category.lookup(table[category.name], self.unseen, missing)]
             set_N = np.flatnonzero(places_N >= 0)
             out[set_N, start + places_N[set_N]] = 1.0
             start += category.width
@@ -191,83 +155,98 @@ class Table:
             raise DataError(f"rows: expected an array of shape (rows, {len(self.columns)}), found {array.shape}")
         return pd.DataFrame(array, columns=list(self.columns))
 
+    @property
+    def _absent(self) -> tuple[str, ...]:
+        return (*self.missing, *self.markers)
+
+    def _days(self, rows: Any, name: str, form: str) -> NDArray[np.float64]:
+        return read_days(rows[name], name, form, self._absent)
+
+    def _matrix(self, rows: Any, train: Integers | None = None) -> NDArray[np.float64]:
+        """Return numbers and dates as numbers, with the rows of `train` alone if it is given; all rows are checked."""
+        count, dates = len(rows) if train is None else len(train), self.dates
+        out = np.empty((count, len(self.numbers) + sum(one.width for one in dates)), order="F")
+        for i, name in enumerate(self.numbers):
+            values_N = _read_numbers(rows[name], name, self._absent, name in self.commas)
+            out[:, i] = values_N if train is None else values_N[train]
+        start = len(self.numbers)
+        for one in dates:
+            days_N = self._days(rows, one.name, one.form)
+            out[:, start : start + one.width] = one.values(days_N if train is None else days_N[train])
+            start += one.width
+        return out
+
     def to_json(self) -> dict[str, Any]:
         """Return the encoding as JSON values."""
-        values = {name: getattr(self, name) for name in ("columns", "ignored", "numbers")}
+        values = {name: list(getattr(self, name)) for name in (*_NAMES, "missing", "markers", "commas")}
         categories = [
             {**vars(category), "levels": list(category.levels), "kept": list(category.kept)}
             for category in self.categories
         ]
         return {
-            **{name: list(value) for name, value in values.items()},
+            **values,
             "unseen": self.unseen,
             "scaling": self.scaling.to_json(),
             "categories": categories,
+            "dates": [vars(one) for one in self.dates],
+            "csv": self.csv.model_dump() if self.csv else None,
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Table:
         """Rebuild the encoding from `to_json`'s values; errors as in `Scaling.from_json`."""
-        columns, ignored, numbers = (_texts(values[name], name) for name in ("columns", "ignored", "numbers"))
+        columns, ignored, numbers = (read_texts(values[name], name) for name in _NAMES)
         scaling = Scaling.from_json(values["scaling"])
         categories = tuple(map(Category.from_json, values["categories"]))
-        taken = [*numbers, *(category.name for category in categories)]
-        if len({*columns}) < len(columns) or sorted(taken) != sorted(columns) or len(numbers) != len(scaling.means_F):
+        dates = tuple(map(Dates.from_json, values.get("dates", [])))
+        taken = [*numbers, *(one.name for one in (*categories, *dates))]
+        width = len(numbers) + sum(one.width for one in dates)
+        if len({*columns}) < len(columns) or sorted(taken) != sorted(columns) or width != len(scaling.means_F):
             raise ValueError(
                 f"columns {shorten_value(columns)} are not those of numbers and categories, {shorten_value(taken)}"
             )
         if values["unseen"] not in ("error", "missing"):
             raise ValueError(f"unseen: `error` or `missing`, found {shorten_value(values['unseen'])}")
-        return cls(columns, ignored, values["unseen"], numbers, scaling, categories)
+        # Older versions took these texts in a CSV file for missing values, whatever the column.
+        missing = read_texts(values.get("missing", sorted(KNOWN_MISSING)), "missing")
+        markers, commas = (read_texts(values.get(name, []), name) for name in ("markers", "commas"))
+        csv = CsvSection.model_validate(values["csv"]) if values.get("csv") is not None else None
+        return cls(
+            columns, ignored, values["unseen"], numbers, scaling, categories, dates, missing, markers, commas, csv
+        )
 
 
-def _texts(values: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(type(text) is str for text in values):
-        raise ValueError(f"{where}: expected a list of texts, found {shorten_value(values)}")
-    return tuple(values)
+def _read_numbers(column: Any, name: str, missing: Sequence[str], comma: bool) -> NDArray[np.float64]:
+    """Return a column as numbers, NaN where one is missing.
 
+    Args:
+        missing: texts that stand for a missing value, besides those that usually do.
+        comma: see `distens.data.texts.parse_numbers`.
 
-def _holds_numbers(column: Any, name: str, section: DataSection) -> bool:
-    """Return True if a column holds numbers: by the config, else by the column's dtype or values."""
+    Raises:
+        DataError: a value is no finite number.
+    """
     from pandas.api import types
 
-    if name in section.categorical:
-        return False
-    if types.is_datetime64_any_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
-        raise DataError(f"column {name!r} holds dates or durations ({column.dtype}): drop it, or convert it to numbers")
-    if name in section.numeric:
-        return True
-    if column.dtype == object:
-        return types.infer_dtype(column, skipna=True) in ("integer", "floating", "mixed-integer-float", "decimal")
-    return types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype)
-
-
-def _matrix(rows: Any, names: Sequence[str], train: Integers | None = None) -> NDArray[np.float64]:
-    """Return the named columns as numbers, with the rows of `train` alone if it is given; all rows are checked."""
-    count = len(rows) if train is None else len(train)
-    out = np.empty((count, len(names)), order="F")
-    for i, name in enumerate(names):
-        values_N = _numbers(rows[name], name)
-        out[:, i] = values_N if train is None else values_N[train]
-    return out
-
-
-def _numbers(column: Any, name: str) -> NDArray[np.float64]:
-    import pandas as pd
-    from pandas.api import types
-
+    column = without_markers(column, missing)
+    if types.is_timedelta64_dtype(column.dtype):
+        return column.dt.total_seconds().to_numpy(dtype=np.float64)
     if types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype):
         values_N = column.to_numpy(dtype=np.float64, na_value=np.nan)
         wrong = np.flatnonzero(np.abs(values_N) > LARGEST)
     else:
-        dates = types.is_datetime64_any_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype)
-        text = column.astype(str if dates else object).astype(object)  # else to_numeric would turn a date into a number
-        numbers: Any = pd.to_numeric(text, errors="coerce")
-        values_N = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-        given_N = column.notna().to_numpy()
-        wrong = np.flatnonzero((np.isnan(values_N) & given_N) | (np.abs(values_N) > LARGEST))
+        # As text, since dates would be turned into numbers.
+        column = column.astype(str) if types.is_datetime64_any_dtype(column.dtype) else column
+        codes_N, uniques = levels.factorize(column, f"column {name!r}")
+        values = [value.strip() if isinstance(value, str) else value for value in uniques]
+        truth = read_truth(values) if all(isinstance(value, str) for value in values) else None
+        values_U = np.append(parse_numbers(truth or values, comma).astype(np.float64), np.nan)
+        absent_U = np.array([*(isinstance(v, str) and is_known_missing(v) for v in values), True], dtype=bool)
+        values_N = values_U[codes_N]
+        wrong = np.flatnonzero((np.isnan(values_U) & ~absent_U)[codes_N] | (np.abs(values_N) > LARGEST))
     if len(wrong):
         found = column.iloc[wrong[0]]
         text = repr(found) if isinstance(found, str) else str(found)
-        raise DataError(f"column {name!r}, row {wrong[0]} (from 0): expected a finite number, found {text}")
+        known = f"; among numbers, the model takes {levels.shortened(missing)} for missing" if missing else ""
+        raise DataError(f"column {name!r}, row {wrong[0]} (from 0): expected a finite number, found {text}{known}")
     return values_N

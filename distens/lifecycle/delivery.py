@@ -48,7 +48,7 @@ def deliver(
     where = f"report: {store.url}/report.html"
     result = Result(store.url, table, outcome.missing, verdict, weights, (*outcome.notes, where))
     pictures = dict(outcome.page.draw(home / "figures"))
-    _write_page(config, store, home, loaded.dataset.target, outcome, result, pictures)
+    _write_page(config, store, home, loaded, outcome, result, pictures)
     folders = _write_bundles(config, store, loaded, outcome, table)
     final = FinalInfo(
         rows=table,
@@ -82,7 +82,7 @@ def _write_page(
     config: Config,
     store: Store,
     home: Path,
-    target: Target,
+    loaded: LoadedData,
     outcome: Outcome,
     result: Result,
     pictures: Mapping[str, Path],
@@ -95,7 +95,7 @@ def _write_page(
     data = report.ReportData(
         run_name=_name(result),
         rows=result.rows,
-        columns=report.columns(target),
+        columns=report.columns(loaded.dataset.target),
         missing=result.missing,
         verdict=result.verdict,
         members=outcome.page.members,
@@ -103,7 +103,7 @@ def _write_page(
         failures=outcome.page.failures,
         figures=pictures,
         config_yaml=to_yaml(config),
-        details=outcome.page.details,
+        details={**outcome.page.details, **loaded.column_details},
     )
     with report_failure(home / "report.html"):
         report.write_page(home / "report.html", data)

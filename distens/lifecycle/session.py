@@ -159,6 +159,8 @@ class Session:
         data = self._data = self._read()
         self._begin(data)
         self.watch(ProgressEvent("data", f"{self.store.url}: {data.summary}", path=self.store.url))
+        for line in data.column_lines:
+            self.watch(ProgressEvent("data", line))
         return data
 
     def planner(self, loaded: LoadedData) -> Planner:
@@ -280,6 +282,8 @@ class Session:
         }
         if sources := hash_sources(self.config.model_dump(mode="json")):
             self.info["sources"] = sources
+        if data.columns:
+            self.info["columns"] = [column.to_json() for column in data.columns]
         self.store.write("config.yaml", to_yaml(self.config).encode())
         data.keep(self.store)
         self.store.write_json("run.json", self.info)

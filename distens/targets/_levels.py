@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,36 @@ import numpy as np
 from distens.errors import DataError
 from distens.records import Integers
 
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+_MIDNIGHT = " 00:00:00"
+
 
 def name(value: Any) -> str:
     """Return a value's name as text.
 
-    Whole numbers have no fraction, since a missing value turns a column of integers into a column of floats.
+    Whole numbers have no fraction, since a missing value turns a column of integers into a column of floats, and a
+    text file may have `1.0`; a moment at midnight is a day.
     """
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, float | np.floating):
         return str(int(value)) if float(value).is_integer() else repr(float(value))
-    return str(value)
+    text = str(value)
+    if not isinstance(value, str):
+        text = text.removesuffix(_MIDNIGHT)
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def synonyms(level: str) -> Iterator[str]:
+    """Yield the names that a level may have in a model: its own, and those that files and older versions gave it."""
+    yield level
+    yield level.strip()
+    if level.strip().lower() in ("true", "false"):
+        yield level.strip().capitalize()
+    yield f"{level}.0"
+    yield level + _MIDNIGHT
+    yield level.removesuffix(_MIDNIGHT)
 
 
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -44,18 +64,27 @@ def encode_levels(values: Any, where: str) -> tuple[Integers, tuple[str, ...]]:
     Raises:
         DataError: a value cannot be named, such as a list.
     """
-    import pandas as pd
-
-    try:
-        codes_N, uniques = pd.factorize(values)
-    except TypeError as error:
-        raise DataError(f"{where}: holds values that are neither numbers nor text: {error}") from error
+    codes_N, uniques = factorize(values, where)
     names = [name(value) for value in uniques]
     levels = sort_names(names)
     place = {level: i for i, level in enumerate(levels)}
     # Distinct values may share a name (1 and "1"); the last entry serves code -1, a missing value.
     places = np.array([*(place[text] for text in names), -1], dtype=np.int64)
     return places[codes_N], levels
+
+
+def factorize(values: Any, where: str) -> tuple[Integers, Any]:
+    """Return (codes_N, uniques): the place of every value among the different ones, -1 where it is missing.
+
+    Raises:
+        DataError: a value cannot be compared, such as a list.
+    """
+    import pandas as pd
+
+    try:
+        return pd.factorize(values)
+    except TypeError as error:
+        raise DataError(f"{where}: holds values that are neither numbers nor text: {error}") from error
 
 
 def shortened(names: Iterable[str], most: int = 10) -> str:

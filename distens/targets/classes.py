@@ -112,13 +112,14 @@ class Classes:
         probs_NC, labels_N = np.asarray(predictions_NK, dtype=np.float64), np.asarray(targets_N)
         picked_N = probs_NC[np.arange(len(labels_N)), labels_N]
         wrong_N = (np.argmax(probs_NC, axis=1) != labels_N).astype(np.float64)
-        return {"error": wrong_N, "nll": -np.log(np.clip(picked_N, FLOOR, None))}
+        return {"error": wrong_N, "nll": 0.0 - np.log(np.clip(picked_N, FLOOR, None))}
 
     def sum_loss(self, predictions_NK: Floats, targets_N: Integers, metric: str) -> float:
         """Return the number of rows predicted wrong (`error`), or the sum of -log p(label) (`nll`)."""
         if metric == "error":
             return float((predictions_NK.argmax(axis=1) != targets_N).sum())
-        return float(-np.log(np.maximum(predictions_NK[np.arange(len(targets_N)), targets_N], FLOOR)).sum())
+        picked_N = np.maximum(predictions_NK[np.arange(len(targets_N)), targets_N], FLOOR)
+        return float(0.0 - np.log(picked_N).sum())  # 0.0, not -0.0, where all is certain
 
     def change(
         self, predictions_MNK: Sequence[Floats], targets_N: Integers, weights_M: Floats, weight: float

@@ -74,7 +74,7 @@ def test_wrong_columns_are_named():
 
 
 def test_unknown_categories():
-    preprocessing, rows = fitted(), table()
+    preprocessing, rows = fitted(SECTION.model_copy(update={"unseen": "error"})), table()
     rows.loc[[5, 9], "hue"] = "gren"
     refused(
         preprocessing, rows, "column 'hue', row 5 (from 0)", "'gren'", "Did you mean 'green'?", "'blue', 'green', 'red'"
@@ -85,18 +85,19 @@ def test_unknown_categories():
 def test_unknown_categories_may_count_as_missing():
     """Without missing values in train there is no indicator of one: such a row has no hue at all. With them, an unknown
     level sets the same indicator as a missing one."""
-    lenient = fitted(SECTION.model_copy(update={"unseen": "missing"}))
+    lenient = fitted()
     unknown, missing = table().assign(hue="grey"), table().assign(hue=None)
     np.testing.assert_array_equal(lenient.transform(unknown), lenient.transform(missing))
     assert lenient.transform(unknown)[:, 1:4].sum() == 0
     rows = pd.DataFrame({"hue": ["red", "red", "red", None]})
-    gaps = Preprocessing.fit(rows, np.arange(4), DataSection(source="x", unseen="missing"))
+    gaps = Preprocessing.fit(rows, np.arange(4), DataSection(source="x"))
     assert gaps.transform(pd.DataFrame({"hue": ["grey", None, "red"]})).tolist() == [[0, 1], [0, 1], [1, 0]]
 
 
 def test_long_lists_of_allowed_categories_are_shortened():
     rows = pd.DataFrame({"city": [f"city{i:04}" for i in range(500)]})
-    preprocessing = Preprocessing.fit(rows, np.arange(400), DataSection(source="x"))
+    section = DataSection(source="x", categorical=("city",), unseen="error")
+    preprocessing = Preprocessing.fit(rows, np.arange(400), section)
     with pytest.raises(DataError, match=r"… \(500 in all\)") as error:
         preprocessing.transform(pd.DataFrame({"city": ["Atlantis"]}))
     assert len(str(error.value)) < 400

@@ -83,7 +83,7 @@ class RemoteClients:
     def _open(self, client: str) -> Examples:
         section = self.sections[client]
         where = f"federated.sources.{client} ({section.source})"
-        raw = source.read_source(section, least_classes=1)
+        raw = source.read_source(section, least_classes=1, as_found=True)
         strange = [name for name in raw.target.column_names if name not in self.classes]
         if strange:
             known = ", ".join(self.classes[:20])
