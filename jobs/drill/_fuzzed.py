@@ -72,7 +72,7 @@ def make_all(folder: Path) -> list[Genuine]:
 
 def _make(folder: Path, name: str, settings: Mapping[str, Any], classes: int) -> Genuine:
     rows, store = table(), Store(str(folder / name.replace(" ", "_")))
-    preprocessing = Preprocessing.fit(rows, np.arange(ROWS), DataSection(source="sklearn:iris"))
+    preprocessing = Preprocessing.fit(rows, np.arange(ROWS), DataSection.model_validate({"source": "sklearn:iris"}))
     inputs, numbers_N = preprocessing.transform(rows), rows["a"].to_numpy() + rows["b"].to_numpy() ** 2
     targets_N = numbers_N if classes == 1 else np.digitize(numbers_N, np.quantile(numbers_N, [0.3, 0.7][: classes - 1]))
     target = Values() if classes == 1 else Classes(tuple(map(str, range(classes))))

@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -86,7 +87,7 @@ def change_json(values: Any, rng: Random) -> Any:
         holder, key = rng.choice(places)
         how = rng.randrange(6)
         if how == 0:
-            holder[key] = rng.choice(VALUES)
+            holder[key] = deepcopy(rng.choice(VALUES))
         elif how == 1:
             other, place = rng.choice(places)
             holder[key] = json.loads(json.dumps(other[place]))
@@ -99,7 +100,7 @@ def change_json(values: Any, rng: Random) -> Any:
         elif isinstance(holder, list):
             holder.insert(key, json.loads(json.dumps(holder[key])))
         else:
-            holder[rng.choice(("x", "__id__", "handle", "file", "content"))] = rng.choice(VALUES)
+            holder[rng.choice(("x", "__id__", "handle", "file", "content"))] = deepcopy(rng.choice(VALUES))
     return values
 
 
