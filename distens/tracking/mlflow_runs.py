@@ -72,7 +72,7 @@ class MlflowRuns:
     _address: str = field(default="", init=False, repr=False, compare=False)
     _page: tuple[str, str] = field(default=("", ""), init=False, repr=False, compare=False)
     _lines: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
-    _restore: Callable[[], None] = field(default=lambda: None, init=False, repr=False, compare=False)
+    _restore: Callable[[], None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.uri is not None and has_credentials(self.uri):
@@ -96,7 +96,7 @@ class MlflowRuns:
         if self._sender is not None:
             self._sender.close(0)
             self._sender = None
-            self._restore()
+        self._leave_mlflow_as_found()
         self._restore = _mlflow.prepare()
         self._run, self._address, self._page, self._lines = run, pinned(self._raw_address()), ("", ""), []
         # Here, not in the sender's thread, which ends with the process, whatever it does at that moment.
@@ -143,7 +143,7 @@ class MlflowRuns:
         """Send the records that are left, register the bundles, and return lines for the user."""
         assert status in STATUSES, status
         if self._sender is None:  # the run failed before it began: nothing was logged
-            self._restore()
+            self._leave_mlflow_as_found()
             return []
         sender, self._sender = self._sender, None
         if final is not None:
@@ -155,8 +155,13 @@ class MlflowRuns:
         # A user who stops a run wants it to end; the remaining records are sent when it is resumed.
         wait_seconds = self.wait_seconds if status == "finished" else min(self.wait_seconds, IMPATIENT_SECONDS)
         left = sender.close(wait_seconds, self._warn_waiting, STOPPING_SECONDS if status == "stopped" else math.inf)
-        self._restore()
+        self._leave_mlflow_as_found()
         return [*self._lines, *self._unsent(left), how_to_look(self._address, *self._page)]
+
+    def _leave_mlflow_as_found(self) -> None:
+        if self._restore is not None:
+            self._restore()
+            self._restore = None
 
     def _warn_waiting(self, waiting: int, seconds: float) -> None:
         again = f"stop here, and {self._again()} sends the rest"
