@@ -31,8 +31,8 @@ from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Result
 from distens.lifecycle.session import Data, Plan, Session, silent
 from distens.roles.protocol import Role
-from distens.runtime.autologging import without_autologging
 from distens.storage.store import Store
+from distens.training.autologging import without_autologging
 
 
 def role_of(config: Config) -> Role[Any]:

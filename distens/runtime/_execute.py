@@ -17,10 +17,10 @@ from typing import Any
 from distens.credentials import redact
 from distens.errors import ConfigError, DataError, Diverged, Refused, StorageError, StorageFailed, report_damage
 from distens.records import Answer, Failure, ObjectHandle, Pack, Reason, Report, Task, TaskOutcome
-from distens.runtime.autologging import without_autologging
 from distens.runtime.protocol import RunContext
 from distens.storage.encoding import report_from_json
 from distens.storage.store import Store
+from distens.training.autologging import without_autologging
 
 
 def execute(

@@ -29,11 +29,11 @@ from distens.data.load import load_data
 from distens.errors import ConfigError, RunError, StorageError
 from distens.records import Address, Failure, Floats, History, Integers, Report, Settings, Task
 from distens.roles.ensemble.purpose import EnsemblePurpose
-from distens.runtime.autologging import without_autologging
 from distens.search.protocol import Search
 from distens.seeding import derive, generator
 from distens.storage.encoding import report_from_json
 from distens.storage.store import Store
+from distens.training.autologging import without_autologging
 from distens.tune.book import TrialBook, key_of, value_of
 from distens.tune.domains import from_json, space_to_json
 from distens.tune.reporting import FOLDER_KEY, absolute, experiment_folder, planned

@@ -10,7 +10,7 @@ from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 from sklearn.linear_model import LogisticRegression
 
 import distens
-from distens.runtime.autologging import without_autologging
+from distens.training.autologging import without_autologging
 
 
 @pytest.fixture
