@@ -5,6 +5,7 @@ A command imports what it needs only when it runs: `--help` loads neither torch 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distens import __version__
-from distens.cli import tables
+from distens.cli import output, tables
 from distens.errors import ConfigError, DataError, DistensError, StorageError, report_damage
 
 if TYPE_CHECKING:
@@ -46,12 +47,21 @@ def main() -> None:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a member's own module lies beside its config, as with `python -m`
     signal.signal(signal.SIGTERM, _interrupt)
+    output.escape_output()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where an error of the disk can still be told
     except DistensError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        typer.echo(output.set_off(f"error: {error}"), err=True)
         sys.exit(USER_ERROR if isinstance(error, ConfigError | DataError) else FAILED)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+            raise
+        if error.errno != errno.EPIPE:
+            typer.echo(f"error: {error}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would try to write the rest again
         sys.exit(FAILED)
     except SystemExit as done:
         if done.code != STOPPED:
@@ -200,12 +210,18 @@ def predict(
         bool, typer.Option(help="Let the bundle import the modules that it names: that runs their code.")
     ] = False,
 ) -> None:
-    """Predict classes and their probabilities, or numbers."""
+    """Predict classes and their probabilities, or numbers.
+
+    A class that is itself called `prediction` keeps its column; the predicted classes are then under `prediction_`.
+    """
+    from distens.cli import predictions
     from distens.data.source import rows_from_file
     from distens.errors import RunError
     from distens.serve.predictor import load
     from distens.storage.store import Store
 
+    if out is not None:
+        predictions.check_out(out)
     if student:
         if not Store(path).exists("final/student/bundle.json"):
             raise RunError(f"{path}: no student here; a finished run with `distill` in its config has one")
@@ -215,16 +231,19 @@ def predict(
     predictions_NK, asked_N = predictor.predict_and_count(raw, mean_members=mean_members, tolerance=tolerance)
     if mean_members is not None or tolerance is not None:
         typer.echo(f"mean members per row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
-    import pandas as pd
-
-    frame = pd.DataFrame({"prediction": predictor.target.decisions(predictions_NK)})
-    if len(predictor.classes) > 1:
-        frame = pd.concat([frame, pd.DataFrame(predictions_NK, columns=list(predictor.classes))], axis=1)
+    decisions_N = predictor.target.decisions(predictions_NK)
+    frame = predictions.frame_of(decisions_N, predictions_NK, predictor.classes)
     if out is None:
-        typer.echo(frame.to_csv(index=False), nl=False)
-    else:
-        frame.to_csv(out, index=False)
-        typer.echo(f"{len(frame)} predictions: {out}")
+        typer.echo(predictions.to_text(frame), nl=False)
+        return
+    changed = predictions.write_file(frame, out)
+    typer.echo(f"{len(frame)} predictions: {out}")
+    if changed:
+        typer.echo(
+            f"{changed} cells of text begin as a formula does; an apostrophe was put before them, so that no "
+            "spreadsheet runs them",
+            err=True,
+        )
 
 
 @app.command()
@@ -233,9 +252,12 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Also write the page here.")] = None,
 ) -> None:
     """Print a finished run's table of results, and the address of its page."""
+    from distens.cli import predictions
     from distens.errors import RunError
     from distens.storage.store import Store
 
+    if out is not None:
+        predictions.check_out(out)
     store = Store(path)
     if not store.exists("run.json"):
         raise RunError(f"{path}: no run here (run.json is missing)")
@@ -246,7 +268,7 @@ def report(
         rows = {name: value for name, value in results.items() if isinstance(value, dict) and "accuracy" in value}
         tables.print_table(rows, results["missing"], results["verdict"])
     if out is not None:
-        out.write_bytes(store.read("report.html"))
+        predictions.write_out(out, store.read("report.html"))
     typer.echo(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
 
 
@@ -312,7 +334,9 @@ def _silence() -> None:
     import logging
     import warnings
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(output.PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("mlflow", "alembic", "lightning", "lightning.pytorch", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)

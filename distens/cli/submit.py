@@ -21,7 +21,7 @@ from typing import Any
 
 from distens import __version__
 from distens.config import raw_values
-from distens.config.config import Config, read_yaml
+from distens.config.config import Config, read_text, read_yaml
 from distens.credentials import has_credentials
 from distens.errors import ConfigError, RunError, shorten_value
 
@@ -176,10 +176,11 @@ def _environment(variables: Sequence[str]) -> dict[str, str]:
 def _runtime_env(more: Path | None) -> dict[str, Any]:
     if more is None:
         return {}
+    where = f"--runtime-env {more}"
+    values = read_yaml(read_text(more, where), where)
     try:
-        values = read_yaml(more.read_text(encoding="utf-8"), str(more))
         raw_values.check_json_values(values)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"--runtime-env {more}: {error}") from error
     if not isinstance(values, dict) or "working_dir" in values:
         raise ConfigError(f"--runtime-env {more}: expected keys of Ray's runtime environment, without `working_dir`")

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from distens.cli import output
+from distens.printable import printable
+
 if TYPE_CHECKING:
     from distens.tune.sweep import SweepResult
 
@@ -27,7 +30,7 @@ def print_sweep(result: SweepResult) -> None:
     print_lines(lines)
     for run in result.runs:
         if run.why:
-            typer.echo(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
+            typer.echo(printable(f"{run.path.rsplit('/', 1)[1]}: {run.why}"))
     typer.echo("The best run is chosen on the combine split; its own table has its results on the test split:")
     typer.echo(f"distens report {result.best.path}")
     for note in result.notes:
@@ -41,10 +44,10 @@ def print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
     typer.echo()
     print_lines(table_lines(rows, {}))
     for name, why in missing.items():
-        typer.echo(f"{name}: {why}")
+        typer.echo(printable(f"{name}: {why}"))
     typer.echo()
     for sentence in verdict:
-        typer.echo(f"- {sentence}")
+        typer.echo(printable(f"- {sentence}"))
     typer.echo()
 
 
@@ -60,16 +63,18 @@ def print_lines(lines: Sequence[Sequence[str]]) -> None:
     def table(narrow: bool) -> Table:
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if narrow else (0, 1), show_edge=not narrow)
         for i, heading in enumerate(lines[0]):
+            heading = printable(heading)
             folded = fill(heading, NARROW, break_long_words=False) if narrow else heading
-            made.add_column(folded, justify="left" if i == 0 else "right", no_wrap=True)
+            made.add_column(Text(folded), justify="left" if i == 0 else "right", no_wrap=True)
         for line in lines[1:]:
-            made.add_row(*(Text(cell) for cell in line))
+            made.add_row(*(Text(printable(cell)) for cell in line))
         return made
 
     # A log has no width of its own: a table may take 160 columns there. On a narrow terminal, headings are folded, and
     # the terminal may break lines: Rich would cut numbers, and half a number is another number.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    screen = output.terminal()
+    console = Console(file=screen, width=None if sys.stdout.isatty() else 160)
     narrow = console.measure(table(False), options=console.options.update(max_width=1000)).maximum > console.width
     if narrow and sys.stdout.isatty():
-        console = Console(width=1000)
+        console = Console(file=screen, width=1000)
     console.print(table(narrow))
