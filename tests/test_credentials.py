@@ -122,7 +122,11 @@ def test_ordinary_text_is_untouched(text):
 
 
 def test_ordinary_configs_are_accepted():
-    member = {"kind": "estimator", "estimator": "svm", "options": {"max_tokens": 300, "token": 5, "password_field": "x"}}
+    member = {
+        "kind": "estimator",
+        "estimator": "svm",
+        "options": {"max_tokens": 300, "token": 5, "password_field": "x"},
+    }
     data = {"source": "s3://bucket/tokens=5/x.csv", "target": "secret", "drop": ["password", "token", "api_key"]}
     assert parse_config({"name": "secret", "data": data, "members": {"token": member}}).data.target == "secret"
 

@@ -73,12 +73,19 @@ class _BoundedComposer(Composer):
         self._open -= 1
         if not isinstance(event, AliasEvent):
             sizes = [self._sizes[id(inner)] for inner in _inner(node)]
-            self._sizes[id(node)] = 1 + sum(size for size, _ in sizes), 1 + max([depth for _, depth in sizes], default=0)
+            self._sizes[id(node)] = (
+                1 + sum(size for size, _ in sizes),
+                1 + max([depth for _, depth in sizes], default=0),
+            )
         elif id(node) not in self._sizes:
-            raise ValueError(f"the alias *{event.anchor} is inside of what it stands for (line {event.start_mark.line + 1})")
+            raise ValueError(
+                f"the alias *{event.anchor} is inside of what it stands for (line {event.start_mark.line + 1})"
+            )
         size, depth = self._sizes[id(node)]
         if size > MAX_VALUES:
-            raise ValueError(f"more than {MAX_VALUES:,} values, with aliases expanded (line {event.start_mark.line + 1})")
+            raise ValueError(
+                f"more than {MAX_VALUES:,} values, with aliases expanded (line {event.start_mark.line + 1})"
+            )
         if depth > MAX_DEPTH + 1:
             raise ValueError(f"nested more than {MAX_DEPTH} deep, with aliases expanded")
         return node

@@ -57,7 +57,9 @@ def _check_leaf(value: Any, where: str) -> None:
         if not math.isfinite(value):
             raise ValueError(f"{where}: expected a finite number, found {value}")
     elif isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
-        raise ValueError(f"{where}: expected a number of at most {MAX_INTEGER_BITS} bits, found {value.bit_length()} bits")
+        raise ValueError(
+            f"{where}: expected a number of at most {MAX_INTEGER_BITS} bits, found {value.bit_length()} bits"
+        )
     elif not (value is None or isinstance(value, bool | int)):
         raise ValueError(f"{where}: expected text, a number, a list or a mapping, found {shorten_value(value)}")
 

@@ -10,9 +10,7 @@ from distens.config import _yaml
 from distens.config.config import MAX_CONFIG_BYTES, load_config, parse_yaml, read_yaml
 from distens.errors import ConfigError
 
-MERGES = "a0: &a0 {x: 1}\n" + "".join(
-    f"a{i + 1}: &a{i + 1}\n  <<: [{', '.join([f'*a{i}'] * 8)}]\n" for i in range(9)
-)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i + 1}: &a{i + 1}\n  <<: [{', '.join([f'*a{i}'] * 8)}]\n" for i in range(9))
 
 
 def tower(first, step, height=25):
