@@ -11,7 +11,7 @@ import re
 _SCHEME = r"(?P<scheme>[A-Za-z][\w+.-]{0,40}://)"  # lengths are bounded, or long texts would take minutes
 _WHOLE = re.compile(rf"^{_SCHEME}[^/?#]*@")
 # In the middle of a sentence; the second form is a password with a slash in it, as SQLAlchemy allows.
-_AMONG = re.compile(rf"{_SCHEME}(?:[^/\s'\"?#]{0, 500}@|[^/\s:'\"]{1, 200}:[^\s'\"]{0, 500}@)")
+_AMONG = re.compile(rf"{_SCHEME}(?:[^/\s'\"?#]{{0,500}}@|[^/\s:'\"]{{1,200}}:[^\s'\"]{{0,500}}@)")
 _QUERY = re.compile(
     r"(?i)([?&#;][^=&?#;\s]{0,60}(?:pass|pwd|secret|token|credential|auth(?!or)|sig|(?:access|account|api)[_-]?key)"
     r"[^=&?#;\s]{0,60}=)"
@@ -63,7 +63,7 @@ _BARE = r"[^\s'\"&,;<>(){}\[\]=:*\\][^\s'\"&,;<>(){}\[\]]*"
 _LABELLED = re.compile(
     rf"(?i)(?P<label>(?:(?P<password>{_PASSWORD})|{_LABEL})){_BETWEEN}(?:{_QUOTED}|(?P<bare>{_BARE}))"
 )
-_OPTION = re.compile(rf"(?i)(--[\w-]{0, 60}(?:{_PASSWORD}|{_LABEL})\s+)(?!-|\*\*\*)\S+")
+_OPTION = re.compile(rf"(?i)(--[\w-]{{0,60}}(?:{_PASSWORD}|{_LABEL})\s+)(?!-|\*\*\*)\S+")
 
 _NUMBER_OR_CONSTANT = re.compile(r"(?i)[-+]?[\d.,_]+(?:e[-+]?\d+)?%?|none|null|true|false|yes|no|\*+")
 _WORD = re.compile(r"[A-Za-z]+\.?")

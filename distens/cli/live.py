@@ -6,9 +6,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from distens.cli import output
+from distens.cli.output import say
 from distens.printable import printable
 from distens.records import Failure
 
@@ -37,7 +36,7 @@ def print_line(update: ProgressEvent) -> None:
     stamp = time.strftime("%H:%M:%S")
     count = f"[{_count(update)}] " if update.counted and not update.numbered else ""
     best = f"  ({_best(update)})" if update.best is not None else ""
-    typer.echo(f"{stamp} {count}{printable(update.text)}{best}")
+    say(f"{stamp} {count}{update.text}{best}")
 
 
 class LiveView:

@@ -18,6 +18,7 @@ import typer
 
 from distens import __version__
 from distens.cli import output, tables
+from distens.cli.output import say
 from distens.errors import ConfigError, DataError, DistensError, StorageError, report_damage
 
 if TYPE_CHECKING:
@@ -54,13 +55,13 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # here, where an error of the disk can still be told
     except DistensError as error:
-        typer.echo(output.set_off(f"error: {error}"), err=True)
+        say(output.set_off(f"error: {error}"), err=True, keep="\n")
         sys.exit(USER_ERROR if isinstance(error, ConfigError | DataError) else FAILED)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
             raise
         if error.errno != errno.EPIPE:
-            typer.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would try to write the rest again
         sys.exit(FAILED)
     except SystemExit as done:
@@ -80,7 +81,7 @@ def _interrupt(number: int, frame: Any) -> None:
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        typer.echo(f"distens {__version__}")
+        say(f"distens {__version__}")
         raise typer.Exit
 
 
@@ -134,10 +135,10 @@ def sweep(
     from distens.tune.sweep import sweep as go
 
     try:
-        result = go(checked, typer.echo)
+        result = go(checked, say)
     except KeyboardInterrupt:
-        typer.echo("stopped.", err=True)
-        typer.echo(f"Nothing that finished is lost. Resume with:  distens sweep {config}", err=True)
+        say("stopped.", err=True)
+        say(f"Nothing that finished is lost. Resume with:  distens sweep {config}", err=True)
         sys.exit(STOPPED)
     tables.print_sweep(result)
 
@@ -172,18 +173,18 @@ def submit(
     job = jobs.Job.of(checked, config, set_ or (), working_dir, env or (), runtime_env)
     client = jobs.connect_jobs(address)
     name = jobs.send(client, job)
-    typer.echo(f"job {name} at {address}: {job.entrypoint}")
+    say(f"job {name} at {address}: {job.entrypoint}")
     how = (
         f"The job is left running. To see its log: ray job logs -f {name}; "
         f"to stop it: ray job stop {name} (the run can be resumed)"
     )
     if not wait:
-        typer.echo(how)
+        say(how)
         return
     try:
-        code = jobs.follow(client, name, lambda text: typer.echo(text, nl=False))
+        code = jobs.follow(client, name, lambda text: say(text, end="", keep="\n\t"))
     except KeyboardInterrupt:
-        typer.echo(how, err=True)
+        say(how, err=True)
         sys.exit(STOPPED)
     sys.exit(code)
 
@@ -230,16 +231,16 @@ def predict(
     raw = rows_from_file(rows, predictor.preprocessing)
     predictions_NK, asked_N = predictor.predict_and_count(raw, mean_members=mean_members, tolerance=tolerance)
     if mean_members is not None or tolerance is not None:
-        typer.echo(f"mean members per row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
+        say(f"mean members per row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
     decisions_N = predictor.target.decisions(predictions_NK)
     frame = predictions.frame_of(decisions_N, predictions_NK, predictor.classes)
     if out is None:
-        typer.echo(predictions.to_text(frame), nl=False)
+        say(predictions.to_text(frame), end="", keep="\n")
         return
     changed = predictions.write_file(frame, out)
-    typer.echo(f"{len(frame)} predictions: {out}")
+    say(f"{len(frame)} predictions: {out}")
     if changed:
-        typer.echo(
+        say(
             f"{changed} cells of text begin as a formula does; an apostrophe was put before them, so that no "
             "spreadsheet runs them",
             err=True,
@@ -269,7 +270,7 @@ def report(
         tables.print_table(rows, results["missing"], results["verdict"])
     if out is not None:
         predictions.write_out(out, store.read("report.html"))
-    typer.echo(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
+    say(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
 
 
 @app.command("list")
@@ -290,7 +291,7 @@ def list_(
         except StorageError:  # the other runs are still listed
             runs.append({"run": name, "state": "damaged"})
     if not runs:
-        typer.echo(f"no runs in {storage}")
+        say(f"no runs in {storage}")
         return
     headings = list(dict.fromkeys(["run", "started", "state", "members", *(key for run in runs for key in run)]))
     tables.print_lines([headings, *([run.get(heading, "") for heading in headings] for run in runs)])
@@ -363,9 +364,9 @@ def _view() -> Iterator[Any]:
         with live or _nothing():
             yield watch
     except KeyboardInterrupt:
-        typer.echo("stopped.", err=True)
+        say("stopped.", err=True)
         if path:
-            typer.echo(f"Nothing that finished is lost. Resume with:  distens resume {path[0]}", err=True)
+            say(f"Nothing that finished is lost. Resume with:  distens resume {path[0]}", err=True)
         sys.exit(STOPPED)
 
 
@@ -377,4 +378,4 @@ def _nothing() -> Iterator[None]:
 def _show(result: Result) -> None:
     tables.print_table(result.rows, result.missing, result.verdict)
     for note in result.notes:
-        typer.echo(note)
+        say(output.set_off(note), keep="\n")

@@ -19,19 +19,21 @@ from distens.printable import printable
 class EscapingStream:
     """A text stream that writes to another one, with every character escaped that would act on a terminal.
 
-    Line ends and tabs are kept: whoever writes a name on a line of its own escapes those in the name.
+    Line ends and tabs are kept; `say` escapes those that do not end a line.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.terminal = stream
 
     def write(self, text: str) -> int:
+        """Write a text; return its length."""
         if not isinstance(text, str):
             raise TypeError(f"expected text, found {type(text).__name__}")
         self.terminal.write(printable(text, "\n\t"))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
+        """Write texts."""
         for line in lines:
             self.write(line)
 
@@ -49,6 +51,20 @@ def escape_output() -> None:
 def terminal() -> TextIO:
     """Return the output stream itself, for what draws with escape sequences of its own."""
     return sys.stdout.terminal if isinstance(sys.stdout, EscapingStream) else sys.stdout
+
+
+def say(text: str, err: bool = False, end: str = "\n", keep: str = "") -> None:
+    """Write a line to the terminal.
+
+    Args:
+        text: the line; characters that would act on a terminal are escaped, its own line ends included.
+        err: write to the error stream.
+        end: what follows the text.
+        keep: characters that are not escaped: line ends, where the text has several lines.
+    """
+    stream = sys.stderr if err else sys.stdout
+    stream.write(printable(text, keep) + end)
+    stream.flush()
 
 
 class PrintableFormatter(logging.Formatter):

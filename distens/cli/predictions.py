@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def frame_of(decisions_N: Any, predictions_NK: Any, names: Sequence[str]) -> pd.
 
 
 def to_text(frame: pd.DataFrame) -> str:
-    """Return the rows as CSV for a terminal: a character that would act there is escaped, as are formulas' first ones."""
+    """Return the rows as CSV for a terminal: with escapes for what would act there."""
     return _rendered(frame, lambda text: printable(_defused(text)))
 
 
@@ -66,7 +67,9 @@ def _rendered(frame: pd.DataFrame, change: Any) -> str:
     shown = frame.rename(columns=change)
     first = shown.columns[0]
     shown[first] = [change(value) if isinstance(value, str) else value for value in shown[first]]
-    return shown.to_csv(index=False)
+    # Python's `csv` quotes a line end, but not a carriage return, where most readers end a line, too.
+    odd = any("\r" in text for text in [*shown.columns, *map(str, shown[first].unique())])
+    return shown.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL)
 
 
 def _defused(text: str) -> str:

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from distens.cli import output
+from distens.cli.output import say
 from distens.printable import printable
 
 if TYPE_CHECKING:
@@ -26,29 +25,29 @@ def print_sweep(result: SweepResult) -> None:
         cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (run.values[key] for key in keys)]
         value = f"{run.value:.4f}" if run.value is not None else "failed"
         lines.append([run.path.rsplit("/", 1)[1], *cells, value, "best" if run is result.best else ""])
-    typer.echo()
+    say("")
     print_lines(lines)
     for run in result.runs:
         if run.why:
-            typer.echo(printable(f"{run.path.rsplit('/', 1)[1]}: {run.why}"))
-    typer.echo("The best run is chosen on the combine split; its own table has its results on the test split:")
-    typer.echo(f"distens report {result.best.path}")
+            say(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
+    say("The best run is chosen on the combine split; its own table has its results on the test split:")
+    say(f"distens report {result.best.path}")
     for note in result.notes:
-        typer.echo(note)
+        say(note)
 
 
 def print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
     """Print the table of results, the reasons for missing rows, and the verdict."""
     from distens.evaluate.report import table_lines
 
-    typer.echo()
+    say("")
     print_lines(table_lines(rows, {}))
     for name, why in missing.items():
-        typer.echo(printable(f"{name}: {why}"))
-    typer.echo()
+        say(f"{name}: {why}")
+    say("")
     for sentence in verdict:
-        typer.echo(printable(f"- {sentence}"))
-    typer.echo()
+        say(f"- {sentence}")
+    say("")
 
 
 def print_lines(lines: Sequence[Sequence[str]]) -> None:

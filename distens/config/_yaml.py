@@ -17,11 +17,13 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from distens.config.raw_values import MAX_DEPTH, MAX_VALUES
 from distens.printable import printable
 
-MAX_NODES = 100_000
-"""The most values that may be written down. ruamel reads about 50,000 in a second."""
+MAX_NODES = 20_000
+"""The most values that may be written down. ruamel takes a second for 10,000."""
 
 MAX_DIGITS = 400
 """The most characters of a number; a longer one takes long to convert, and is no option's value."""
+
+MAX_MESSAGE = 200
 
 _MAP, _SEQUENCE, _MERGE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:merge"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
@@ -41,9 +43,14 @@ def read_values(text: str) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ValueError(f"{' '.join(str(error.problem or error.context).split())}{place}") from error
+        raise ValueError(_in_one_line(error.context, error.problem) + place) from error
     except YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(_in_one_line(str(error))) from error
+
+
+def _in_one_line(*parts: str | None) -> str:
+    text = " ".join(", ".join(part for part in parts if part).split())
+    return printable(text if len(text) < MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…")
 
 
 class _BoundedComposer(Composer):
@@ -71,6 +78,9 @@ class _BoundedComposer(Composer):
         self._open += 1
         node = super().compose_node(parent, index)
         self._open -= 1
+        if isinstance(node, ScalarNode) and str(node.tag) == _MERGE:
+            line = event.start_mark.line + 1
+            raise ValueError(f"YAML 1.2 has no merge keys (`<<`, line {line}); write the values out")
         if not isinstance(event, AliasEvent):
             sizes = [self._sizes[id(inner)] for inner in _inner(node)]
             self._sizes[id(node)] = (
@@ -112,8 +122,6 @@ def _build(node: Node, constructor: Any, place: tuple[str, ...]) -> Any:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, ScalarNode):
             raise ValueError(f"{where}a key that is a list or a mapping (line {line})")
-        if str(key_node.tag) == _MERGE:
-            raise ValueError(f"{where}YAML 1.2 has no merge keys (`<<`, line {line}); write the values out")
         key = _build(key_node, constructor, place)
         if key in values:
             raise ValueError(f"{where}duplicate key {str(key)[:100]!r} (line {line})")

@@ -29,8 +29,8 @@ from distens.printable import printable
 
 Shape = TypeVar("Shape", bound=Section)
 
-MAX_CONFIG_BYTES = 4 * 2**20
-"""The largest file that is read as a config."""
+MAX_CONFIG_BYTES = 2**19
+"""The largest text that is read as a config."""
 
 
 class Config(Section):
@@ -229,7 +229,7 @@ def read_text(file: Path, where: str) -> str:
         with file.open("rb") as opened:
             content = opened.read(MAX_CONFIG_BYTES + 1)
         if len(content) > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{where}: a config has at most {MAX_CONFIG_BYTES:,} bytes, and this file has more")
+            raise ConfigError(f"{where}: a config has at most {MAX_CONFIG_BYTES:,} bytes, and this one has more")
         return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: cannot be read as text: {error}") from error
@@ -257,6 +257,8 @@ def read_yaml(text: str, where: str) -> Any:
     """
     from distens.config import _yaml
 
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{where}: a config has at most {MAX_CONFIG_BYTES:,} bytes, and this one has more")
     try:
         return _yaml.read_values(text)
     except ValueError as error:

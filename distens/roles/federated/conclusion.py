@@ -72,7 +72,7 @@ def merge_clients(
             steps=int(found["steps"]),
             rate_sum=found["steps"] * member.learning_rate,
             histogram_C=read_histogram(found, classes),
-            loss=found["train_loss"],
+            loss=found.get("train_loss"),
         )
         updates.append(update)
     return plan.merger.merge(Round(0, start_P, updates, clients)).weights_P

@@ -85,6 +85,8 @@ def find_report_fault(metrics: Mapping[str, float], known: KnownClient, classes:
         return f"{wrong[0]}: expected a whole number, found {shorten_value(metrics[wrong[0]])}"
     if metrics["steps"] < 1:
         return f"steps: expected a whole number above 0, found {shorten_value(metrics['steps'])}"
+    if not _is_finite(metrics.get("train_loss", 0.0)):
+        return f"loss: numbers that are not finite, found {shorten_value(metrics['train_loss'])}"
     return _counts_fault(int(metrics["rows"]), read_histogram(metrics, classes), known, classes)
 
 
