@@ -133,7 +133,7 @@ def test_ordinary_configs_are_accepted():
 
 @pytest.mark.parametrize("text", [f"Authorization: Bearer {SECRET}", "hf_" + "Zx7hunter2Q" * 3, f"password={SECRET}"])
 def test_a_config_with_credentials_is_refused(text):
-    with pytest.raises(ConfigError, match="data.source: credentials in it") as refused:
+    with pytest.raises(ConfigError, match=r"data\.source: credentials in it") as refused:
         parse_config({"name": "x", "data": {"source": text}, "members": {"a": {"kind": "classifier"}}})
     assert "hunter2" not in str(refused.value)
 

@@ -172,6 +172,8 @@ def submit(
     _silence()
     job = jobs.Job.of(checked, config, set_ or (), working_dir, env or (), runtime_env)
     client = jobs.connect_jobs(address)
+    for note in job.notes:
+        say(note)
     name = jobs.send(client, job)
     say(f"job {name} at {address}: {job.entrypoint}")
     how = (

@@ -70,7 +70,7 @@ def test_lines_of_the_log_are_escaped_and_hold_no_credentials():
     assert PrintableFormatter("%(message)s").format(record) == "x\\x1b[2J\n  error: password=***"
 
 
-# A run whose names are all hostile -------------------------------------------------------------------------------------
+# A run whose names are all hostile -----------------------------------------------------------------------------------
 
 CLASSES = ["prediction", "=1+2", "\x1b[2Jcleared", "-1", "@SUM(A1)", "two\nlines"]
 NEW = 12
@@ -178,7 +178,7 @@ def test_a_warning_and_a_traceback_are_escaped(tmp_path):
     assert "w\\x1b[2J" in shown(done) and done.returncode == 1
 
 
-# Files that are written -------------------------------------------------------------------------------------------------
+# Files that are written ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words", [["predict", "{run}", "{new}"], ["report", "{run}"]])
@@ -238,7 +238,7 @@ def test_a_reader_that_leaves_is_no_error(home):
     assert done.returncode in (0, 1) and done.stderr == ""
 
 
-# Headings and formulas --------------------------------------------------------------------------------------------------
+# Headings and formulas -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
