@@ -295,8 +295,9 @@ class Rounds:
         log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
         log.rows = {update.client: int(update.rows) for update in updates if update.client not in self._counts}
         self._known |= {client: KnownClient(count) for client, count in log.rows.items()}
-        measured = [(update.loss, update.rows) for update in updates if update.loss is not None]
-        log.loss = float(np.average(*zip(*measured, strict=True))) if measured else None
+        measured = {update.client: update for update in updates if update.loss is not None}
+        weights = [update.rows for update in measured.values()]
+        log.loss = float(np.average([u.loss for u in measured.values()], weights=weights)) if measured else None
         self._server = replace(
             server, rounds=log.round + 1, weights_P=merged.weights_P, memory=merged.memory, norms=norms
         )

@@ -1,5 +1,6 @@
 """A runner in this process that changes what one client sends, as the client's own machine could."""
 
+import json
 import math
 from dataclasses import dataclass, replace
 
@@ -29,8 +30,6 @@ class Tampering(Inline):
             yield [self.changed(answer) for answer in answers]
 
     def changed(self, answer):
-        import json
-
         value = NUMBERS[self.value] if self.value in NUMBERS else json.loads(self.value)
         if isinstance(answer, ClientUpdate) and answer.client == self.client:
             if self.field == "weights_P":
