@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distens.printable import printable
 
@@ -91,7 +92,7 @@ def find_files(root: Path, excludes: Sequence[str], given: Sequence[str]) -> Sen
             else:
                 sizes[name] = path.stat().st_size
 
-    options = {"include_gitignore": os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"}
+    options: dict[str, Any] = {"include_gitignore": os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"}
     if "include_gitignore" not in inspect.signature(packaging._dir_travel).parameters:  # older versions always do
         options = {}
     packaging._dir_travel(root, [usual], note, **options)

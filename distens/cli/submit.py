@@ -273,7 +273,7 @@ def send(client: Any, job: Job) -> str:
 
 
 async def _watched(client: Any, name: str) -> AsyncIterator[str]:
-    """Yield the parts of a job's log; while none comes, ask whether the head is still there.
+    """Yield the parts of a job's log; while none comes, ask whether the head is still there, and yield an empty part.
 
     Raises:
         OSError, RuntimeError: it is not.
@@ -285,6 +285,7 @@ async def _watched(client: Any, name: str) -> AsyncIterator[str]:
             if (await asyncio.to_thread(client.get_job_info, name)).status.is_terminal():
                 part.cancel()
                 return
+            yield ""
         try:
             yield part.result()
         except StopAsyncIteration:

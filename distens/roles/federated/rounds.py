@@ -295,9 +295,9 @@ class Rounds:
         log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
         log.rows = {update.client: int(update.rows) for update in updates if update.client not in self._counts}
         self._known |= {client: KnownClient(count) for client, count in log.rows.items()}
-        measured = {update.client: update for update in updates if update.loss is not None}
-        weights = [update.rows for update in measured.values()]
-        log.loss = float(np.average([u.loss for u in measured.values()], weights=weights)) if measured else None
+        losses = [(update.loss, update.rows) for update in updates if update.loss is not None]
+        weights = [rows for _, rows in losses]
+        log.loss = float(np.average([loss for loss, _ in losses], weights=weights)) if losses else None
         self._server = replace(
             server, rounds=log.round + 1, weights_P=merged.weights_P, memory=merged.memory, norms=norms
         )
