@@ -39,7 +39,7 @@ _SIGNS = (
 )
 """Every credential that is recognised has one of these in it, in lower case; most texts have none."""
 
-# Keys that say by themselves what they are: of AWS, GitHub, Hugging Face, OpenAI and others, Slack, GitLab, Google; JWT.
+# Keys that say by themselves what they are: of AWS, GitHub, Hugging Face, OpenAI, Slack, GitLab, Google; JWT.
 _ISSUED = re.compile(
     r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_\w{16,}|github_pat_\w{16,}|hf_[A-Za-z0-9]{16,}"
     r"|sk-(?=[\w-]{0,200}\d)[\w-]{16,}|xox[abeoprs]-[\w-]{10,}|glpat-[\w-]{16,}|AIza[\w-]{30,}"
@@ -56,7 +56,10 @@ _COOKIE = re.compile(rf"(?i)\b((?:set-)?cookie{_AFTER_HEADER})(?=[\w-]+=)[^\r\n'
 
 # `password=x`, `"api_key": "x"`, `--token x`, `('X-Api-Key', 'x')`: a name, what lies between, and a value.
 _PASSWORD = r"passwords?|passwd|passphrase|pwd"
-_LABEL = r"secret(?:[_-]?access)?(?:[_-]?key)?|token(?:[_-]?(?:secret|value))?|(?:api|access|account|private|auth)[_-]?key(?:[_-]?id)?"
+_LABEL = (
+    r"secret(?:[_-]?access)?(?:[_-]?key)?|token(?:[_-]?(?:secret|value))?"
+    r"|(?:api|access|account|private|auth)[_-]?key(?:[_-]?id)?"
+)
 _BETWEEN = r"(?P<between>\\?['\"]?\s*(?:=(?!=)|:)\s*|\\?['\"]\s*,\s*(?=\\?['\"]))"
 _QUOTED = r"(?P<quote>b?\\?['\"])(?P<inside>[^'\"\r\n]+?)(?=\\?['\"]|[\r\n]|\Z)"
 _BARE = r"[^\s'\"&,;<>(){}\[\]=:*\\][^\s'\"&,;<>(){}\[\]]*"

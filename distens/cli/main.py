@@ -340,6 +340,7 @@ def _silence() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(output.PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)  # they quote names, too
     for name in ("mlflow", "alembic", "lightning", "lightning.pytorch", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)

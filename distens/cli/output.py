@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from types import TracebackType
 from typing import Any, TextIO
 
 from distens.credentials import redact
@@ -44,8 +46,13 @@ class EscapingStream:
 
 
 def escape_output() -> None:
-    """Put this process's output and error streams behind `EscapingStream`."""
+    """Put this process's output and error streams behind `EscapingStream`; tracebacks are shown without credentials."""
     sys.stdout, sys.stderr = EscapingStream(sys.stdout), EscapingStream(sys.stderr)
+    sys.excepthook = _show_traceback
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    say(redact("".join(traceback.format_exception(kind, error, trace))), err=True, end="", keep="\n\t")
 
 
 def terminal() -> TextIO:

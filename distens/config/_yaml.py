@@ -1,7 +1,7 @@
 """YAML 1.2 into plain values. Sizes and depths are checked while the text is read, before any value is made.
 
-A text of a stranger may be small and stand for any number of values: aliases of aliases, merge keys, keys that are lists
-of aliases. So the nodes are counted as they come, each alias as all that it stands for.
+A text of a stranger may be small and stand for any number of values: aliases of aliases, merge keys, keys that are
+lists of aliases. So the nodes are counted as they come, each alias as all that it stands for.
 """
 
 from __future__ import annotations

@@ -171,18 +171,19 @@ def _check_address(address: str, origin: str) -> None:
         host = rest.partition("/")[0]
         host = host.rpartition(":")[0] if _ends_in_port(host) else host
         raise RunError(
-            f"{origin}: {address} is the address of the job server (the dashboard), for `distens submit`; the cluster's "
-            f"own is {host}:{USUAL_PORT}, or ray://{host}:{USUAL_CLIENT_PORT} from outside of it"
+            f"{origin}: {address} is the address of the job server (the dashboard), for `distens submit`; the "
+            f"cluster's own is {host}:{USUAL_PORT}, or ray://{host}:{USUAL_CLIENT_PORT} from outside of it"
         )
     if (mark and scheme != "ray") or not _ends_in_port(address):
         raise RunError(
-            f"{origin}: expected host:port, [IPv6]:port, ray://host:port, `auto` or `local`, found {shorten_value(address)}"
+            f"{origin}: expected host:port, [IPv6]:port, ray://host:port, `auto` or `local`, found "
+            f"{shorten_value(address)}"
         )
     try:
         if not _answers(address):
             raise RunError(
-                f"{origin}: what listens at {address} is not the head of a Ray cluster, whose usual port is {USUAL_PORT} "
-                f"(for ray://, {USUAL_CLIENT_PORT})"
+                f"{origin}: what listens at {address} is not the head of a Ray cluster, whose usual port is "
+                f"{USUAL_PORT} (for ray://, {USUAL_CLIENT_PORT})"
             )
     except OSError as error:
         raise RunError(f"{origin}: no Ray at {address}: {error}") from error
@@ -190,7 +191,7 @@ def _check_address(address: str, origin: str) -> None:
 
 def _ends_in_port(address: str) -> bool:
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    plain = host.startswith("[") and host.endswith("]") or (":" not in host and "/" not in host)
+    plain = (host.startswith("[") and host.endswith("]")) or (":" not in host and "/" not in host)
     return bool(host) and plain and port.isascii() and port.isdigit() and 0 < int(port) < 2**16
 
 

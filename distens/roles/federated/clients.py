@@ -16,7 +16,6 @@ from distens.data.preprocessing import Preprocessing
 from distens.errors import DataError
 from distens.records import Integers
 
-
 _IS_EMPTY = re.compile(r"has no rows|there are no rows|the file is empty|found shape \(0[,)]")
 
 
