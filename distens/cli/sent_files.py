@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distens.errors import ConfigError
 from distens.printable import printable
 
 SECRET_FILES = (
@@ -41,11 +42,13 @@ class SentFiles:
     Attributes:
         sizes: file that goes -> its bytes.
         secrets: files and folders that look like secrets; they stay.
-        excludes: the patterns that keep them here.
+        others: pipes, sockets and devices; they stay, since packing them might never end.
+        excludes: the patterns that keep all these here.
     """
 
     sizes: dict[str, int]
     secrets: list[str]
+    others: list[str]
     excludes: list[str]
 
     def lines(self) -> list[str]:
@@ -60,6 +63,8 @@ class SentFiles:
                 f"These stay here, since they look like secrets: {', '.join(map(printable, self.secrets))}. "
                 "`excludes: ['!NAME']` in a --runtime-env sends one all the same"
             )
+        if self.others:
+            found.append(f"These stay here, since they are no files: {', '.join(map(printable, self.others))}")
         return found
 
 
@@ -70,6 +75,9 @@ def find_files(root: Path, excludes: Sequence[str], given: Sequence[str]) -> Sen
         root: the folder.
         excludes: patterns of files that never go.
         given: the user's own patterns; `!NAME` sends a file that looks like a secret.
+
+    Raises:
+        ConfigError: something in the folder cannot be read.
     """
     from ray._private.runtime_env import packaging
 
@@ -77,6 +85,7 @@ def find_files(root: Path, excludes: Sequence[str], given: Sequence[str]) -> Sen
     named = packaging._get_excludes(root, [*excludes, *SECRET_FILES, *given])
     sizes: dict[str, int] = {}
     secrets: list[str] = []
+    others: list[str] = []
     keys: list[str] = []
 
     def note(path: Path) -> None:
@@ -91,14 +100,20 @@ def find_files(root: Path, excludes: Sequence[str], given: Sequence[str]) -> Sen
                 secrets.append(name)
             else:
                 sizes[name] = path.stat().st_size
+        elif path.exists() and not path.is_dir():
+            others.append(name)
 
     options: dict[str, Any] = {"include_gitignore": os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"}
     if "include_gitignore" not in inspect.signature(packaging._dir_travel).parameters:  # older versions always do
         options = {}
-    packaging._dir_travel(root, [usual], note, **options)
+    try:
+        packaging._dir_travel(root, [usual], note, **options)
+    except OSError as error:
+        raise ConfigError(f"--working-dir {root}: cannot be read: {error}") from error
     sent = packaging._get_excludes(root, [*keys, *given])
     secrets = [name for name in secrets if named(root / name) or sent(root / name)]
-    return SentFiles(sizes, sorted(secrets), [*excludes, *SECRET_FILES, *keys, *given])
+    never = [f"/{_escaped(name)}" for name in others]
+    return SentFiles(sizes, sorted(secrets), sorted(others), [*excludes, *SECRET_FILES, *keys, *given, *never])
 
 
 def _is_key(path: Path) -> bool:

@@ -172,7 +172,8 @@ def test_messages_show_what_they_quote_escaped(words, tmp_path):
 
 
 def test_a_warning_and_a_traceback_are_escaped(tmp_path):
-    (tmp_path / "mine.py").write_text("import warnings\nwarnings.warn('w\\x1b[2J')\nraise KeyError('k\\x1b[2J password=hunter2')\n")
+    code = "import warnings\nwarnings.warn('w\\x1b[2J')\nraise KeyError('k\\x1b[2J password=hunter2')\n"
+    (tmp_path / "mine.py").write_text(code)
     code = "import sys; from distens.cli import main\ndef broken(): import mine\nmain.app = broken; main.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path)
     text = shown(done)

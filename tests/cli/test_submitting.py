@@ -1,5 +1,6 @@
 """What a submission sends, what stays here, and servers that do not answer. (Real clusters: tests/system.)"""
 
+import os
 import socket
 import threading
 import time
@@ -46,6 +47,8 @@ def folder(tmp_path):
     (tmp_path / ".gitignore").write_text("ignored.bin\n")
     (tmp_path / "iris.yaml").write_text(CONFIG)
     (tmp_path / "rows.csv").write_text("x" * 2_500_000)
+    os.mkfifo(tmp_path / "pipe [1]")
+    (tmp_path / "nowhere").symlink_to("gone")
     return tmp_path
 
 
@@ -57,6 +60,7 @@ def test_secrets_stay_and_are_named_and_code_goes(folder):
     lines = sent.lines()
     assert lines[0].startswith("10 files, 2.5 MB, go to the cluster; the largest: rows.csv (2.5 MB), iris.yaml (")
     assert all(name in lines[1] for name in top)
+    assert lines[2] == "These stay here, since they are no files: pipe [1]"
 
 
 @pytest.mark.parametrize(("given", "name"), [("!tls.pem", "a/tls.pem"), ("!my-credentials-key", "my-credentials-key")])
