@@ -143,7 +143,7 @@ def test_a_run_that_says_what_no_run_says(run, name, edit, words):
         (FIRST_ENTRY, DEEP.encode(), ["00000000.json is damaged", "RecursionError"]),
         (FIRST_ENTRY, pickle.dumps(Payload()), ["00000000.json is damaged"]),
         ("config.yaml", b"\xff\xfe\xfa", ["config.yaml is damaged", "decode"]),
-        ("config.yaml", b"name: !!python/object/apply:os.system [id]", ["config.yaml", "could not determine"]),
+        ("config.yaml", b"name: !!python/object/apply:os.system [id]", ["config.yaml", "the tag"]),
     ],
 )
 def test_a_run_whose_files_are_none(run, name, content, words):
