@@ -123,16 +123,18 @@ class Placement:
                 actor.end()
 
     def _missing(self, also: Mapping[str, Resources]) -> RunError | None:
-        whole = self._nodes(beside_caller=False)
-        if self.labels and not whole:
+        nodes = self._nodes()
+        if self.labels and not nodes:
             return RunError(f"runtime.node_labels: no node has {', '.join(f'{k}={v}' for k, v in self.labels.items())}")
         try:
-            _sizes.check_room(whole, self.usual, also)
+            _sizes.check_room(nodes, self.usual, also)
         except RunError as error:
-            return error
-        try:
-            _sizes.check_room(self._nodes(), self.usual, also)
-        except RunError as error:
+            if not _held_by_caller()[1]:
+                return error
+            try:
+                _sizes.check_room([node["Resources"] for node in self._alive()], self.usual, also)
+            except RunError as whole:  # not even if this process held nothing
+                return whole
             return RunError(
                 f"{error}, beside what the Ray actor or task holds in which this run was started. Give that one fewer "
                 "resources (`num_cpus=0`), give members fewer (runtime.cpus_per_member), or add a node; with "
@@ -140,18 +142,16 @@ class Placement:
             )
         return None
 
-    def _nodes(self, beside_caller: bool = True) -> list[dict[str, float]]:
-        """Return the resources of each node on which actors may be placed.
-
-        Args:
-            beside_caller: leave out what this process holds as long as the run takes.
-        """
+    def _alive(self) -> list[dict[str, Any]]:
         wanted = self.labels.items()
-        found = [node for node in ray.nodes() if node["Alive"] and wanted <= node.get("Labels", {}).items()]
-        own, held = _held_by_caller() if beside_caller else ("", {})
+        return [node for node in ray.nodes() if node["Alive"] and wanted <= node.get("Labels", {}).items()]
+
+    def _nodes(self) -> list[dict[str, float]]:
+        """Return the resources of the nodes for members, without what this process holds as long as the run takes."""
+        own, held = _held_by_caller()
         return [
             {kind: amount - held.get(kind, 0.0) * (node["NodeID"] == own) for kind, amount in node["Resources"].items()}
-            for node in found
+            for node in self._alive()
         ]
 
     def slots(self) -> int:
