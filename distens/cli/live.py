@@ -6,8 +6,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from distens.cli import output
+from distens.cli.output import say
+from distens.printable import printable
 from distens.records import Failure
 
 if TYPE_CHECKING:
@@ -35,19 +36,21 @@ def print_line(update: ProgressEvent) -> None:
     stamp = time.strftime("%H:%M:%S")
     count = f"[{_count(update)}] " if update.counted and not update.numbered else ""
     best = f"  ({_best(update)})" if update.best is not None else ""
-    typer.echo(f"{stamp} {count}{update.text}{best}")
+    say(f"{stamp} {count}{update.text}{best}")
 
 
 class LiveView:
     """A view of a few lines at the bottom of the terminal, redrawn four times a second."""
 
     def __init__(self) -> None:
+        from rich.console import Console
         from rich.live import Live as RichLive
 
         self._recent: deque[Any] = deque(maxlen=MAX_RECENT_LINES)
         self._update: ProgressEvent | None = None
         self._started = time.monotonic()
-        self._live = RichLive(get_renderable=self._render, refresh_per_second=4, transient=True)
+        console = Console(file=output.terminal())
+        self._live = RichLive(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveView:
         self._live.start()
@@ -62,7 +65,7 @@ class LiveView:
 
         style = "red" if isinstance(update.outcome, Failure) else ""
         if update.text:
-            self._recent.append(Text(update.text, style=style, no_wrap=True, overflow="ellipsis"))
+            self._recent.append(Text(printable(update.text), style=style, no_wrap=True, overflow="ellipsis"))
         self._update = update  # not drawn here: updates may come much faster than the view is redrawn
 
     def _render(self) -> Any:

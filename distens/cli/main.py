@@ -5,6 +5,7 @@ A command imports what it needs only when it runs: `--help` loads neither torch 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distens import __version__
-from distens.cli import tables
+from distens.cli import output, tables
+from distens.cli.output import say
 from distens.errors import ConfigError, DataError, DistensError, StorageFailed, report_damage
 
 if TYPE_CHECKING:
@@ -46,12 +48,21 @@ def main() -> None:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a member's own module lies beside its config, as with `python -m`
     signal.signal(signal.SIGTERM, _interrupt)
+    output.escape_output()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where an error of the disk can still be told
     except DistensError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        say(output.set_off(f"error: {error}"), err=True, keep="\n")
         sys.exit(USER_ERROR if isinstance(error, ConfigError | DataError) else FAILED)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+            raise
+        if error.errno != errno.EPIPE:
+            say(f"error: {error}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would try to write the rest again
         sys.exit(FAILED)
     except SystemExit as done:
         if done.code != STOPPED:
@@ -70,7 +81,7 @@ def _interrupt(number: int, frame: Any) -> None:
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        typer.echo(f"distens {__version__}")
+        say(f"distens {__version__}")
         raise typer.Exit
 
 
@@ -124,10 +135,10 @@ def sweep(
     from distens.tune.sweep import sweep as go
 
     try:
-        result = go(checked, typer.echo)
+        result = go(checked, say)
     except KeyboardInterrupt:
-        typer.echo("stopped.", err=True)
-        typer.echo(f"Nothing that finished is lost. Resume with:  distens sweep {config}", err=True)
+        say("stopped.", err=True)
+        say(f"Nothing that finished is lost. Resume with:  distens sweep {config}", err=True)
         sys.exit(STOPPED)
     tables.print_sweep(result)
 
@@ -161,19 +172,21 @@ def submit(
     _silence()
     job = jobs.Job.of(checked, config, set_ or (), working_dir, env or (), runtime_env)
     client = jobs.connect_jobs(address)
+    for note in job.notes:
+        say(note)
     name = jobs.send(client, job)
-    typer.echo(f"job {name} at {address}: {job.entrypoint}")
+    say(f"job {name} at {address}: {job.entrypoint}")
     how = (
         f"The job is left running. To see its log: ray job logs -f {name}; "
         f"to stop it: ray job stop {name} (the run can be resumed)"
     )
     if not wait:
-        typer.echo(how)
+        say(how)
         return
     try:
-        code = jobs.follow(client, name, lambda text: typer.echo(text, nl=False))
+        code = jobs.follow(client, name, lambda text: say(text, end="", keep="\n\t"))
     except KeyboardInterrupt:
-        typer.echo(how, err=True)
+        say(how, err=True)
         sys.exit(STOPPED)
     sys.exit(code)
 
@@ -200,12 +213,18 @@ def predict(
         bool, typer.Option(help="Let the bundle import the modules that it names: that runs their code.")
     ] = False,
 ) -> None:
-    """Predict classes and their probabilities, or numbers."""
+    """Predict classes and their probabilities, or numbers.
+
+    A class that is itself called `prediction` keeps its column; the predicted classes are then under `prediction_`.
+    """
+    from distens.cli import predictions
     from distens.data.source import rows_from_file
     from distens.errors import RunError
     from distens.serve.predictor import load
     from distens.storage.store import Store
 
+    if out is not None:
+        predictions.check_out(out)
     if student:
         if not Store(path).exists("final/student/bundle.json"):
             raise RunError(f"{path}: no student here; a finished run with `distill` in its config has one")
@@ -214,17 +233,20 @@ def predict(
     raw = rows_from_file(rows, predictor.preprocessing)
     predictions_NK, asked_N = predictor.predict_and_count(raw, mean_members=mean_members, tolerance=tolerance)
     if mean_members is not None or tolerance is not None:
-        typer.echo(f"mean members per row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
-    import pandas as pd
-
-    frame = pd.DataFrame({"prediction": predictor.target.decisions(predictions_NK)})
-    if len(predictor.classes) > 1:
-        frame = pd.concat([frame, pd.DataFrame(predictions_NK, columns=list(predictor.classes))], axis=1)
+        say(f"mean members per row: {asked_N.mean():.2f} of {len(predictor.members)}", err=True)
+    decisions_N = predictor.target.decisions(predictions_NK)
+    frame = predictions.frame_of(decisions_N, predictions_NK, predictor.classes)
     if out is None:
-        typer.echo(frame.to_csv(index=False), nl=False)
-    else:
-        frame.to_csv(out, index=False)
-        typer.echo(f"{len(frame)} predictions: {out}")
+        say(predictions.to_text(frame), end="", keep="\n")
+        return
+    changed = predictions.write_file(frame, out)
+    say(f"{len(frame)} predictions: {out}")
+    if changed:
+        say(
+            f"{changed} cells of text begin as a formula does; an apostrophe was put before them, so that no "
+            "spreadsheet runs them",
+            err=True,
+        )
 
 
 @app.command()
@@ -233,9 +255,12 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Also write the page here.")] = None,
 ) -> None:
     """Print a finished run's table of results, and the address of its page."""
+    from distens.cli import predictions
     from distens.errors import RunError
     from distens.storage.store import Store
 
+    if out is not None:
+        predictions.check_out(out)
     store = Store(path)
     if not store.exists("run.json"):
         raise RunError(f"{path}: no run here (run.json is missing)")
@@ -246,8 +271,8 @@ def report(
         rows = {name: value for name, value in results.items() if isinstance(value, dict) and "accuracy" in value}
         tables.print_table(rows, results["missing"], results["verdict"])
     if out is not None:
-        out.write_bytes(store.read("report.html"))
-    typer.echo(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
+        predictions.write_out(out, store.read("report.html"))
+    say(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
 
 
 @app.command("list")
@@ -270,7 +295,7 @@ def list_(
         except (DistensError, OSError):
             runs.append({"run": name, "state": "damaged"})
     if not runs:
-        typer.echo(f"no runs in {storage}")
+        say(f"no runs in {storage}")
         return
     headings = list(dict.fromkeys(["run", "started", "state", "members", *(key for run in runs for key in run)]))
     tables.print_lines([headings, *([run.get(heading, "") for heading in headings] for run in runs)])
@@ -314,7 +339,10 @@ def _silence() -> None:
     import logging
     import warnings
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(output.PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)  # they quote names, too
     for name in ("mlflow", "alembic", "lightning", "lightning.pytorch", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -341,9 +369,9 @@ def _view() -> Iterator[Any]:
         with live or _nothing():
             yield watch
     except KeyboardInterrupt:
-        typer.echo("stopped.", err=True)
+        say("stopped.", err=True)
         if path:
-            typer.echo(f"Nothing that finished is lost. Resume with:  distens resume {path[0]}", err=True)
+            say(f"Nothing that finished is lost. Resume with:  distens resume {path[0]}", err=True)
         sys.exit(STOPPED)
 
 
@@ -355,4 +383,4 @@ def _nothing() -> Iterator[None]:
 def _show(result: Result) -> None:
     tables.print_table(result.rows, result.missing, result.verdict)
     for note in result.notes:
-        typer.echo(note)
+        say(output.set_off(note), keep="\n")

@@ -12,16 +12,20 @@ import asyncio
 import logging
 import os
 import shlex
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distens import __version__
+from distens.cli.sent_files import find_files
 from distens.config import raw_values
-from distens.config.config import Config, read_yaml
+from distens.config.config import Config, read_text, read_yaml
 from distens.credentials import has_credentials
 from distens.errors import ConfigError, RunError, shorten_value
 
@@ -43,6 +47,9 @@ EXCLUDED = (".git", ".venv", "venv", "__pycache__", "mlruns", "mlflow.db*")
 
 FAILED, STOPPED = 1, 130
 
+ANSWER_SECONDS = 20.0
+"""How long a server may take to answer a question."""
+
 AWAY_SECONDS = 120.0
 """How long calls to a head that does not answer, or is not ready, are repeated."""
 
@@ -57,11 +64,13 @@ class Job:
         entrypoint: a shell command, to be run in the working directory.
         runtime_env: Ray's runtime environment, with the working directory in it.
         name: the name of the run or sweep, with which the job's own name begins.
+        notes: lines about the files that are sent, and those that stay.
     """
 
     entrypoint: str
     runtime_env: Mapping[str, Any]
     name: str
+    notes: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -92,9 +101,9 @@ class Job:
         command = ["python", "-m", "distens.cli", *doing, str(place.relative_to(root)), *changes]
         given = _runtime_env(more)
         env_vars = {**_environment(variables), **given.pop("env_vars", {})}
-        excludes = [*EXCLUDED, *given.pop("excludes", [])]
-        env = {"working_dir": str(root), "excludes": excludes, "env_vars": env_vars, **given}
-        return cls(shlex.join(command), env, name)
+        sent = find_files(root, EXCLUDED, given.pop("excludes", []))
+        env = {"working_dir": str(root), "excludes": sent.excludes, "env_vars": env_vars, **given}
+        return cls(shlex.join(command), env, name, sent.lines())
 
 
 def _check_run(config: Config) -> str:
@@ -176,10 +185,11 @@ def _environment(variables: Sequence[str]) -> dict[str, str]:
 def _runtime_env(more: Path | None) -> dict[str, Any]:
     if more is None:
         return {}
+    where = f"--runtime-env {more}"
+    values = read_yaml(read_text(more, where), where)
     try:
-        values = read_yaml(more.read_text(encoding="utf-8"), str(more))
         raw_values.check_json_values(values)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"--runtime-env {more}: {error}") from error
     if not isinstance(values, dict) or "working_dir" in values:
         raise ConfigError(f"--runtime-env {more}: expected keys of Ray's runtime environment, without `working_dir`")
@@ -204,13 +214,39 @@ def connect_jobs(address: str) -> Any:
 
     for name in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)  # hides their messages about packing
+
+    class Client(JobSubmissionClient):
+        """Ray's client, whose requests otherwise wait for ever."""
+
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            seconds = ANSWER_SECONDS if method == "GET" else AWAY_SECONDS  # a job is answered when it has begun
+            return super()._do_request(method, endpoint, timeout=seconds, **options)
+
+    connected: Future[Any] = Future()
+
+    def connect() -> None:
+        try:
+            connected.set_result(Client(address))
+        except BaseException as error:  # raised below
+            connected.set_exception(error)
+
+    # In a thread: a timeout of requests is one for each part of an answer, and the parts may come one by one for ever.
+    threading.Thread(target=connect, daemon=True).start()
     try:
-        return JobSubmissionClient(address)
-    except Exception as error:  # Ray raises errors of `requests`, and its own RuntimeError and ConnectionError
+        return connected.result(ANSWER_SECONDS)
+    except FutureTimeout as error:
         raise RunError(
-            f"--address {address}: no connection to Ray's dashboard: {error}. A cluster with token authentication "
-            "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH set here, too"
+            f"--address {address}: no answer within {ANSWER_SECONDS:g} s. It is to be the address of Ray's dashboard, "
+            "http://HEAD:8265, and nothing between here and there may hold its answers back"
         ) from error
+    except Exception as error:  # Ray raises errors of `requests`, and its own RuntimeError and ConnectionError
+        hint = (
+            ". A cluster with token authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH "
+            "set here, too"
+        )
+        why = str(error)
+        told = hint if any(word in why.lower() for word in ("auth", "token")) else ""
+        raise RunError(f"--address {address}: no connection to Ray's dashboard: {why}{told}") from error
 
 
 def send(client: Any, job: Job) -> str:
@@ -236,6 +272,26 @@ def send(client: Any, job: Job) -> str:
         time.sleep(1)
 
 
+async def _watched(client: Any, name: str) -> AsyncIterator[str]:
+    """Yield the parts of a job's log; while none comes, ask whether the head is still there, and yield an empty part.
+
+    Raises:
+        OSError, RuntimeError: it is not.
+    """
+    log = client.tail_job_logs(name).__aiter__()
+    while True:
+        part = asyncio.ensure_future(log.__anext__())
+        while not (await asyncio.wait({part}, timeout=ANSWER_SECONDS))[0]:
+            if (await asyncio.to_thread(client.get_job_info, name)).status.is_terminal():
+                part.cancel()
+                return
+            yield ""
+        try:
+            yield part.result()
+        except StopAsyncIteration:
+            return
+
+
 def follow(client: Any, name: str, say: Callable[[str], None]) -> int:
     """Pass on a job's log until it ends; return its exit code, 130 if it was stopped.
 
@@ -249,7 +305,7 @@ def follow(client: Any, name: str, say: Callable[[str], None]) -> int:
     async def pass_on() -> None:
         nonlocal said, heard
         before = said  # after a break, the log is sent from its beginning
-        async for text in client.tail_job_logs(name):
+        async for text in _watched(client, name):
             heard = time.monotonic()
             new, before = text[before:], max(0, before - len(text))
             if new:

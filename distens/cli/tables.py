@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
+from distens.cli import output
+from distens.cli.output import say
+from distens.printable import printable
 
 if TYPE_CHECKING:
     from distens.tune.sweep import SweepResult
@@ -23,29 +25,29 @@ def print_sweep(result: SweepResult) -> None:
         cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (run.values[key] for key in keys)]
         value = f"{run.value:.4f}" if run.value is not None else "failed"
         lines.append([run.path.rsplit("/", 1)[1], *cells, value, "best" if run is result.best else ""])
-    typer.echo()
+    say("")
     print_lines(lines)
     for run in result.runs:
         if run.why:
-            typer.echo(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
-    typer.echo("The best run is chosen on the combine split; its own table has its results on the test split:")
-    typer.echo(f"distens report {result.best.path}")
+            say(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
+    say("The best run is chosen on the combine split; its own table has its results on the test split:")
+    say(f"distens report {result.best.path}")
     for note in result.notes:
-        typer.echo(note)
+        say(note)
 
 
 def print_table(rows: Any, missing: Any, verdict: Sequence[str]) -> None:
     """Print the table of results, the reasons for missing rows, and the verdict."""
     from distens.evaluate.report import table_lines
 
-    typer.echo()
+    say("")
     print_lines(table_lines(rows, {}))
     for name, why in missing.items():
-        typer.echo(f"{name}: {why}")
-    typer.echo()
+        say(f"{name}: {why}")
+    say("")
     for sentence in verdict:
-        typer.echo(f"- {sentence}")
-    typer.echo()
+        say(f"- {sentence}")
+    say("")
 
 
 def print_lines(lines: Sequence[Sequence[str]]) -> None:
@@ -60,16 +62,18 @@ def print_lines(lines: Sequence[Sequence[str]]) -> None:
     def table(narrow: bool) -> Table:
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if narrow else (0, 1), show_edge=not narrow)
         for i, heading in enumerate(lines[0]):
+            heading = printable(heading)
             folded = fill(heading, NARROW, break_long_words=False) if narrow else heading
-            made.add_column(folded, justify="left" if i == 0 else "right", no_wrap=True)
+            made.add_column(Text(folded), justify="left" if i == 0 else "right", no_wrap=True)
         for line in lines[1:]:
-            made.add_row(*(Text(cell) for cell in line))
+            made.add_row(*(Text(printable(cell)) for cell in line))
         return made
 
     # A log has no width of its own: a table may take 160 columns there. On a narrow terminal, headings are folded, and
     # the terminal may break lines: Rich would cut numbers, and half a number is another number.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    screen = output.terminal()
+    console = Console(file=screen, width=None if sys.stdout.isatty() else 160)
     narrow = console.measure(table(False), options=console.options.update(max_width=1000)).maximum > console.width
     if narrow and sys.stdout.isatty():
-        console = Console(width=1000)
+        console = Console(file=screen, width=1000)
     console.print(table(narrow))

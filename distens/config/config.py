@@ -25,6 +25,7 @@ from pydantic import (
 from distens.config import raw_values
 from distens.config.sections import DataSection, Name, SearchSection, Section, Spec, SweepSection
 from distens.errors import ConfigError, did_you_mean, shorten_value
+from distens.printable import printable
 from distens.storage.limits import MAX_CONFIG_BYTES
 from distens.storage.regular import open_regular
 
@@ -137,6 +138,7 @@ class Config(Section):
 def _unknown_key_message(name: str, value: Any, role: str) -> str:
     """Return the message that refuses a key at the top of a config: misspelt, or a section of another role."""
     hint = did_you_mean(name, [*Config.model_fields, role])
+    name = printable(name)
     if isinstance(value, Mapping) and not hint.startswith("Did you mean"):
         return f"{name}: has no effect with role `{role}`; if {name} is the role, write `role: {name}`. {hint}"
     return f"{name}: unknown key. {hint}"
@@ -180,7 +182,7 @@ def section_of(config: Config, shape: type[Shape], needed_for: str) -> Shape:
 def _lines(error: ValidationError, root: type[BaseModel] = Config) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
-        place = ".".join(str(step) for step in item["loc"])
+        place = ".".join(printable(str(step)) for step in item["loc"])
         if item["type"] == "extra_forbidden":
             section = _section(item["loc"][:-1], root)
             lines.append(f"{place}: unknown key. {did_you_mean(str(item['loc'][-1]), section.model_fields)}")
@@ -213,12 +215,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not file.exists():
         near = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise ConfigError(f"{file}: no such config. {did_you_mean(file.name, near)}")
+    return parse_yaml(read_text(file, str(file)), str(file), overrides)
+
+
+def read_text(file: Path, where: str) -> str:
+    """Return the text of a YAML file that a user names.
+
+    Raises:
+        ConfigError: it is not a file, is larger than MAX_CONFIG_BYTES, or is not UTF-8.
+    """
     try:
         with open_regular(file, MAX_CONFIG_BYTES) as source:
-            text = source.read().decode("utf-8")
+            return source.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as text: {error}") from error
-    return parse_yaml(text, str(file), overrides)
+        raise ConfigError(f"{where}: cannot be read as text: {error}") from error
 
 
 def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
@@ -236,15 +246,18 @@ def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """Return YAML 1.2 as plain values: `1e-3` is a number and `on` is a word."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    """Return YAML 1.2 as plain values: `1e-3` is a number and `on` is a word.
 
+    Raises:
+        ConfigError: the text is not YAML, or stands for too many values.
+    """
+    from distens.config import _yaml
+
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{where}: a config has at most {MAX_CONFIG_BYTES:,} bytes, and this one has more")
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except RecursionError as error:
-        raise ConfigError(f"{where}: not YAML: nested too deeply") from error
-    except (YAMLError, ValueError) as error:  # ValueError: a date or number that is not valid
+        return _yaml.read_values(text)
+    except ValueError as error:
         raise ConfigError(f"{where}: not YAML: {error}") from error
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from distens.credentials import has_credentials
 from distens.errors import shorten_value
+from distens.printable import printable
 
 MAX_VALUES = 1_000_000
 """The most values that a config may have: YAML's aliases turn a few lines into any number of values."""
 
 MAX_DEPTH = 64
+
+MAX_INTEGER_BITS = 128
+"""Numbers of more bits are no option's value, and fail late where they become floats or text."""
 
 
 def check_json_values(values: Any) -> None:
@@ -44,13 +48,18 @@ def check_json_values(values: Any) -> None:
 def _check_leaf(value: Any, where: str) -> None:
     if isinstance(value, str):
         if has_credentials(value):
+            what = "an address with credentials" if "://" in value else "credentials"
             raise ValueError(
-                f"{where}: an address with credentials in it; a config is stored with its run, so give those in the "
-                "environment (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI, …)"
+                f"{where}: {what} in it; a config is stored with its run, so give those in the environment "
+                "(AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI, …)"
             )
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{where}: expected a finite number, found {value}")
+    elif isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise ValueError(
+            f"{where}: expected a number of at most {MAX_INTEGER_BITS} bits, found {value.bit_length()} bits"
+        )
     elif not (value is None or isinstance(value, bool | int)):
         raise ValueError(f"{where}: expected text, a number, a list or a mapping, found {shorten_value(value)}")
 
@@ -75,4 +84,4 @@ def misread(given: Any, made: Any, where: str = "") -> Iterator[str]:
 
 
 def _dotted(place: tuple[Any, ...]) -> str:
-    return ".".join(map(str, place))
+    return ".".join(printable(str(step)) for step in place)

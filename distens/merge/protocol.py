@@ -28,7 +28,7 @@ class ClientUpdate(Record):
         steps: the number of steps that its optimizer made.
         rate_sum: the sum of the learning rates of these steps.
         histogram_C: the number of its rows of each class.
-        loss: the mean loss of its last local epoch.
+        loss: the mean loss of its last local epoch; None if it was not measured.
         seconds: the seconds of local training.
         node: the host that trained it.
     """
@@ -41,7 +41,7 @@ class ClientUpdate(Record):
     steps: int
     rate_sum: float
     histogram_C: tuple[int, ...]
-    loss: float
+    loss: float | None
     seconds: float = 0.0
     node: str = ""
 

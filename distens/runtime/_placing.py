@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
+from ray.util import client
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -128,12 +129,30 @@ class Placement:
         try:
             _sizes.check_room(nodes, self.usual, also)
         except RunError as error:
-            return error
+            if not _held_by_caller()[1]:
+                return error
+            try:
+                _sizes.check_room([node["Resources"] for node in self._alive()], self.usual, also)
+            except RunError as whole:  # not even if this process held nothing
+                return whole
+            return RunError(
+                f"{error}, beside what the Ray actor or task holds in which this run was started. Give that one fewer "
+                "resources (`num_cpus=0`), give members fewer (runtime.cpus_per_member), or add a node; with "
+                "runtime.wait_seconds the run waits for one"
+            )
         return None
 
-    def _nodes(self) -> list[dict[str, float]]:
+    def _alive(self) -> list[dict[str, Any]]:
         wanted = self.labels.items()
-        return [n["Resources"] for n in ray.nodes() if n["Alive"] and wanted <= n.get("Labels", {}).items()]
+        return [node for node in ray.nodes() if node["Alive"] and wanted <= node.get("Labels", {}).items()]
+
+    def _nodes(self) -> list[dict[str, float]]:
+        """Return the resources of the nodes for members, without what this process holds as long as the run takes."""
+        own, held = _held_by_caller()
+        return [
+            {kind: amount - held.get(kind, 0.0) * (node["NodeID"] == own) for kind, amount in node["Resources"].items()}
+            for node in self._alive()
+        ]
 
     def slots(self) -> int:
         """Return the number of actors of the usual size that the cluster has room for now, or is to make room for."""
@@ -196,6 +215,20 @@ class Placement:
         parts = [_sizes.ray_amounts(needs.part())] * needs.processes
         labels: Any = [dict(self.labels)] * needs.processes if self.labels else None  # Ray's default is None, too
         return placement_group(parts, self.placement.upper(), bundle_label_selector=labels)
+
+
+def _held_by_caller() -> tuple[str, Mapping[str, float]]:
+    """Return this process's node and the resources that it holds while members train there; a driver holds none.
+
+    A task gives its CPUs back to Ray while it waits for others, an actor does not.
+    """
+    if client.ray.is_connected():
+        return "", {}
+    here = ray.get_runtime_context()
+    if here.worker.mode != ray.WORKER_MODE:
+        return "", {}
+    held = here.get_assigned_resources()
+    return here.get_node_id(), held if here.get_actor_id() else {k: v for k, v in held.items() if k != "CPU"}
 
 
 def _in_trial_without_cpus() -> bool:

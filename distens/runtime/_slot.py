@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayError
 
+from distens.credentials import redact
 from distens.errors import StorageFailed
 from distens.records import Answer, Failure, Pack, Reason, Resources, Task
 from distens.runtime._placing import PlacedActor
@@ -117,5 +118,5 @@ def _task_limit_passed(pack: Pack, seconds: float) -> bool:
 
 def _one_line(error: RayError, most: int = 300) -> str:
     """Return Ray's message about a lost process as one line, since our log shows only the last line of a message."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    text = redact(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()))
     return text if len(text) <= most else f"{text[:most]}…"

@@ -8,7 +8,7 @@ from typing import BinaryIO
 MAX_JSON_BYTES = 64 << 20
 """The largest JSON file that is read: a hundred times what large runs write."""
 
-MAX_CONFIG_BYTES = 4 << 20
+MAX_CONFIG_BYTES = 2**19
 
 MAX_BYTES = {"config.yaml": MAX_CONFIG_BYTES, "results.json": 256 << 20}
 """The largest sizes of files by name, where they differ from those of their kind."""

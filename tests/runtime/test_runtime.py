@@ -180,8 +180,16 @@ def test_the_note_of_a_dead_cluster_is_not_followed(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        threading.Thread(target=_greet, args=(server,), daemon=True).start()
         assert cluster_here() == address
     assert cluster_here() == "local"
+
+
+def _greet(server):
+    """Answer once as a head does: with HTTP/2's frame of settings."""
+    connection, _ = server.accept()
+    connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    connection.recv(100)
 
 
 def test_more_than_any_node_has_is_refused_before_work(dataset, tmp_path, ray_here):

@@ -162,7 +162,11 @@ def test_nobody_at_the_address(project):
         ([], {"more": Path("bad.yaml")}, "bad.yaml: not YAML"),
         ([], {"more": Path("list.yaml")}, "--runtime-env list.yaml: expected keys"),
         ([], {"more": Path("text.yaml")}, "--runtime-env text.yaml: env_vars: expected a dict, found 'x'"),
-        ([], {"more": Path("latin.yaml")}, "--runtime-env latin.yaml: 'utf-8' codec can't decode"),
+        (
+            [],
+            {"more": Path("latin.yaml")},
+            "--runtime-env latin.yaml: cannot be read as text: 'utf-8' codec can't decode",
+        ),
         ([], {"more": Path("key.yaml")}, "--runtime-env key.yaml: pip.0: an address with credentials"),
     ],
 )

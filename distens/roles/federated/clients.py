@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from distens.data.dataset import Dataset, Examples
 from distens.data.preprocessing import Preprocessing
 from distens.errors import DataError
 from distens.records import Integers
+
+_IS_EMPTY = re.compile(r"has no rows|there are no rows|the file is empty|found shape \(0[,)]")
 
 
 class ClientData(Protocol):
@@ -83,7 +86,13 @@ class RemoteClients:
     def _open(self, client: str) -> Examples:
         section = self.sections[client]
         where = f"federated.sources.{client} ({section.source})"
-        raw = source.read_source(section, least_classes=1, as_found=True)
+        try:
+            raw = source.read_source(section, least_classes=1, as_found=True)
+        except DataError as error:
+            why = "the client has no rows" if _IS_EMPTY.search(str(error)) else str(error)
+            raise DataError(f"{where}: {why}") from error
+        if not len(raw.targets_N):
+            raise DataError(f"{where}: the client has no rows")
         strange = [name for name in raw.target.column_names if name not in self.classes]
         if strange:
             known = ", ".join(self.classes[:20])

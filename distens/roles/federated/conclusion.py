@@ -72,7 +72,7 @@ def merge_clients(
             steps=int(found["steps"]),
             rate_sum=found["steps"] * member.learning_rate,
             histogram_C=read_histogram(found, classes),
-            loss=found["train_loss"],
+            loss=found.get("train_loss"),
         )
         updates.append(update)
     return plan.merger.merge(Round(0, start_P, updates, clients)).weights_P
@@ -92,9 +92,18 @@ def combine_and_compare(
     partition: Partition | None,
     names: Sequence[str],
     logs: Mapping[int, RoundLog],
+    refused: Mapping[str, str],
 ) -> Outcome:
-    """Combine and calibrate the server's models, choose one, and return the outcome."""
-    return _Conclusion(plan, store, ledger, loaded, partition, names, logs).outcome()
+    """Combine and calibrate the server's models, choose one, and return the outcome.
+
+    Args:
+        plan, store, ledger, loaded: the run's.
+        partition: the division of *train* among the clients; None if they have rows of their own.
+        names: all clients.
+        logs: round -> its log; empty in one shot.
+        refused: client that trained once -> the reason why its report cannot be used.
+    """
+    return _Conclusion(plan, store, ledger, loaded, partition, names, logs, refused).outcome()
 
 
 class _Conclusion:
@@ -107,19 +116,20 @@ class _Conclusion:
         partition: Partition | None,
         names: Sequence[str],
         logs: Mapping[int, RoundLog],
+        refused: Mapping[str, str],
     ) -> None:
         self.plan, self.store, self.ledger, self.loaded = plan, store, ledger, loaded
-        self.partition, self.names, self.logs = partition, names, logs
+        self.partition, self.names, self.logs, self.refused = partition, names, logs, refused
         self.labels, self.target = loaded.dataset.labels, loaded.dataset.target
         self.judged = bool(len(self.labels["combine"]))
         self.missing: dict[str, str] = {}
         self.rows: dict[str, TableRow] = {}
         self.weighed: WeightedClients | None = None
-        self.clients = overview.ClientOverview(names, logs, ledger, overview.counts(loaded, partition, ledger))
+        self.clients = overview.ClientOverview(names, logs, ledger, overview.counts(loaded, partition, ledger, refused))
 
     def outcome(self) -> Outcome:
         made = self._made()
-        clients = clients_in_order(self.ledger, self.names)
+        clients = clients_in_order(self.ledger, [name for name in self.names if name not in self.refused])
         if clients:
             self.weighed = self._weighed(clients, made.get(STUDENT))
             self._add_ensembles(self.weighed)
@@ -141,7 +151,10 @@ class _Conclusion:
             means={MEAN: self._mean_client(clients)} if clients else {},
             missing=self.missing,
             foreword=[why],
-            afterword=overview.degraded(self.logs),
+            afterword=[
+                *overview.degraded(self.logs),
+                *overview.single(self.logs, [entry.task.work.client for entry in clients]),
+            ],
             weights=weights,
             page=PageContent(
                 members=self.clients.table(weights),
@@ -168,6 +181,7 @@ class _Conclusion:
         found = {name: found[name] for name in (GLOBAL, STUDENT, *self.plan.baselines) if name in found}
         for failed in self.ledger.failed(FederatedPurpose.CLIENT):
             self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
+        self.missing |= {client: f"refused: {why}" for client, why in self.refused.items()}
         return found
 
     def _read(self, entry: Finished, split: str) -> Floats:

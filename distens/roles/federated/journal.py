@@ -31,10 +31,12 @@ class RoundLog:
         round: from 0.
         asked: the clients that were drawn.
         shares: client whose update was merged -> its share; None under rules that merge number by number.
+        rows: client whose update was merged -> its number of rows, where no partition gives it.
         refused: client whose update was refused -> why.
         failed: client that sent no update -> why.
         retried: attempts that were lost and made again, as "client: why".
-        loss: the mean, weighted by rows, of the merged clients' losses in their last local epochs.
+        loss: the mean, weighted by rows, of the merged clients' losses in their last local epochs; None if
+            none of them measured it.
         refined: metrics of the distiller that refined the merged weights.
         seconds: from the round's start to the end of its merge and, with a distiller, of the refinement.
         metrics: of the weights that the round ended with, on the server's *search* rows; empty until the weights are
@@ -44,10 +46,11 @@ class RoundLog:
     round: int
     asked: list[str]
     shares: dict[str, float | None] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     retried: list[str] = field(default_factory=list)
-    loss: float = math.nan
+    loss: float | None = math.nan
     refined: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)

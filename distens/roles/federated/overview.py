@@ -82,10 +82,39 @@ def degraded(logs: Mapping[int, RoundLog]) -> list[str]:
     return [f"{len(rounds)} of {len(logs)} rounds were merged without a client that was drawn: {named}."]
 
 
-def counts(loaded: LoadedData, partition: Partition | None, ledger: Ledger) -> dict[str, list[int]]:
+def single(logs: Mapping[int, RoundLog], clients: Sequence[str]) -> list[str]:
+    """Return a sentence about a model that one client alone made; none if there is no such model.
+
+    Args:
+        logs: round -> its log; empty in one shot.
+        clients: in one shot, the clients whose models are used.
+    """
+    if not logs:
+        if len(clients) != 1:
+            return []
+        return [f"One client alone, {clients[0]}, made what is called global or ensemble here: nothing was federated."]
+    makers = [list(log.shares) for log in logs.values()]
+    alone = [clients[0] for clients in makers if len(clients) == 1]
+    if not alone:
+        return []
+    if len(alone) == len(logs) and len(set(alone)) == 1:
+        return [f"One client alone, {alone[0]}, made the global model in all rounds: nothing was federated."]
+    named = ", ".join(sorted(set(alone))[:10])
+    return [f"In {len(alone)} of {len(logs)} rounds one client alone made the global weights: {named}."]
+
+
+def counts(
+    loaded: LoadedData, partition: Partition | None, ledger: Ledger, refused: Mapping[str, str]
+) -> dict[str, list[int]]:
     """Return client -> its numbers of rows of each class, as far as they are known.
 
     Clients with data of their own report them in one shot; after rounds they are not known.
+
+    Args:
+        loaded: the server's data.
+        partition: the division of its *train* split among the clients; None if they have rows of their own.
+        ledger: the tasks that left reports.
+        refused: client -> the reason why its report cannot be used.
     """
     dataset, classes = loaded.dataset, len(loaded.dataset.classes)
     if partition is not None:
@@ -94,6 +123,7 @@ def counts(loaded: LoadedData, partition: Partition | None, ledger: Ledger) -> d
     return {
         e.task.work.client: list(read_histogram(e.report.metrics, classes))
         for e in ledger.finished(FederatedPurpose.CLIENT)
+        if e.task.work.client not in refused
     }
 
 
@@ -224,7 +254,10 @@ def of_rounds(logs: Mapping[int, RoundLog], clients: ClientOverview, metric: str
     values = {name: np.array([logs[n].metrics.get(name, np.nan) for n in numbers]) for name in order}
     caption = "The global weights on the server's rows, round by round"
     if not values:
-        values, caption = {"loss": np.array([logs[n].loss for n in numbers])}, "Training, round by round"
+        values, caption = (
+            {"loss": np.array([logs[n].loss for n in numbers], dtype=np.float64)},
+            "Training, round by round",
+        )
     paths = {caption: folder / "rounds.png", "How much each update counted": folder / "shares.png"}
     figures.rounds(values, outcomes_KT, paths[caption])
     figures.shares(shares_KT, outcomes_KT, clients.names, folder / "shares.png")

@@ -10,6 +10,7 @@ run that is resumed ends with the same weights. Updates travel in memory, not th
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +27,14 @@ from distens.roles.federated.answers import Refinement, ServerScore
 from distens.roles.federated.journal import RoundLog, RoundsJournal, ServerState
 from distens.roles.federated.plan import FederatedPlan
 from distens.roles.federated.purpose import FederatedPurpose
+from distens.roles.federated.validation import KnownClient, find_fault, find_giants
 from distens.roles.federated.work.client_round import ClientRound
 from distens.roles.federated.work.judge import Judge
 from distens.roles.federated.work.refine import Refine
 from distens.runtime.protocol import Runner
 from distens.storage.store import Store
+
+_logger = logging.getLogger("distens")
 
 PACKS_PER_SLOT = 4
 """The number of packs per slot where clients gain nothing from being trained together: all slots end together."""
@@ -45,6 +49,8 @@ class Rounds:
         plan: what to do.
         store: the run's folder, where rounds are journalled.
         rows: client -> its number of rows, or 1 where that is not known; in the clients' order.
+        counts: client -> its number of rows of each class; empty where that is not known.
+        classes: the number of classes.
         start: returns the first weights.
         proxy: for rules that use the server's rows (see `distens.merge.protocol.Round.proxy`); else None.
         judged: True if the server has rows to judge weights on.
@@ -60,13 +66,15 @@ class Rounds:
         plan: FederatedPlan,
         store: Store,
         rows: Mapping[str, int],
+        counts: Mapping[str, Sequence[int]],
+        classes: int,
         start: Callable[[], Floats],
         proxy: Callable[[Floats], tuple[float, Floats]] | None,
         judged: bool,
         told: Callable[[RoundLog], None],
         advised: int,
     ) -> None:
-        self._plan, self._rows = plan, rows
+        self._plan, self._rows, self._classes = plan, rows, classes
         self._names = list(rows)
         self._resources = {client: plan.resources(i, client) for i, client in enumerate(rows)}
         self._proxy, self._judged, self._told, self._advised = proxy, judged, told, advised
@@ -75,6 +83,11 @@ class Rounds:
         self._journal = RoundsJournal(store)
         self._server = self._journal.restored() or ServerState(0, start())
         self.logs: Mapping[int, RoundLog] = self._journal.logs
+        self._counts = counts
+        self._known = {name: KnownClient(rows[name], counts[name]) for name in counts}
+        for log in self.logs.values():
+            self._known |= {client: KnownClient(count) for client, count in log.rows.items()}
+        self._pattern = registry.build_member(self._settings)
         self._log = RoundLog(0, [])
         self._updates: dict[str, ClientUpdate] = {}
         self._waiting: set[str] = set()
@@ -238,8 +251,12 @@ class Rounds:
             self._log.refined = dict(outcome.metrics)
             self._waiting.discard(FederatedPurpose.REFINE)
         elif isinstance(outcome, ClientUpdate):
-            self._updates[outcome.client] = outcome
-            self._waiting.discard(outcome.client)
+            task = self._sent.get(outcome.task_id)
+            if task is None or task.purpose != FederatedPurpose.ROUND or task.work.round != self._log.round:
+                _logger.warning("an update for %.100r, which is no task of this round, is left out", outcome.task_id)
+                return
+            self._updates[task.work.client] = outcome  # whoever the update says that it is from
+            self._waiting.discard(task.work.client)
         elif isinstance(outcome, Failure):
             self._handle_failure(outcome)
 
@@ -276,8 +293,11 @@ class Rounds:
             ) from error
         shares = [None] * len(updates) if merged.shares_K is None else [float(share) for share in merged.shares_K]
         log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
-        rows = [update.rows for update in updates]
-        log.loss = float(np.average([update.loss for update in updates], weights=rows))
+        log.rows = {update.client: int(update.rows) for update in updates if update.client not in self._counts}
+        self._known |= {client: KnownClient(count) for client, count in log.rows.items()}
+        losses = [(update.loss, update.rows) for update in updates if update.loss is not None]
+        weights = [rows for _, rows in losses]
+        log.loss = float(np.average([loss for loss, _ in losses], weights=weights)) if losses else None
         self._server = replace(
             server, rounds=log.round + 1, weights_P=merged.weights_P, memory=merged.memory, norms=norms
         )
@@ -288,15 +308,17 @@ class Rounds:
         """Return the updates that can be merged, in order of clients' names, and their norms; log the refused ones."""
         start_P, found = self._server.weights_P, []
         for client, update in sorted(self._updates.items()):
-            weights_P = update.weights_P
-            if weights_P.shape != start_P.shape or weights_P.dtype != start_P.dtype:
-                self._log.refused[client] = (
-                    f"{weights_P.dtype} of shape {weights_P.shape} instead of {start_P.dtype} of shape {start_P.shape}"
-                )
-            elif not np.isfinite(norm := _distance(weights_P, start_P)):
+            known = self._known.get(client, KnownClient())
+            why = find_fault(update, client, known, start_P, self._classes, self._pattern, self._log.round)
+            if why:
+                self._log.refused[client] = why
+            elif not np.isfinite(norm := _distance(update.weights_P, start_P)):
                 self._log.refused[client] = "numbers that are not finite"
             else:
                 found.append((update, norm))
+        giants = find_giants({update.client: update.rows for update, _ in found if update.client not in self._known})
+        self._log.refused |= giants
+        found = [(update, norm) for update, norm in found if update.client not in giants]
         norms = [*(norm for _, norm in found), *self._server.norms]
         usual = median(norms) if len(norms) > 2 else math.inf
         most = self._plan.section.most_norm * usual if usual > 0 else math.inf

@@ -29,6 +29,7 @@ from distens.roles.federated.journal import RoundLog
 from distens.roles.federated.plan import FederatedPlan, check_drawn
 from distens.roles.federated.purpose import FederatedPurpose
 from distens.roles.federated.rounds import Rounds
+from distens.roles.federated.validation import KnownClient, find_giants, find_report_fault
 from distens.roles.federated.work.distil_blind import DistilBlind
 from distens.roles.federated.work.train_client import TrainClient
 from distens.runtime.protocol import RunContext
@@ -61,11 +62,15 @@ class FederatedRun:
             with suppress(DistensError):  # an error is raised again below, where the tracker sees it
                 network.start()  # loads torch, while the runner gets ready
         self.session.start(RunContext(self.store, loaded.dataset.for_members(), clients), self.plan.also)
+        logs: Mapping[int, RoundLog] = {}
+        refused: Mapping[str, str] = {}
         if self.plan.one_shot:
-            logs = self._one_shot(names, planner, loaded.dataset.inputs["test"].shape[1:])
+            refused = self._one_shot(names, planner, loaded, self._counts(partition, loaded))
         else:
             logs = self._rounds(names, partition, loaded, planner, network)
-        return conclusion.combine_and_compare(self.plan, self.store, self.ledger, loaded, partition, names, logs)
+        return conclusion.combine_and_compare(
+            self.plan, self.store, self.ledger, loaded, partition, names, logs, refused
+        )
 
     def _at_once(self) -> int:
         """Return the least number of clients that train at once, as far as it is known before the data are read."""
@@ -103,7 +108,10 @@ class FederatedRun:
 
     # One shot --------------------------------------------------------------------------------------------------------
 
-    def _one_shot(self, names: Sequence[str], planner: Planner, shape: tuple[int, ...]) -> dict[int, RoundLog]:
+    def _one_shot(
+        self, names: Sequence[str], planner: Planner, loaded: LoadedData, counts: Mapping[str, Sequence[int]]
+    ) -> dict[str, str]:
+        """Train every client once, and the server's models; return the clients whose reports are refused, and why."""
         seed, limit = self.config.seed, self.plan.section.deadline_seconds
         tasks = [
             Task(
@@ -118,18 +126,32 @@ class FederatedRun:
             for i, name in enumerate(names)
         ]
         self._complete(tasks, planner, len(names))
-        finished = conclusion.clients_in_order(self.ledger, names)
+        refused = self._refused(conclusion.clients_in_order(self.ledger, names), counts, planner.classes)
+        finished = conclusion.clients_in_order(self.ledger, [name for name in names if name not in refused])
         needed = int(np.ceil(self.plan.section.quorum * len(names)))
         if len(finished) < needed:
-            reasons = "; ".join(
-                f"{f.task.id}: {f.failure.message}" for f in self.ledger.failed(FederatedPurpose.CLIENT)[:5]
-            )
+            failed = {f.task.id: f.failure.message for f in self.ledger.failed(FederatedPurpose.CLIENT)}
+            reasons = "; ".join([f"{client}: {why}" for client, why in {**failed, **refused}.items()][:5])
             raise RunError(
                 f"{len(finished)} of {len(names)} clients finished, and the quorum (federated.quorum) is {needed}: "
                 f"{reasons}"
             )
+        shape = loaded.dataset.inputs["test"].shape[1:]
         self._complete(self._made(finished, planner, shape, len(names)), planner, 0)
-        return {}
+        return refused
+
+    def _refused(
+        self, finished: Sequence[Finished], counts: Mapping[str, Sequence[int]], classes: int
+    ) -> dict[str, str]:
+        """Return client -> the reason why its report cannot be used."""
+        known = {name: KnownClient(sum(own), own) for name, own in counts.items()}
+        reports = {entry.task.work.client: entry.report.metrics for entry in finished}
+        faults = {
+            name: find_report_fault(found, known.get(name, KnownClient()), classes) for name, found in reports.items()
+        }
+        refused = {name: why for name, why in faults.items() if why}
+        unknown = {name: int(found["rows"]) for name, found in reports.items() if name not in {*refused, *known}}
+        return refused | find_giants(unknown)
 
     def _made(self, finished: Sequence[Finished], planner: Planner, shape: tuple[int, ...], clients: int) -> list[Task]:
         """Return the server's tasks: merging the clients, and training the students; they are independent."""
@@ -172,13 +194,21 @@ class FederatedRun:
         judged = bool(len(loaded.dataset.labels["search"]))
         advised = planner.size(self.plan.settings(0), len(names))
         proxy = network.gradient if registry.has_capability(self.plan.merger, NeedsProxy) else None
-        rounds = Rounds(self.plan, self.store, rows, network.start, proxy, judged, self._told, advised)
+        counts, classes = self._counts(partition, loaded), len(loaded.dataset.classes)
+        rounds = Rounds(self.plan, self.store, rows, counts, classes, network.start, proxy, judged, self._told, advised)
         for log in rounds.logs.values():
             self._track(log)
         self._show("", len(rounds.logs))
         weights_P = rounds.run()
         self._complete([conclusion.make_global_task(self.plan, weights_P)], planner, 0)
         return rounds.logs
+
+    def _counts(self, partition: Partition | None, loaded: LoadedData) -> dict[str, list[int]]:
+        """Return client -> its number of rows of each class; empty where clients have rows of their own."""
+        if partition is None:
+            return {}
+        counts_KC = partition.histograms(loaded.dataset.labels["train"], len(loaded.dataset.classes))
+        return dict(zip(partition.rows, counts_KC.tolist(), strict=True))
 
     def _told(self, log: RoundLog) -> None:
         self._track(log)
@@ -188,7 +218,8 @@ class FederatedRun:
             self._show(f"{number}: {shown} on the server's rows", log.round + 1)
             return
         missing = {**log.failed, **log.refused}
-        text = f"{number}: {len(log.shares)} of {len(log.asked)} clients, loss {log.loss:.4f}, {log.seconds:.2f} s"
+        loss = "" if log.loss is None else f", loss {log.loss:.4f}"
+        text = f"{number}: {len(log.shares)} of {len(log.asked)} clients{loss}, {log.seconds:.2f} s"
         if missing:
             text += "; without " + "; ".join(f"{client}: {why}" for client, why in missing.items())
         self._show(text, log.round + 1)
@@ -197,7 +228,8 @@ class FederatedRun:
         self.watch(ProgressEvent("rounds", text, "rounds", self.plan.section.rounds, done, numbered=True))
 
     def _track(self, log: RoundLog) -> None:
-        numbers = {"clients": len(log.shares), "refused": len(log.refused), "failed": len(log.failed), "loss": log.loss}
+        numbers = {"clients": float(len(log.shares)), "refused": len(log.refused), "failed": len(log.failed)}
+        numbers |= {} if log.loss is None else {"loss": log.loss}
         numbers |= {f"global_{name}": value for name, value in log.metrics.items()}
         numbers |= {f"refined_{name}": value for name, value in log.refined.items()}
         self.plan.tracker.progress(log.round + 1, numbers)
