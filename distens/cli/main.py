@@ -257,6 +257,7 @@ def report(
     """Print a finished run's table of results, and the address of its page."""
     from distens.cli import predictions
     from distens.errors import RunError
+    from distens.evaluate.report import rows_of
     from distens.storage.store import Store
 
     if out is not None:
@@ -268,8 +269,7 @@ def report(
         raise RunError(f"{path}: this run has not finished; `distens resume {path}` resumes it")
     with report_damage(f"{store.url}/results.json"):
         results = store.read_json("results.json")
-        rows = {name: value for name, value in results.items() if isinstance(value, dict) and "accuracy" in value}
-        tables.print_table(rows, results["missing"], results["verdict"])
+        tables.print_table(rows_of(results), results["missing"], results["verdict"])
     if out is not None:
         predictions.write_out(out, store.read("report.html"))
     say(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")

@@ -47,9 +47,19 @@ def columns(target: Target | type[Target]) -> Columns:
 
 def columns_of(rows: Mapping[str, Mapping[str, float]]) -> Columns:
     """Return the columns of a table that was stored without them, by the keys of its rows."""
-    targets = [registry.find_plugin("targets", kind, "targets") for kind in registry.names("targets")]
+    targets = _targets()
     fit = [one for one in targets if any(key in row for row in rows.values() for key in one.headings)]
     return columns(fit[0] if fit else targets[0])
+
+
+def rows_of(results: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Return the table's rows among the entries of `results.json`: those that have all measures of a target."""
+    found = {name: value for name, value in results.items() if isinstance(value, Mapping)}
+    return {name: row for name, row in found.items() if any(one.headings.keys() <= row.keys() for one in _targets())}
+
+
+def _targets() -> list[type[Target]]:
+    return [registry.find_plugin("targets", kind, "targets") for kind in registry.names("targets")]
 
 
 @dataclass(frozen=True)
