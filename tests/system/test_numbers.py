@@ -66,6 +66,9 @@ def test_from_a_config_to_a_registered_model_that_predicts(tmp_path, mlflow_stor
     (line,) = [line for line in listed if "finished" in line]
     assert head.split() == ["run", "started", "state", "members", "RMSE", "MAE"]
     assert line.split()[-2:] == [f"{result.rows[chosen][key]:.4f}" for key in ("rmse", "mae")]
+    reported = CliRunner().invoke(app, ["report", result.path]).output.splitlines()
+    (row,) = [line.split() for line in reported if line.split()[:1] == ["seed_ensemble"]]
+    assert row[1] == f"{result.rows['seed_ensemble']['rmse']:.4f}"
     page = Path(result.path, "report.html").read_text()
     assert "higher is better for R², lower for the others" in page and "Brier" not in page
     assert result.verdict[0].startswith("Lowest RMSE: ")
