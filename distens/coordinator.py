@@ -9,6 +9,7 @@ the same settings and the same seed), and continues to decide from there.
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -92,7 +93,8 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, res
             if resume:
                 return carry_out(plan, store, watch or silent, _read_info(store))
             done = store.exists("results.json")
-            hint = f"`distens report {store.url}` shows it" if done else f"`distens resume {store.url}` continues it"
+            place = shlex.quote(store.url)
+            hint = f"`distens report {place}` shows it" if done else f"`distens resume {place}` continues it"
             state = "has finished" if done else "was not finished"
             stored = store.read_json("run.json").get("sources")
             if edited := describe_edited(plan.config.model_dump(mode="json"), stored):
@@ -169,10 +171,8 @@ def carry_out(
         with without_autologging(), Session(plan, store, watch, info, lambda: data or role.data(plan)) as session:
             result = session.deliver(role.carry_out(plan, session))
     except StorageFailed as error:
-        again = (
-            f"No finished task is lost: once the storage works again, `distens resume {store.url}` continues the run"
-        )
-        raise StorageFailed(f"{error}. {again}") from error
+        again = f"once the storage works again, `distens resume {shlex.quote(store.url)}` continues the run"
+        raise StorageFailed(f"{error}. No finished task is lost: {again}") from error
     watch(ProgressEvent("done", "finished"))
     return replace(result, notes=(*result.notes, *session.notes))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -138,7 +139,7 @@ def sweep(
         result = go(checked, say)
     except KeyboardInterrupt:
         say("stopped.", err=True)
-        say(f"Nothing that finished is lost. Resume with:  distens sweep {config}", err=True)
+        say(f"Nothing that finished is lost. Resume with:  distens sweep {shlex.quote(str(config))}", err=True)
         sys.exit(STOPPED)
     tables.print_sweep(result)
 
@@ -266,7 +267,7 @@ def report(
     if not store.exists("run.json"):
         raise RunError(f"{path}: no run here (run.json is missing)")
     if not store.exists("results.json"):
-        raise RunError(f"{path}: this run has not finished; `distens resume {path}` resumes it")
+        raise RunError(f"{path}: this run has not finished; `distens resume {shlex.quote(path)}` resumes it")
     with report_damage(f"{store.url}/results.json"):
         results = store.read_json("results.json")
         tables.print_table(rows_of(results), results["missing"], results["verdict"])
@@ -371,7 +372,7 @@ def _view() -> Iterator[Any]:
     except KeyboardInterrupt:
         say("stopped.", err=True)
         if path:
-            say(f"Nothing that finished is lost. Resume with:  distens resume {path[0]}", err=True)
+            say(f"Nothing that finished is lost. Resume with:  distens resume {shlex.quote(path[0])}", err=True)
         sys.exit(STOPPED)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ def print_sweep(result: SweepResult) -> None:
         if run.why:
             say(f"{run.path.rsplit('/', 1)[1]}: {run.why}")
     say("The best run is chosen on the combine split; its own table has its results on the test split:")
-    say(f"distens report {result.best.path}")
+    say(f"distens report {shlex.quote(result.best.path)}")
     for note in result.notes:
         say(note)
 

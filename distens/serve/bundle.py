@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -195,7 +196,7 @@ def _open(path: str) -> Store:
             return Store(f"{path}/final/{name}")
     raise BundleError(
         f"{path}: this run has not finished, so it has no bundle to predict with; resume it with `distens resume "
-        f"{path}`"
+        f"{shlex.quote(path)}`"
     )
 
 
