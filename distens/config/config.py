@@ -212,7 +212,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file is missing or not YAML, or the config is not valid.
     """
     file = Path(path)
-    if not file.exists():
+    if not file.exists() or file.is_dir():
         near = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise ConfigError(f"{file}: no such config. {did_you_mean(file.name, near)}")
     return parse_yaml(read_text(file, str(file)), str(file), overrides)

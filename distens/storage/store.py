@@ -53,6 +53,8 @@ MAX_REQUESTS_AT_ONCE = 16
 """The number of requests at once to a remote store, where many files are read."""
 
 _OF_ONE_FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UnfitFile)
+_IN_THE_WAY = (NotADirectoryError, IsADirectoryError)
+"""What stands where a file is to be written is in every other member's way, too; where one is read, it is damage."""
 
 One = TypeVar("One")
 CallResult = TypeVar("CallResult")
@@ -104,7 +106,9 @@ class Store:
                 return self._patience.ask(call, filesystem.PATIENCE_SECONDS)
             found = filesystem.meet(self.url, call)
         except (OSError, pa.ArrowException) as error:  # Azure's client raises the latter
-            kind = StorageError if isinstance(error, _OF_ONE_FILE) else StorageFailed
+            writing = doing.startswith("write ")
+            of_one = isinstance(error, _OF_ONE_FILE) and not (writing and isinstance(error, _IN_THE_WAY))
+            kind = StorageError if of_one else StorageFailed
             raise kind(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
         self._met = True
         return found

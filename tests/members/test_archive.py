@@ -10,6 +10,7 @@ import sys
 import warnings
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,12 +79,19 @@ def test_what_is_read_back_is_written_as_it_was(kind, name):
 
 def test_another_process_writes_the_same_bytes():
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_archive as here, hashlib\n"
+        "import sys; sys.path[:0] = sys.argv[1:]; import test_archive as here, hashlib\n"
         "for kind, name in [(here.Estimator, n) for n in ('extra_trees', 'lightgbm', 'mlp')]:\n"
         "    print(hashlib.sha256(here.skops_of(here.trained(kind, name)[0])).hexdigest())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", script, os.path.dirname(__file__)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        script,
+        *map(str, (Path(__file__).parent, Path(__file__).parents[1])),
+    ]
     first = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True, text=True).stdout.split()
     second = [skops_of(trained(Estimator, name)[0]) for name in ("extra_trees", "lightgbm", "mlp")]
     assert first == [hashlib.sha256(content).hexdigest() for content in second]
