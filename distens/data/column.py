@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Column:
+class ReadColumn:
     """One column of a table, as it was read.
 
     Attributes:
@@ -33,13 +33,13 @@ class Column:
     comma: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is said of the column, as JSON values."""
+        """Return the description of the column for `run.json`: JSON values by heading."""
         said = {"column": self.name, "read as": self.dtype, "missing": self.missing, "distinct": self.distinct}
         more = {"markers": dict(self.markers), "note": self.note}
         return {**said, "treated as": self.role, **{name: value for name, value in more.items() if value}}
 
     @property
     def summary(self) -> str:
-        """Return what is said of the column, in words."""
+        """Return the description of the column in words, for log and page."""
         counts = f"{self.role} ({self.dtype}), {self.missing:,} missing, {self.distinct:,} distinct"
         return f"{counts}; {self.note}" if self.note else counts

@@ -10,14 +10,14 @@ import numpy as np
 
 from distens.config.sections import CsvSection, DataSection
 from distens.data import dates
-from distens.data.column import Column
+from distens.data.column import ReadColumn
 from distens.data.text_columns import TextColumn
 from distens.data.texts import is_text, parse_numbers, read_truth
 from distens.errors import DataError
 from distens.targets._levels import name as name_of
 
 
-def read_columns(table: Any, section: DataSection) -> tuple[Any, tuple[Column, ...]]:
+def read_columns(table: Any, section: DataSection) -> tuple[Any, tuple[ReadColumn, ...]]:
     """Return a table whose texts are numbers, truth values and dates where that is what they say, and its columns.
 
     The same values give the same table, whatever file they come from. Reading a table twice changes nothing.
@@ -92,7 +92,7 @@ def without_markers(column: Any, markers: Sequence[str]) -> Any:
     return column
 
 
-def _read_column(given: Any, name: str, section: DataSection) -> tuple[Any, Column]:
+def _read_column(given: Any, name: str, section: DataSection) -> tuple[Any, ReadColumn]:
     from pandas.api import types
 
     before = int(given.isna().sum())
@@ -112,10 +112,10 @@ def _read_column(given: Any, name: str, section: DataSection) -> tuple[Any, Colu
         number = name in section.numeric or _is_number(series)
         role = "number" if number else "category"
     distinct = _count_distinct(series, name)
-    return series, _with_marked(Column(name, role, str(given.dtype), int(series.isna().sum()), distinct), marked)
+    return series, _with_marked(ReadColumn(name, role, str(given.dtype), int(series.isna().sum()), distinct), marked)
 
 
-def _with_marked(column: Column, marked: int) -> Column:
+def _with_marked(column: ReadColumn, marked: int) -> ReadColumn:
     if not marked:
         return column
     note = f"{marked:,} rows read as missing (data.missing)"
@@ -137,7 +137,7 @@ def _count_distinct(column: Any, name: str) -> int:
         raise DataError(f"column {name!r}: holds values that are neither numbers nor text: {error}") from error
 
 
-def _read_dates(series: Any, name: str, form: str, section: DataSection) -> tuple[Any, Column]:
+def _read_dates(series: Any, name: str, form: str, section: DataSection) -> tuple[Any, ReadColumn]:
     import pandas as pd
 
     dtype = str(series.dtype)
@@ -152,4 +152,4 @@ def _read_dates(series: Any, name: str, form: str, section: DataSection) -> tupl
             moments = np.where(np.isnan(days_N), np.iinfo(np.int64).min, days_N * 86_400e6).astype("datetime64[us]")
             series = pd.Series(moments, index=series.index, name=series.name)
     distinct = len(np.unique(days_N[~np.isnan(days_N)]))
-    return series, Column(name, "date", dtype, int(np.isnan(days_N).sum()), distinct, form=form)
+    return series, ReadColumn(name, "date", dtype, int(np.isnan(days_N).sum()), distinct, form=form)

@@ -11,7 +11,7 @@ import numpy as np
 
 from distens.config.sections import DataSection
 from distens.data import source, splits
-from distens.data.column import Column
+from distens.data.column import ReadColumn
 from distens.data.dataset import SPLITS, Dataset
 from distens.data.preprocessing import Preprocessing
 from distens.errors import DataError, did_you_mean
@@ -43,7 +43,7 @@ class LoadedData:
     preprocessing: Preprocessing
     example_rows: Any
     split_rows: Mapping[str, Integers]
-    columns: tuple[Column, ...] = ()
+    columns: tuple[ReadColumn, ...] = ()
 
     @property
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from distens.config.sections import DataSection
 from distens.data.arrays import Features, Images
-from distens.data.column import Column
+from distens.data.column import ReadColumn
 from distens.data.tables import Table
 from distens.errors import DAMAGE_ERRORS, DataError
 from distens.records import Floats, Integers
@@ -28,7 +28,7 @@ class Preprocessing:
 
     @classmethod
     def fit(
-        cls, rows: Any, train: Integers, section: DataSection, columns: Sequence[Column] | None = None
+        cls, rows: Any, train: Integers, section: DataSection, columns: Sequence[ReadColumn] | None = None
     ) -> Preprocessing:
         """Return the preprocessing fitted to a source.
 

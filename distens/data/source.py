@@ -17,7 +17,7 @@ from distens import registry
 from distens.config.addresses import is_address
 from distens.config.sections import DataSection
 from distens.data import files
-from distens.data.column import Column
+from distens.data.column import ReadColumn
 from distens.data.columns import read_columns, read_target
 from distens.data.csv_files import read_csv
 from distens.data.parquet_files import read_parquet
@@ -70,7 +70,7 @@ class RawData:
     target: Target
     test_rows: Rows | None = None
     test_targets_N: Targets | None = None
-    columns: tuple[Column, ...] | None = None
+    columns: tuple[ReadColumn, ...] | None = None
 
 
 def read_source(section: DataSection, least_classes: int = 2, as_found: bool = False) -> RawData:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distens.config.sections import CsvSection, DataSection
 from distens.data.category import Category, read_texts
-from distens.data.column import Column
+from distens.data.column import ReadColumn
 from distens.data.columns import read_columns, without_markers
 from distens.data.dates import Dates, read_days
 from distens.data.scaling import LARGEST, Scaling
@@ -58,7 +58,9 @@ class Table:
     kind: ClassVar[str] = "table"
 
     @classmethod
-    def fit(cls, rows: Any, train: Integers, section: DataSection, columns: Sequence[Column] | None = None) -> Table:
+    def fit(
+        cls, rows: Any, train: Integers, section: DataSection, columns: Sequence[ReadColumn] | None = None
+    ) -> Table:
         """Learn the schema (types of columns) from all rows, everything else from *train*.
 
         Args:

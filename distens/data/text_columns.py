@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distens.config.sections import DataSection
 from distens.data import dates
-from distens.data.column import Column
+from distens.data.column import ReadColumn
 from distens.data.texts import (
     KNOWN_MISSING,
     MAX_MARKED_SHARE,
@@ -71,7 +71,7 @@ class TextColumn:
             texts = list(place)
         return cls(name, series, texts, codes_N, np.bincount(codes_N[codes_N >= 0], minlength=len(texts)))
 
-    def read(self, section: DataSection) -> tuple[Any, Column]:
+    def read(self, section: DataSection) -> tuple[Any, ReadColumn]:
         """Return the Series that the texts stand for, and what is said of it.
 
         Raises:
@@ -86,14 +86,14 @@ class TextColumn:
             marked = [one is None and bool(text) for one, text in zip(truth, self.texts, strict=True)]
             markers, notes = self._markers(np.array(marked, dtype=bool))
             missing, distinct = int(made.isna().sum()), int(made.nunique())
-            return made, Column(self.name, role, "bool", missing, distinct, markers, "; ".join(notes))
+            return made, ReadColumn(self.name, role, "bool", missing, distinct, markers, "; ".join(notes))
         found = self.numbers(section)
         numbers = self._rows(~np.isnan(found.values_U))
         coded = not numeric and self.are_codes(numbers)
         if (numbers and not coded and self.are_few(found.strays_U, numbers)) or not any(self.texts):
             return self._numbers(found)
         if numeric:  # the encoding refuses it
-            return self.series, Column(self.name, "number", "text", int(self.series.isna().sum()), len(self.texts))
+            return self.series, ReadColumn(self.name, "number", "text", int(self.series.isna().sum()), len(self.texts))
         if coded and not found.strays_U.any():
             note = f"digits with zeros in front, such as {next(filter(is_code, self.texts))!r}, are kept as codes"
             return self._categories(f"{note}; `data.numeric: [{self.name}]` reads numbers")
@@ -148,7 +148,7 @@ class TextColumn:
         first = min(map(self.first_row, places))
         return markers, [f"{shown} (the first is row {first}, from 0) read as missing"]
 
-    def _numbers(self, found: Numbers) -> tuple[Any, Column]:
+    def _numbers(self, found: Numbers) -> tuple[Any, ReadColumn]:
         made = self.mapped_numbers(found.values_U)
         markers, notes = self._markers(found.markers_U)
         comma = next((text for text in self.texts if "," in text), None) if found.comma else None
@@ -161,9 +161,11 @@ class TextColumn:
             )
         missing, distinct = int(made.isna().sum()), int(made.nunique())
         note = "; ".join(notes)
-        return made, Column(self.name, "number", str(made.dtype), missing, distinct, markers, note, comma=found.comma)
+        return made, ReadColumn(
+            self.name, "number", str(made.dtype), missing, distinct, markers, note, comma=found.comma
+        )
 
-    def _categories(self, note: str = "", named: bool = False) -> tuple[Any, Column]:
+    def _categories(self, note: str = "", named: bool = False) -> tuple[Any, ReadColumn]:
         known = [text for text in self.texts if text]
         present = self._rows(np.array([bool(text) for text in self.texts], dtype=bool))
         role = "category"
@@ -174,10 +176,10 @@ class TextColumn:
         if absent and not note:
             note = f"{shortened(absent)} is a category; `data.missing: [{absent[0]}]` reads it as missing"
         made = self.mapped([text or None for text in self.texts])
-        return made, Column(self.name, role, "text", len(self.series) - present, len(known), note=note)
+        return made, ReadColumn(self.name, role, "text", len(self.series) - present, len(known), note=note)
 
     def _note_on_mixture(self, found: Numbers, numbers: int) -> str:
-        """Return what is said of numbers and other texts that are categories together.
+        """Return the note on numbers and other texts that are categories together.
 
         Raises:
             DataError: there are too many different numbers for that.
@@ -197,7 +199,7 @@ class TextColumn:
         return f"numbers and other texts ({strays[0]!r}), read as categories; `data.missing` names what is missing"
 
     def _note_on_looks(self) -> str:
-        """Return what is said of categories that look like numbers with a sign, or like dates of several forms.
+        """Return the note on categories that look like numbers with a sign, or like dates of several forms.
 
         Raises:
             DataError: there are too many different ones to be categories.
@@ -215,7 +217,7 @@ class TextColumn:
             return f"{said}, read as categories"
         return ""
 
-    def _dates(self) -> tuple[Any, Column] | None:
+    def _dates(self) -> tuple[Any, ReadColumn] | None:
         """Return the Series and what is said of it if the texts are dates, else None.
 
         Raises:
@@ -242,4 +244,4 @@ class TextColumn:
             notes.insert(0, f"texts of the form {form}")
         made = self.mapped([None if gone else text for text, gone in zip(self.texts, absent_U, strict=True)])
         missing, distinct = int(made.isna().sum()), len(np.unique(days_U[~absent_U]))
-        return made, Column(self.name, "date", "text", missing, distinct, markers, "; ".join(notes), form)
+        return made, ReadColumn(self.name, "date", "text", missing, distinct, markers, "; ".join(notes), form)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from distens.errors import shorten_value
+from distens.storage.encoding import refuse_repeated_keys
 
 SMALL_BYTES, MAX_UNPACK_FACTOR = 64 * 2**20, 100
 """A file may unpack to `SMALL_BYTES`, or to `MAX_UNPACK_FACTOR` its packed bytes if that is more. Real files grow
@@ -187,18 +188,11 @@ def _parse_schema(content: bytes, most_marks: int) -> dict[str, Any]:
     if marks > most_marks:
         raise ValueError(f"its description has {marks:,} entries, at most {most_marks:,} are allowed by the settings")
     schema = json.loads(
-        text, object_pairs_hook=_refuse_twins, parse_float=_refuse_number, parse_constant=_refuse_number
+        text, object_pairs_hook=refuse_repeated_keys, parse_float=_refuse_number, parse_constant=_refuse_number
     )
     if not isinstance(schema, dict):
         raise ValueError("its description is not an object")
     return schema
-
-
-def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"a key occurs twice among {shorten_value([key for key, _ in pairs])}")
-    return found
 
 
 def _refuse_number(text: str) -> float:

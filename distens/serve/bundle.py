@@ -24,6 +24,7 @@ from distens.config.sources import hash_sources
 from distens.errors import BundleError, ConfigError, StorageError, report_damage, shorten_value
 from distens.records import Address, Finished, Settings, State
 from distens.serve.cascade import Cascade
+from distens.storage.encoding import refuse_repeated_keys
 from distens.storage.store import Store
 from distens.targets.classes import Classes
 from distens.targets.protocol import Target
@@ -311,7 +312,7 @@ def _read(store: Store) -> Bundle:
                 "use it"
             )
         marker = _Marker.model_validate_json(content)
-        json.loads(content, object_pairs_hook=_refuse_twice)
+        json.loads(content, object_pairs_hook=refuse_repeated_keys)
     except ValidationError as error:
         findings = registry.describe(error).splitlines()
         raise BundleError(f"{where} is damaged: refused: {'; '.join(findings[:MAX_FINDINGS])}") from error
@@ -342,13 +343,6 @@ def _read(store: Store) -> Bundle:
         cascade=marker.cascade,
         extra=marker.extra,
     )
-
-
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"a key occurs twice among {shorten_value([key for key, _ in pairs])}")
-    return found
 
 
 def _member_file(name: str) -> str:

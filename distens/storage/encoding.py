@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from distens.errors import shorten_value
 from distens.records import Address, Failure, Part, Record, Report, compact_files
+
+
+def refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's pairs as a mapping (an `object_pairs_hook`): readers differ in which of two values counts.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key occurs twice among {shorten_value([key for key, _ in pairs])}")
+    return found
 
 
 def to_json(record: Report | Failure) -> dict[str, Any]:

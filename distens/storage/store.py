@@ -53,8 +53,9 @@ MAX_REQUESTS_AT_ONCE = 16
 """The number of requests at once to a remote store, where many files are read."""
 
 _OF_ONE_FILE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, UnfitFile)
-_IN_THE_WAY = (NotADirectoryError, IsADirectoryError)
-"""What stands where a file is to be written is in every other member's way, too; where one is read, it is damage."""
+_OF_ONE_WRITE = (FileNotFoundError, FileExistsError, UnfitFile)
+"""The errors at one file that leave the storage usable. What stands where a file is to be written, such as a file in a
+folder's place, is in every other member's way, too; where a file is read, it is damage."""
 
 One = TypeVar("One")
 CallResult = TypeVar("CallResult")
@@ -91,12 +92,16 @@ class Store:
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise StorageError(f"{self.url}: {name!r} leads out of the folder")
 
-    def _ask(self, doing: str, call: Callable[[], CallResult]) -> CallResult:
+    def _ask(
+        self, doing: str, call: Callable[[], CallResult], of_one: tuple[type[OSError], ...] = _OF_ONE_FILE
+    ) -> CallResult:
         """Return the result of a call to the filesystem.
 
+        Args:
+            of_one: the errors that concern one file, not the storage.
+
         Raises:
-            StorageError: the file does not exist, exists already, or is not what it should be; the cause is the
-                filesystem's own error.
+            StorageError: one of these; the cause is the filesystem's own error.
             StorageFailed: any other error of the filesystem.
         """
         try:
@@ -106,9 +111,7 @@ class Store:
                 return self._patience.ask(call, filesystem.PATIENCE_SECONDS)
             found = filesystem.meet(self.url, call)
         except (OSError, pa.ArrowException) as error:  # Azure's client raises the latter
-            writing = doing.startswith("write ")
-            of_one = isinstance(error, _OF_ONE_FILE) and not (writing and isinstance(error, _IN_THE_WAY))
-            kind = StorageError if of_one else StorageFailed
+            kind = StorageError if isinstance(error, of_one) else StorageFailed
             raise kind(f"{self.url}: cannot {doing}: {filesystem.explained(error)}") from error
         self._met = True
         return found
@@ -155,7 +158,7 @@ class Store:
             StorageError: the file cannot be written; or, with `exclusive`, the file is there already.
         """
         self._check(name)
-        self._ask(f"write {name}", lambda: self._folder.write(name, content, exclusive, durable))
+        self._ask(f"write {name}", lambda: self._folder.write(name, content, exclusive, durable), _OF_ONE_WRITE)
         return Address(name, hashlib.sha256(content).hexdigest(), len(content))
 
     @contextmanager

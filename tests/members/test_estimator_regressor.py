@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 import skops.io
+from forge import parts
 from sklearn.datasets import load_diabetes
 
 from distens import registry
@@ -261,17 +262,6 @@ def rezip(state, change):
                 content = json.dumps(schema).encode()
             new.writestr(info.filename, content)
     return stored(out.getvalue())
-
-
-def parts(schema):
-    left = [schema]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            yield value
-            left += value.values()
-        elif isinstance(value, list):
-            left += value
 
 
 def retext(old, new):

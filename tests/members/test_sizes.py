@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import skops.io
-from forge import in_bounds
+from forge import in_bounds, parts
 
 from distens.data.dataset import Examples
 from distens.members._families import TRUSTED
@@ -303,17 +303,6 @@ def described(change, name="random_forest"):
         back.predict(inputs)
 
     return in_bounds(predict)
-
-
-def parts(schema):
-    left = [schema]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            yield value
-            left += value.values()
-        elif isinstance(value, list):
-            left += value
 
 
 def says(key, value):
