@@ -22,6 +22,7 @@ from distens.data.texts import (
     is_known_missing,
     parse_numbers,
     read_numbers,
+    read_plain,
     read_truth,
 )
 from distens.errors import DataError
@@ -39,6 +40,28 @@ MIN_NAMES, MIN_NAMES_SHARE = 20, 0.9
 
 _WITH_SIGN = re.compile(r"[€$£¥]\s?[+-]?\d[\d.,]*|[+-]?\d[\d.,]*\s?[%€$£¥]")
 _LIKE_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
+
+
+def plain_numbers(series: Any, name: str, section: DataSection) -> Any:
+    """Return the Series of the numbers that texts stand for if all are plain (see `read_plain`), else None."""
+    import pandas as pd
+
+    numbers_N = None if name in section.categorical else read_plain(series, says_comma(section))
+    return None if numbers_N is None else pd.Series(numbers_N, index=series.index, name=series.name)
+
+
+def says_comma(section: DataSection) -> bool:
+    """Return True if the config says that a comma comes before a number's fraction."""
+    return section.csv is not None and section.csv.decimal == ","
+
+
+def read_text_column(series: Any, name: str, section: DataSection) -> tuple[Any, ReadColumn]:
+    """Return the Series that a Series of texts stands for, and the column so read; errors as in `TextColumn.read`."""
+    made = plain_numbers(series, name, section)
+    if made is None:
+        return TextColumn.of(series, name).read(section)
+    missing, distinct = int(made.isna().sum()), int(made.nunique())
+    return made, ReadColumn(name, "number", str(made.dtype), missing, distinct, comma=says_comma(section))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as _compute
 from numpy.typing import NDArray
+
+pc: Any = _compute  # its functions are made at runtime
 
 KNOWN_MISSING = frozenset(
     (
@@ -35,6 +41,8 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+(e[+-]?\d+)?", re.IGNORECASE)
 _POINTS_IN_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 _CODE = re.compile(r"0\d+")
+_LINE_END = pa.scalar("\n", pa.large_string())
+_UNUSUAL = re.compile(rb"\n(?:\+|0\d)")
 
 
 def is_text(column: Any) -> bool:
@@ -77,6 +85,57 @@ def _without_groups(text: str, comma: bool) -> str:
     if _DECIMAL_COMMA.fullmatch(text) or _POINTS_IN_GROUPS.fullmatch(text):
         return text.replace(".", "").replace(",", ".")
     return text
+
+
+def read_plain(column: Any, comma: bool = False) -> NDArray[Any] | None:
+    """Return a text column's numbers, NaN where there is none, if each text is empty or a number as programs write it.
+
+    They are those of `parse_numbers`, many times faster. None where a text is anything else, with a sign or zeros in
+    front as well (`+1`, `007`), or where no row has a number.
+
+    Args:
+        column: a pandas Series for which `is_text` holds, (N,).
+        comma: see `parse_numbers`.
+    """
+    import pandas as pd
+
+    try:
+        texts = pa.array(column, pa.large_string())
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return None
+    texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    lengths = pc.binary_length(texts)
+    present_N = pc.fill_null(pc.greater(lengths, 0), False)
+    given = texts.filter(present_N)
+    if not len(given):
+        return None
+    lines = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(given)], pa.int32()), given), _LINE_END)[0]
+    content = b"\n%b" % lines.as_buffer()
+    if content.translate(None, b"0123456789-+eE\n" + b"." * (not comma)) or _UNUSUAL.search(content):
+        return None
+    file = io.BytesIO(content)
+    file.seek(1)
+    empty = len(texts) > len(given) + texts.null_count
+    try:
+        # The parser of `pandas.to_numeric`; a text of several lines gives too many rows.
+        numbers = pd.read_csv(
+            file,
+            names=[0],
+            dtype=np.float64 if empty else None,
+            quoting=csv.QUOTE_NONE,
+            na_filter=False,
+            skip_blank_lines=False,
+            low_memory=False,
+        )[0].to_numpy()
+    except ValueError:
+        return None
+    if numbers.dtype.kind not in "iuf" or len(numbers) != len(given):
+        return None
+    if len(given) == len(texts):
+        return numbers
+    numbers_N = np.full(len(texts), np.nan)
+    numbers_N[present_N.to_numpy(zero_copy_only=False)] = numbers
+    return numbers_N
 
 
 @dataclass(frozen=True)
