@@ -23,8 +23,6 @@ SEPARATORS = (",", ";", "\t", "|")
 """The separators that are found out; of equals the first."""
 
 ROWS_AT_ONCE = 1 << 14
-BYTES_AT_ONCE = 1 << 24
-"""How much is parsed at once. A table of many columns has few rows in that, and each part of a column costs memory."""
 
 
 def reader(lines: Iterable[str], separator: str, strict: bool = True) -> Iterator[list[str]]:
@@ -42,7 +40,8 @@ def read_rows(text: str, separator: str, where: str, before: int) -> pd.DataFram
     Raises:
         DataError, csv.Error: see `distens.data.csv_files.read_csv`.
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     rows = reader(_lines(text), separator)
     header = [name.strip() for name in next(rows, [])]
     while header and not header[-1]:
@@ -51,7 +50,7 @@ def read_rows(text: str, separator: str, where: str, before: int) -> pd.DataFram
     end = 0
     for _ in range(rows.line_num):  # pyright: ignore[reportAttributeAccessIssue]
         end = _end_of_line(text, end)
-    columns = _read_fast(text[end:], header, separator) or _read_each(rows, header, separator, where, before)
+    columns = _read_fast(text, end, header, separator) or _read_each(rows, header, separator, where, before)
     return pa.table(dict(zip(header, columns, strict=True))).to_pandas()
 
 
@@ -59,8 +58,7 @@ def _end_of_line(text: str, start: int) -> int:
     return text.find("\n", start) + 1 or len(text)
 
 
-def _lines(text: str) -> Iterator[str]:
-    start = 0
+def _lines(text: str, start: int = 0) -> Iterator[str]:
     while start < len(text):
         end = _end_of_line(text, start)
         yield text[start:end]
@@ -104,51 +102,53 @@ def _refuse_row(row: Sequence[str], header: Sequence[str], separator: str, line:
     )
 
 
-def _read_fast(text: str, header: Sequence[str], separator: str) -> list[pa.ChunkedArray] | None:
+def _read_fast(text: str, start: int, header: Sequence[str], separator: str) -> list[pa.ChunkedArray] | None:
     """Return the columns as `_read_each` would; None where it might find others, or an error."""
     if separator not in SEPARATORS or "\0" in text or "\ufeff" in text:
         return None
-    begin_blank = text.startswith(" ") or "\n " in text or f"{separator} " in text
     try:
-        content = text.encode()
-        first = next((row for row in reader(_lines(text), separator) if not _is_skipped(row, header)), [])
+        rows = reader(_lines(text, start), separator)
+        width = next((len(row) for row in rows if not _is_skipped(row, header)), 0)
+        content, begin = text.encode(), len(text[:start].encode())
     except (UnicodeEncodeError, csv.Error):
         return None
-    quoted = '"' in text
-    if len(first) < len(header) or (quoted and not _is_well_quoted(content, separator, begin_blank)):
+    quoted, blanks = text.find('"', start) >= 0, _begin_blank(text, start, separator)
+    if width < len(header) or (quoted and not _is_well_quoted(content[begin:], separator, blanks)):
         return None
-
-    def handle(row: arrow_csv.InvalidRow) -> str:
-        """Return what is done with a row of another length than the first."""
-        try:
-            return "skip" if _is_skipped(next(reader([row.text], separator)), header) else "error"
-        except csv.Error:
-            return "error"
-
-    names = list(map(str, range(len(first))))
+    names = list(map(str, range(width)))
     try:
         table = arrow_csv.read_csv(
-            pa.py_buffer(content),
-            arrow_csv.ReadOptions(use_threads=False, block_size=BYTES_AT_ONCE, column_names=names),
+            pa.py_buffer(content)[begin:],
+            arrow_csv.ReadOptions(use_threads=False, block_size=max(1 << 20, 1024 * width), column_names=names),
             arrow_csv.ParseOptions(
                 delimiter=separator,
                 quote_char='"' if quoted else False,
                 newlines_in_values=quoted,
-                invalid_row_handler=handle,
+                invalid_row_handler=lambda row: _handle(row.text, header, separator),
             ),
             arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string())),
         )
     except pa.ArrowInvalid:
         return None
-    lengths = [pc.max(pc.binary_length(column)).as_py() or 0 for column in table.columns]
-    if max(lengths) > csv.field_size_limit():
-        return None
-    columns = table.columns
-    if begin_blank and not quoted:
-        columns = [pc.utf8_ltrim(column, " ") for column in columns]
-    if any(pc.max(pc.binary_length(column)).as_py() for column in columns[len(header) :]):
+    columns = [pc.utf8_ltrim(column, " ") if blanks and not quoted else column for column in table.columns]
+    longest = [pc.max(pc.binary_length(column)).as_py() or 0 for column in columns]
+    if max(longest) > csv.field_size_limit() or any(longest[len(header) :]):
         return None
     return columns[: len(header)]
+
+
+def _begin_blank(text: str, start: int, separator: str) -> bool:
+    """Return True if a value might have a blank in front."""
+    return " " in text and any(text.find(f"{before} ", max(0, start - 1)) >= 0 for before in ("\n", separator))
+
+
+def _handle(line: str, header: Sequence[str], separator: str) -> str:
+    """Return what is to be done with a row of another length than the first."""
+    try:
+        row = next(reader([line], separator))
+    except csv.Error:
+        return "error"
+    return "skip" if _is_skipped(row, header) else "error"
 
 
 def _is_well_quoted(content: bytes, separator: str, begin_blank: bool) -> bool:

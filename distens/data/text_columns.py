@@ -18,8 +18,8 @@ from distens.data.texts import (
     MAX_MARKED_SHARE,
     MAX_MARKERS,
     Numbers,
+    are_known_missing,
     is_code,
-    is_known_missing,
     parse_numbers,
     read_numbers,
     read_plain,
@@ -60,7 +60,8 @@ def read_text_column(series: Any, name: str, section: DataSection) -> tuple[Any,
     made = plain_numbers(series, name, section)
     if made is None:
         return TextColumn.of(series, name).read(section)
-    missing, distinct = int(made.isna().sum()), int(made.nunique())
+    ascending = np.sort(made.dropna().to_numpy())
+    missing, distinct = len(made) - len(ascending), int((ascending[1:] != ascending[:-1]).sum()) + 1
     return made, ReadColumn(name, "number", str(made.dtype), missing, distinct, comma=says_comma(section))
 
 
@@ -88,8 +89,8 @@ class TextColumn:
 
         codes_N, uniques = pd.factorize(series)
         texts = [text.strip() for text in np.asarray(uniques, dtype=object).tolist()]
-        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        if len(place) < len(texts):
+        if len(set(texts)) < len(texts):
+            place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
             codes_N = np.array([*(place[text] for text in texts), -1])[codes_N]
             texts = list(place)
         return cls(name, series, texts, codes_N, np.bincount(codes_N[codes_N >= 0], minlength=len(texts)))
@@ -246,11 +247,11 @@ class TextColumn:
         Raises:
             DataError: they can be read in two ways that differ.
         """
-        known = np.array([not text or is_known_missing(text) for text in self.texts], dtype=bool)
         readings: dict[bytes, tuple[str, NDArray[np.float64]]] = {}
         for form in dates.find_forms(self.texts):
             days_U = dates.parse_dates(self.texts, form)
-            if self.are_few(np.isnan(days_U) & ~known, self._rows(~np.isnan(days_U))):
+            gone_U = np.isnan(days_U)
+            if self.are_few(gone_U & ~are_known_missing(self.texts, gone_U), self._rows(~gone_U)):
                 readings.setdefault(days_U.tobytes(), (form, days_U))
         if not readings:
             return None
