@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import keyword
 import traceback
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ def is_ours(cls: type) -> bool:
     return cls.__module__.split(".")[0] == _OURS
 
 
+@cache
 def check_address(address: str, where: str) -> None:
     """Check that an address is well formed, and not of a class that has a shorter name; nothing is imported.
 
