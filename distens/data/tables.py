@@ -103,6 +103,13 @@ class Table:
         return replace(schema, scaling=scaling, categories=tuple(categories))
 
     @property
+    def roles(self) -> dict[str, str]:
+        """Return column -> `number`, `date` or `category`."""
+        numbers = dict.fromkeys(self.numbers, "number")
+        categories = {category.name: "category" for category in self.categories}
+        return {**numbers, **{one.name: "date" for one in self.dates}, **categories}
+
+    @property
     def output_shape(self) -> tuple[int, ...]:
         """Return the shape of one encoded row."""
         return (self.scaling.width + sum(category.width for category in self.categories),)

@@ -10,12 +10,16 @@ from typing import Any
 from distens import __version__
 from distens.addresses import is_address
 from distens.config.config import Config, to_yaml
+from distens.config.sections import DataSection
+from distens.data.load import LoadedData, find_other_roles, has_same_rows
 from distens.errors import ConfigError, RunError, shorten_value
 from distens.lifecycle.ledger import Ledger
 from distens.storage.store import Store
 
 FORMAT = 1
 """The format of a run's folder; a folder that does not say its own has this one."""
+
+MAX_COLUMNS_NAMED = 10
 
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
 
@@ -65,6 +69,42 @@ def describe_versions(then: Mapping[str, Any], now: Mapping[str, str]) -> Iterat
     ]
     if changed:
         yield f"resumed with other versions, which may change results: {', '.join(changed)}"
+
+
+def describe_other_reading(how: str, info: Mapping[str, Any]) -> str:
+    """Return a message that this version reads the unchanged data of a resumed run otherwise, and what to do.
+
+    Args:
+        how: what it does, such as `reads them otherwise`.
+        info: the content of `run.json`.
+    """
+    return (
+        f"data.source: the data are those that the run started with, but this version of distens {how}. Start a new "
+        f"run, or resume with {_name_writer(info)}"
+    )
+
+
+def describe_other_data(data: LoadedData, section: DataSection, store: Store, info: Mapping[str, Any]) -> str:
+    """Return a message why the data are not those that a resumed run's members were trained on, and what to do."""
+    others = [f"{name!r} ({which})" for name, which in find_other_roles(data, store).items()]
+    more = f"; and {len(others) - MAX_COLUMNS_NAMED} more" if len(others) > MAX_COLUMNS_NAMED else ""
+    how = f"reads columns otherwise: {'; '.join(others[:MAX_COLUMNS_NAMED])}{more}" if others else "reads it otherwise"
+    if has_same_rows(section, store, info["fingerprint"]):
+        return describe_other_reading(how, info)
+    prints = f"fingerprint {data.fingerprint[:12]} instead of {shorten_value(info['fingerprint'][:12])}"
+    if others or (data.columns and "columns" not in info):  # the first versions did not say how they read a table
+        return (
+            f"data.source: the data changed since the run started, or this version of distens {how} ({prints}). Start "
+            f"a new run; or, if the data are the same, resume with {_name_writer(info)}"
+        )
+    return (
+        f"data.source: the data changed since the run started ({prints}); its members were trained on other rows. "
+        "Start a new run"
+    )
+
+
+def _name_writer(info: Mapping[str, Any]) -> str:
+    return f"the version that started this one (distens {shorten_value(info['versions'].get('distens', '?'))})"
 
 
 def goes_deeper(config: Config, then: Mapping[str, Any], path: str) -> bool:

@@ -20,8 +20,8 @@ from distens import registry
 from distens.addresses import module_of
 from distens.config.config import Config, to_yaml
 from distens.config.sources import describe_edited, hash_sources
-from distens.data.load import LoadedData
-from distens.errors import RunError, StorageError, shorten_value
+from distens.data.load import LoadedData, has_same_rows
+from distens.errors import DataError, RunError, StorageError, shorten_value
 from distens.lifecycle import resuming
 from distens.lifecycle._blas_limit import BlasLimit
 from distens.lifecycle.delivery import deliver
@@ -151,12 +151,19 @@ class Session:
 
         Raises:
             DataError: the data cannot be read.
-            RunError: they have changed since the run began.
+            RunError: they have changed since the run began, or this version reads them otherwise.
         """
         for note in self.notes:
             self.watch(ProgressEvent("data", note))
         self.watch(ProgressEvent("data", f"reading {self.config.data.source}"))
-        data = self._data = self._read()
+        try:
+            data = self._data = self._read()
+        except DataError as error:
+            found = not isinstance(error.__cause__, OSError)
+            if self.resumed and found and has_same_rows(self.config.data, self.store, self.info["fingerprint"]):
+                how = f"does not read them so: {error}"
+                raise RunError(resuming.describe_other_reading(how, self.info)) from error
+            raise
         self._begin(data)
         self.watch(ProgressEvent("data", f"{self.store.url}: {data.summary}", path=self.store.url))
         for line in data.column_lines:
@@ -262,10 +269,7 @@ class Session:
         fingerprint = data.fingerprint
         if self.resumed:
             if self.info["fingerprint"] != fingerprint:
-                raise RunError(
-                    f"data.source: the data changed since the run started (fingerprint {fingerprint[:12]} instead of "
-                    f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
-                )
+                raise RunError(resuming.describe_other_data(data, self.config.data, self.store, self.info))
             if edited := describe_edited(self.config.model_dump(mode="json"), self.info.get("sources")):
                 self.notes.append(f"the code was edited since the run began; earlier members had the old one: {edited}")
             self._forget_what_is_gone()
