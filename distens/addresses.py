@@ -19,6 +19,9 @@ _OURS = __name__.partition(".")[0]
 _NOT_USERS = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")))
 _INSTALLED = {"site-packages", "dist-packages"}
 
+MAX_TEXT = 500
+"""The most characters of another's message: torch names every weight that does not fit."""
+
 
 @dataclass(frozen=True)
 class ImportAddress:
@@ -129,10 +132,11 @@ def is_users_file(file: str) -> bool:
     return path.suffix == ".py" and not _INSTALLED & {*path.parts} and not any(map(path.is_relative_to, _NOT_USERS))
 
 
-def find_users_line(error: BaseException) -> str:
-    """Return ` (FILE, line N)`, the innermost line of a user's own code that an error came through; "" if none did."""
+def describe_failure(error: BaseException) -> str:
+    """Return `Type: text (FILE, line N)`, in one line; N is the innermost line of a user's own code, if any failed."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
-    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:MAX_TEXT]}{place}"
 
 
 def _is_our_own(address: str, module: str, where: str) -> ConfigError:

@@ -63,14 +63,18 @@ def rehearse(config: Config, dataset: Dataset, on_gpu: Callable[[Settings], bool
 
 def _chosen(config: Config, dataset: Dataset) -> Iterator[tuple[Settings, Examples]]:
     """Yield settings that name code of the user's own, and examples like those that such a member learns from."""
-    examples = _examples(dataset)
     for settings in Space(config.members).corners():
-        if any(map(is_address, find_texts(settings))):
-            yield settings, examples
+        if _names_own_code(settings):
+            yield settings, _examples(dataset)
     network: Any = config.distill.get("network") if isinstance(config.distill, Mapping) else None
-    if network is not None and any(map(is_address, find_texts(network))):
+    if network is not None and _names_own_code(network):
+        examples = _examples(dataset)
         soft_NC = np.full((len(examples.inputs), examples.classes), 1 / examples.classes, dtype=np.float32)
         yield network, replace(examples, targets=soft_NC)
+
+
+def _names_own_code(settings: Settings) -> bool:
+    return any(map(is_address, find_texts(settings)))
 
 
 def _examples(dataset: Dataset) -> Examples:

@@ -135,8 +135,7 @@ def build_network(
                 "weights are stored"
             )
         raise Refused(
-            f"{path}: cannot be made with options {dict(options)}, {given}: {type(error).__name__}: {error}"
-            f"{addresses.find_users_line(error)}{hint}"
+            f"{path}: cannot be made with options {dict(options)}, {given}: {addresses.describe_failure(error)}{hint}"
         ) from error
     raise Refused(f"{path}: must return a torch.nn.Module, found {shorten_value(made)}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from distens.addresses import find_users_line, is_users_file
+from distens.addresses import describe_failure, is_users_file
 from distens.data.dataset import Examples
 from distens.errors import DistensError, Refused
 from distens.records import Floats
@@ -34,9 +34,6 @@ Restore = Callable[[Mapping[str, Any]], "nn.Module"]
 """A function that makes a network from stored arrays."""
 
 INSPECTED_ROWS = 4
-
-MAX_TEXT = 500
-"""The most characters of another's message: torch names every weight that does not fit."""
 
 BUILT_WITH = 1
 """The seed of a network that is inspected: not that of a network which is built to be loaded, 0."""
@@ -109,7 +106,7 @@ def inspect_untrained(
     try:
         make_late_layers(network, BUILT_WITH)
     except Exception as error:  # it may need a trainer; that matters only if forward fails without it
-        late = f" (and its hooks setup and configure_model failed without a trainer: {_words(error)})"
+        late = f" (and its hooks setup and configure_model failed without a trainer: {describe_failure(error)})"
     network.to(device)
     for rows in (inputs[:1], inputs[:INSPECTED_ROWS]):
         text = f"{type(network).__name__}: forward failed on {_shapes(rows)}, float32, before any training"
@@ -133,7 +130,9 @@ def inspect_restored(network: nn.Module, restore: Restore, inputs: Floats, class
     except MemoryError:
         raise
     except Exception as error:
-        raise Refused(f"{name}: it can be trained, but not be loaded from its state: {_words(error)}") from error
+        raise Refused(
+            f"{name}: it can be trained, but not be loaded from its state: {describe_failure(error)}"
+        ) from error
     models = (network, network, restored.to(device))
     before, again, after = (raw_outputs(model, rows, classes).tobytes() for model in models)
     if before == again != after:  # else it draws random numbers of its own, and there is nothing to compare
@@ -158,7 +157,7 @@ def _tried(what: str, call: Callable[[], T], after: str = "") -> T:
     except Exception as error:  # the user's own code may raise anything
         if "out of memory" in str(error):
             raise
-        raise Refused(f"{what}: {_words(error)}{find_users_line(error)}{after}") from error
+        raise Refused(f"{what}: {describe_failure(error)}{after}") from error
 
 
 def _check_outputs(network: nn.Module, found: Any, rows: int, classes: int) -> None:
@@ -196,7 +195,3 @@ def _through_file(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # of several libraries: a type of numbers that the format lacks
         kinds = ", ".join(sorted({str(array.dtype) for array in arrays.values()}))
         raise Refused(f"{name}: its state, with numbers of the types {kinds}, cannot be stored: {error}") from error
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:MAX_TEXT]}"
