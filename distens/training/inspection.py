@@ -74,10 +74,8 @@ def rehearse(
         value = _tried(f"{name}: its loss failed on {_shapes(outputs, targets)}", lambda: loss(outputs, targets))
         _tried(f"{name}: its loss of {_shapes(outputs, targets)} has no gradient", value.backward)
         if batch_size is not None and (batch_size == 1 or rows % batch_size == 1):
-            text = (
-                f"{name}: forward failed in training on one row, and batches of {batch_size} of {rows} rows leave one"
-            )
-            _tried(text, lambda: network(inputs[:1]))
+            text = f"{name}: forward failed in training on one row, which {rows} rows in batches of {batch_size} leave"
+            _tried(text, lambda: network(inputs[:1]), ". Take another batch_size")
     inspect_untrained(lambda: network, restore, some.inputs, examples.classes, "cpu")
     soft = are_probabilities(raw_outputs(network, examples.inputs[:INSPECTED_ROWS], examples.classes))
     return [PROBABILITIES_ADVICE] if soft and examples.classes > 1 else []
