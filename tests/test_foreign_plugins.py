@@ -544,7 +544,7 @@ REFUSED = {
     "guest:Lazy": "has no class 'Lazy'",
     "distens.search.divbo:DivBO": "plug-ins go by the name of their file, as 'divbo'",
     "distens.search._rounds:Budget": "plug-ins go by the name of their file",
-    "__main__:Mine": "other processes cannot find '__main__:Mine'; put the class into a file and name that",
+    "__main__:Mine": "other processes cannot find '__main__:Mine'; put Mine into a file, such as nets.py, and",
     "guest.kinds:": "expected the name of a file, or package.module:Class, found 'guest.kinds:'",
     ":Mine": "expected the name of a file, or package.module:Class",
     ".guest:Mine": "expected the name of a file, or package.module:Class",

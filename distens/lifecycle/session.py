@@ -28,6 +28,7 @@ from distens.lifecycle.delivery import deliver
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.occupying import occupied_resources
 from distens.lifecycle.progress import ProgressEvent, Watch
+from distens.lifecycle.rehearsal import rehearse
 from distens.lifecycle.results import Outcome, Result
 from distens.lifecycle.resuming import find_versions
 from distens.lifecycle.tasks import find_texts
@@ -151,6 +152,7 @@ class Session:
 
         Raises:
             DataError: the data cannot be read.
+            ConfigError: code of the user's own failed in a rehearsal (see `distens.lifecycle.rehearsal`).
             RunError: they have changed since the run began, or this version reads them otherwise.
         """
         for note in self.notes:
@@ -164,6 +166,10 @@ class Session:
                 how = f"does not read them so: {error}"
                 raise RunError(resuming.describe_other_reading(how, self.info)) from error
             raise
+        if not self.resumed:
+            for note in rehearse(self.config, data.dataset, self._on_gpu):
+                self.notes.append(note)
+                self.watch(ProgressEvent("data", note))
         self._begin(data)
         self.watch(ProgressEvent("data", f"{self.store.url}: {data.summary}", path=self.store.url))
         for line in data.column_lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
 from distens.models.mlp import Mlp
+from distens.objectives.cross_entropy import CrossEntropy
 from distens.records import Floats, State
 from distens.registry import Plugin
 from distens.seeding import derive
@@ -116,6 +118,23 @@ class Client:
                     continue
                 local.set_weights(members[place].torch_module(), found.weights_P)
                 yield place, {**_metrics(found, shards[i].examples), "parameters": len(found.weights_P)}
+
+    def rehearse(self, examples: Examples) -> Sequence[str]:
+        """Try two rows, forward and backward, then as clients do it; return advice.
+
+        Raises:
+            Refused: see `distens.training.inspection.rehearse`; or the network's weights cannot be merged.
+        """
+        from distens.training import inspection
+        from distens.training.local import Shard
+
+        shape, classes = tuple(examples.inputs.shape[1:]), examples.classes
+        build, restore = partial(self.model.build, shape, classes), partial(network.restore, self.model, shape, classes)
+        advice = inspection.rehearse(build, restore, examples, CrossEntropy().loss)
+        one = replace(self, epochs=1, steps=None)
+        one.begin(shape, classes, 0)
+        list(one.train(one.weights(), [Shard("", inspection.two_rows(examples), 0)], 0))
+        return advice
 
     @staticmethod
     def _shard(examples: Examples, context: Context) -> Shard:
@@ -224,7 +243,7 @@ class Client:
     def load(self, state: State) -> None:
         """Restore the network from a state, on the CPU."""
         self._input_shape, self._classes = tuple(state.meta["input_shape"]), state.meta["classes"]
-        self._network = network.restore(lambda: self.model.build(self._input_shape, self._classes), state.arrays)
+        self._network = network.restore(self.model, self._input_shape, self._classes, state.arrays)
 
     def torch_module(self) -> nn.Module:
         """Return the network itself, inputs (N, …) -> logits_NC; changes to it show in `predict` and `state`."""

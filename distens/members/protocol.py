@@ -150,6 +150,26 @@ class TrainsInRungs(Member, Protocol):
         ...
 
 
+class Rehearses(Member, Protocol):
+    """A kind whose members may run a user's own code: a network, a loss.
+
+    A session tries such members with a few rows before anything starts::
+
+        notes = member.rehearse(examples)
+    """
+
+    def rehearse(self, examples: Examples) -> Sequence[str]:
+        """Try two rows, forward and backward, on the CPU; return advice about what is probably a mistake.
+
+        Args:
+            examples: all rows of the training, of which a few are used.
+
+        Raises:
+            Refused: the user's code failed, or its results cannot be used; the message names the line.
+        """
+        ...
+
+
 class LeavesParts(Member, Protocol):
     """A kind whose training leaves several models (parts), each as a state of this kind.
 

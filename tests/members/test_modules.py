@@ -403,8 +403,8 @@ def test_rungs_end_as_one_training_does(name, tmp_path):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("__main__:Net", ["__main__:Net is a class of the script", "nets:Net"]),
-        ("__mp_main__:Net", ["other processes cannot import"]),
+        ("__main__:Net", ["other processes cannot find '__main__:Net'", "nets:Net"]),
+        ("__mp_main__:Net", ["other processes cannot find"]),
         ("odd_modules:NoForward", ["has no forward"]),
         ("odd_modules:OnlyTested", ["has no training_step", "forward and training_step and configure_optimizers"]),
         ("odd_modules:OwnRows", ["train_dataloader", "never called", "*train* split"]),

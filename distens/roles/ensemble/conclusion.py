@@ -91,13 +91,13 @@ class _Finisher:
         self.config, self.entries = self.plan.config, self.selection.entries
         self.selected = self.selection.selected
         self.best = min(self.entries, key=lambda entry: entry.report.metrics[self.config.metric])
-        self.network = self._best_network()
-        self.missing: dict[str, str] = {}
-
-    def _best_network(self) -> Settings | None:
         kinds = {e.task.settings["kind"]: e.task.settings for e in self.entries}
         networks = {kind for kind, settings in kinds.items() if baselines.is_network(settings)}
-        entries = [e for e in self.entries if e.task.settings["kind"] in networks]
+        self.networks = [e for e in self.entries if e.task.settings["kind"] in networks]
+        self.network = self._best_of(self.networks)
+        self.missing: dict[str, str] = dict(self.plan.left_out)
+
+    def _best_of(self, entries: Sequence[Finished]) -> Settings | None:
         return in_one_go(min(entries, key=lambda e: e.report.metrics[self.config.metric])) if entries else None
 
     def _task(self, name: str, purpose: EnsemblePurpose, settings: Settings, work: Any = TRAIN) -> Task:
@@ -109,7 +109,7 @@ class _Finisher:
         tasks: list[Task] = []
         if self.config.distill is not None:
             tasks += self._student_tasks()
-        if "larger_single" in self.config.baselines:
+        if "larger_single" in self.config.baselines and "larger_single" not in self.missing:
             tasks += self._larger_single_tasks()
         if "seed_ensemble" in self.config.baselines:
             for i in range(1, len(self.selected)):
@@ -137,12 +137,13 @@ class _Finisher:
         return [student, *self._variants(EnsemblePurpose.STUDENT_ON_LABELS, variants)]
 
     def _larger_single_tasks(self) -> list[Task]:
-        if self.network is None:
-            self.missing["larger_single"] = "no member that is a network finished"
+        narrow = self._best_of([entry for entry in self.networks if baselines.can_widen(entry.task.settings)])
+        if narrow is None:
+            self.missing["larger_single"] = "no member that is a network which can be widened finished"
             return []
         wanted = sum(entry.report.parameters for entry, _ in self.selected)
         shape = self.loaded.dataset.inputs["train"].shape[1:]
-        variants = baselines.larger_single(self.network, wanted, shape, len(self.loaded.dataset.target.column_names))
+        variants = baselines.larger_single(narrow, wanted, shape, len(self.loaded.dataset.target.column_names))
         return self._variants(EnsemblePurpose.LARGER_SINGLE, variants)
 
     def _variants(self, purpose: EnsemblePurpose, variants: Sequence[Settings]) -> list[Task]:

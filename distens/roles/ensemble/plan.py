@@ -46,6 +46,9 @@ class EnsemblePlan:
     student: dict[str, Any] | None
     """The student's network, as settings; None: the network of the best member that has one, without its dropout."""
 
+    left_out: Mapping[str, str]
+    """Baseline that the config names -> the reason why the run goes without it."""
+
     @property
     def also(self) -> Mapping[str, Resources]:
         """Return key of the config -> the resources that members occupy by it, if they are not the usual ones."""
@@ -113,6 +116,7 @@ def build_plan(config: Config) -> EnsemblePlan:
         built["runtime"],
         tracker,
         student,
+        _left_out(config, networks, space),
     )
 
 
@@ -228,6 +232,13 @@ def _check_baselines(config: Config, networks: list[str]) -> None:
             raise ConfigError(f"baselines.{i}: {name!r} is named twice")
     if "larger_single" in config.baselines and not networks:
         raise ConfigError("baselines: `larger_single` widens a network, but no family of `members` is a network")
+
+
+def _left_out(config: Config, networks: list[str], space: Space) -> dict[str, str]:
+    """Return the baseline `larger_single`, with the reason, if no network of the config has a width."""
+    if "larger_single" not in config.baselines or any(map(baselines.can_widen, space.corners())):
+        return {}
+    return {"larger_single": f"no network of `members` ({', '.join(networks)}) can be widened: its model has no width"}
 
 
 def _distill(config: Config, networks: list[str]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -45,6 +45,8 @@ class EnsembleRun:
         """Do all that is left to do, and return the outcome."""
         self.session.prepare(self._count_remaining_members())
         loaded = self.session.open()
+        for name, why in self.plan.left_out.items():
+            self.watch(ProgressEvent("data", f"baselines: {name} is left out: {why}"))
         data, say = loaded.dataset, lambda text: self.watch(ProgressEvent("search", text))
         planner = self.session.planner(loaded)
         self.proposals = Proposals(
