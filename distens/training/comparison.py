@@ -266,12 +266,12 @@ def _near(found: Tensor, wanted: Tensor) -> bool:
 def _watched(network: nn.Module) -> Iterator[None]:
     """Raise Unstackable if the body draws random numbers, or changes an attribute or replaces a buffer of a module."""
     before = _attributes(network)
-    python, numpys = random.getstate(), np.random.get_state()
+    python, numpys, drawn = random.getstate(), np.random.get_state(), _drawn_of_numpy()
     with local_chance("cpu"):
         chance = torch.get_rng_state()
         yield
-        drew = not torch.equal(torch.get_rng_state(), chance) or random.getstate() != python
-    drew = drew or not np.array_equal(np.random.get_state()[1], numpys[1]) or np.random.get_state()[2] != numpys[2]
+        drew = not torch.equal(torch.get_rng_state(), chance)
+    drew = drew or random.getstate() != python or _drawn_of_numpy() != drawn
     random.setstate(python)
     np.random.set_state(numpys)
     if drew:
@@ -280,6 +280,11 @@ def _watched(network: nn.Module) -> Iterator[None]:
     changed = [name for name in {**before, **after} if not _same(before.get(name), after.get(name))]
     if changed:
         raise Unstackable(f"forward changes {changed[0]}")
+
+
+def _drawn_of_numpy() -> tuple[bytes, int, int]:
+    state = np.random.get_state(legacy=False)
+    return state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"]
 
 
 def _attributes(network: nn.Module) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from distens.training.dropout import Dropout, Masks
 from distens.training.normalising import BatchNorm, LayerNorm, keeps_statistics
 from distens.training.stages import Numbers, Reused, Stage, Sum
 
-
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 _gelu_backward = torch.ops.aten.gelu_backward.grad_input
@@ -127,11 +126,9 @@ class _Dense:
 class _Activation:
     def __init__(self, module: nn.Module, alone: bool) -> None:
         self._derivative = _DERIVATIVES[type(module)]
-        self._module = copy.copy(module)
+        self._module: Any = nn.LogSoftmax(1) if isinstance(module, nn.LogSoftmax) else copy.copy(module)
         if hasattr(module, "inplace"):  # the inputs are needed in the backward step
-            self._module.inplace = False  # pyright: ignore[reportAttributeAccessIssue]
-        if isinstance(module, nn.LogSoftmax):
-            self._module = nn.LogSoftmax(1)
+            self._module.inplace = False
         self._in_place = alone and isinstance(module, nn.ReLU)
         self._values = self._result = torch.empty(0)
 

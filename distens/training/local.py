@@ -23,8 +23,8 @@ from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
 from distens.merge.protocol import Correction
 from distens.records import Floats
-from distens.training import loop, packed
 from distens.seeding import derive
+from distens.training import loop, packed
 from distens.training.dropout import Masks
 from distens.training.loop import Recipe
 from distens.training.network import local_chance, seed_global

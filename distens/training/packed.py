@@ -149,8 +149,8 @@ too, because of their memory layout. Measured as torch's time for one network ov
 1e7 operations 1.7 alone and 3 in a pack, of 1e8 0.9 and 1.0; LeNet of 3e8 1.1 and 1.5, of 4e9 1.0 and 1.1."""
 
 VMAP_STEP_FLOPS = 1.5e7
-"""The same for networks that are stacked by vmap. Measured, per member-step: an MLP of 4e6 operations 3.5, of 1.5e7 1.1,
-of 6e7 0.8; a network of two convolutions of 1e7 1.5 to 2, of 4e7 0.9, of 4e8 0.8."""
+"""The same for networks that are stacked by vmap. Measured in packs: an MLP of 4e6 operations 3.5, of 1.5e7 1.1, of 6e7
+0.8; a network of two convolutions of 1e7 1.5 to 2, of 4e7 0.9, of 4e8 0.8."""
 
 WRITTEN_OUT = frozenset({"dense", "images"})
 """The kinds of layers (see `NetworkStack`) that are faster stacked on a CPU too; other kinds run the networks' own

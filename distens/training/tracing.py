@@ -243,13 +243,14 @@ class _Reader:
         shape = self._values[first].shape
         if node.op == "call_module":
             return self._module(node, shape)
-        if node.target in (functional.dropout, functional.dropout2d):
-            _, rate, training, _ = dropout_call(*node.args, **node.kwargs)
-            return self._dropout(rate, node.target is functional.dropout2d, shape) if training else []
+        options, named = node.args[1:], dict[str, Any](node.kwargs)
         try:
+            if node.target in (functional.dropout, functional.dropout2d):
+                _, rate, training, _ = dropout_call(first, *options, **named)  # pyright: ignore[reportArgumentType]
+                return self._dropout(rate, node.target is functional.dropout2d, shape) if training else []
             if node.target in _MEANS:
-                return _pooling(shape, self._values[node].shape, *node.args[1:], **node.kwargs)
-            layer = _CALLS[node.target](*node.args[1:], **node.kwargs)
+                return _pooling(shape, *options, **named)  # pyright: ignore[reportArgumentType]
+            layer = _CALLS[node.target](*options, **named)
         except (KeyError, TypeError, ValueError):
             return None
         return [layer] if _stands(layer, shape) else None
@@ -292,10 +293,10 @@ def _stands(layer: nn.Module, shape: torch.Size) -> bool:
 
 
 def _pooling(
-    before: torch.Size, after: torch.Size, dim: int | Sequence[int] = (), keepdim: bool = False, dtype: Any = None
+    shape: torch.Size, dim: int | Sequence[int] = (), keepdim: bool = False, dtype: Any = None
 ) -> list[nn.Module] | None:
     """Return the layers of a mean over images' height and width; None for any other mean."""
     places = {place % 4 for place in ((dim,) if isinstance(dim, int) else dim)}
-    if len(before) != 4 or places != {2, 3} or dtype is not None:
+    if len(shape) != 4 or places != {2, 3} or dtype is not None:
         return None
     return [nn.AdaptiveAvgPool2d(1)] if keepdim else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
