@@ -11,7 +11,7 @@ import numpy as np
 from distens.config.sections import CsvSection, DataSection
 from distens.data import dates
 from distens.data.column import ReadColumn
-from distens.data.text_columns import TextColumn
+from distens.data.text_columns import TextColumn, plain_numbers, read_text_column
 from distens.data.texts import is_text, parse_numbers, read_truth
 from distens.errors import DataError
 from distens.targets._levels import name as name_of
@@ -51,6 +51,9 @@ def read_target(column: Any, where: str, section: DataSection) -> Any:
     column = without_markers(column, section.missing)
     if not is_text(column):
         return column
+    plain = plain_numbers(column, str(section.target), section)
+    if plain is not None:
+        return plain
     given = TextColumn.of(column, str(section.target))
     truth = read_truth(given.texts)
     if truth is not None:
@@ -104,7 +107,7 @@ def _read_column(given: Any, name: str, section: DataSection) -> tuple[Any, Read
         form = section.dates.get(name) or dates.form_of(series)
         return _read_dates(series, name, form, section)
     elif is_text(series):
-        series, column = TextColumn.of(series, name).read(section)
+        series, column = read_text_column(series, name, section)
         return series, _with_marked(column, marked)
     else:
         if types.is_timedelta64_dtype(series.dtype):

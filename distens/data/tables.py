@@ -16,7 +16,7 @@ from distens.data.column import ReadColumn
 from distens.data.columns import read_columns, without_markers
 from distens.data.dates import Dates, read_days
 from distens.data.scaling import LARGEST, Scaling
-from distens.data.texts import KNOWN_MISSING, is_known_missing, parse_numbers, read_truth
+from distens.data.texts import KNOWN_MISSING, is_known_missing, is_text, parse_numbers, read_plain, read_truth
 from distens.errors import DataError, shorten_value
 from distens.records import Floats, Integers
 from distens.targets import _levels as levels
@@ -235,6 +235,9 @@ def _read_numbers(column: Any, name: str, missing: Sequence[str], comma: bool) -
         return column.dt.total_seconds().to_numpy(dtype=np.float64)
     if types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype):
         values_N = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        wrong = np.flatnonzero(np.abs(values_N) > LARGEST)
+    elif is_text(column) and (plain_N := read_plain(column, comma)) is not None:
+        values_N = plain_N.astype(np.float64)
         wrong = np.flatnonzero(np.abs(values_N) > LARGEST)
     else:
         # As text, since dates would be turned into numbers.

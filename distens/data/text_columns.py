@@ -18,10 +18,11 @@ from distens.data.texts import (
     MAX_MARKED_SHARE,
     MAX_MARKERS,
     Numbers,
+    are_known_missing,
     is_code,
-    is_known_missing,
     parse_numbers,
     read_numbers,
+    read_plain,
     read_truth,
 )
 from distens.errors import DataError
@@ -39,6 +40,29 @@ MIN_NAMES, MIN_NAMES_SHARE = 20, 0.9
 
 _WITH_SIGN = re.compile(r"[€$£¥]\s?[+-]?\d[\d.,]*|[+-]?\d[\d.,]*\s?[%€$£¥]")
 _LIKE_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
+
+
+def plain_numbers(series: Any, name: str, section: DataSection) -> Any:
+    """Return the Series of the numbers that texts stand for if all are plain (see `read_plain`), else None."""
+    import pandas as pd
+
+    numbers_N = None if name in section.categorical else read_plain(series, says_comma(section))
+    return None if numbers_N is None else pd.Series(numbers_N, index=series.index, name=series.name)
+
+
+def says_comma(section: DataSection) -> bool:
+    """Return True if the config says that a comma comes before a number's fraction."""
+    return section.csv is not None and section.csv.decimal == ","
+
+
+def read_text_column(series: Any, name: str, section: DataSection) -> tuple[Any, ReadColumn]:
+    """Return the Series that a Series of texts stands for, and the column so read; errors as in `TextColumn.read`."""
+    made = plain_numbers(series, name, section)
+    if made is None:
+        return TextColumn.of(series, name).read(section)
+    ascending = np.sort(made.dropna().to_numpy())
+    missing, distinct = len(made) - len(ascending), int((ascending[1:] != ascending[:-1]).sum()) + 1
+    return made, ReadColumn(name, "number", str(made.dtype), missing, distinct, comma=says_comma(section))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +89,8 @@ class TextColumn:
 
         codes_N, uniques = pd.factorize(series)
         texts = [text.strip() for text in np.asarray(uniques, dtype=object).tolist()]
-        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        if len(place) < len(texts):
+        if len(set(texts)) < len(texts):
+            place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
             codes_N = np.array([*(place[text] for text in texts), -1])[codes_N]
             texts = list(place)
         return cls(name, series, texts, codes_N, np.bincount(codes_N[codes_N >= 0], minlength=len(texts)))
@@ -223,11 +247,11 @@ class TextColumn:
         Raises:
             DataError: they can be read in two ways that differ.
         """
-        known = np.array([not text or is_known_missing(text) for text in self.texts], dtype=bool)
         readings: dict[bytes, tuple[str, NDArray[np.float64]]] = {}
         for form in dates.find_forms(self.texts):
             days_U = dates.parse_dates(self.texts, form)
-            if self.are_few(np.isnan(days_U) & ~known, self._rows(~np.isnan(days_U))):
+            gone_U = np.isnan(days_U)
+            if self.are_few(gone_U & ~are_known_missing(self.texts, gone_U), self._rows(~gone_U)):
                 readings.setdefault(days_U.tobytes(), (form, days_U))
         if not readings:
             return None

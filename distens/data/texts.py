@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as _compute
 from numpy.typing import NDArray
+
+pc: Any = _compute  # its functions are made at runtime
+
+_LINE_END = pa.scalar("\n", pa.large_string())
+_SAMPLE = 100
 
 KNOWN_MISSING = frozenset(
     (
@@ -25,7 +34,8 @@ _USUAL = frozenset(
         *("void", "tbd", "not available", "not known", "no data", "no value"),
     )
 )
-_MARKS = re.compile(r"[-–—?.*_#!/\\~]+|#[A-Z/0]+[!?]?")  # also Excel's errors: #DIV/0!, #REF!
+_MARK = "-–—?.*_#!/\\~"
+_MARKS = re.compile(rf"[{re.escape(_MARK)}]+|#[A-Z/0]+[!?]?")  # also Excel's errors: #DIV/0!, #REF!
 
 MAX_MARKERS, MAX_MARKED_SHARE = 3, 0.05
 """Other texts are taken for missing values among numbers if there are so few different ones, in so small a share of the
@@ -35,6 +45,7 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+(e[+-]?\d+)?", re.IGNORECASE)
 _POINTS_IN_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 _CODE = re.compile(r"0\d+")
+_LINE_END = pa.scalar("\n", pa.large_string())
 
 
 def is_text(column: Any) -> bool:
@@ -49,7 +60,15 @@ def is_text(column: Any) -> bool:
 
 def is_known_missing(text: str) -> bool:
     """Return True for a text that stands for a missing value among numbers and dates."""
-    return text in KNOWN_MISSING or text.lower() in _USUAL or bool(_MARKS.fullmatch(text))
+    return text in KNOWN_MISSING or text.lower() in _USUAL or (text[:1] in _MARK and bool(_MARKS.fullmatch(text)))
+
+
+def are_known_missing(texts: Sequence[str], asked_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return True where a text is asked about and `is_known_missing`."""
+    known_U = np.zeros(len(texts), dtype=bool)
+    for i in np.flatnonzero(asked_U).tolist():
+        known_U[i] = is_known_missing(texts[i])
+    return known_U
 
 
 def is_code(text: str) -> bool:
@@ -66,17 +85,90 @@ def parse_numbers(values: Sequence[Any], comma: bool = False) -> NDArray[Any]:
     """
     import pandas as pd
 
-    plain = [_without_groups(value, comma) if isinstance(value, str) else value for value in values]
+    plain = [
+        _without_groups(value, comma) if isinstance(value, str) and (comma or "," in value) else value
+        for value in values
+    ]
     numbers: Any = pd.to_numeric(pd.Series(plain, dtype=object), errors="coerce")
     return numbers.to_numpy(dtype=np.float64 if numbers.dtype == object else None)  # object: there are none
 
 
 def _without_groups(text: str, comma: bool) -> str:
     if not comma:
-        return text.replace(",", "") if "," in text and _THOUSANDS.fullmatch(text) else text
+        return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
     if _DECIMAL_COMMA.fullmatch(text) or _POINTS_IN_GROUPS.fullmatch(text):
         return text.replace(".", "").replace(",", ".")
     return text
+
+
+def read_plain(column: Any, comma: bool = False) -> NDArray[Any] | None:
+    """Return a text column's numbers, NaN where there is none, if each text is empty or a number as programs write it.
+
+    They are those of `parse_numbers`, many times faster. None where a text is anything else, with a sign or zeros in
+    front as well (`+1`, `007`), or where no row has a number.
+
+    Args:
+        column: a pandas Series for which `is_text` holds, (N,).
+        comma: see `parse_numbers`.
+    """
+    try:
+        texts = pa.array(column, pa.large_string())
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return None
+    texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    present_N = pc.fill_null(pc.greater(pc.binary_length(texts), 0), False)
+    if not _is_plain(_as_lines(texts[:_SAMPLE].filter(present_N[:_SAMPLE])), comma):
+        return None
+    given = texts if pc.all(present_N).as_py() else texts.filter(present_N)
+    content = _as_lines(given)
+    if not len(given) or not _is_plain(content, comma):
+        return None
+    gaps = len(texts) > len(given) + texts.null_count
+    numbers = _parse_lines(content, np.float64 if gaps else None)
+    if numbers is None or len(numbers) != len(given):  # a text may have several lines
+        return None
+    if len(given) == len(texts):
+        return numbers
+    numbers_N = np.full(len(texts), np.nan)
+    numbers_N[present_N.to_numpy(zero_copy_only=False)] = numbers
+    return numbers_N
+
+
+def _as_lines(texts: pa.LargeStringArray) -> bytes:
+    """Return texts with the end of a line before each."""
+    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts), _LINE_END)
+    return b"\n%b" % joined[0].as_buffer()
+
+
+def _is_plain(content: bytes, comma: bool) -> bool:
+    """Return True if lines have no other characters than plain numbers, and begin as such."""
+    if content.translate(None, b"0123456789-+eE\n" + b"." * (not comma)):
+        return False
+    content_B = np.frombuffer(content, np.uint8)
+    before_B, first_B, second_B = content_B[:-2], content_B[1:-1], content_B[2:]
+    coded_B = (first_B == ord("0")) & (second_B >= ord("0")) & (second_B <= ord("9"))
+    return not ((before_B == ord("\n")) & ((first_B == ord("+")) | coded_B)).any()
+
+
+def _parse_lines(content: bytes, dtype: type | None) -> NDArray[Any] | None:
+    """Return the number in each line, whole ones if all are and `dtype` says nothing; None if one holds no number."""
+    import pandas as pd
+
+    lines = io.BytesIO(content)
+    lines.seek(1)
+    try:
+        column = pd.read_csv(  # it has the parser of `pandas.to_numeric`
+            lines,
+            names=[0],
+            dtype=dtype,
+            quoting=csv.QUOTE_NONE,
+            na_filter=False,
+            skip_blank_lines=False,
+            low_memory=False,
+        )[0]
+    except ValueError:
+        return None
+    return column.to_numpy() if column.dtype.kind in "iuf" else None
 
 
 @dataclass(frozen=True)
@@ -103,8 +195,7 @@ def read_numbers(texts: list[str], decimal: str | None) -> Numbers:
     comma = decimal == "," or (decimal is None and _has_decimal_comma(texts))
     values_U = parse_numbers(texts, comma)
     markers_U = np.isnan(values_U) & np.array([bool(text) for text in texts], dtype=bool)
-    known = [marked and is_known_missing(text) for text, marked in zip(texts, markers_U.tolist(), strict=True)]
-    strays_U = markers_U & ~np.array(known, dtype=bool)
+    strays_U = markers_U & ~are_known_missing(texts, markers_U)
     grouped = None if comma else next((text for text in texts if "," in text and _THOUSANDS.fullmatch(text)), None)
     return Numbers(values_U, strays_U, markers_U, comma, grouped)
 

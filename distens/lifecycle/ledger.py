@@ -180,6 +180,10 @@ class Ledger:
         done = (entry for entry in self._done.values() if isinstance(entry, Finished))
         return [entry for entry in done if purpose in (None, entry.task.purpose)]
 
+    def concluded(self, purpose: str) -> list[Finished | Failed]:
+        """Return a purpose's tasks that finished or were given up, in order of arrival, every rung included."""
+        return [entry for entry in self._done.values() if entry.task.purpose == purpose]
+
     def count(self, purpose: str) -> int:
         """Return the number of members that were dispatched for a purpose."""
         return sum(self._purposes[purpose].started.values())

@@ -52,9 +52,10 @@ class Module:
     """A network whose `forward` turns inputs (N, …) into logits_NC, trained by Lightning's Trainer.
 
     A LightningModule brings its own training step, which gets batches (inputs, targets), and its own optimizers. If it
-    has a validation step, a tenth of the rows is held back for that, by the member's seed, with each class's share.
-    Any other nn.Module minimises cross-entropy with AdamW. The class must be importable on every machine that trains
-    members or predicts.
+    has a validation step, a tenth of the rows is held back for that, by the member's seed, with each class's share. In
+    its first epoch it must make a step, or change a weight or buffer in another way; with manual optimization, by the
+    end of the epoch of its 32nd batch. Any other nn.Module minimises cross-entropy with AdamW. The class must be
+    importable on every machine that trains members or predicts.
 
     Attributes:
         path: `package.module:Class`.

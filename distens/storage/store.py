@@ -33,6 +33,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow.fs import FileSystem
 
 from distens.errors import StorageError, StorageFailed, report_damage, shorten_value
 from distens.records import Address, Floats, State
@@ -74,14 +75,17 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        opened, self._root = filesystem.parse_address(url)
+        self._open, self._root = filesystem.parse_address(url)
         self.local = "://" not in url or url.startswith("file:")
-        self._folder = LocalFolder(self._root) if self.local else RemoteFolder(opened, self._root)
+        self._folder = LocalFolder(self._root) if self.local else RemoteFolder(self._filesystem, self._root)
         self._patience = filesystem.OutageRetries(url)
         self._met = False  # only storage that has answered before is waited for; else its address may be wrong
 
     def __reduce__(self) -> tuple[type[Store], tuple[str], dict[str, Any]]:
         return Store, (f"{self._root}" if self.local else self.url,), {"_met": self._met}
+
+    def _filesystem(self) -> FileSystem:
+        return self._open(filesystem.ATTEMPTS if self._met else 1)
 
     def path(self, name: str) -> str:
         """Return the full path of a name inside the folder; a name that leads out of it raises StorageError."""
@@ -302,7 +306,10 @@ class Store:
             raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
         if not (pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()):
             raise StorageError(f"{self.url}: {address.path} is damaged: expected probabilities, found {column.type}")
-        predictions_NK = column.flatten().to_numpy().reshape(len(column), -1)
+        try:
+            predictions_NK = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+        except ValueError as error:  # Arrow's too: nulls
+            raise StorageError(f"{self.url}: {address.path} is damaged: a row has no predictions") from error
         if not mapped:  # a view would keep the whole file in memory, and half of a small one is its description
             predictions_NK = predictions_NK.copy()
             predictions_NK.flags.writeable = False

@@ -109,7 +109,10 @@ class Tracker(Protocol):
         ...
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log a run's progress on the parent run, such as `best_single`, `ensemble`, `finished` and `failed`."""
+        """Log a run's progress on the parent run, such as `best_single`, `ensemble`, `finished` and `failed`.
+
+        A role whose run is resumed calls this for the steps before as well. What was logged at a step stays.
+        """
         ...
 
     def participant(self, participant: Participant) -> None:

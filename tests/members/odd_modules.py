@@ -609,6 +609,37 @@ class LossOnlyAtFirst(Light):
         return self.loss(batch) if self.current_epoch == 0 else None
 
 
+class StepsLater(Light):
+    """The first epoch has no loss."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return self.loss(batch) if self.current_epoch else None
+
+
+class ManualGathering(Manual):
+    """A step for the gradients of several batches, five epochs' by default."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, gathered: int = 20) -> None:
+        super().__init__(input_shape, classes)
+        self.gathered, self.seen = gathered, 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.loss(batch))
+        self.seen += 1
+        if self.seen % self.gathered == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class LearnsBetweenEpochs(Never):
+    """A step of its own after each epoch."""
+
+    def on_train_epoch_end(self) -> None:
+        with torch.no_grad():
+            self.network.last.bias += 1.0
+
+
 class LazyLight(Light):
     def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
         super().__init__(input_shape, classes)

@@ -203,13 +203,14 @@ def test_an_epoch_for_statistics_alone_makes_no_step_and_its_loss_is_not_divided
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Never", "no weight changed in 3 epochs; it made no step: training_step must return the loss"),
-        ("NeverWithStatistics", "no weight changed in 3 epochs; it made no step"),
-        ("NoOptimizer", "NoOptimizer: no weight changed in 3 epochs"),
+        ("Never", "Never: no weight changed in 1 epoch; it made no step: .* return the loss, and returned none"),
+        ("NeverWithStatistics", "no weight changed in 1 epoch; it made no step"),
+        ("StepsLater", "no weight changed in 1 epoch; it made no step"),
+        ("NoOptimizer", "NoOptimizer: no weight changed in 1 epoch; it made no step: configure_optimizers must return"),
         ("AllFrozen", "no weight changed in 3 epochs; its 12 steps had no effect"),
         ("Weightless", "Weightless: has no weights to learn"),
         ("ManualFloat", "ManualFloat: Lightning does not take the module: .*float"),
-        ("ManualNever", "no weight changed in 3 epochs; it made no step"),
+        ("ManualNever", "no weight changed in 3 epochs; it made no step: .* call the step of an optimizer"),
         ("TwoOptimizers", "TwoOptimizers: Lightning does not take the module: .*multiple optimizers"),
         ("Unmonitored", "Unmonitored: Lightning does not take the module: .*val_loss"),
         ("StopsUnmonitored", "StopsUnmonitored: Lightning does not take the module: .*val_loss"),
@@ -222,6 +223,25 @@ def test_a_module_that_cannot_be_trained_is_refused(name, words, tmp_path, monke
     with pytest.raises(Refused, match=words):
         member(name).fit(problem(), Context(1))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "batches"), [("Never", 4), ("NoOptimizer", 4), ("ManualNever", 32), ("ManualGathering", 32)]
+)
+def test_a_module_that_never_steps_is_not_paid_for_to_its_last_epoch(name, batches):
+    trained = member(name, epochs=1000, options={"gathered": 1000} if name == "ManualGathering" else {})
+    with pytest.raises(Refused, match=f"{name}: no weight changed in {batches // 4} epoch.*; it made no step"):
+        trained.fit(problem(), Context(1))
+    network: Any = trained._network
+    assert network.trainer.fit_loop.total_batch_idx + 1 == batches
+
+
+def test_gradients_of_several_epochs_may_be_gathered_for_a_step():
+    assert member("ManualGathering", epochs=10).fit(problem(), Context(1))["steps"] == 2
+
+
+def test_weights_that_change_between_epochs_are_a_training():
+    assert member("LearnsBetweenEpochs").fit(problem(), Context(1))["steps"] == 0
 
 
 def test_a_rate_of_zero_is_refused():

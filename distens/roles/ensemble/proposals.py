@@ -13,7 +13,7 @@ from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.packs import of_one_size, pack_tasks
 from distens.lifecycle.work.train import Train
 from distens.packing import Planner
-from distens.records import WAIT, Finished, Floats, History, Pack, Settings, Task, settings_key
+from distens.records import WAIT, Finished, Floats, History, Pack, Resources, Settings, Task, settings_key
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.schedule.protocol import Promotion, Start, trains_in_rungs
@@ -178,7 +178,7 @@ class Proposals:
                 continue
             if self.plan.occupied(drawn.settings[number]) == needs:
                 numbers.append(number)
-        return [self._task(number, drawn.settings[number], start) for number in numbers]
+        return [self._task(number, drawn.settings[number], start, needs) for number in numbers]
 
     def _draw(self, drawn: _Drawn, number: int, start: Start) -> Settings:
         while len(drawn.settings) <= number:
@@ -191,10 +191,11 @@ class Proposals:
             drawn.known.setdefault(settings_key(settings), len(drawn.known))
         return drawn.settings[number]
 
-    def _task(self, number: int, settings: Settings, start: Start) -> Task:
+    def _task(self, number: int, settings: Settings, start: Start, needs: Resources | None = None) -> Task:
+        """Return the task of a new member, which occupies `needs`; None: they are looked up."""
         member, name, budget = _named(number, settings, start)
         seed = seeding.derive(self.plan.config.seed, "member", member)
-        needs, bracket = self.plan.occupied(settings), start.bracket
+        needs, bracket = needs or self.plan.occupied(settings), start.bracket
         return Task(
             name, EnsemblePurpose.SEARCH, settings, seed, needs, Train(), member, budget=budget, bracket=bracket
         )

@@ -65,10 +65,11 @@ class EnsembleRun:
         )
 
     def _search(self) -> None:
-        self.progress.replay(self.proposals.history())
+        for step, values in self.progress.replay(self.ledger.concluded(EnsemblePurpose.SEARCH), self.proposals.history):
+            self.plan.tracker.progress(step, values)  # a tracker that was away may lack it
         self._search_began = time.monotonic() - self.ledger.elapsed
         for task, outcome in self._complete(self.proposals.search()):
-            step = self.progress.add(outcome, self.proposals.history)
+            step = self.progress.add(task, outcome, self.proposals.history)
             if step is not None:
                 self.plan.tracker.progress(step, self.progress.values())
             self._show(format_outcome(task, outcome, self.config.metric), outcome)
