@@ -179,7 +179,7 @@ def replace_dropouts(network: nn.Module) -> list[Dropout]:
     adopted = []
     for layer, (parent, name, module) in _dropouts(network):
         if type(module) is nn.Dropout:
-            setattr(parent, name, Dropout(module.p, layer))
+            setattr(parent, name, Dropout(module.p, layer).train(module.training))
         adopted.append(getattr(parent, name))
     return adopted
 
