@@ -20,6 +20,7 @@ from distens.seeding import derive
 from distens.training import network
 from distens.training.context import Context
 from distens.training.loop import OptimizerName, Recipe
+from distens.training.outputs import check_outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -197,8 +198,14 @@ class Client:
         self._input_shape, self._classes = tuple(input_shape), classes
         self._network = network.initialise(lambda: self.model.build(self._input_shape, classes), derive(seed, "client"))
 
+    def statistics(self) -> int:
+        """Return the number of running statistics, at the end of `weights`."""
+        from distens.training import local
+
+        return local.count_statistics(self.torch_module())
+
     def weights(self) -> Floats:
-        """Return all weights, concatenated, float32."""
+        """Return all weights, concatenated, and after them all running statistics, float32."""
         from distens.training import local
 
         return local.flatten_weights(self.torch_module())
@@ -210,20 +217,24 @@ class Client:
         local.set_weights(self.torch_module(), weights_P)
 
     def gradient(self, examples: Examples) -> tuple[float, Floats]:
-        """Return the mean cross-entropy of the network on the examples, and its gradient by all weights."""
+        """Return the mean cross-entropy of the network's predictions on the examples, and its gradient by all weights.
+
+        The gradient by running statistics is 0.
+        """
         import torch
 
         from distens.training import loop
 
-        module, total = self.torch_module(), 0.0
+        module, total = self.torch_module().eval(), 0.0
         inputs, labels = loop.to_tensors(examples)
         gradient_P = torch.zeros(sum(p.numel() for p in module.parameters()))
         for some, own in zip(inputs.split(network.PREDICT_ROWS), labels.split(network.PREDICT_ROWS), strict=True):
-            loss = torch.nn.functional.cross_entropy(module(some), own, reduction="sum") / len(labels)
-            parts = torch.autograd.grad(loss, list(module.parameters()))
+            logits_NC = check_outputs(module, module(some), len(some), self._classes)
+            loss = torch.nn.functional.cross_entropy(logits_NC, own, reduction="sum") / len(labels)
+            parts = torch.autograd.grad(loss, list(module.parameters()), materialize_grads=True, allow_unused=True)
             gradient_P += torch.cat([part.flatten() for part in parts])
             total += loss.item()
-        return total, gradient_P.numpy()
+        return total, np.append(gradient_P.numpy(), np.zeros(self.statistics(), dtype=np.float32))
 
     @classmethod
     def stack(cls, members: Sequence[Client]) -> Callable[[Floats], Floats]:

@@ -33,6 +33,7 @@ from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tre
 from distens.training.context import Context
 from distens.training.loop import budget_start, order, to_tensors
 from distens.training.network import checksum_weights, load_tensors, local_chance, parameters
+from distens.training.outputs import check_outputs
 from distens.training.surroundings import keep_interrupts, repeat_kernels, silence_lightning
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -105,7 +106,9 @@ def fit_module(
     order = _Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
     if not len(order):
         raise Refused(f"{len(examples.inputs)} rows are too few for {processes} processes")
-    module = network if isinstance(network, LightningModule) else _Plain(network, loss, course.learning_rate or 1e-3)
+    module = network
+    if not isinstance(module, LightningModule):
+        module = _Plain(network, loss, course.learning_rate or 1e-3, examples.classes)
     identity = {**asdict(course), "seed": context.seed, "processes": processes}
     until, state = context.until(course.epochs), context.checkpoint.load()
     if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
@@ -185,13 +188,14 @@ def _check_progress(name: str, module: LightningModule, watch: _Watch) -> None:
 class _Plain(LightningModule):
     """A LightningModule around a plain network."""
 
-    def __init__(self, network: nn.Module, loss: Loss, learning_rate: float) -> None:
+    def __init__(self, network: nn.Module, loss: Loss, learning_rate: float, classes: int | None = None) -> None:
         super().__init__()
+        self._classes = classes
         self.network, self._loss, self._learning_rate = network, loss, learning_rate
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch
-        return self._loss(self.network(inputs), targets)
+        return self._loss(check_outputs(self.network, self.network(inputs), len(inputs), self._classes), targets)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if not parameters(self.network):

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,12 +23,14 @@ from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
 from distens.merge.protocol import Correction
 from distens.records import Floats
+from distens.seeding import derive
 from distens.training import loop, packed
-from distens.training.dropout import Masks, dropout_rates
+from distens.training.dropout import Masks
 from distens.training.loop import Recipe
-from distens.training.network import local_chance
+from distens.training.network import local_chance, seed_global
 from distens.training.optimizers import OPTIMIZERS
-from distens.training.stacked import NetworkStack, Unstackable
+from distens.training.stacked import NetworkStack, Unstackable, find_way
+from distens.training.ways import Way, lone_way
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class LocalUpdate:
     """The result of a client's training.
 
     Attributes:
-        weights_P: all weights, concatenated, float32.
+        weights_P: all weights, concatenated, and after them all running statistics, float32.
         steps: the number of steps made.
         rate_sum: the sum of their learning rates.
         loss: the mean loss over the last epoch's rows.
@@ -94,36 +97,88 @@ class LocalUpdate:
 
 
 def flatten_weights(network: nn.Module) -> Floats:
-    """Return all weights of a network, concatenated, float32.
+    """Return all weights of a network, concatenated, and after them all running statistics, float32.
 
     Raises:
-        Refused: the network has buffers, or weights of another type, which could not be merged.
+        Refused: weights are of another type, and could not be merged.
     """
-    _check(network)
-    return torch.cat([p.detach().flatten() for p in network.parameters()]).cpu().numpy().copy()
+    if not all(p.dtype is torch.float32 for p in network.parameters()):
+        raise Refused("a client's network has weights that are not float32")
+    return torch.cat([numbers.detach().float().flatten() for numbers in _numbers(network)]).cpu().numpy().copy()
 
 
 def set_weights(network: nn.Module, weights_P: Floats) -> None:
-    """Set the weights of a network from the array that `flatten_weights` returned.
+    """Set the weights and running statistics of a network from the array that `flatten_weights` returned.
+
+    A running variance that a merge made negative becomes zero.
 
     Raises:
-        Refused: the array's size is not the network's number of weights.
+        Refused: the array's size is not the network's number of weights and statistics.
     """
-    parameters = list(network.parameters())
-    count = sum(p.numel() for p in parameters)
+    numbers = _numbers(network)
+    count = sum(part.numel() for part in numbers)
     if weights_P.shape != (count,):
         raise Refused(f"a network with {count:,} weights cannot take an array of shape {weights_P.shape}")
     source = torch.from_numpy(weights_P) if weights_P.flags.writeable else torch.tensor(weights_P)
     with torch.no_grad():
-        for parameter, part in zip(parameters, source.split([p.numel() for p in parameters]), strict=True):
-            parameter.copy_(part.view(parameter.shape))
+        for own, part in zip(numbers, source.split([own.numel() for own in numbers]), strict=True):
+            own.copy_(part.view(own.shape))
+        for name, buffer in network.named_buffers():
+            if name.rpartition(".")[2] == "running_var":
+                buffer.clamp_(min=0)
 
 
-def _check(network: nn.Module) -> None:
-    if next(network.buffers(), None) is not None:
-        raise Refused("a client's network has buffers (running statistics?), which a merge of weights would ignore")
-    if not all(p.dtype is torch.float32 for p in network.parameters()):
-        raise Refused("a client's network has weights that are not float32")
+def count_statistics(network: nn.Module) -> int:
+    """Return the number of running statistics, at the end of the array that `flatten_weights` returns."""
+    statistics = statistics_names(network)
+    return sum(buffer.numel() for name, buffer in network.named_buffers() if name in statistics)
+
+
+def statistics_names(network: nn.Module) -> frozenset[str]:
+    """Return the names of the buffers that are running means and variances of torch's normalisation.
+
+    Its numbers of batches are none: they only count where `momentum` is None.
+    """
+    return frozenset(
+        f"{path}.{name}".lstrip(".")
+        for path, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for name in ("running_mean", "running_var")
+        if module._buffers.get(name) is not None
+    )
+
+
+def _numbers(network: nn.Module) -> list[Tensor]:
+    statistics = statistics_names(network)
+    return [*network.parameters(), *(buffer for name, buffer in network.named_buffers() if name in statistics)]
+
+
+_WAYS: WeakKeyDictionary[nn.Module, Way] = WeakKeyDictionary()
+"""The way to stack each network that a process uses from round to round: to find it may take as long as a step."""
+
+
+def _client_way(network: nn.Module, example: Tensor) -> Way:
+    """Return the way to stack clients' networks: if there is none, each trains alone, by its own code.
+
+    Raises:
+        Refused: the network cannot be a client's.
+    """
+    if network not in _WAYS:
+        try:
+            way = find_way([network], example)
+        except Unstackable as error:
+            if not all(p.requires_grad for p in network.parameters()):
+                raise Refused(f"clients' networks cannot be trained: {error}") from error
+            way = lone_way(network)
+        others = way.written - statistics_names(network)
+        others = {name for name in others if name.rpartition(".")[2] != "num_batches_tracked"}
+        if "alone" not in way.kinds and others:
+            raise Refused(
+                f"clients' networks cannot be trained: forward writes to the buffer {min(others)}, which is no running "
+                "statistic of torch's own normalisation, so nobody would merge it"
+            )
+        _WAYS[network] = way
+    return _WAYS[network]
 
 
 def train_clients(
@@ -140,17 +195,26 @@ def train_clients(
     """
     set_weights(network, start_P)
     example = torch.zeros((2, *shards[0].examples.inputs.shape[1:]))
-    most, _ = packed.advise(network, example, local.recipe.batch_size, device.startswith("cuda"))
-    steps = [local.count(len(shard.examples.inputs)) for shard in shards]
-    order = sorted(range(len(shards)), key=lambda place: -steps[place])
+    way, size = _client_way(network, example), local.recipe.batch_size
+    most = 1
+    if "alone" not in way.kinds and not (way.mixes and way.chain is None):
+        most, _ = packed.advise_kinds(way.kinds, network, example, size, device.startswith("cuda"))
+    rows = [loop.learned_rows(network, len(shard.examples.inputs), size) for shard in shards]
+    needed = 2 if loop.normalises_batches(network) else 1
+    too_few = [place for place, count in enumerate(rows) if min(count, size) < needed]
+    for place in too_few:
+        yield (
+            place,
+            Diverged(f"client {shards[place].client}: batch normalisation needs two rows in a batch, found one"),
+        )
+    order = sorted(set(range(len(shards))) - set(too_few), key=lambda place: -local.count(rows[place]))
+    if not order:
+        return
     size = math.ceil(len(order) / math.ceil(len(order) / most))
     for first in range(0, len(order), size):
         places = order[first : first + size]
         with local_chance(device):
-            try:
-                chunk = _Chunk(network, [shards[place] for place in places], local, example, device)
-            except Unstackable as error:
-                raise Refused(f"clients' networks cannot be trained: {error}") from error
+            chunk = _Chunk(network, way, [shards[place] for place in places], local, example, device)
             for place, found in chunk.train():
                 yield places[place], found
 
@@ -174,20 +238,33 @@ class _Chunk:
     """A chunk of clients that train as one stack, in descending order of their numbers of steps."""
 
     def __init__(
-        self, network: nn.Module, shards: Sequence[Shard], local: LocalTraining, example: Tensor, device: str
+        self,
+        network: nn.Module,
+        way: Way,
+        shards: Sequence[Shard],
+        local: LocalTraining,
+        example: Tensor,
+        device: str,
     ) -> None:
-        self._shards, self._local, self._device = shards, local, device
-        self._stack = NetworkStack([network] * len(shards), example, device)
-        self._steps = [local.count(len(shard.examples.inputs)) for shard in shards]
+        self._shards, self._local, self._device, self._mixes = shards, local, device, way.mixes
+        way = replace(way, rates=[way.rates[0]] * len(shards))
+        self._stack = NetworkStack([network] * len(shards), example, device, way=way)
+        self._statistics = statistics_names(network)
+        self._alone = len(shards) == 1 and way.chain is None  # its batches may be short
+        if self._alone:
+            seed_global(derive(shards[0].seed, "client"), device)  # for what the network's own code draws
+        size = local.recipe.batch_size
+        self._learned = [loop.learned_rows(network, len(shard.examples.inputs), size) for shard in shards]
+        self._steps = [local.count(rows) for rows in self._learned]
         self._recipes = [local.recipe] * len(shards)
         self._optimizer = OPTIMIZERS[local.recipe.optimizer](self._stack, self._recipes)
         parts = [loop.to_tensors(shard.examples) for shard in shards]
         self._inputs = torch.cat([inputs for inputs, _ in parts]).to(device)
         self._labels = torch.cat([labels for _, labels in parts]).to(device)
         self._rows = [len(labels) for _, labels in parts]
-        self._dropout = any(dropout_rates(network).values())
-        widest = local.recipe.batch_size if self._dropout else max(self._rows)  # masks depend on the width
-        self._width = min(local.recipe.batch_size, widest)
+        self._dropout = any(any(rates.values()) for rates in way.rates)
+        widest = size if self._dropout else max(self._rows)  # masks depend on the width
+        self._width = min(size, widest)
         self._first = np.concatenate([[0], np.cumsum(self._rows)[:-1]])
         pulls = [local.pull + shard.correction.pull for shard in shards]
         self._pull_M1 = torch.tensor(pulls, device=device)[:, None] if any(pulls) else None
@@ -242,9 +319,10 @@ class _Chunk:
 
     def _epoch(self, place: int, step: int) -> _Plan:
         """Return the batches of a client's epoch that begins at this step; rows that fill a short batch count zero."""
-        rows, size = self._rows[place], self._local.recipe.batch_size
-        steps, width = self._local.per_epoch(rows), self._width
-        order_N = loop.order(rows, self._shards[place].seed, step // steps) + int(self._first[place])
+        learned, size = self._learned[place], self._local.recipe.batch_size
+        steps, width = self._local.per_epoch(learned), self._width
+        order_N = loop.order(self._rows[place], self._shards[place].seed, step // steps)[:learned]
+        order_N += int(self._first[place])
         rows_SB = torch.full((steps, width), int(self._first[place]))
         share_SB = torch.zeros((steps, width))
         for batch, some in enumerate(order_N.split(size)):
@@ -257,11 +335,14 @@ class _Chunk:
         places = [(plan, step - plan.until) for plan in self._plans[:going]]
         rows_MB = torch.stack([plan.rows_SB[batch] for plan, batch in places])
         share_MB = torch.stack([plan.share_SB[batch] for plan, batch in places])
+        if self._alone:
+            rows_MB, share_MB = (numbers[:, share_MB[0] > 0] for numbers in (rows_MB, share_MB))
         stack, shape = self._stack, rows_MB.shape
         inputs = self._inputs.index_select(0, rows_MB.flatten()).unflatten(0, shape)
         labels_M1B = self._labels.index_select(0, rows_MB.flatten()).view(shape).unsqueeze(1)
-        seeds = [shard.seed for shard in self._shards[:going]]
-        masks = Masks(seeds, step, self._device) if self._dropout else None
+        masks = Masks([shard.seed for shard in self._shards[:going]], step, self._device)
+        if self._mixes and not bool(share_MB.all()):
+            masks.there_MN = share_MB > 0
         log_probs_MCB = torch.log_softmax(stack.forward(inputs, masks), 1)
         gradients_MCB = log_probs_MCB.exp()
         gradients_MCB.scatter_add_(1, labels_M1B, -torch.ones_like(labels_M1B, dtype=gradients_MCB.dtype))
@@ -289,7 +370,9 @@ class _Chunk:
             self._stack.gradients.add_(self._shift)
 
     def _collect_result(self, place: int, loss: float, seconds: float) -> LocalUpdate | Diverged:
-        weights_P = torch.cat([block[place].flatten() for block in self._stack.blocks(self._stack.weights)])
+        statistics = [found for name, found in self._stack.buffers.items() if name in self._statistics]
+        numbers = [*self._stack.blocks(self._stack.weights), *statistics]
+        weights_P = torch.cat([block[place].flatten() for block in numbers])
         if not (math.isfinite(loss) and bool(weights_P.isfinite().all())):
             return Diverged(
                 f"client {self._shards[place].client}: the loss was {loss} after {self._steps[place]} local steps, "
