@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
-from distens.records import State
+from distens.records import LOGGED_PREFIX, State
 from distens.seeding import derive
 from distens.training._lightning_callbacks import BestWeights, LoggedValues, NumberLogger, admit_callbacks
 from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
@@ -41,9 +41,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 CHECKPOINT = "checkpoint"
 """The path of distens' own checkpoint for Lightning; all other paths are those of the module's callbacks."""
-
-LOGGED_PREFIX = "logged."
-"""What the names of metrics begin with that a module logged."""
 
 LIGHTNING_FOLDER = Path(lightning.__file__).parent
 
@@ -314,7 +311,13 @@ class _Watch(Callback):
         self._first = epoch if self._first is None else self._first
         self.epoch = epoch
         if epoch > self._first and trainer.strategy.broadcast(self.pace.due()):
+            # Lightning counts the new epoch already, and would resume one that began: without `ReduceLROnPlateau`.
+            counts = trainer.fit_loop.epoch_progress.total, trainer.fit_loop.epoch_progress.current
+            for count in counts:
+                count.ready -= 1
             self._save(trainer)
+            for count in counts:
+                count.ready += 1
         if epoch >= self._planned:  # for averaged weights' statistics; Lightning would step by the gradients of before
             for optimizer in trainer.optimizers:
                 optimizer.zero_grad()

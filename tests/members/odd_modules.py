@@ -389,6 +389,15 @@ class Stopping(Validated):
         return [EarlyStopping("val_loss", patience=1, min_delta=10.0)]
 
 
+class Falling(Validated):
+    """No epoch is good enough, so the learning rate falls after each."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.rate, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10, threshold_mode="abs")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+
 class Unmonitored(Light):
     """A schedule that waits for what nobody logs."""
 

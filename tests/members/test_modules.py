@@ -242,7 +242,7 @@ class Interrupted(Checkpoint):
 
 
 RESUMED = ["Light", "EverySecond", "Manual", "ManualTwo", "Validated", "Stopping", "Averaged", "AveragedStatistics"]
-RESUMED += ["MadeLate", "MadeInSetup", "Lazy"]
+RESUMED += ["MadeLate", "MadeInSetup", "Lazy", "Falling"]
 
 
 @pytest.mark.parametrize("name", RESUMED)
@@ -366,7 +366,7 @@ def test_a_module_that_stopped_itself_stays_stopped_at_the_next_rung(tmp_path):
     np.testing.assert_array_equal(in_rungs.predict(data.inputs), whole.predict(data.inputs))
 
 
-@pytest.mark.parametrize("name", ["Light", "Validated", "MadeLate", "Averaged"])
+@pytest.mark.parametrize("name", ["Light", "Validated", "Falling", "MadeLate", "Averaged"])
 def test_rungs_end_as_one_training_does(name, tmp_path):
     data, store = problem(), Store(str(tmp_path))
     whole, in_rungs = member(name, epochs=9), member(name, epochs=9)
