@@ -11,7 +11,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BasePredictionWriter,
-    BatchSizeFinder,
     EarlyStopping,
     LearningRateFinder,
     ModelCheckpoint,
@@ -30,7 +29,6 @@ MAX_LOGGED_NAMES = 50
 
 NOT_ALLOWED: Mapping[type[Callback], str] = {
     LearningRateFinder: "the learning rate is one of the member's `options`, and the search finds it",
-    BatchSizeFinder: "the batch size is the member's `batch_size`, and the search finds it",
     OnExceptionCheckpoint: "a member that failed resumes from the checkpoint that distens keeps",
     BasePredictionWriter: "it is never called, as distens predicts by forward",
 }
@@ -44,10 +42,11 @@ def admit_callbacks(trainer: Trainer, module: LightningModule, folder: Path) -> 
         Refused: there is such a callback.
     """
     name = type(module).__name__
-    for callback in trainer.callbacks:
+    for callback in list(trainer.callbacks):
         for kind, why in NOT_ALLOWED.items():
             if isinstance(callback, kind):
-                raise Refused(f"{name}: configure_callbacks: a {kind.__name__} cannot be used: {why}; leave it out")
+                trainer.callbacks.remove(callback)  # else it would act on this very exception
+                raise Refused(f"{name}: configure_callbacks: {kind.__name__} cannot be used: {why}; leave it out")
         if isinstance(callback, ModelCheckpoint):
             if callback.dirpath is not None:
                 warnings.warn(

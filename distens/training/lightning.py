@@ -113,7 +113,8 @@ def fit_module(
     Raises:
         Diverged: an epoch's loss is not finite.
         Refused: there are fewer rows than processes, or a checkpoint holds other objects than plain data; or Lightning
-            does not take the module, or its training changed no weight; or a callback of the module cannot be used.
+            does not take the module, or its training changed no weight; or a callback of the module or an argument of
+            the Trainer cannot be used.
     """
     rank, processes = (group.rank, group.processes) if group else (0, 1)
     order = _Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
@@ -127,6 +128,8 @@ def fit_module(
     pace = CheckpointTimer(context.checkpoint, state.meta["seconds"] if state else 0.0)
     watch = _Watch(pace, context, rank, until, state, len(order))
     cuda = context.device.startswith("cuda")
+    if course.trainer.get("sync_batchnorm") and not cuda:
+        raise Refused("trainer.sync_batchnorm: torch has it for GPUs alone, and these processes have none")
     with (
         silence_lightning(type(network).__name__, LIGHTNING_FOLDER),
         local_chance(context.device),

@@ -20,6 +20,7 @@ TIPS = (
     "GPU available but not used",
     "`srun` command is available",
     "sync_dist=True",
+    "The dirpath has changed",
 )
 """Parts of Lightning's warnings that concern what distens decides, not the user's module."""
 

@@ -213,7 +213,6 @@ def test_an_epoch_for_statistics_alone_makes_no_step_and_its_loss_is_not_divided
         ("TwoOptimizers", "TwoOptimizers: Lightning does not take the module: .*multiple optimizers"),
         ("Unmonitored", "Unmonitored: Lightning does not take the module: .*val_loss"),
         ("StopsUnmonitored", "StopsUnmonitored: Lightning does not take the module: .*val_loss"),
-        ("Saving", "Saving: configure_callbacks: a ModelCheckpoint has no place"),
         ("MadeByTrainer", "forward failed .*hooks setup and configure_model failed without a trainer"),
     ],
 )
