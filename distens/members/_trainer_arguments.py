@@ -28,12 +28,11 @@ class TrainerArguments(TypedDict, total=False):
     limit_train_batches: _Batches
     limit_val_batches: _Batches
     check_val_every_n_epoch: Annotated[int, Ge(1)]
-    inference_mode: bool
     sync_batchnorm: bool
     detect_anomaly: bool
 
 
-OF_VALIDATION = ("limit_val_batches", "check_val_every_n_epoch", "inference_mode")
+OF_VALIDATION = ("limit_val_batches", "check_val_every_n_epoch")
 """The arguments without effect on a module that has no validation step."""
 
 _LENGTH = "write the member's `epochs`"
@@ -58,6 +57,7 @@ DECIDED = {
     "log_every_n_steps": "curves have one point for each epoch",
     "enable_checkpointing": "distens keeps checkpoints; a ModelCheckpoint in configure_callbacks works besides",
     "default_root_dir": "what callbacks write goes to the member's folder in the run",
+    "inference_mode": "Lightning uses none in the validation of a training",
     "profiler": "its output has no place in a run; profile a training of the module by itself",
     "barebones": "it would switch off what the module logs",
     "plugins": "precision is `precision`, and distens keeps the checkpoints",

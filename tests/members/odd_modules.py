@@ -430,15 +430,6 @@ class SeesTypes(Light):
         return self.loss(batch)
 
 
-class SeesInference(ValidatedPlainly):
-    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
-        super().__init__(input_shape, classes)
-        self.inferred: list[bool] = []
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
-        self.inferred.append(torch.is_inference_mode_enabled())
-
-
 class NanGradient(Light):
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         return super().loss(batch) + (0 * self.network.last.weight).sum().sqrt()
