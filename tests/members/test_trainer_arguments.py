@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from test_modules import problem
+from torch import nn
 
 from distens import registry
 from distens.errors import ConfigError, Refused
@@ -58,13 +59,11 @@ def test_values_that_are_wrong_or_without_effect_are_refused(arguments, words):
         member(arguments)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"check_val_every_n_epoch": 2}, {"limit_val_batches": 1}, {"inference_mode": False}]
-)
+@pytest.mark.parametrize("argument", ["check_val_every_n_epoch", "limit_val_batches"])
 @pytest.mark.parametrize("name", ["Light", "Base"])
-def test_arguments_of_validation_need_a_validation_step(name, arguments):
-    with pytest.raises(ConfigError, match="has no effect: there is no validation_step"):
-        member(arguments, name)
+def test_arguments_of_validation_need_a_validation_step(name, argument):
+    with pytest.raises(ConfigError, match=f"{argument}: has no effect: there is no validation_step"):
+        member({argument: 1}, name)
 
 
 def fitted(arguments: dict[str, Any], name: str = "Validated", **changes) -> tuple[Any, Any]:
@@ -95,12 +94,8 @@ def test_gradients_are_clipped():
     for algorithm in ("norm", "value"):
         clipped = fitted({"gradient_clip_val": 0.01, "gradient_clip_algorithm": algorithm}, "Light")[1]
         free = fitted({}, "Light")[1]
-        moved = [
-            torch.cat(
-                [(p - q).detach().flatten() for p, q in zip(one.parameters(), untrained.parameters(), strict=True)]
-            )
-            for one in (clipped, free)
-        ]
+        start = nn.utils.parameters_to_vector(untrained.parameters()).detach()
+        moved = [nn.utils.parameters_to_vector(one.parameters()).detach() - start for one in (clipped, free)]
         bound = 12 * 0.1 * 0.01
         measured = [float(step.norm() if algorithm == "norm" else step.abs().max()) for step in moved]
         assert 0 < measured[0] <= bound * 1.001 < measured[1]
