@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from distens import registry
-from distens.config.addresses import is_address
+from distens.addresses import is_address
 from distens.config.config import Config, parse_yaml
 from distens.config.sources import describe_edited
 from distens.errors import (

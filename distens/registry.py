@@ -1,6 +1,7 @@
 """Plug-ins by name: `kind: divbo` in a config is the class `DivBO` in `distens/search/divbo.py`.
 
-A class `Mine` in a user's own `my_lab/search.py` is `kind: my_lab.search:Mine`.
+A class `Mine` in a user's own `my_lab/search.py` is `kind: my_lab.search:Mine`. Some families also take a function or
+class that is no plug-in, such as a network or a loss: `model: nets:Net` is `model: {kind: module, path: nets:Net}`.
 
 A plug-in is a dataclass whose fields are its options; there is no other list of names or options. A field annotated
 `Annotated[…, Plugin("models")]` is itself a plug-in of that family, given as `{kind: name, option: …}` or, without
@@ -31,7 +32,8 @@ from typing import (
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from distens.config import addresses, raw_values
+from distens import addresses
+from distens.config import raw_values
 from distens.errors import ConfigError, did_you_mean, shorten_value
 
 P = TypeVar("P")
@@ -42,11 +44,6 @@ class Plugin:
     """A mark of a field whose value is a plug-in of the named family."""
 
     family: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportAddress:
-    """A mark of a field whose text is an address `package.module:Class`; building the plug-in imports that module."""
 
 
 def names(family: str) -> list[str]:
@@ -152,6 +149,27 @@ def split_spec(spec: Any, where: str) -> tuple[Any, dict[str, Any]]:
     return spec["kind"], {key: value for key, value in spec.items() if key != "kind"}
 
 
+def _split_adopted(family: str, spec: Any, where: str) -> tuple[Any, dict[str, Any]]:
+    """Return (kind, options) of a spec; `nets:Net`, which is no plug-in itself, becomes what the family makes of it.
+
+    A family whose protocol names an `ADOPTER` takes other objects too, such as a user's network: the plug-in of that
+    name is made with the address as its `path`.
+
+    Raises:
+        ConfigError: as in `split_spec` and `addresses.find_object`.
+    """
+    kind, given = split_spec(spec, where)
+    adopter = getattr(importlib.import_module(f"distens.{family}.protocol"), "ADOPTER", None)
+    if adopter is None or not addresses.is_address(kind):
+        return kind, given
+    found = addresses.find_object(kind, f"{where}.kind")
+    if not _load(family, adopter).adopts(found) or (isinstance(found, type) and not _find_fault(family, found)):
+        return kind, given
+    if "path" in given:
+        raise ConfigError(f"{where}.path: has no effect beside `kind: {kind}`")
+    return adopter, {"path": kind, **given}
+
+
 def plugin_family(cls: type, option: str) -> str | None:
     """Return the family of an option that is itself a plug-in, else None."""
     return _find_family(_hints(cls).get(option))
@@ -189,7 +207,7 @@ def make_plugin(family: str, spec: Any, where: str, beside: tuple[str, ...] = ()
     Raises:
         ConfigError: unknown kind or option, a missing option, a value out of range, an option without effect.
     """
-    kind, given = split_spec(spec, where)
+    kind, given = _split_adopted(family, spec, where)
     cls = find_plugin(family, kind, where)
     known = options(cls)
     if taken := [name for name in known if name in beside]:
@@ -288,12 +306,13 @@ def find_unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, s
     if addresses.is_address(kind) and addresses.module_of(kind) not in sys.modules:
         yield where, addresses.module_of(kind)
         return
+    kind, given = _split_adopted(family, spec, where)
     cls = find_plugin(family, kind, where)
     for option, value in given.items():
         hint = _hints(cls).get(option)
         if (inner := _find_family(hint)) is not None and value is not None:
             yield from find_unimported(inner, value, f"{where}.{option}")
-        elif any(isinstance(mark, ImportAddress) for mark in getattr(hint, "__metadata__", ())):
+        elif any(isinstance(mark, addresses.ImportAddress) for mark in getattr(hint, "__metadata__", ())):
             module = addresses.module_of(str(value))
             if module and module not in sys.modules:
                 yield where, module

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distens.config.addresses import is_address, module_of
+from distens.addresses import is_address, module_of
 
 ADDRESS_KEYS = ("kind", "path")
 """The keys of a config whose value, or choices of values, may be addresses `package.module:Class`."""

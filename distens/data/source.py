@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distens import registry
-from distens.config.addresses import is_address
+from distens.addresses import is_address
 from distens.config.sections import DataSection
 from distens.data import files
 from distens.data.column import ReadColumn

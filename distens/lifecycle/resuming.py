@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distens import __version__
-from distens.config.addresses import is_address
+from distens.addresses import is_address
 from distens.config.config import Config, to_yaml
 from distens.errors import ConfigError, RunError, shorten_value
 from distens.lifecycle.ledger import Ledger

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from distens import registry
-from distens.config.addresses import module_of
+from distens.addresses import module_of
 from distens.config.config import Config, to_yaml
 from distens.config.sources import describe_edited, hash_sources
 from distens.data.load import LoadedData

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from distens import registry
-from distens.config.addresses import is_address
+from distens.addresses import is_address
 from distens.distill.protocol import DataFree
 from distens.errors import did_you_mean
 from distens.lifecycle.work.train import Train

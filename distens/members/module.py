@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
+from distens.addresses import ImportAddress, check_arguments
 from distens.data.dataset import Examples
 from distens.errors import Refused, did_you_mean
 from distens.members._lightning_hooks import NEVER_CALLED, NO_EFFECT, NOT_ALLOWED
@@ -20,7 +21,6 @@ from distens.members._rows import Rows, hold_back_rows, select_examples
 from distens.members._trainer_arguments import check_trainer_arguments
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.records import Floats, Resources, Settings, State
-from distens.registry import ImportAddress
 from distens.training import inspection, network
 from distens.training.context import Context
 from distens.training.outputs import PROBABILITIES_ADVICE, PROBABILITIES_METRIC, are_probabilities
@@ -77,7 +77,7 @@ class Module:
     def __post_init__(self) -> None:
         cls = _find(self.path)
         _check_parts(cls, self.path)
-        _check_options(cls, self.options)
+        check_arguments(cls, self.options, FILLED_PARAMETERS)
         if self.learning_rate is not None and network.is_lightning(cls):
             raise ValueError(
                 f"learning_rate: {self.learning_rate} has no effect: {self.path} is a LightningModule, whose "
@@ -276,21 +276,3 @@ def _warn_once(cls: type, text: str) -> None:
     if (cls, text) not in _WARNED:
         _WARNED.add((cls, text))
         warnings.warn(text, stacklevel=2)
-
-
-def _check_options(cls: type, options: Mapping[str, Any]) -> None:
-    """Refuse options that the constructor does not take, and the lack of options that it needs."""
-    takes = {name: p for name, p in inspect.signature(cls).parameters.items() if p.kind is not p.VAR_POSITIONAL}
-    anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    named = {name: p for name, p in takes.items() if p.kind is not p.VAR_KEYWORD}
-    for name in options:
-        if name in FILLED_PARAMETERS:
-            raise ValueError(f"options.{name}: cannot be set: it follows from the data")
-        if name not in named and not anything:
-            raise ValueError(
-                f"options.{name}: unknown option of {cls.__name__}. "
-                f"{did_you_mean(name, set(named) - set(FILLED_PARAMETERS))}"
-            )
-    missing = [name for name, p in named.items() if p.default is p.empty and name not in (*options, *FILLED_PARAMETERS)]
-    if missing:
-        raise ValueError(f"options: {cls.__name__} needs {', '.join(missing)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,30 @@ class Objective(Protocol):
 
 PLUGINS = (Objective,)
 """What a user's own plug-in of this family must be: one of these."""
+
+
+ADOPTER = "function"
+"""The plug-in that is made of a user's function or class which is no plug-in itself."""
+
+
+class Adopts(Objective, Protocol):
+    """An objective that wraps something which is no plug-in, found by its address.
+
+    The registry makes one of `objective: losses:focal`::
+
+        if cls.adopts(addresses.find_object("losses:focal", "objective")):
+            objective = cls(path="losses:focal")
+    """
+
+    @classmethod
+    def adopts(cls, found: Any) -> bool:
+        """Return True if such an object can be wrapped."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Return the address: an option."""
+        ...
 
 
 class SmoothsLabels(Objective, Protocol):

@@ -302,7 +302,10 @@ class Store:
             raise StorageError(f"{self.url}: cannot read {address.path}: {error}") from error
         if not (pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()):
             raise StorageError(f"{self.url}: {address.path} is damaged: expected probabilities, found {column.type}")
-        predictions_NK = column.flatten().to_numpy().reshape(len(column), -1)
+        try:
+            predictions_NK = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+        except ValueError as error:  # Arrow's too: nulls
+            raise StorageError(f"{self.url}: {address.path} is damaged: a row has no predictions") from error
         if not mapped:  # a view would keep the whole file in memory, and half of a small one is its description
             predictions_NK = predictions_NK.copy()
             predictions_NK.flags.writeable = False

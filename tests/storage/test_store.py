@@ -78,6 +78,8 @@ def test_damage_is_noticed(store, tmp_path):
     (tmp_path / "run" / "p.arrow").write_bytes(b"short")
     with pytest.raises(StorageError, match="damaged: 5 bytes instead of"):
         store.read_predictions(predictions)
+    none = store.write_predictions("none.arrow", np.ones((0, 3)))
+    assert store.read_predictions(none).shape == (0, 3)
     store.write("s.safetensors", b"\x00" * 40)
     with pytest.raises(StorageError, match="damaged"):
         store.read_state("s.safetensors")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distens import registry, seeding
-from distens.config.addresses import is_address
+from distens.addresses import is_address
 from distens.config.config import Config, section_of
 from distens.data.source import find_target_class
 from distens.distill.protocol import DataFree, Refines

@@ -1,16 +1,24 @@
-"""The address of a class in the user's own package, as a config names it: `package.module:Class`."""
+"""The address of a class or function in the user's own package, as a config names it: `package.module:Class`."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import keyword
 import traceback
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from distens.errors import ConfigError, did_you_mean, shorten_value
 
 _OURS = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class ImportAddress:
+    """A mark of a plug-in's field whose text is an address; building the plug-in imports that module."""
 
 
 def is_address(kind: Any) -> bool:
@@ -45,12 +53,14 @@ def check_address(address: str, where: str) -> None:
         raise _is_our_own(address, module, where)
 
 
-def find_class(address: str, where: str) -> type:
-    """Return the class at an address; its module is imported, which runs that module's code.
+def find_object(address: str, where: str, noun: str = "class or function") -> Any:
+    """Return the object at an address; its module is imported, which runs that module's code.
+
+    Args:
+        noun: the sort of object that is wanted, for messages.
 
     Raises:
-        ConfigError: as in `check_address`; or the module cannot be imported, or has no such class, or only imports it
-            from elsewhere, or the class is not at the top of its module.
+        ConfigError: as in `check_address`; or the module cannot be imported, or has nothing of that name.
     """
     check_address(address, where)
     module, name = _import(module_of(address), where), address.partition(":")[2]
@@ -60,7 +70,18 @@ def find_class(address: str, where: str) -> type:
         classes = [key for key, value in here if isinstance(value, type) and value.__module__ == module.__name__]
         file = getattr(module, "__file__", None)
         place = f"{module.__name__} ({file})" if file else module.__name__
-        raise ConfigError(f"{where}: {place} has no class {name!r}. {did_you_mean(name, classes)}")
+        raise ConfigError(f"{where}: {place} has no {noun} {name!r}. {did_you_mean(name, classes)}")
+    return found
+
+
+def find_class(address: str, where: str) -> type:
+    """Return the class at an address; its module is imported, which runs that module's code.
+
+    Raises:
+        ConfigError: as in `find_object`; or it is no class, or the module only imports it from elsewhere, or it is not
+            at the top of its module.
+    """
+    found = find_object(address, where, "class")
     if not isinstance(found, type):
         raise ConfigError(f"{where}: {address} must be a class, found {shorten_value(found)}")
     if is_ours(found):
@@ -69,6 +90,30 @@ def find_class(address: str, where: str) -> type:
         hint = "make it a class at the top of its module" if "." in found.__qualname__ else "write that"
         raise ConfigError(f"{where}: a class has one address; {address} is defined as {defined}: {hint}")
     return found
+
+
+def check_arguments(called: Callable[..., Any], options: Mapping[str, Any], filled: Collection[str] = ()) -> None:
+    """Check that a class or function can be called with these options.
+
+    Args:
+        filled: the names of further arguments, which distens gives if they are parameters.
+
+    Raises:
+        ValueError: an option is no parameter, or is one that distens fills in, or one that is needed is missing.
+    """
+    takes = {name: p for name, p in inspect.signature(called).parameters.items() if p.kind is not p.VAR_POSITIONAL}
+    anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    named = {name: p for name, p in takes.items() if p.kind is not p.VAR_KEYWORD}
+    for name in options:
+        if name in filled:
+            raise ValueError(f"options.{name}: cannot be set: it follows from the data")
+        if name not in named and not anything:
+            raise ValueError(
+                f"options.{name}: unknown option of {called.__name__}. {did_you_mean(name, set(named) - set(filled))}"
+            )
+    missing = [name for name, p in named.items() if p.default is p.empty and name not in (*options, *filled)]
+    if missing:
+        raise ValueError(f"options: {called.__name__} needs {', '.join(missing)}")
 
 
 def _is_our_own(address: str, module: str, where: str) -> ConfigError:
