@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from distens.addresses import is_address, module_of
+from distens.config.sections import is_data_module
 
 ADDRESS_KEYS = ("kind", "path")
-"""The keys of a config whose value, or choices of values, may be addresses `package.module:Class`."""
+"""The keys of a config whose value, or choices of values, may be addresses `package.module:Class`; `source` may, too,
+if it has that form."""
 
 _STANDARD = sysconfig.get_path("stdlib")
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -70,7 +72,8 @@ def _named_modules(values: Any, marked: bool = False) -> Iterator[str]:
     """Yield the modules of all addresses; `marked`: whether the value is that of a key which may have one."""
     if isinstance(values, Mapping):
         for key, value in values.items():
-            yield from _named_modules(value, marked or key in ADDRESS_KEYS)
+            is_class = key == "source" and isinstance(value, str) and is_data_module(value)
+            yield from _named_modules(value, marked or is_class or key in ADDRESS_KEYS)
     elif isinstance(values, list | tuple):
         for value in values:
             yield from _named_modules(value, marked)
