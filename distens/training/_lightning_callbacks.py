@@ -35,6 +35,11 @@ NOT_ALLOWED: Mapping[type[Callback], str] = {
 """Callbacks of Lightning that cannot have their effect, and why."""
 
 
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    found: Any = trainer  # its class does not declare them
+    return found.callbacks
+
+
 def admit_callbacks(trainer: Trainer, module: LightningModule, folder: Path) -> None:
     """Refuse callbacks of the module that cannot work, and give every ModelCheckpoint a folder to write to.
 
@@ -42,10 +47,10 @@ def admit_callbacks(trainer: Trainer, module: LightningModule, folder: Path) -> 
         Refused: there is such a callback.
     """
     name = type(module).__name__
-    for callback in list(trainer.callbacks):
+    for callback in list(_callbacks(trainer)):
         for kind, why in NOT_ALLOWED.items():
             if isinstance(callback, kind):
-                trainer.callbacks.remove(callback)  # else it would act on this very exception
+                _callbacks(trainer).remove(callback)  # else it would act on this very exception
                 raise Refused(f"{name}: configure_callbacks: {kind.__name__} cannot be used: {why}; leave it out")
         if isinstance(callback, ModelCheckpoint):
             if callback.dirpath is not None:
@@ -105,14 +110,16 @@ class LoggedValues(Callback):
         values: name -> epoch, counted from 1 -> value; values that are not finite are left out.
     """
 
-    state_key = "distens.logged"
-
     def __init__(self, logger: NumberLogger) -> None:
         self.values: Logged = {}
         self._logger = logger
         self._seen: dict[str, Any] = {}
         self._left_out: set[str] = set()
         self._ended = False
+
+    @property
+    def state_key(self) -> str:
+        return "distens.logged"
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": {name: dict(values) for name, values in self.values.items()}}
@@ -168,14 +175,16 @@ class BestWeights(Callback):
         epoch: that epoch, counted from 1; 0: none yet.
     """
 
-    state_key = "distens.best"
-
     def __init__(self) -> None:
         self.weights: dict[str, Any] = {}
         self.epoch = 0
         self._measured, self._value = False, math.nan
         self._monitor, self._sign = "val_loss", 1.0
         self._validated: dict[str, Any] | None = None
+
+    @property
+    def state_key(self) -> str:
+        return "distens.best"
 
     def state_dict(self) -> dict[str, Any]:
         value = None if math.isnan(self._value) else self._value
@@ -186,13 +195,13 @@ class BestWeights(Callback):
         self._value = math.nan if state_dict["value"] is None else state_dict["value"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if any(isinstance(one, StochasticWeightAveraging) for one in trainer.callbacks):
+        if any(isinstance(one, StochasticWeightAveraging) for one in _callbacks(trainer)):
             raise Refused(
                 f"{type(pl_module).__name__}: keep: best would throw away the weights that StochasticWeightAveraging "
                 "averages at the end, which no epoch validates; write keep: last, or leave that callback out"
             )
         for kind in (ModelCheckpoint, EarlyStopping):
-            for one in trainer.callbacks:
+            for one in _callbacks(trainer):
                 if isinstance(one, kind) and one.monitor is not None:
                     self._monitor, self._sign = one.monitor, 1.0 if one.mode == "min" else -1.0
                     return
