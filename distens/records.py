@@ -22,6 +22,12 @@ and `kind` (the plug-in in `distens/members`)."""
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 
+Curves = Mapping[str, Mapping[int, float]]
+"""Name -> epoch, counted from 1 -> value."""
+
+LOGGED_PREFIX = "logged."
+"""What the names of metrics begin with that the user's own code logged: no name of distens' own does."""
+
 Reason = Literal["crashed", "out_of_memory", "timed_out", "diverged", "refused"]
 
 
@@ -239,6 +245,8 @@ class Report(Record):
             state.
         parts: the parts in the order in which they were produced; empty if there is one model.
         averaged: True if the parts are averaged to one prediction.
+        curves: what the user's own code logged in each epoch; of long curves, evenly spread points and the last one.
+            The last values are also among the metrics, as `logged.NAME`.
     """
 
     task_id: str
@@ -251,6 +259,7 @@ class Report(Record):
     files: Mapping[str, Address]
     parts: tuple[Part, ...] = ()
     averaged: bool = False
+    curves: Curves = field(default_factory=dict)
 
     def states(self) -> dict[str, Address]:
         """Return the states behind the report's prediction, by name: one for each averaged part, else a single one."""

@@ -36,8 +36,7 @@ class LoadedData:
         dataset: the data for members and the coordinator.
         preprocessing: the preprocessing, fitted on *train*.
         example_rows: the first EXAMPLE_ROWS rows of *test* as a user would give them: a DataFrame or an array.
-        split_rows: split -> row numbers in the source, in the order of `dataset`; in a given test part they count from
-            0.
+        split_rows: split -> row numbers in the source, in the order of `dataset`; in a given part they count from 0.
         columns: the columns of a table, as they were read; empty for arrays.
     """
 
@@ -88,8 +87,16 @@ def load_data(section: DataSection, seed: int) -> LoadedData:
     """
     raw = source.read_source(section)
     given = raw.test_rows is not None
-    strata_N, names = raw.target.strata(raw.targets_N), raw.target.column_names
-    split_rows = splits.divide(strata_N, names, section.splits, seed, section.rows, given)
+    divided, targets_N = (raw.rows, raw.targets_N) if raw.held_rows is None else (raw.held_rows, raw.held_targets_N)
+    assert targets_N is not None
+    has_train, names = raw.held_rows is not None, raw.target.column_names
+    strata_N = raw.target.strata(targets_N)
+    split_rows = splits.divide(strata_N, names, section.splits, seed, section.rows, given, has_train)
+    rows = {split: _take(divided, numbers) for split, numbers in split_rows.items()}
+    targets = {split: targets_N[numbers] for split, numbers in split_rows.items()}
+    if has_train:
+        split_rows["train"] = np.arange(len(raw.targets_N))
+        rows["train"], targets["train"] = raw.rows, raw.targets_N
     preprocessing = Preprocessing.fit(raw.rows, split_rows["train"], section, raw.columns)
     if given:
         assert raw.test_targets_N is not None

@@ -175,7 +175,8 @@ class Logbook:
             child = self.server.create(_records.title(task, outcome), {**tags, **parent}, start_ms)
         params = _records.flatten({**task.settings, "seed": task.seed})
         # The metrics' time is the run's own start, so that metrics sent again are not further entries.
-        self.server.log(child.id, child.start_ms, metrics=_records.measures(outcome), params=params)
+        metrics, history = _records.measures(outcome), _records.curves(outcome)
+        self.server.log(child.id, child.start_ms, metrics=metrics, params=params, history=history)
         child.status = "FINISHED" if isinstance(outcome, Finished) else "FAILED"
         self.server.close(child.id, child.status, at_ms)
         self._keep(LoggedRun(child.id, child.status, child.start_ms, tags))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distens.credentials import redact
-from distens.records import Failure, Finished, Task
+from distens.records import LOGGED_PREFIX, Failure, Finished, Task
 from distens.storage.encoding import to_json
 
 PARAM_LENGTH = 6000
@@ -76,8 +76,19 @@ def digest_outcome(task: Task, outcome: Finished | Failure) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def curves(outcome: Finished | Failure) -> dict[str, dict[int, float]]:
+    """Return metric -> epoch -> value: what the user's own code logged in one attempt."""
+    if isinstance(outcome, Failure):
+        return {}
+    logged = outcome.report.curves.items()
+    return {
+        safe_key(f"{LOGGED_PREFIX}{name}"): {epoch: value for epoch, value in values.items() if math.isfinite(value)}
+        for name, values in logged
+    }
+
+
 def measures(outcome: Finished | Failure) -> dict[str, float]:
-    """Return the metrics and costs of one attempt, and the metrics of its parts."""
+    """Return the metrics and costs of one attempt, and the metrics of its parts; metrics with `curves` are left out."""
     if isinstance(outcome, Failure):
         return finite_entries({"seconds": outcome.seconds})
     report = outcome.report
@@ -87,7 +98,8 @@ def measures(outcome: Finished | Failure) -> dict[str, float]:
         "predict_ms_per_1000": report.predict_ms_per_1000,
     }
     parts = {f"{part.name}.{key}": value for part in report.parts for key, value in part.metrics.items()}
-    return finite_entries({**report.metrics, **costs, **parts})
+    found, drawn = finite_entries({**report.metrics, **costs, **parts}), curves(outcome)
+    return {name: value for name, value in found.items() if name not in drawn}
 
 
 def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:

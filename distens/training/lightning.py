@@ -1,4 +1,4 @@
-"""Training of a user's network by Lightning's Trainer; this is the only file that imports Lightning.
+"""Training of a user's network by Lightning's Trainer; only this file and its callbacks import Lightning.
 
 Lightning makes the steps; this file controls randomness and storage: every epoch's order of rows and its dropout follow
 from (seed, epoch), and checkpoints go through Lightning's own interface (`CheckpointIO`) as plain states, without
@@ -8,27 +8,29 @@ pickle. So a resumed training equals an uninterrupted one, including its schedul
 from __future__ import annotations
 
 import math
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
-from distens.records import State
+from distens.records import LOGGED_PREFIX, State
 from distens.seeding import derive
+from distens.training._lightning_callbacks import BestWeights, LoggedValues, NumberLogger, admit_callbacks
 from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.context import Context
 from distens.training.loop import budget_start, order, to_tensors
@@ -42,12 +44,15 @@ MAX_BATCHES_WITHOUT_STEP = 32
 """The batches that a module with manual optimization may take for its first step, as it may gather the gradients of
 several epochs; with automatic optimization an epoch is enough. Both are looked at between epochs only."""
 
+CHECKPOINT = "checkpoint"
+"""The path of distens' own checkpoint for Lightning; all other paths are those of the module's callbacks."""
+
 LIGHTNING_FOLDER = Path(lightning.__file__).parent
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """A course of training: the length, batch size and learning rate of a module's training.
+    """A course of training: the length, batch size and learning rate of a module's training, and further options.
 
     Attributes:
         epochs: passes over the rows.
@@ -55,11 +60,24 @@ class TrainerOptions:
             rows is left out if there are full steps (batch normalisation needs two rows); rows of a last step that do
             not divide evenly among the processes are left out too.
         learning_rate: the learning rate of AdamW, for a plain network; a LightningModule configures its own optimizers.
+        keep: `best` sets the weights of the best epoch at the end (see `BestWeights`), `last` those of the last one.
+        trainer: further arguments of the Trainer, by name.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float | None = None
+    keep: Literal["last", "best"] = "last"
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that the checkpoints of one training share; `keep` and `trainer` only if they are set."""
+        values = asdict(self)
+        if self.keep == "last":
+            del values["keep"]
+        if not self.trainer:
+            del values["trainer"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -93,14 +111,16 @@ def fit_module(
     Returns:
         `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit_network`. They were
         measured: a module that stops itself has fewer epochs than planned, and one that returns no loss in its last
-        epoch has no `train_loss`.
+        epoch has no `train_loss`. Also the last value of everything that the module logged, as `logged.NAME`, and
+        `best_epoch`, counted from 1, if the best weights are kept. The logged values of all epochs go to
+        `context.logged`.
 
     Raises:
         Diverged: an epoch's loss is not finite.
         Refused: there are fewer rows than processes, or a checkpoint holds other objects than plain data; or Lightning
             does not take the module, or its training changed no weight: a module that makes no step is refused after
             its first epoch, or after MAX_BATCHES_WITHOUT_STEP with manual optimization, unless that changed weights or
-            buffers.
+            buffers; or a callback of the module or an argument of the Trainer cannot be used.
     """
     rank, processes = (group.rank, group.processes) if group else (0, 1)
     order = _Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
@@ -109,27 +129,53 @@ def fit_module(
     module = network
     if not isinstance(module, LightningModule):
         module = _Plain(network, loss, course.learning_rate or 1e-3, examples.classes)
-    identity = {**asdict(course), "seed": context.seed, "processes": processes}
+    identity = {**course.identity(), "seed": context.seed, "processes": processes}
     until, state = context.until(course.epochs), context.checkpoint.load()
     if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
         state = None
     pace = CheckpointTimer(context.checkpoint, state.meta["seconds"] if state else 0.0)
     watch = _Watch(pace, context, rank, until, state, len(order))
     cuda = context.device.startswith("cuda")
-    with silence_lightning(), local_chance(context.device), repeat_kernels(cuda):
+    if course.trainer.get("sync_batchnorm") and not cuda:
+        raise Refused("trainer.sync_batchnorm: torch has it for GPUs alone, and these processes have none")
+    with (
+        silence_lightning(type(network).__name__, LIGHTNING_FOLDER),
+        local_chance(context.device),
+        repeat_kernels(cuda),
+        _folder(context.folder) as folder,
+    ):
         torch.manual_seed(derive(context.seed, "train"))
-        trainer = _make_trainer(max(course.epochs, until), cuda, group, _StateIO(watch, state, identity), watch)
+        logger = NumberLogger(folder)
+        best, logged = BestWeights() if course.keep == "best" else None, LoggedValues(logger)
+        # `watch` comes after the others, as it saves what they have kept of the epoch that ended.
+        trainer = _make_trainer(
+            max(course.epochs, until),
+            cuda,
+            group,
+            plugins=[_StateIO(watch, state, identity)],
+            callbacks=[*filter(None, [best]), logged, watch],
+            logger=logger,
+            default_root_dir=folder,
+            **course.trainer,
+        )
         loader = DataLoader(
             TensorDataset(*to_tensors(examples)), sampler=order, batch_size=None, generator=torch.Generator()
         )
         if state is not None and _is_over(state, until):  # trained up to its budget or end, but not reported
-            load_tensors(module, decode_tree(state)["state_dict"])
+            tree = decode_tree(state)
+            load_tensors(module, tree["state_dict"])
+            for callback in filter(None, [best, logged]):
+                if kept := tree["callbacks"].get(callback.state_key):
+                    callback.load_state_dict(kept)
         else:
             with keep_interrupts(), _refusing(network):
                 held = validation and _validation_loader(validation, course.batch_size)
-                trainer.fit(module, loader, held, ckpt_path="checkpoint" if state else None)
+                trainer.fit(module, loader, held, ckpt_path=CHECKPOINT if state else None)
             _check_progress(type(network).__name__, module, watch)
+    if best is not None:
+        best.restore(module)
     network.to(context.device)
+    context.logged.update(logged.values)
     return {
         "epochs": watch.epoch,
         "steps": watch.steps,
@@ -137,11 +183,20 @@ def fit_module(
         "parameters": parameters(network),
         "seconds": pace.seconds(),
         **({} if context.budget is None else {"new_epochs": watch.epoch - watch.began}),
+        **({"best_epoch": best.epoch} if best is not None and best.epoch else {}),
+        **{f"{LOGGED_PREFIX}{name}": values[max(values)] for name, values in logged.values.items()},
     }
 
 
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    """Yield the folder for what the module's callbacks write: the given one, or one that is removed afterwards."""
+    with tempfile.TemporaryDirectory() if given is None else nullcontext(given) as folder:
+        yield Path(folder)
+
+
 def _make_trainer(
-    epochs: int, cuda: bool, group: ProcessGroup | None, checkpoints: CheckpointIO, watch: Callback
+    epochs: int, cuda: bool, group: ProcessGroup | None, plugins: list[CheckpointIO], **more: Any
 ) -> Trainer:
     """Return a trainer that prints and writes nothing by itself."""
     return Trainer(
@@ -151,13 +206,12 @@ def _make_trainer(
         devices=1,
         num_nodes=group.processes if group else 1,
         strategy=DDPStrategy() if group else "auto",
-        plugins=[checkpoints, *([TorchElasticEnvironment()] if group else [])],
-        callbacks=[watch],
+        plugins=[*plugins, *([TorchElasticEnvironment()] if group else [])],
         use_distributed_sampler=False,
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **more,
     )
 
 
@@ -260,11 +314,7 @@ class _Watch(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._planned = trainer.max_epochs or 0
-        if trainer.checkpoint_callbacks:
-            raise Refused(
-                f"{type(pl_module).__name__}: configure_callbacks: a ModelCheckpoint has no place to write to, as "
-                "distens keeps the checkpoints itself; leave it out"
-            )
+        admit_callbacks(trainer, pl_module, Path(trainer.default_root_dir))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._steps_seen = trainer.global_step
@@ -284,7 +334,13 @@ class _Watch(Callback):
         if epoch > self._first and not (self.resumed or self.steps) and self.batches >= least:
             _check_progress(type(pl_module).__name__, pl_module, self)
         if epoch > self._first and trainer.strategy.broadcast(self.pace.due()):
+            # Lightning counts the new epoch already, and would resume one that began: without `ReduceLROnPlateau`.
+            counts = trainer.fit_loop.epoch_progress.total, trainer.fit_loop.epoch_progress.current
+            for count in counts:
+                count.ready -= 1
             self._save(trainer)
+            for count in counts:
+                count.ready += 1
         if epoch >= self._planned:  # for averaged weights' statistics; Lightning would step by the gradients of before
             for optimizer in trainer.optimizers:
                 optimizer.zero_grad()
@@ -325,16 +381,23 @@ class _Watch(Callback):
         loop = trainer.fit_loop.epoch_loop
         for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
             progress.reset_on_run()
-        trainer.save_checkpoint("checkpoint")
+        trainer.save_checkpoint(CHECKPOINT)
 
 
 class _StateIO(CheckpointIO):
-    """A Lightning plug-in that keeps Lightning's checkpoint as the state in the member's checkpoint."""
+    """A Lightning plug-in that keeps Lightning's checkpoint as the state in the member's checkpoint.
+
+    At other paths, it writes Lightning's own files for callbacks of the module, and never loads one: they are pickles.
+    """
 
     def __init__(self, watch: _Watch, state: State | None, identity: Mapping[str, Any]) -> None:
         self._watch, self._state, self._identity = watch, state, identity
+        self._files = TorchCheckpointIO()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if path != CHECKPOINT:
+            self._files.save_checkpoint(checkpoint, path, storage_options)
+            return
         # The module is rebuilt from the settings: its hyperparameters need not be kept, and may be any object.
         kept = {key: value for key, value in checkpoint.items() if not key.startswith(("hyper_", "hparams_"))}
         watch, pace = self._watch, self._watch.pace
@@ -343,11 +406,13 @@ class _StateIO(CheckpointIO):
         pace.save(encode_tree(kept, {**numbers, "budget": watch.budget, "of": self._identity}))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if path != CHECKPOINT:
+            raise Refused(f"{path}: distens loads no checkpoint of Lightning's, which is a pickle")
         assert self._state is not None
         return decode_tree(self._state)
 
     def remove_checkpoint(self, path: Any) -> None:
-        pass
+        self._files.remove_checkpoint(path)
 
 
 @contextmanager

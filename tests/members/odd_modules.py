@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
@@ -389,6 +390,51 @@ class Stopping(Validated):
         return [EarlyStopping("val_loss", patience=1, min_delta=10.0)]
 
 
+class Falling(Validated):
+    """No epoch is good enough, so the learning rate falls after each."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.rate, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10, threshold_mode="abs")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+
+class Evaluating(Light):
+    """A part that is not in training mode."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.network.first.eval()
+
+
+class Warns(Light):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        warnings.warn("mine, in training_step", stacklevel=1)
+        return self.loss(batch)
+
+
+class ValidatedPlainly(Validated):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.rate)
+
+
+class SeesTypes(Light):
+    """Keeps the types of its activations in training."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.types: set[torch.dtype] = set()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        self.types.add(self(batch[0]).dtype)
+        return self.loss(batch)
+
+
+class NanGradient(Light):
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return super().loss(batch) + (0 * self.network.last.weight).sum().sqrt()
+
+
 class Unmonitored(Light):
     """A schedule that waits for what nobody logs."""
 
@@ -415,11 +461,6 @@ class AveragedStatistics(Averaged):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(self.normalise(inputs))
-
-
-class Saving(Light):
-    def configure_callbacks(self) -> Any:
-        return [ModelCheckpoint()]
 
 
 class MadeLate(LightningModule):

@@ -214,7 +214,6 @@ def test_an_epoch_for_statistics_alone_makes_no_step_and_its_loss_is_not_divided
         ("TwoOptimizers", "TwoOptimizers: Lightning does not take the module: .*multiple optimizers"),
         ("Unmonitored", "Unmonitored: Lightning does not take the module: .*val_loss"),
         ("StopsUnmonitored", "StopsUnmonitored: Lightning does not take the module: .*val_loss"),
-        ("Saving", "Saving: configure_callbacks: a ModelCheckpoint has no place"),
         ("MadeByTrainer", "forward failed .*hooks setup and configure_model failed without a trainer"),
     ],
 )
@@ -262,7 +261,7 @@ class Interrupted(Checkpoint):
 
 
 RESUMED = ["Light", "EverySecond", "Manual", "ManualTwo", "Validated", "Stopping", "Averaged", "AveragedStatistics"]
-RESUMED += ["MadeLate", "MadeInSetup", "Lazy"]
+RESUMED += ["MadeLate", "MadeInSetup", "Lazy", "Falling"]
 
 
 @pytest.mark.parametrize("name", RESUMED)
@@ -386,7 +385,7 @@ def test_a_module_that_stopped_itself_stays_stopped_at_the_next_rung(tmp_path):
     np.testing.assert_array_equal(in_rungs.predict(data.inputs), whole.predict(data.inputs))
 
 
-@pytest.mark.parametrize("name", ["Light", "Validated", "MadeLate", "Averaged"])
+@pytest.mark.parametrize("name", ["Light", "Validated", "Falling", "MadeLate", "Averaged"])
 def test_rungs_end_as_one_training_does(name, tmp_path):
     data, store = problem(), Store(str(tmp_path))
     whole, in_rungs = member(name, epochs=9), member(name, epochs=9)

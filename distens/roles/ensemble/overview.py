@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from distens.lifecycle.delivery import MAX_FAILURES_SHOWN
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import LEADERS
 from distens.lifecycle.results import PageContent, TableRow, costs
-from distens.records import Finished, Floats, task_of
+from distens.records import LOGGED_PREFIX, Finished, Floats, task_of
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.serve.cascade import Cascade, learn
@@ -26,6 +27,9 @@ from distens.targets.classes import Classes, target_argument
 
 CURVE_POINTS = 40
 """The number of points of the ensemble's curve in the progress figure; each is a selection of its own."""
+
+MAX_LOGGED_SHOWN = 8
+"""The number of values that a member's own code logged which the page shows; its report has all."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,20 @@ def _members(plan: EnsemblePlan, selection: Selection, diversity_M: Floats) -> l
             "diversity": float(by_id[entry.task.id]),
             "parameters": entry.report.parameters,
             "settings": {k: v for k, v in entry.task.settings.items() if k != "kind"},
+            **_logged(entry),
         }
         for entry, weight in sorted(selection.selected, key=lambda pair: -pair[1])
     ]
+
+
+def _logged(entry: Finished) -> dict[str, dict[str, float]]:
+    """Return the last values that the user's own code logged, a few of them, as an entry of a selected member."""
+    found = {
+        name.removeprefix(LOGGED_PREFIX): value
+        for name, value in entry.report.metrics.items()
+        if name.startswith(LOGGED_PREFIX)
+    }
+    return {"logged": dict(islice(found.items(), MAX_LOGGED_SHOWN))} if found else {}
 
 
 def _details(
