@@ -89,7 +89,7 @@ def test_rows_with_known_targets_are_judged(result):
     assert result.predictor.evaluate(rows.assign(kind=named), "kind")["accuracy"] == 1.0
     with pytest.raises(DataError, match="targets: the rows have no column 'sort'"):
         result.predictor.evaluate(rows, "sort")
-    with pytest.raises(DataError, match="the class 'rose' is unknown. Known: 'setosa'"):
+    with pytest.raises(DataError, match="the class 'rose' is unknown"):
         result.predictor.evaluate(rows, ["rose"] * len(rows))
     with pytest.raises(DataError, match="targets: 1 of them for"):
         result.predictor.evaluate(rows, named[:1])
