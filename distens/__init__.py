@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from distens.config.config import Config, load_config
-    from distens.coordinator import resume, run
+    from distens.coordinator import load_result, resume, run
     from distens.errors import (
         BundleError,
         ConfigError,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Config": "config.config",
     "load_config": "config.config",
+    "load_result": "coordinator",
     "run": "coordinator",
     "resume": "coordinator",
     "load": "serve.predictor",
@@ -44,6 +45,7 @@ __all__ = [
     "StorageError",
     "load",
     "load_config",
+    "load_result",
     "resume",
     "run",
 ]

@@ -13,6 +13,7 @@ import shlex
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from distens import registry
@@ -27,6 +28,7 @@ from distens.errors import (
     did_you_mean,
     report_damage,
 )
+from distens.evaluate import report
 from distens.lifecycle import resuming
 from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Result
@@ -174,7 +176,43 @@ def carry_out(
         again = f"once the storage works again, `distens resume {shlex.quote(store.url)}` continues the run"
         raise StorageFailed(f"{error}. No finished task is lost: {again}") from error
     watch(ProgressEvent("done", "finished"))
-    return replace(result, notes=(*result.notes, *session.notes))
+    return replace(
+        result,
+        notes=(*result.notes, *session.notes),
+        metric=plan.config.metric,
+        data=partial(role.data, plan),
+    )
+
+
+def load_result(path: str) -> Result:
+    """Return the result of a finished run, from its folder.
+
+    Args:
+        path: the run's folder: a local path or any pyarrow address.
+
+    Raises:
+        RunError: there is no run, or it has not finished.
+        ConfigError, StorageError: the folder's config was changed, or a file is damaged.
+    """
+    store = Store(path)
+    _read_info(store)
+    if not store.exists("results.json"):
+        raise RunError(
+            f"{store.url}: this run was not finished; `distens resume {shlex.quote(store.url)}` continues it"
+        )
+    with report_damage(f"{store.url}/config.yaml"):
+        plan = make_plan(parse_yaml(store.read("config.yaml").decode(), f"{path}/config.yaml"))
+    results = store.read_json("results.json")
+    with report_damage(f"{store.url}/results.json"):
+        return Result(
+            store.url,
+            report.rows_of(results),
+            results["missing"],
+            results["verdict"],
+            results.get("weights", {}),
+            metric=plan.config.metric,
+            data=partial(role_of(plan.config).data, plan),
+        )
 
 
 def open_storage(config: Config) -> Store:

@@ -117,7 +117,7 @@ class Logbook:
         above = {}
         if within is not None:  # the first of a sweep's runs opens the sweep's own
             sweep = RunInfo(run.name, within, {}, run.storage.rpartition("/")[0], {}, "")
-            above = {"mlflow.parentRunId": self._open(sweep, {}).id}
+            above = {"mlflow.parentRunId": self._open(sweep, {}, "sweep").id}
         self.parent = self._open(run, above)
         self.children: dict[str, LoggedRun] = {}
         self.members: dict[str, LoggedRun] = {}
@@ -126,9 +126,10 @@ class Logbook:
         self._steps: dict[str, set[int]] = {}
         self._steps_lock = threading.Lock()  # records may come from several threads
 
-    def _open(self, run: RunInfo, above: Mapping[str, str]) -> LoggedRun:
+    def _open(self, run: RunInfo, above: Mapping[str, str], kind: str = "run") -> LoggedRun:
         storage = run.storage if "://" in run.storage else str(Path(run.storage).absolute())
         tags = {
+            "distens.kind": kind,
             "distens.run": run_key(run),
             "distens.storage": redact(storage)[: _records.TAG_LENGTH],
             "distens.fingerprint": run.fingerprint,
@@ -188,7 +189,12 @@ class Logbook:
         if child is not None and child.status != "RUNNING":
             return
         if child is None:
-            tags = {"distens.task": done.name, "distens.purpose": done.kind, "distens.record": record}
+            tags = {
+                "distens.kind": "member",
+                "distens.task": done.name,
+                "distens.purpose": done.kind,
+                "distens.record": record,
+            }
             if done.failures:
                 tags["distens.failures"] = redact("\n".join(done.failures))
             tags = {key: value[: _records.TAG_LENGTH] for key, value in tags.items()}

@@ -105,6 +105,7 @@ def measures(outcome: Finished | Failure) -> dict[str, float]:
 def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:
     """Return the tags of one attempt."""
     tags = {
+        "distens.kind": "member",
         "distens.task": task.id,
         "distens.attempt": str(attempt_of(outcome)),
         "distens.purpose": task.purpose,
