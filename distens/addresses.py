@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import keyword
+import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -114,6 +116,21 @@ def check_arguments(called: Callable[..., Any], options: Mapping[str, Any], fill
     missing = [name for name, p in named.items() if p.default is p.empty and name not in (*options, *filled)]
     if missing:
         raise ValueError(f"options: {called.__name__} needs {', '.join(missing)}")
+
+
+def describe_error(error: Exception) -> str:
+    """Return an error that a user's own code raised, in words, with the last line of that code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_library(frame.filename)]
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _is_library(file: str) -> bool:
+    path = Path(file)
+    folders = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")))
+    installed = {"site-packages", "dist-packages"} & {*path.parts}
+    return bool(installed) or file.startswith("<") or any(map(path.is_relative_to, folders))
 
 
 def _is_our_own(address: str, module: str, where: str) -> ConfigError:

@@ -17,6 +17,7 @@ import numpy as np
 
 from distens import probabilities
 from distens.combine.protocol import Combiner
+from distens.data.dataset import Dataset
 from distens.records import Finished, Floats, Integers, State, task_of
 from distens.serve.bundle import BundleMember
 from distens.serve.cascade import Cascade
@@ -52,10 +53,10 @@ class TableRow:
             temperature=temperature,
         )
 
-    def measured(self, target: Target, targets_N: Targets) -> dict[str, float]:
+    def measured(self, dataset: Dataset) -> dict[str, float]:
         """Return column -> number, measured on the *test* split."""
         return {
-            **target.table(self.test_NK, targets_N),
+            **dataset.table(self.test_NK, "test"),
             "parameters": self.parameters,
             "train_seconds": self.train_seconds,
             "predict_ms_per_1000": self.predict_ms_per_1000,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distens.credentials import redact
+from distens.metrics.protocol import shown_metrics
 from distens.records import Failure, Finished, Task
 from distens.storage.encoding import to_json
 
@@ -86,8 +87,8 @@ def measures(outcome: Finished | Failure) -> dict[str, float]:
         "parameters": report.parameters,
         "predict_ms_per_1000": report.predict_ms_per_1000,
     }
-    parts = {f"{part.name}.{key}": value for part in report.parts for key, value in part.metrics.items()}
-    return finite_entries({**report.metrics, **costs, **parts})
+    parts = {f"{part.name}.{key}": value for part in report.parts for key, value in shown_metrics(part.metrics).items()}
+    return finite_entries({**shown_metrics(report.metrics), **costs, **parts})
 
 
 def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:
