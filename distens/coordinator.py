@@ -32,7 +32,7 @@ from distens.evaluate import report
 from distens.lifecycle import resuming
 from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Result
-from distens.lifecycle.session import Data, Plan, Session, silent
+from distens.lifecycle.session import Data, Minimises, Plan, Session, silent
 from distens.roles.protocol import Role
 from distens.storage.store import Store
 from distens.training.autologging import without_autologging
@@ -179,7 +179,7 @@ def carry_out(
     return replace(
         result,
         notes=(*result.notes, *session.notes),
-        metric=plan.config.metric,
+        metric=_metric(plan),
         data=partial(role.data, plan),
     )
 
@@ -210,9 +210,14 @@ def load_result(path: str) -> Result:
             results["missing"],
             results["verdict"],
             results.get("weights", {}),
-            metric=plan.config.metric,
+            metric=_metric(plan),
             data=partial(role_of(plan.config).data, plan),
         )
+
+
+def _metric(plan: Plan) -> str:
+    """Return the key of what a run minimised, in its members' reports; "" if its role compares none."""
+    return plan.metric if registry.has_capability(plan, Minimises) else ""
 
 
 def open_storage(config: Config) -> Store:

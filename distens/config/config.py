@@ -43,7 +43,8 @@ class Config(Section):
         name: names the run's folder, the MLflow experiment and the registered models.
         seed: the root seed, from which all others are derived.
         metric: the metric that search and selection minimise on the *search* split: `nll` (if left out) or `error` for
-            classes, `rmse` (if left out) or `mae` for numbers.
+            classes, `rmse` (if left out) or `mae` for numbers; or a function of the user's own, which may also be
+            maximised (see `distens.metrics.function`).
         storage: a folder, or any pyarrow address (`s3://…`), under which runs are kept.
         members: family name -> a member whose values are fixed or domains (see `distens.space.space`).
         schedule, select, combine, distill, runtime, tracking: plug-ins of the families of those names; `distill: null`
@@ -60,7 +61,7 @@ class Config(Section):
     name: Name
     seed: int = Field(0, ge=0)
     role: str = "ensemble"
-    metric: str = "nll"
+    metric: Spec = "nll"
     storage: str = "runs"
     data: DataSection
     members: dict[Name, dict[str, Any]] = Field(min_length=1)

@@ -71,8 +71,8 @@ def deliver(
 
 def _table(loaded: LoadedData, outcome: Outcome) -> tuple[dict[str, Mapping[str, float]], list[str]]:
     """Return the table, measured on the *test* split, and the verdict's sentences."""
-    target, targets_N = loaded.dataset.target, loaded.dataset.targets["test"]
-    table: dict[str, Mapping[str, float]] = {n: row.measured(target, targets_N) for n, row in outcome.rows.items()}
+    target = loaded.dataset.target
+    table: dict[str, Mapping[str, float]] = {n: row.measured(loaded.dataset) for n, row in outcome.rows.items()}
     table |= outcome.means
     compared = comparison.verdict(table, outcome.losses, target.phrases, outcome.units)
     return table, [*outcome.foreword, *compared, *outcome.afterword]
@@ -95,7 +95,7 @@ def _write_page(
     data = report.ReportData(
         run_name=_name(result),
         rows=result.rows,
-        columns=report.columns(loaded.dataset.target),
+        columns=report.columns(loaded.dataset.target, loaded.dataset.metric),
         missing=result.missing,
         verdict=result.verdict,
         members=outcome.page.members,
@@ -169,8 +169,7 @@ def _read_back(store: Store, folder: str, loaded: LoadedData, test_NK: Floats) -
 
 
 def _results(loaded: LoadedData, outcome: Outcome, result: Result) -> dict[str, Any]:
-    target, targets_N = loaded.dataset.target, loaded.dataset.targets["combine"]
-    judged = outcome.rows.items() if len(targets_N) else ()
+    judged = outcome.rows.items() if len(loaded.dataset.targets["combine"]) else ()
     return {
         "run": _name(result),
         **result.rows,
@@ -179,7 +178,7 @@ def _results(loaded: LoadedData, outcome: Outcome, result: Result) -> dict[str, 
         "weights": dict(result.weights),
         "chosen": outcome.chosen,
         **({"diversity": dict(outcome.diversity)} if outcome.diversity else {}),
-        "combine": {name: target.table(row.combine_NK, targets_N) for name, row in judged},
+        "combine": {name: loaded.dataset.table(row.combine_NK, "combine") for name, row in judged},
         **outcome.numbers,
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distens.lifecycle.ledger import Ledger
+from distens.metrics.protocol import shown_name, shown_value
 from distens.records import Finished
 from distens.storage.store import Store
 from distens.targets.protocol import Target, Targets
@@ -29,7 +30,7 @@ def rows(
     """Yield a row of the leaderboard for every finished model, the best on the *search* split first.
 
     Args:
-        metric: the config's.
+        metric: the key of what search and selection minimised.
         weights: member -> its weight in the ensemble.
         targets_N: of the *combine* split.
     """
@@ -37,6 +38,8 @@ def rows(
         task, report = entry.task, entry.report
         family = task.settings.get("family", task.settings.get("kind", ""))
         judged = {f"search.{name}": value for name, value in report.metrics.items() if name in target.minimised}
+        if metric in report.metrics:
+            judged[f"search.{shown_name(metric)}"] = shown_value(metric, report.metrics[metric])
         also = {"train_loss": report.metrics["train_loss"]} if "train_loss" in report.metrics else {}
         if "combine" in report.files and len(targets_N):
             predictions_NK = store.read_predictions(report.files["combine"])

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 
+from distens.metrics.protocol import shown_value
 from distens.records import Failed, Failure, Finished, History, Task
-from distens.select.protocol import Selector, fill_defaults
+from distens.select.protocol import Selector, fast_metric, fill_defaults
 from distens.targets.classes import target_argument
 
 
@@ -73,7 +74,7 @@ class Progress:
 
     A member trained in rungs counts once, and is as good as its best rung. The ensemble is a selection among the
     LEADERS best members so far; it is made anew only while such selections take no more than MAX_SELECTION_SHARE of the
-    time.
+    time. `best` and `ensemble` are losses: what is minimised.
     """
 
     selector: Selector
@@ -134,8 +135,9 @@ class Progress:
         """Return the values of the curves in tracking, by name."""
         assert self.best is not None
         ensemble = self.best if self.ensemble is None else self.ensemble
-        counts = {"finished": self.finished, "failed": self.failed}
-        return {"best_single": self.best, "ensemble": ensemble, **counts}
+        losses = {"best_single": self.best, "ensemble": ensemble}
+        shown = {name: shown_value(self.metric, loss) for name, loss in losses.items()}
+        return {**shown, "finished": self.finished, "failed": self.failed}
 
     def _fail(self, task: Task) -> None:
         self._arrived += 1
@@ -160,7 +162,7 @@ class Progress:
         predictions_MNK = [history.predictions(name) for name in names.values()]
         target, _ = fill_defaults(predictions_MNK, self.metric, history.target, None)
         weights_M = self.selector.select(
-            predictions_MNK, history.targets_N, self.metric, **target_argument(history.target)
+            predictions_MNK, history.targets_N, fast_metric(self.metric, target), **target_argument(history.target)
         )
         self.ensemble = target.metrics(target.mean(predictions_MNK, weights_M), history.targets_N)[self.metric]
         took = time.monotonic() - started

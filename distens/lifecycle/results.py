@@ -18,7 +18,9 @@ import numpy as np
 
 from distens import probabilities
 from distens.combine.protocol import Combiner
+from distens.data.dataset import Dataset
 from distens.errors import StorageError
+from distens.metrics.protocol import shown_metrics
 from distens.records import Finished, Floats, Integers, State, task_of
 from distens.serve.bundle import BundleMember
 from distens.serve.cascade import Cascade
@@ -61,10 +63,10 @@ class TableRow:
             temperature=temperature,
         )
 
-    def measured(self, target: Target, targets_N: Targets) -> dict[str, float]:
+    def measured(self, dataset: Dataset) -> dict[str, float]:
         """Return column -> number, measured on the *test* split."""
         return {
-            **target.table(self.test_NK, targets_N),
+            **dataset.table(self.test_NK, "test"),
             "parameters": self.parameters,
             "train_seconds": self.train_seconds,
             "predict_ms_per_1000": self.predict_ms_per_1000,
@@ -163,7 +165,7 @@ class Result:
         verdict: the comparison of the rows, in sentences.
         weights: member -> its weight in the ensemble, of members with a weight above zero.
         notes: lines for the user, such as the address of the page.
-        metric: the metric that search and selection minimised.
+        metric: the key, in members' reports, of what search and selection minimised.
         data: reads the run's data once more, for the leaderboard.
     """
 
@@ -205,7 +207,12 @@ class Result:
             raise StorageError(f"{self.path}: no member was measured on the search split")
         task, report = (first := leaderboard.leading(found, self.metric)[0]).task, first.report
         settings = {key: value for key, value in task.settings.items() if key != "family"}
-        return {"member": task.id, "settings": settings, "metrics": dict(report.metrics), "seconds": report.seconds}
+        return {
+            "member": task.id,
+            "settings": settings,
+            "metrics": shown_metrics(report.metrics),
+            "seconds": report.seconds,
+        }
 
     @property
     def rounds(self) -> pd.DataFrame:

@@ -80,6 +80,20 @@ class Plan(Protocol):
         ...
 
 
+class Minimises(Plan, Protocol):
+    """A plan of a role that compares models by one of their reports' metrics.
+
+    A run's result names the best model by it::
+
+        metric = plan.metric if registry.has_capability(plan, Minimises) else ""
+    """
+
+    @property
+    def metric(self) -> str:
+        """Return the key, in a report's metrics, of what is minimised."""
+        ...
+
+
 def silent(update: ProgressEvent) -> None:
     """Ignore an update, in a run that nobody watches."""
 

@@ -25,12 +25,12 @@ from ray import tune
 from distens import registry
 from distens.config.config import Config, load_config, parse_config
 from distens.data.dataset import Dataset
-from distens.data.load import load_data
 from distens.errors import ConfigError, RunError
 from distens.lifecycle.tasks import task_to_json
 from distens.lifecycle.work._training import HELD_OUT, write_report
 from distens.lifecycle.work.train import Train
 from distens.members.protocol import Member
+from distens.metrics.protocol import shown_metrics
 from distens.records import (
     Address,
     Failure,
@@ -43,7 +43,7 @@ from distens.records import (
     Task,
     settings_key,
 )
-from distens.roles.ensemble.plan import EnsemblePlan, build_plan
+from distens.roles.ensemble.plan import EnsemblePlan, build_plan, load
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.runtime._execute import execute
 from distens.runtime.protocol import RunContext
@@ -242,7 +242,7 @@ def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., 
         ConfigError, DataError: the config is not valid, or its data cannot be read.
     """
     plan = planned(config)
-    loaded = load_data(plan.config.data, plan.config.seed)
+    loaded = load(plan)
     shared = RunContext(Store(experiment_folder(plan.config)), loaded.dataset.for_members())
     resources = plan.runner.usual
     train = functools.partial(_train, root=plan.config.seed, resources=resources, search_path=tuple(sys.path))
@@ -268,7 +268,7 @@ def _train(
         raise RunError(f"{outcome.reason}: {outcome.message}")
     assert isinstance(outcome, Report)
     costs = {"seconds": outcome.seconds, "parameters": outcome.parameters}
-    tune.report({**outcome.metrics, **costs, FOLDER_KEY: _address(shared.store, outcome)})
+    tune.report({**shown_metrics(outcome.metrics), **costs, FOLDER_KEY: _address(shared.store, outcome)})
 
 
 def _limit_threads(threads: int) -> None:

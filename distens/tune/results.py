@@ -12,9 +12,9 @@ from typing import Any, get_args
 import numpy as np
 from ray.tune import ResultGrid
 
-from distens import coordinator, probabilities
+from distens import coordinator
 from distens.config.config import Config
-from distens.data.load import LoadedData, load_data
+from distens.data.load import LoadedData
 from distens.errors import RunError
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import ProgressEvent, Watch
@@ -24,7 +24,7 @@ from distens.lifecycle.tasks import task_from_json
 from distens.lifecycle.work._training import HELD_OUT
 from distens.lifecycle.work.train import Train
 from distens.records import Failure, Reason, Report, Task
-from distens.roles.ensemble.plan import build_plan
+from distens.roles.ensemble.plan import build_plan, load
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.storage.encoding import report_from_json
 from distens.storage.store import Store
@@ -82,8 +82,8 @@ def ensemble(
     if store.exists("run.json") and not overwrite:
         raise RunError(f"{store.url}: there is a run of this config already; pass `overwrite=True` to replace it")
     store.delete()
-    loaded = load_data(plan.config.data, plan.config.seed)
-    _check_rows(loaded, trained)
+    loaded = load(plan)
+    trained = _measured(loaded, trained)
     watch = watch or silent
     watch(ProgressEvent("data", f"{store.url}: copying {len(trained)} members", path=store.url))
     _fill(store, trained, without)
@@ -159,13 +159,15 @@ def _fixed(task: Task) -> dict[str, Any]:
     return {key: value for key, value in task.settings.items() if key != "family"}
 
 
-def _check_rows(loaded: LoadedData, trained: Sequence[_Trained]) -> None:
-    """Refuse predictions of other rows than the data's, with which every later result would be wrong without a sign.
+def _measured(loaded: LoadedData, trained: Sequence[_Trained]) -> list[_Trained]:
+    """Return the members, measured on the data's *search* split.
+
+    Predictions of other rows than the data's are refused: with them every later result would be wrong without a sign.
 
     Raises:
         RunError: a member's predictions have other shapes, or another NLL on the *search* split than it reported.
     """
-    labels = loaded.dataset.labels
+    labels, found = loaded.dataset.labels, []
     for one in trained:
         predictions = {split: one.store.read_predictions(one.report.files[split]) for split in HELD_OUT}
         for split, predictions_NK in predictions.items():
@@ -175,12 +177,16 @@ def _check_rows(loaded: LoadedData, trained: Sequence[_Trained]) -> None:
                     "classes, but "
                     f"the data have {len(labels[split])} and {len(loaded.dataset.classes)}: were they split alike?"
                 )
-        found = probabilities.class_metrics(predictions["search"], labels["search"])["nll"]
-        if not np.isclose(found, one.report.metrics["nll"], rtol=TOLERANCE, atol=TOLERANCE):
+        metrics = loaded.dataset.measured.metrics(predictions["search"], labels["search"])
+        if not np.isclose(metrics["nll"], one.report.metrics["nll"], rtol=TOLERANCE, atol=TOLERANCE):
             raise RunError(
                 f"{one.task.id}: its NLL on search was {one.report.metrics['nll']:.6g}, by the labels of these data it "
-                f"is {found:.6g}: the rows differ, or their order"
+                f"is {metrics['nll']:.6g}: the rows differ, or their order"
             )
+        if strange := [name for name, value in metrics.items() if not np.isfinite(value)]:
+            raise RunError(f"{one.task.id}: its {strange[0]} on search is {metrics[strange[0]]}")
+        found.append(replace(one, report=replace(one.report, metrics={**one.report.metrics, **metrics})))
+    return found
 
 
 def _fill(store: Store, trained: Sequence[_Trained], without: Mapping[str, tuple[Any, str]]) -> None:

@@ -35,9 +35,9 @@ class Ensemble:
 
     def data(self, plan: EnsemblePlan) -> LoadedData:
         """Return the rows, divided and encoded."""
-        from distens.data.load import load_data
+        from distens.roles.ensemble.plan import load
 
-        return load_data(plan.config.data, plan.config.seed)
+        return load(plan)
 
     def carry_out(self, plan: EnsemblePlan, session: Session) -> Outcome:
         """Search, train what comes after it, and return the outcome."""

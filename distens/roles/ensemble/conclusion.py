@@ -38,9 +38,9 @@ def combine_and_compare(
     plan: EnsemblePlan, store: Store, ledger: Ledger, loaded: LoadedData, complete: Complete
 ) -> Outcome:
     """Do everything after the search, and return the outcome; all tasks go through `complete`, so they can resume."""
-    metric, entries, data = plan.config.metric, standing(plan, ledger), loaded.dataset
+    entries, data = standing(plan, ledger), loaded.dataset
     search_MNK = store.read_all_predictions([e.report.files["search"] for e in entries])
-    weights_M = plan.selector.select(search_MNK, data.targets["search"], metric, **target_argument(data.target))
+    weights_M = plan.selector.select(search_MNK, data.targets["search"], plan.metric, **target_argument(data.measured))
     selection = Selection(entries, weights_M, search_MNK)
     finisher = _Finisher(plan, store, ledger, loaded, selection)
     for _ in complete(finisher.tasks()):
@@ -66,7 +66,7 @@ def standing(plan: EnsemblePlan, ledger: Ledger) -> Sequence[Finished]:
 
     In order of arrival, chance would decide between equal members, and about the last bit of every mean.
     """
-    found = plan.schedule.standing(ledger.reports(EnsemblePurpose.SEARCH, plan.config.metric))
+    found = plan.schedule.standing(ledger.reports(EnsemblePurpose.SEARCH, plan.metric))
     models = (model for entry in found for model in entry.models())
     return sorted(models, key=lambda entry: (entry.task.member, entry.task.id))
 
@@ -90,7 +90,7 @@ class _Finisher:
     def __post_init__(self) -> None:
         self.config, self.entries = self.plan.config, self.selection.entries
         self.selected = self.selection.selected
-        self.best = min(self.entries, key=lambda entry: entry.report.metrics[self.config.metric])
+        self.best = min(self.entries, key=lambda entry: entry.report.metrics[self.plan.metric])
         kinds = {e.task.settings["kind"]: e.task.settings for e in self.entries}
         networks = {kind for kind, settings in kinds.items() if baselines.is_network(settings)}
         self.networks = [e for e in self.entries if e.task.settings["kind"] in networks]
@@ -98,7 +98,7 @@ class _Finisher:
         self.missing: dict[str, str] = dict(self.plan.left_out)
 
     def _best_of(self, entries: Sequence[Finished]) -> Settings | None:
-        return in_one_go(min(entries, key=lambda e: e.report.metrics[self.config.metric])) if entries else None
+        return in_one_go(min(entries, key=lambda e: e.report.metrics[self.plan.metric])) if entries else None
 
     def _task(self, name: str, purpose: EnsemblePurpose, settings: Settings, work: Any = TRAIN) -> Task:
         seed = seeding.derive(self.config.seed, "finish", name)
@@ -199,7 +199,7 @@ class _Finisher:
         """Add the row of the variant that is best on the *search* split; note it as missing if every variant failed."""
         entries = self._entries(purpose)
         if entries:
-            rows[purpose.value] = self._single(min(entries, key=lambda e: e.report.metrics[self.config.metric]))
+            rows[purpose.value] = self._single(min(entries, key=lambda e: e.report.metrics[self.plan.metric]))
         elif self.ledger.count(purpose):
             self.missing[purpose.value] = "every variant failed"
 

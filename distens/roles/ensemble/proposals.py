@@ -100,7 +100,7 @@ class Proposals:
         """Return the history that schedule and search may know (see `Ledger.history`)."""
         return self.ledger.history(
             EnsemblePurpose.SEARCH,
-            self.plan.config.metric,
+            self.plan.metric,
             self.targets_N,
             self._predictions,
             also,
@@ -184,7 +184,7 @@ class Proposals:
         while len(drawn.settings) <= number:
             names = ("search", *filter(None, [start.bracket]), len(drawn.settings))
             rng = seeding.generator(self.plan.config.seed, *names)
-            history = History(metric=self.plan.config.metric, target=self.target, keys=KeysSnapshot(drawn.known))
+            history = History(metric=self.plan.metric, target=self.target, keys=KeysSnapshot(drawn.known))
             settings = self.plan.search.propose(history, self.plan.space, 1, rng)[0]
             drawn.settings.append(settings)
             drawn.packs.append(packing.make_pack_key(settings))

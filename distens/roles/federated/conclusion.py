@@ -208,9 +208,7 @@ class _Conclusion:
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
         """Return the mean over clients of their own rows of the table: column -> number."""
         each = [
-            TableRow(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(
-                self.target, self.labels["test"]
-            )
+            TableRow(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(self.loaded.dataset)
             for e in clients
         ]
         return {key: float(np.mean([row[key] for row in each])) for key in each[0]}
@@ -228,7 +226,7 @@ class _Conclusion:
         if len(self.rows) == 1:
             (only,) = self.rows
             return only, f"There is one model to deploy: {only}."
-        metric = self.plan.config.metric
+        metric = self.plan.metric
         values = {
             n: probabilities.class_metrics(r.combine_NK, self.labels["combine"])[metric] for n, r in self.rows.items()
         }
@@ -262,7 +260,7 @@ class _Conclusion:
     def _figures(self, weights: Mapping[str, float], made: Mapping[str, Finished], folder: Path) -> dict[str, Path]:
         dataset, pictures = self.loaded.dataset, {}
         if self.logs:
-            pictures |= overview.of_rounds(self.logs, self.clients, self.plan.config.metric, folder)
+            pictures |= overview.of_rounds(self.logs, self.clients, self.plan.metric, folder)
         pictures["Reliability on the test split"] = folder / "reliability.png"
         curves = {name: row.test_NK for name, row in self.rows.items() if name in (GLOBAL, ENSEMBLE, STUDENT)}
         figures.reliability(curves, self.labels["test"], folder / "reliability.png")

@@ -65,6 +65,11 @@ class FederatedPlan:
         """Return True if each client trains once, and its model is kept."""
         return self.section.rounds == 1
 
+    @property
+    def metric(self) -> str:
+        """Return the metric by which the server chooses on rows of its own."""
+        return str(self.config.metric)
+
     def settings(self, place: int) -> Settings:
         """Return the settings of the client at a place among all."""
         return self.families[place % len(self.families)]
@@ -106,7 +111,8 @@ def build_plan(config: Config) -> FederatedPlan:
     if not issubclass(find_target_class(config.data), Classes):
         raise ConfigError("data.task: a federation's clients can only learn classes so far")
     if config.metric not in Classes.minimised:
-        raise ConfigError(f"metric: {config.metric!r} is unknown. Allowed: {', '.join(Classes.minimised)}")
+        allowed = ", ".join(Classes.minimised)
+        raise ConfigError(f"metric: {config.metric!r} is not measured in a federation. Allowed: {allowed}")
     families = _families(config)
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)

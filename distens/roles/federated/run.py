@@ -183,7 +183,7 @@ class FederatedRun:
             self.watch(ProgressEvent(phase, text, counted, total, finished, failed, running, outcome=told))
 
         for task, told in self.session.complete(([pack] for pack in pack_tasks(left, planner)), lambda task: show("")):
-            show(format_outcome(task, told, self.config.metric), told)
+            show(format_outcome(task, told, self.plan.metric), told)
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
