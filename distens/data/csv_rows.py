@@ -51,6 +51,7 @@ def read_rows(text: str, separator: str, where: str, before: int) -> pd.DataFram
     for _ in range(rows.line_num):  # pyright: ignore[reportAttributeAccessIssue]
         end = _end_of_line(text, end)
     columns = _read_fast(text, end, header, separator) or _read_each(rows, header, separator, where, before)
+    pa.default_memory_pool().release_unused()  # what parsing took, which other allocators could not use again
     return pa.table(dict(zip(header, columns, strict=True))).to_pandas()
 
 
@@ -109,11 +110,11 @@ def _read_fast(text: str, start: int, header: Sequence[str], separator: str) -> 
     try:
         rows = reader(_lines(text, start), separator)
         width = next((len(row) for row in rows if not _is_skipped(row, header)), 0)
-        content, begin = text.encode(), len(text[:start].encode())
+        content, begin = (text if text.endswith("\n") else text + "\n").encode(), len(text[:start].encode())
     except (UnicodeEncodeError, csv.Error):
         return None
     quoted, blanks = text.find('"', start) >= 0, _begin_blank(text, start, separator)
-    if width < len(header) or (quoted and not _is_well_quoted(content[begin:], separator, blanks)):
+    if width < len(header) or (quoted and not _is_well_quoted(content, begin, separator, blanks)):
         return None
     names = list(map(str, range(width)))
     try:
@@ -139,7 +140,7 @@ def _read_fast(text: str, start: int, header: Sequence[str], separator: str) -> 
 
 def _begin_blank(text: str, start: int, separator: str) -> bool:
     """Return True if a value might have a blank in front."""
-    return " " in text and any(text.find(f"{before} ", max(0, start - 1)) >= 0 for before in ("\n", separator))
+    return " " in text and any(text.find(f"{before} ", start - 1) >= 0 for before in ("\n", separator))
 
 
 def _handle(line: str, header: Sequence[str], separator: str) -> str:
@@ -151,9 +152,9 @@ def _handle(line: str, header: Sequence[str], separator: str) -> str:
     return "skip" if _is_skipped(row, header) else "error"
 
 
-def _is_well_quoted(content: bytes, separator: str, begin_blank: bool) -> bool:
+def _is_well_quoted(content: bytes, begin: int, separator: str, begin_blank: bool) -> bool:
     """Return True if quotes stand at both ends of values, or in pairs within them, and no blank before a value."""
-    content_B = np.frombuffer(b"\n%b\n" % content, np.uint8)
+    content_B = np.frombuffer(content, np.uint8)[begin - 1 :]  # a line's end is first and last
     places = np.flatnonzero(content_B == ord('"'))
     ends = np.array([ord(separator), ord("\n")], np.uint8)
     around = np.append(ends, np.uint8(ord('"')))

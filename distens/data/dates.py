@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distens.data.texts import are_known_missing, is_known_missing, is_text
+from distens.data.texts import find_strays, is_known_missing, is_text
 from distens.errors import DataError, shorten_value
 
 ISO = "ISO8601"
@@ -176,8 +176,7 @@ def read_days(column: Any, name: str, form: str, missing: Sequence[str] = ()) ->
         left = np.flatnonzero(np.isnan(days_U))
         if form != TIME:
             days_U[left] = parse_dates([texts[i] for i in left], ISO)
-        gone_U = np.isnan(days_U)
-        wrong_U = gone_U & ~are_known_missing(texts, gone_U) & [text not in missing for text in texts]
+        wrong_U = find_strays(texts, np.isnan(days_U), missing)
     else:
         days_U = np.array([_days_of(value) for value in uniques], dtype=np.float64)
         wrong_U = np.isnan(days_U)

@@ -243,7 +243,7 @@ def _read_numbers(column: Any, name: str, missing: Sequence[str], comma: bool) -
     if types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype):
         values_N = column.to_numpy(dtype=np.float64, na_value=np.nan)
         wrong = np.flatnonzero(np.abs(values_N) > LARGEST)
-    elif is_text(column) and (plain_N := read_plain(column, comma)) is not None:
+    elif (plain_N := _plain_numbers(column, comma)) is not None:
         values_N = plain_N.astype(np.float64)
         wrong = np.flatnonzero(np.abs(values_N) > LARGEST)
     else:
@@ -262,3 +262,13 @@ def _read_numbers(column: Any, name: str, missing: Sequence[str], comma: bool) -
         known = f"; among numbers, the model takes {levels.shortened(missing)} for missing" if missing else ""
         raise DataError(f"column {name!r}, row {wrong[0]} (from 0): expected a finite number, found {text}{known}")
     return values_N
+
+
+def _plain_numbers(column: Any, comma: bool) -> NDArray[Any] | None:
+    """Return the numbers of a column of texts that are all plain or stand for nothing, else None."""
+    plain = read_plain(column, comma) if is_text(column) else None
+    if plain is None:
+        return None
+    values_N, plain_N = plain
+    others = column[~plain_N].dropna().unique()
+    return values_N if all(is_known_missing(text.strip()) for text in others) else None

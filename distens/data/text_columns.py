@@ -18,7 +18,7 @@ from distens.data.texts import (
     MAX_MARKED_SHARE,
     MAX_MARKERS,
     Numbers,
-    are_known_missing,
+    find_strays,
     is_code,
     parse_numbers,
     read_numbers,
@@ -32,6 +32,9 @@ from distens.targets._levels import shortened
 MAX_MIXED = 64
 """With more different numbers or dates than that, texts that look like such are no categories."""
 
+MAX_GAPS = 100
+"""With more different texts than that among plain numbers, they are looked at all together."""
+
 MIN_CODES_SHARE = 0.05
 """The least share of rows whose digits begin with a zero, in a column of codes."""
 
@@ -42,27 +45,24 @@ _WITH_SIGN = re.compile(r"[€$£¥]\s?[+-]?\d[\d.,]*|[+-]?\d[\d.,]*\s?[%€$£�
 _LIKE_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
 
 
-def plain_numbers(series: Any, name: str, section: DataSection) -> Any:
-    """Return the Series of the numbers that texts stand for if all are plain (see `read_plain`), else None."""
+def read_text_column(series: Any, name: str, section: DataSection) -> tuple[Any, ReadColumn]:
+    """Return the Series that a Series of texts stands for, and the column so read; errors as in `TextColumn.read`."""
     import pandas as pd
 
-    numbers_N = None if name in section.categorical else read_plain(series, says_comma(section))
-    return None if numbers_N is None else pd.Series(numbers_N, index=series.index, name=series.name)
+    plain = None if name in section.categorical else read_plain(series, says_comma(section))
+    if plain is not None:
+        values_N, plain_N = plain
+        others = TextColumn.of(series, name, ~plain_N)
+        made = pd.Series(values_N, index=series.index, name=series.name)
+        read = others.read_gaps(made, int(plain_N.sum()), section)
+        if read is not None:
+            return read
+    return TextColumn.of(series, name).read(section)
 
 
 def says_comma(section: DataSection) -> bool:
     """Return True if the config says that a comma comes before a number's fraction."""
     return section.csv is not None and section.csv.decimal == ","
-
-
-def read_text_column(series: Any, name: str, section: DataSection) -> tuple[Any, ReadColumn]:
-    """Return the Series that a Series of texts stands for, and the column so read; errors as in `TextColumn.read`."""
-    made = plain_numbers(series, name, section)
-    if made is None:
-        return TextColumn.of(series, name).read(section)
-    ascending = np.sort(made.dropna().to_numpy())
-    missing, distinct = len(made) - len(ascending), int((ascending[1:] != ascending[:-1]).sum()) + 1
-    return made, ReadColumn(name, "number", str(made.dtype), missing, distinct, comma=says_comma(section))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +83,16 @@ class TextColumn:
     counts_U: Integers
 
     @classmethod
-    def of(cls, series: Any, name: str) -> TextColumn:
-        """Return the column of a pandas Series for which `is_text` holds."""
+    def of(cls, series: Any, name: str, chosen_N: NDArray[np.bool_] | None = None) -> TextColumn:
+        """Return the column of a pandas Series for which `is_text` holds; of chosen rows alone, if any are given."""
         import pandas as pd
 
-        codes_N, uniques = pd.factorize(series)
+        if chosen_N is None:
+            codes_N, uniques = pd.factorize(series)
+        else:
+            codes_N, uniques = np.full(len(series), -1), []
+            if chosen_N.any():
+                codes_N[chosen_N], uniques = pd.factorize(series[chosen_N])
         texts = [text.strip() for text in np.asarray(uniques, dtype=object).tolist()]
         if len(set(texts)) < len(texts):
             place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
@@ -115,7 +120,7 @@ class TextColumn:
         numbers = self._rows(~np.isnan(found.values_U))
         coded = not numeric and self.are_codes(numbers)
         if (numbers and not coded and self.are_few(found.strays_U, numbers)) or not any(self.texts):
-            return self._numbers(found)
+            return self._numbers(found, self.mapped_numbers(found.values_U))
         if numeric:  # the encoding refuses it
             return self.series, ReadColumn(self.name, "number", "text", int(self.series.isna().sum()), len(self.texts))
         if coded and not found.strays_U.any():
@@ -124,6 +129,21 @@ class TextColumn:
         if numbers:
             return self._categories(self._note_on_mixture(found, numbers))
         return self._dates() or self._categories(self._note_on_looks())
+
+    def read_gaps(self, made: Any, plain: int, section: DataSection) -> tuple[Any, ReadColumn] | None:
+        """Return the Series of plain numbers among which all texts of this column stand for nothing, else None.
+
+        Args:
+            made: the numbers, NaN where there is none.
+            plain: the number of rows that have one.
+        """
+        if len(self.texts) > MAX_GAPS or any("," in text for text in self.texts):
+            return None
+        found = self.numbers(section)
+        coded = self.name not in section.numeric and self.are_codes(plain)
+        if coded or not np.isnan(found.values_U).all() or not self.are_few(found.strays_U, plain):
+            return None
+        return self._numbers(found, made)
 
     def numbers(self, section: DataSection) -> Numbers:
         """Return the texts as numbers, as far as they are any."""
@@ -172,8 +192,7 @@ class TextColumn:
         first = min(map(self.first_row, places))
         return markers, [f"{shown} (the first is row {first}, from 0) read as missing"]
 
-    def _numbers(self, found: Numbers) -> tuple[Any, ReadColumn]:
-        made = self.mapped_numbers(found.values_U)
+    def _numbers(self, found: Numbers, made: Any) -> tuple[Any, ReadColumn]:
         markers, notes = self._markers(found.markers_U)
         comma = next((text for text in self.texts if "," in text), None) if found.comma else None
         if comma is not None:
@@ -183,8 +202,9 @@ class TextColumn:
             notes.append(
                 f"{found.grouped!r} (row {row}, from 0) read as {number:g}; `data.csv: {{decimal: ','}}` reads a comma"
             )
-        missing, distinct = int(made.isna().sum()), int(made.nunique())
-        note = "; ".join(notes)
+        ascending = np.sort(made.dropna().to_numpy())  # faster than what counts distinct values
+        missing, distinct = len(made) - len(ascending), len(np.flatnonzero(ascending[1:] != ascending[:-1]))
+        note, distinct = "; ".join(notes), distinct + bool(len(ascending))
         return made, ReadColumn(
             self.name, "number", str(made.dtype), missing, distinct, markers, note, comma=found.comma
         )
@@ -251,7 +271,7 @@ class TextColumn:
         for form in dates.find_forms(self.texts):
             days_U = dates.parse_dates(self.texts, form)
             gone_U = np.isnan(days_U)
-            if self.are_few(gone_U & ~are_known_missing(self.texts, gone_U), self._rows(~gone_U)):
+            if self.are_few(find_strays(self.texts, gone_U), self._rows(~gone_U)):
                 readings.setdefault(days_U.tobytes(), (form, days_U))
         if not readings:
             return None

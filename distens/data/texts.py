@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Collection, Sequence
@@ -15,9 +14,6 @@ import pyarrow.compute as _compute
 from numpy.typing import NDArray
 
 pc: Any = _compute  # its functions are made at runtime
-
-_LINE_END = pa.scalar("\n", pa.large_string())
-_SAMPLE = 100
 
 KNOWN_MISSING = frozenset(
     (
@@ -45,7 +41,8 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+|\d{1,3}(\.\d{3})+)?,\d+(e[+-]?\d+)?", re.IGNORECASE)
 _POINTS_IN_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 _CODE = re.compile(r"0\d+")
-_LINE_END = pa.scalar("\n", pa.large_string())
+_PLAIN = r"^-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"  # in the syntax of RE2
+_PLAIN_WITHOUT_POINT = r"^-?(0|[1-9][0-9]*)([eE][-+]?[0-9]+)?$"
 
 
 def is_text(column: Any) -> bool:
@@ -63,12 +60,17 @@ def is_known_missing(text: str) -> bool:
     return text in KNOWN_MISSING or text.lower() in _USUAL or (text[:1] in _MARK and bool(_MARKS.fullmatch(text)))
 
 
-def are_known_missing(texts: Sequence[str], asked_U: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return True where a text is asked about and `is_known_missing`."""
-    known_U = np.zeros(len(texts), dtype=bool)
-    for i in np.flatnonzero(asked_U).tolist():
-        known_U[i] = is_known_missing(texts[i])
-    return known_U
+def find_strays(texts: Sequence[str], others_U: NDArray[np.bool_], missing: Collection[str] = ()) -> NDArray[np.bool_]:
+    """Return True for those of some texts that are not known to stand for a missing value.
+
+    Args:
+        others_U: True for the texts in question.
+        missing: texts that stand for a missing value, besides those that usually do.
+    """
+    strays_U = np.zeros(len(texts), dtype=bool)
+    for i in np.flatnonzero(others_U).tolist():
+        strays_U[i] = not (is_known_missing(texts[i]) or texts[i] in missing)
+    return strays_U
 
 
 def is_code(text: str) -> bool:
@@ -101,74 +103,54 @@ def _without_groups(text: str, comma: bool) -> str:
     return text
 
 
-def read_plain(column: Any, comma: bool = False) -> NDArray[Any] | None:
-    """Return a text column's numbers, NaN where there is none, if each text is empty or a number as programs write it.
+def read_plain(column: Any, comma: bool = False) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+    """Return the numbers of a text column as `parse_numbers` would, many times faster, NaN where a text is not plain.
 
-    They are those of `parse_numbers`, many times faster. None where a text is anything else, with a sign or zeros in
-    front as well (`+1`, `007`), or where no row has a number.
+    A number is plain as most programs write it: without blanks, and without `+` or zeros in front. None if none is, or
+    if one is too large.
 
     Args:
         column: a pandas Series for which `is_text` holds, (N,).
         comma: see `parse_numbers`.
+
+    Returns:
+        The numbers, (N,), and True where a text is a plain number, (N,).
     """
     try:
         texts = pa.array(column, pa.large_string())
     except UnicodeEncodeError:  # half of a pair of surrogates
         return None
-    texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    present_N = pc.fill_null(pc.greater(pc.binary_length(texts), 0), False)
-    if not _is_plain(_as_lines(texts[:_SAMPLE].filter(present_N[:_SAMPLE])), comma):
+    plain = pc.fill_null(pc.match_substring_regex(texts, _PLAIN_WITHOUT_POINT if comma else _PLAIN), False)
+    numbers = texts.filter(plain)
+    if not len(numbers):
         return None
-    given = texts if pc.all(present_N).as_py() else texts.filter(present_N)
-    content = _as_lines(given)
-    if not len(given) or not _is_plain(content, comma):
+    others = len(texts) - texts.null_count - len(numbers)
+    values = _parse_plain(numbers, np.float64 if others else None)
+    if values is None:
         return None
-    gaps = len(texts) > len(given) + texts.null_count
-    numbers = _parse_lines(content, np.float64 if gaps else None)
-    if numbers is None or len(numbers) != len(given):  # a text may have several lines
-        return None
-    if len(given) == len(texts):
-        return numbers
-    numbers_N = np.full(len(texts), np.nan)
-    numbers_N[present_N.to_numpy(zero_copy_only=False)] = numbers
-    return numbers_N
+    plain_N = np.asarray(plain)
+    if len(values) == len(texts):
+        return values, plain_N
+    values_N = np.full(len(texts), np.nan)
+    values_N[plain_N] = values
+    return values_N, plain_N
 
 
-def _as_lines(texts: pa.LargeStringArray) -> bytes:
-    """Return texts with the end of a line before each."""
-    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts), _LINE_END)
-    return b"\n%b" % joined[0].as_buffer()
-
-
-def _is_plain(content: bytes, comma: bool) -> bool:
-    """Return True if lines have no other characters than plain numbers, and begin as such."""
-    if content.translate(None, b"0123456789-+eE\n" + b"." * (not comma)):
-        return False
-    content_B = np.frombuffer(content, np.uint8)
-    before_B, first_B, second_B = content_B[:-2], content_B[1:-1], content_B[2:]
-    coded_B = (first_B == ord("0")) & (second_B >= ord("0")) & (second_B <= ord("9"))
-    return not ((before_B == ord("\n")) & ((first_B == ord("+")) | coded_B)).any()
-
-
-def _parse_lines(content: bytes, dtype: type | None) -> NDArray[Any] | None:
-    """Return the number in each line, whole ones if all are and `dtype` says nothing; None if one holds no number."""
+def _parse_plain(texts: pa.LargeStringArray | pa.ChunkedArray, dtype: type | None) -> NDArray[Any] | None:
+    """Return numbers; without a dtype, whole ones if all are. None if one is too large to be one of them."""
     import pandas as pd
 
-    lines = io.BytesIO(content)
-    lines.seek(1)
+    whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    lists = pa.ListArray.from_arrays(pa.array([0, len(whole)], pa.int32()), whole)
+    lines = pc.binary_join(lists, pa.scalar("\n", pa.large_string()))[0].as_buffer().to_pybytes()
     try:
-        column = pd.read_csv(  # it has the parser of `pandas.to_numeric`
-            lines,
-            names=[0],
-            dtype=dtype,
-            quoting=csv.QUOTE_NONE,
-            na_filter=False,
-            skip_blank_lines=False,
-            low_memory=False,
-        )[0]
+        if dtype is None and not any(mark in lines for mark in b".eE"):
+            return whole.cast(pa.int64()).to_numpy(zero_copy_only=False, writable=True)
+        # The same parser as that of `pandas.to_numeric`, which takes Python's texts.
+        numbers = pd.read_csv(io.BytesIO(lines), names=[0], dtype=dtype, na_filter=False, low_memory=False)[0]
     except ValueError:
         return None
-    return column.to_numpy() if column.dtype.kind in "iuf" else None
+    return numbers.to_numpy() if numbers.dtype == np.float64 else None
 
 
 @dataclass(frozen=True)
@@ -195,7 +177,7 @@ def read_numbers(texts: list[str], decimal: str | None) -> Numbers:
     comma = decimal == "," or (decimal is None and _has_decimal_comma(texts))
     values_U = parse_numbers(texts, comma)
     markers_U = np.isnan(values_U) & np.array([bool(text) for text in texts], dtype=bool)
-    strays_U = markers_U & ~are_known_missing(texts, markers_U)
+    strays_U = find_strays(texts, markers_U)
     grouped = None if comma else next((text for text in texts if "," in text and _THOUSANDS.fullmatch(text)), None)
     return Numbers(values_U, strays_U, markers_U, comma, grouped)
 
@@ -216,8 +198,8 @@ def read_truth(texts: Collection[str], gaps: bool = False) -> list[bool | None] 
         gaps: True if texts that are known to stand for a missing value may be among them, not only the empty one.
     """
     known = {"true": True, "false": False}
-    found = [known.get(text.lower()) for text in texts]
-    if all(one is None for one in found):
+    if known.keys().isdisjoint(map(str.lower, texts)):
         return None
+    found = [known.get(text.lower()) for text in texts]
     others = (text for text, one in zip(texts, found, strict=True) if one is None and text)
     return found if all(gaps and is_known_missing(text) for text in others) else None
