@@ -279,7 +279,8 @@ class _Chunk:
         blocks = self._stack.flat(out)
         for place, shift_P in enumerate(shifts):
             if shift_P is not None:
-                parts = torch.tensor(shift_P, device=out.device).split([block.shape[1] for block in blocks])
+                sizes = [block.shape[1] for block in blocks]  # running statistics, which follow, have no gradient
+                parts = torch.tensor(shift_P[: sum(sizes)], device=out.device).split(sizes)
                 for block, part in zip(blocks, parts, strict=True):
                     block[place] = part
         return out

@@ -94,7 +94,7 @@ class BatchNorm:
         self._scale = torch.rsqrt(variance_MC1 + self._eps)
         self._values = (values - mean_MC1) * self._scale
         if self._weight is None or self._bias is None:
-            return self._values
+            return self._values.clone()  # a stage behind may write to it
         shape = mean_MC1.shape
         return torch.addcmul(self._bias.view(shape), self._values, self._weight.view(shape))
 

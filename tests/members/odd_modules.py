@@ -92,6 +92,18 @@ class Object(Base):
         return Holder(self.logits(inputs))
 
 
+class TwoOfOneShape(Base):
+    def forward(self, inputs: Tensor) -> Any:
+        return self.logits(inputs), self.logits(inputs)
+
+
+class WideLogits(Base):
+    """What is called logits has another shape than they."""
+
+    def forward(self, inputs: Tensor) -> Any:
+        return {"logits": inputs, "other": self.logits(inputs)}
+
+
 class Array(Base):
     def forward(self, inputs: Tensor) -> Any:
         return self.logits(inputs).detach().numpy()

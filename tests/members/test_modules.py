@@ -76,14 +76,20 @@ def test_one_row_that_sums_to_one_is_no_softmax():
     assert not are_probabilities(np.array([[0.2, 0.8], [1.5, -0.5]]))
 
 
+@pytest.mark.parametrize("name", ["Dict", "Tuple", "Named", "Model", "Object"])
+def test_logits_among_other_outputs_are_learned_and_predicted(name):
+    """As if they were returned alone, to the bit."""
+    trained, plain = member(name), member("Base")
+    metrics = [one.fit(problem(), Context(1)) for one in (trained, plain)]
+    assert metrics[0]["train_loss"] == metrics[1]["train_loss"]
+    np.testing.assert_array_equal(trained.predict(problem().inputs), plain.predict(problem().inputs))
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Dict", r"found dict with 'logits' \(1, 3\), 'hidden' \(1, 4\); return its 'logits' alone"),
-        ("Tuple", r"found tuple with entry 0 \(1, 4\), entry 1 \(1, 3\); return its entry 1 alone"),
-        ("Named", r"found odd_modules.Output with entry scores \(1, 3\), .*; return its entry scores alone"),
-        ("Model", r"found odd_modules.ModelOutput with 'logits' \(1, 3\), 'loss'; return its 'logits' alone"),
-        ("Object", r"found odd_modules.Holder with .logits \(1, 3\); return its .logits alone"),
+        ("TwoOfOneShape", r"found tuple with entry 0 \(1, 3\), entry 1 \(1, 3\); a torch.Tensor is wanted"),
+        ("WideLogits", r"found dict with 'logits' \(1, 4\), 'other' \(1, 3\); a torch.Tensor is wanted"),
         ("Nothing", r"found NoneType; a torch.Tensor is wanted"),
         ("Complex", r"found \(1, 3\) of complex64"),
     ],
