@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RunError,
         StorageError,
     )
+    from distens.own_loop import ensemble, load_data, member
     from distens.serve.predictor import load
 
 _HOME = {
@@ -31,6 +32,7 @@ _HOME = {
     "run": "coordinator",
     "resume": "coordinator",
     "load": "serve.predictor",
+    **dict.fromkeys(("ensemble", "load_data", "member"), "own_loop"),
     **dict.fromkeys(("BundleError", "ConfigError", "DataError", "DistensError", "RunError", "StorageError"), "errors"),
 }
 
@@ -42,8 +44,11 @@ __all__ = [
     "DistensError",
     "RunError",
     "StorageError",
+    "ensemble",
     "load",
     "load_config",
+    "load_data",
+    "member",
     "resume",
     "run",
 ]
