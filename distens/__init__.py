@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RunError,
         StorageError,
     )
+    from distens.own_loop import ensemble, load_data, member
     from distens.serve.predictor import load
 
 _HOME = {
@@ -32,6 +33,7 @@ _HOME = {
     "run": "coordinator",
     "resume": "coordinator",
     "load": "serve.predictor",
+    **dict.fromkeys(("ensemble", "load_data", "member"), "own_loop"),
     **dict.fromkeys(("BundleError", "ConfigError", "DataError", "DistensError", "RunError", "StorageError"), "errors"),
 }
 
@@ -43,9 +45,12 @@ __all__ = [
     "DistensError",
     "RunError",
     "StorageError",
+    "ensemble",
     "load",
     "load_config",
+    "load_data",
     "load_result",
+    "member",
     "resume",
     "run",
 ]

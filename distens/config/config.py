@@ -212,11 +212,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file is missing or not YAML, or the config is not valid.
     """
-    file = Path(path)
+    return _parse(_read_file(Path(path)), str(path), overrides)
+
+
+def read_config_values(config: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """Return the plain values of a config that is given as a config, a mapping, or the path of a YAML file.
+
+    Raises:
+        ConfigError: the file is missing or not YAML.
+    """
+    if isinstance(config, Config):
+        return config.model_dump(mode="json")
+    return dict(config) if isinstance(config, Mapping) else _read_file(Path(config))
+
+
+def _read_file(file: Path) -> dict[str, Any]:
     if not file.exists() or file.is_dir():
         near = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise ConfigError(f"{file}: no such config. {did_you_mean(file.name, near)}")
-    return parse_yaml(read_text(file, str(file)), str(file), overrides)
+    return _read_mapping(read_text(file, str(file)), str(file))
 
 
 def read_text(file: Path, where: str) -> str:
@@ -238,9 +252,17 @@ def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the text is not YAML, or the config is not valid.
     """
+    return _parse(_read_mapping(text, where), where, overrides)
+
+
+def _read_mapping(text: str, where: str) -> dict[str, Any]:
     values = read_yaml(text, where)
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: a config is a mapping, found {type(values).__name__}")
+    return values
+
+
+def _parse(values: dict[str, Any], where: str, overrides: Sequence[str]) -> Config:
     for override in overrides:
         _set(values, override)
     return parse_config(values, where)

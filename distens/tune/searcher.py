@@ -244,7 +244,10 @@ class DivBOSearch(Searcher):
                 "functions or other objects is not saved: give it to tune.Tuner.restore as well"
             )
         if not self._metric or not self._mode:
-            raise ConfigError("DivBOSearch: no objective; give `metric` and `mode` to tune.TuneConfig or to the search")
+            raise ConfigError(
+                "DivBOSearch: no objective; give `metric` and `mode` to tune.TuneConfig, for search and scheduler "
+                "(Tune does not pass on what a scheduler alone is given), or to the search"
+            )
         return self._space
 
     def _next(self, space: TuneSpace, book: TrialBook) -> Settings:
