@@ -175,26 +175,29 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     store = Store(path)
     info = _read_info(store)
     config = _read_config(store, overrides)
-    changes = going_on.find_changes(info["identity"], config.identity())
-    plan = make_plan(config)
-    if changes := going_on.resolve(changes, info["identity"], plan.config.identity()):
-        going_on.go_on(plan.config, store, info, _follow(plan, changes, store, info))
+    found = going_on.find_changes(info["identity"], config.identity())
+    plan = _follow(config, found, store, info) if found else make_plan(config)
     return carry_out(plan, store, watch or silent, info)
 
 
-def _follow(plan: Plan, changes: Sequence[going_on.Change], store: Store, info: dict[str, Any]) -> str | None:
-    """Return the answer of a run's role to changes of its config (see `distens.roles.protocol.GoesOn`).
+def _follow(config: Config, found: Sequence[going_on.Change], store: Store, info: dict[str, Any]) -> Plan:
+    """Return the plan of a run that goes on with a changed config, once its folder is prepared for that.
 
     Raises:
-        ConfigError: the role cannot follow them.
+        ConfigError: the run cannot follow the changes that were found.
     """
-    role = role_of(plan.config)
-    if not registry.has_capability(role, GoesOn) or "role" in [change.key for change in changes]:
-        why = f"A run of role `{plan.config.role}` is resumed as it was."
-        going_on.refuse(store.url, changes[0], why, "Only storage, runtime and tracking may differ")
-    name = editions.file_of(editions.RESULTS, info.get("edition", 1))
-    results = store.read_json(name) if store.exists(name) else None
-    return role.follow(plan, changes, Ledger(store), results, store.url)
+    role = role_of(config)
+    if found[0].key == "role" or not registry.has_capability(role, GoesOn):
+        why = f"A run of role `{info['identity'].get('role')}` is resumed as it was."
+        going_on.refuse(store.url, found[0], why, "Only storage, runtime and tracking may differ.")
+    role.check_changes(found, store.url)
+    plan = make_plan(config)
+    if changes := going_on.resolve(found, info["identity"], plan.config.identity()):
+        name = editions.file_of(editions.RESULTS, info.get("edition", 1))
+        results = store.read_json(name) if store.exists(name) else None
+        ended = role.follow(plan, changes, Ledger(store), results, store.url)
+        going_on.go_on(plan.config, store, info, ended)
+    return plan
 
 
 def carry_out(

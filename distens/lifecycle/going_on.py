@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from distens.config.config import Config, to_yaml
 from distens.errors import ConfigError, shorten_value
 from distens.lifecycle.ledger import Ledger
-from distens.lifecycle.resuming import FORMAT_OF_EDITIONS
+from distens.lifecycle.resuming import FORMAT
 from distens.lifecycle.tasks import task_to_json
 from distens.records import Task
 from distens.storage import editions
@@ -23,6 +23,9 @@ BESIDE = ("attempt", "resources", "id", "member")
 """Fields of a task by which it may differ from another one that has the same outcome."""
 
 _SECTIONS = ("data", "members", "search", "schedule", "federated")
+"""The sections of a config whose values are compared one by one; others are compared as a whole."""
+
+_WHOLE = "search.stop_at"
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Change:
 
 
 def find_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Return the changes from one identity of a config to another (see `Config.identity`), in order of keys."""
-    return list(_differences(then, now, ""))
+    """Return the changes from one identity of a config (see `Config.identity`) to another; one of the role is first."""
+    return sorted(_differences(then, now, ""), key=lambda change: change.key != "role")
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[Change]:
@@ -57,10 +60,11 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -
         one, other = then.get(key), now.get(key)
         if one == other:
             continue
-        if (prefix or key in _SECTIONS) and isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield from _differences(one, other, f"{prefix}{key}.")
+        name, inside = f"{prefix}{key}", bool(prefix) or key in _SECTIONS
+        if inside and name != _WHOLE and isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differences(one, other, f"{name}.")
         else:
-            yield Change(f"{prefix}{key}", one, other)
+            yield Change(name, one, other)
 
 
 def resolve(found: Sequence[Change], then: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[Change]:
@@ -115,7 +119,7 @@ def go_on(config: Config, store: Store, info: dict[str, Any], ended: str | None)
     ledger = Ledger(store)
     if ledger.ended != ended:
         ledger.end(ended)
-    info |= {"format": FORMAT_OF_EDITIONS, "edition": edition, "identity": config.identity()}
+    info |= {"format": FORMAT, "edition": edition, "identity": config.identity()}
     store.write_json("run.json", info)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from distens import __version__
 from distens.errors import RunError, shorten_value
 
-FORMAT, FORMAT_OF_EDITIONS = 1, 2
-"""The format of a run's folder, which a folder that does not say its own has; and that of a run that went on."""
+FORMAT = 2
+"""The newest format of a run's folder. Format 1, which a folder that does not say its own has, has one edition of
+results; runs that did not go on are written in it, so that older versions can resume them."""
 
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
 
@@ -33,11 +34,11 @@ def check_format(info: Mapping[str, Any], path: str) -> None:
     for key in ("format", "edition"):
         if type(found := info.get(key, 1)) is not int or found < 1:
             raise TypeError(f"its {key} is {shorten_value(found)}")
-    if (found := info.get("format", FORMAT)) > FORMAT_OF_EDITIONS:
+    if (found := info.get("format", 1)) > FORMAT:
         writer = shorten_value(info["versions"].get("distens", "?"))
         raise RunError(
             f"{path}: a run of format {found}, written by distens {writer}; this is distens {__version__}, which "
-            f"resumes runs of formats up to {FORMAT_OF_EDITIONS}. Install the newer version to resume it"
+            f"resumes runs of formats up to {FORMAT}. Install the newer version to resume it"
         )
 
 

@@ -274,7 +274,7 @@ class Session:
             self._forget_what_is_gone()
             return
         self.info = {
-            "format": resuming.FORMAT,
+            "format": 1,
             "name": self.config.name,
             "run": self.config.run_name(),
             "hash": self.config.hash(),

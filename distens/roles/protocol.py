@@ -69,10 +69,23 @@ class GoesOn(Role[PlanOfRole], Protocol[PlanOfRole]):
 
     A run is resumed with `--set search.members=40`, and the coordinator asks the role whether that can be::
 
-        changes = find_changes(info["identity"], plan.config.identity())
-        ended = role.follow(plan, changes, ledger, results, store.url)  # or ConfigError
+        role.check_changes(found := find_changes(info["identity"], config.identity()), store.url)  # or ConfigError
+        plan = role.plan(config)
+        ended = role.follow(plan, resolve(found, info["identity"], plan.config.identity()), ledger, results, store.url)
         go_on(plan.config, store, info, ended)
     """
+
+    def check_changes(self, changes: Sequence[Change], path: str) -> None:
+        """Check that a run can follow changes of its config, as far as the config tells.
+
+        Args:
+            changes: all of them, in the config as it was written.
+            path: the run's folder, for messages.
+
+        Raises:
+            ConfigError: it cannot follow one of them.
+        """
+        ...
 
     def follow(
         self,
@@ -92,7 +105,7 @@ class GoesOn(Role[PlanOfRole], Protocol[PlanOfRole]):
             path: the run's folder, for messages.
 
         Raises:
-            ConfigError: a change cannot be followed, or has no effect.
+            ConfigError: a change cannot be followed by this run, or has no effect.
         """
         ...
 

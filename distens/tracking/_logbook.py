@@ -274,6 +274,8 @@ class Logbook:
 
     def _unselect(self, weights: Mapping[str, float]) -> None:
         """Log a weight of zero for members, and parts, that earlier results selected and these do not."""
+        if not weights:  # there is no ensemble; a client's weights are those of its rounds
+            return
         for task_id, child in self.members.items():
             for key in [key for key, value in child.metrics.items() if value]:
                 name, _, part = key.partition(".")

@@ -47,6 +47,16 @@ class Ensemble:
 
         return EnsembleRun(plan, session).outcome()
 
+    def check_changes(self, changes: Sequence[Change], path: str) -> None:
+        """Check that all are of values that decide, or of how far the search goes.
+
+        Raises:
+            ConfigError: another value was changed.
+        """
+        from distens.roles.ensemble.following import check_changes
+
+        check_changes(changes, path)
+
     def follow(
         self,
         plan: EnsemblePlan,
@@ -58,7 +68,7 @@ class Ensemble:
         """Return the reason why the search has ended, if only decisions changed (see `distens.roles.protocol.GoesOn`).
 
         Raises:
-            ConfigError: a change cannot be followed, or has no effect.
+            ConfigError: a change cannot be followed by this run, or has no effect.
         """
         from distens.roles.ensemble.following import follow
 

@@ -32,6 +32,14 @@ REASONS = {
 }
 
 
+def check_changes(changes: Sequence[Change], path: str) -> None:
+    """Check that all changes are of values that decide, or of how far the search goes."""
+    for change in changes:
+        if change.key not in (*DECISIONS, *SEARCHES):
+            section = change.key.partition(".")[0]
+            refuse(path, change, REASONS.get(section, "Its members were found with the value as it was."), ALLOWED)
+
+
 def follow(
     plan: EnsemblePlan, changes: Sequence[Change], ledger: Ledger, results: Mapping[str, Any] | None, path: str
 ) -> str | None:
@@ -39,10 +47,6 @@ def follow(
 
     See `distens.roles.protocol.GoesOn`.
     """
-    for change in changes:
-        if change.key not in (*DECISIONS, *SEARCHES):
-            section = change.key.partition(".")[0]
-            refuse(path, change, REASONS.get(section, "Its members were found with the value as it was."), ALLOWED)
     further = [change for change in changes if change.key in SEARCHES]
     for change in further:
         _CHECKS.get(change.key, _check_nothing)(plan, change, ledger, path)

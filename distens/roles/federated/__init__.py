@@ -45,6 +45,16 @@ class Federated:
 
         return FederatedRun(plan, session).outcome()
 
+    def check_changes(self, changes: Sequence[Change], path: str) -> None:
+        """Check that nothing but the number of rounds changed.
+
+        Raises:
+            ConfigError: another value was changed, there are fewer rounds, or the run is of one shot.
+        """
+        from distens.roles.federated.following import check_changes
+
+        check_changes(changes, path)
+
     def follow(
         self,
         plan: FederatedPlan,
@@ -53,14 +63,8 @@ class Federated:
         results: Mapping[str, Any] | None,
         path: str,
     ) -> str | None:
-        """Return None: the rounds go on (see `distens.roles.protocol.GoesOn`).
-
-        Raises:
-            ConfigError: anything but the number of rounds changed, it does not rise, or the run is of one shot.
-        """
-        from distens.roles.federated.following import follow
-
-        return follow(plan, changes, ledger, results, path)
+        """Return None: the rounds go on (see `distens.roles.protocol.GoesOn`)."""
+        return None
 
     def size(self, identity: Mapping[str, Any]) -> str:
         """Return the number of clients, as far as the config gives it."""
