@@ -115,8 +115,9 @@ class Config(Section):
         values = self.model_dump(mode="json", exclude={"storage", "runtime", "tracking", "sweep"})
         if values["schedule"] in ("none", {"kind": "none"}):
             del values["schedule"]
-        if values["search"]["seconds"] is None:
-            del values["search"]["seconds"]
+        for key in ("seconds", "stop_at"):
+            if values["search"][key] is None:
+                del values["search"][key]
         if values["merge"] is None:
             del values["merge"]
         for key in ("task", "missing", "dates", "csv"):

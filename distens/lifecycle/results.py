@@ -24,6 +24,7 @@ from distens.metrics.protocol import shown_metrics
 from distens.records import Finished, Floats, Integers, State, task_of
 from distens.serve.bundle import BundleMember
 from distens.serve.cascade import Cascade
+from distens.storage import editions
 from distens.storage.store import Store
 from distens.targets.classes import target_argument
 from distens.targets.protocol import Target, Targets
@@ -219,7 +220,9 @@ class Result:
         """Return a table of a federation's rounds; empty for runs without rounds."""
         import pandas as pd
 
-        return pd.DataFrame(Store(self.path).read_json("results.json").get("rounds", []))
+        store = Store(self.path)
+        results = store.read_json(editions.file_of(editions.RESULTS, editions.find_newest(store)))
+        return pd.DataFrame(results.get("rounds", []))
 
     @cached_property
     def predictor(self) -> Predictor:

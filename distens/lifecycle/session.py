@@ -37,12 +37,13 @@ from distens.members.protocol import UsesNoGpu
 from distens.packing import Planner
 from distens.records import WAIT, Failure, Finished, Floats, Pack, Report, Resources, Settings, Task, Teacher
 from distens.runtime.protocol import RunContext, Runner
+from distens.storage import editions
 from distens.storage.store import Store
 from distens.tracking.protocol import FinalInfo, RunInfo, Tracker
 from distens.training.outputs import PROBABILITIES_ADVICE, PROBABILITIES_METRIC
 
-WRITTEN = ("members", "figures", "final", "report.html", "results.json")
-"""The names in a run's folder that are written while it runs, besides journals."""
+WRITTEN = ("members", "figures", "final", "report.html", editions.RESULTS)
+"""The names in a run's folder that are written while it runs, besides journals; later editions write others beside."""
 
 Data = LoadedData
 """The data that a run learns from and is measured on: so far rows of a table, or images."""
@@ -124,6 +125,8 @@ class Session:
         self.ledger = Ledger(store)
         self.resumed = info is not None
         self.info = info or {}
+        self.edition: int = self.info.get("edition", 1)
+        self.went_on = "edition" in self.info
         self.notes: list[str] = []
         if self.resumed:
             self._refuse_links()
@@ -148,7 +151,7 @@ class Session:
 
     def prepare(self, tasks: int | None) -> None:
         """Let the runner get ready for a number of tasks (None: as many as fit at once), while the data are read."""
-        if self.store.exists("results.json"):
+        if self.store.exists(editions.file_of(editions.RESULTS, self.edition)):
             tasks = 0  # a run that has results trains nothing
         pack = self.runner.pack
         packs = tasks if tasks is None or pack == "auto" else math.ceil(tasks / pack)
@@ -217,7 +220,7 @@ class Session:
     def deliver(self, outcome: Outcome) -> Result:
         """Write the results of the run, and return them."""
         assert self._data is not None, "open comes first"
-        result, self._final = deliver(self.config, self.store, self.tracker, self._data, outcome)
+        result, self._final = deliver(self.config, self.store, self.tracker, self._data, outcome, self.edition)
         return result
 
     def complete(
@@ -295,7 +298,7 @@ class Session:
             self._forget_what_is_gone()
             return
         self.info = {
-            "format": resuming.FORMAT,
+            "format": 1,
             "name": self.config.name,
             "run": self.config.run_name(),
             "hash": self.config.hash(),
@@ -314,7 +317,9 @@ class Session:
 
     def _refuse_links(self) -> None:
         """Refuse links that lead out before anything is trained; the store would refuse them when all is done."""
-        for name in WRITTEN:
+        later = (editions.file_of(name, self.edition) for name in WRITTEN if "." in name)
+        folders = (editions.folder_of(name, self.edition) for name in ("figures", "final"))
+        for name in dict.fromkeys([*WRITTEN, *later, *folders]):
             if self.store.leads_out(name):
                 raise StorageError(f"{self.store.url}: refused: {name} is a link that leads out of the folder")
 
@@ -347,4 +352,5 @@ class Session:
     def _run_info(self) -> RunInfo:
         config = self.config.model_dump(mode="json")
         versions, fingerprint = self.info["versions"], self.info["fingerprint"]
-        return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
+        name, run = self.config.name, self.info["run"]
+        return RunInfo(name, run, config, self.store.url, versions, fingerprint, self.edition)

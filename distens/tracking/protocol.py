@@ -20,6 +20,7 @@ class RunInfo:
         storage: the address of the run's folder.
         versions: package -> version.
         fingerprint: the fingerprint of the data.
+        edition: the number of the results: 2 or more in a run that was asked for more after it had finished.
     """
 
     name: str
@@ -28,6 +29,7 @@ class RunInfo:
     storage: str
     versions: Mapping[str, str]
     fingerprint: str
+    edition: int = 1
 
 
 def model_name(run: str, row: str) -> str:

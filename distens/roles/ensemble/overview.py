@@ -246,6 +246,8 @@ def _epochs(ledger: Ledger) -> int:
 
 
 def _why_ended(plan: EnsemblePlan, ledger: Ledger) -> str:
+    if ledger.ended is not None:
+        return ledger.ended
     started = ledger.count(EnsemblePurpose.SEARCH)
     decision = plan.next(ledger.reports(EnsemblePurpose.SEARCH, plan.metric))
     if decision.promote or decision.start:

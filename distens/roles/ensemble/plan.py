@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,9 @@ from distens.targets.classes import Classes
 from distens.tracking.protocol import Tracker
 
 MAX_FINDINGS = 20
+
+BOUNDS = {"error": (0.0, 1.0), "nll": (0.0, math.inf), "rmse": (0.0, math.inf), "mae": (0.0, math.inf)}
+"""Metric -> the bounds of `search.stop_at`, both excluded: no ensemble is below the first, or above the second."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def build_plan(config: Config) -> EnsemblePlan:
     metric = own_metric(config)
     space = Space(members)
     lengths = _check_corners(space)
-    search = registry.make_plugin("search", config.search.spec(), "search", beside=("members", "seconds"))
+    search = registry.make_plugin("search", config.search.spec(), "search", beside=("members", "seconds", "stop_at"))
     if space.count == 1 and config.search.kind != "random":
         raise ConfigError(
             f"search.kind: {config.search.kind!r} has nothing to search: `members` holds one setting only. "
@@ -172,6 +176,13 @@ def _for_target(config: Config, members: Mapping[str, Mapping[str, Any]]) -> Con
             allowed = f"{', '.join(target.minimised)}, or a function of your own, package.module:function"
             raise ConfigError(f"metric: {config.metric!r} is not measured for this target. Allowed: {allowed}")
         update["metric"] = target.minimised[0]
+    for name, value in (config.search.stop_at or {}).items():
+        if name not in target.minimised:
+            allowed = ", ".join(target.minimised)
+            raise ConfigError(f"search.stop_at: {name!r} is not minimised for this target. Allowed: {allowed}")
+        if name in BOUNDS and not BOUNDS[name][0] < value < BOUNDS[name][1]:
+            low, high = BOUNDS[name]
+            raise ConfigError(f"search.stop_at.{name}: a number between {low:g} and {high:g}, found {value:g}")
     if not classes:
         if config.distill is not None:
             raise ConfigError("distill: needs classes, and the target is a number; leave it out")

@@ -14,6 +14,7 @@ from distens.lifecycle.packs import of_one_size, pack_tasks
 from distens.lifecycle.work.train import Train
 from distens.packing import Planner
 from distens.records import WAIT, Finished, Floats, History, Pack, Resources, Settings, Task, settings_key
+from distens.roles.ensemble.goal import Goal
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.schedule.protocol import Promotion, Start, trains_in_rungs
@@ -71,17 +72,23 @@ class Proposals:
     def search(self) -> Iterator[Sequence[Pack]]:
         """Yield lists of packs that can be dispatched at once, empty while schedule and search wait for pending tasks.
 
-        The tasks that were pending when the driver died come first.
+        The tasks that were pending when the driver died come first. If the ensemble so far comes to `search.stop_at`,
+        that is journalled: nothing more is started then, whatever members that are in training find.
         """
         occupied = self.plan.occupied  # a run may resume with other resources
         pending = [
             replace(task, resources=occupied(task.settings)) for task in self.ledger.pending(EnsemblePurpose.SEARCH)
         ]
         yield from self.packs(pending)
-        seconds = self.plan.config.search.seconds
-        while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
-            decision = self.plan.next(self.history())
-            if decision.promote:  # one pack, then a new decision: more may have come back by then
+        goal, seconds = self._goal(), self.plan.config.search.seconds
+        # As journalled: a resume decides the same.
+        while self.ledger.ended is None and (seconds is None or self.ledger.elapsed < seconds):
+            history = self.history()
+            decision = self.plan.next(history)
+            if goal is not None and (decision.promote or decision.start) and (why := goal.reached(history)):
+                self.ledger.end(why)
+                self.say(f"ends {why}")
+            elif decision.promote:  # one pack, then a new decision: more may have come back by then
                 yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
             elif decision.start and registry.has_capability(self.plan.search, IgnoresOutcomes):
                 yield [self._next_drawn(decision.start)]
@@ -91,6 +98,11 @@ class Proposals:
                 yield WAIT
             else:
                 return
+
+    def _goal(self) -> Goal | None:
+        for measure, threshold in (self.plan.config.search.stop_at or {}).items():
+            return Goal(measure, threshold, self.plan.selector, self.target)
+        return None
 
     def packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Pack]]:
         """Yield packs of tasks that are all known already (see `packs`), each to be dispatched by itself."""

@@ -55,17 +55,17 @@ class EnsembleRun:
         )
         self.session.start(RunContext(self.store, loaded.dataset.for_members()), self.plan.also)
         self._search()
-        return combine_and_compare(self.plan, self.store, self.ledger, loaded, self._complete_all)
+        went_on = self.session.went_on
+        return combine_and_compare(self.plan, self.store, self.ledger, loaded, self._complete_all, went_on)
 
     def _count_remaining_members(self) -> int | None:
         """Return the least number of members that the search has left to train; None where only time sets a limit."""
+        pending = len(self.ledger.pending(EnsemblePurpose.SEARCH))
+        if self.ledger.ended is not None:
+            return pending
         if self.plan.members is None:
             return None
-        return (
-            self.plan.members
-            - self.ledger.count(EnsemblePurpose.SEARCH)
-            + len(self.ledger.pending(EnsemblePurpose.SEARCH))
-        )
+        return self.plan.members - self.ledger.count(EnsemblePurpose.SEARCH) + pending
 
     def _search(self) -> None:
         for step, values in self.progress.replay(self.ledger.concluded(EnsemblePurpose.SEARCH), self.proposals.history):

@@ -37,11 +37,21 @@ GLOBAL, STUDENT = "global", "student"
 MEAN = "mean_client"
 
 
-def make_global_task(plan: FederatedPlan, weights_P: Floats) -> Task:
-    """Return the task that makes a member of global weights, predicts with it, and writes its state."""
+def make_global_task(plan: FederatedPlan, weights_P: Floats, went_on: bool = False) -> Task:
+    """Return the task that makes a member of global weights, predicts with it, and writes its state.
+
+    Args:
+        went_on: whether the run had fewer rounds before; then the task's name has their number.
+    """
     seed = seeding.derive(plan.config.seed, "finish", GLOBAL)
     given, settings = {"start": plan.runner.hold(weights_P)}, {**plan.settings(0), "family": GLOBAL}
-    return Task(GLOBAL, FederatedPurpose.GLOBAL, settings, seed, plan.runner.usual, Fill(), given=given)
+    name = name_global(plan, went_on)
+    return Task(name, FederatedPurpose.GLOBAL, settings, seed, plan.runner.usual, Fill(), given=given)
+
+
+def name_global(plan: FederatedPlan, went_on: bool) -> str:
+    """Return the name of the task that makes a member of global weights."""
+    return f"{GLOBAL}-{plan.section.rounds}" if went_on else GLOBAL
 
 
 def merge_clients(
@@ -93,6 +103,7 @@ def combine_and_compare(
     names: Sequence[str],
     logs: Mapping[int, RoundLog],
     refused: Mapping[str, str],
+    went_on: bool,
 ) -> Outcome:
     """Combine and calibrate the server's models, choose one, and return the outcome.
 
@@ -102,8 +113,9 @@ def combine_and_compare(
         names: all clients.
         logs: round -> its log; empty in one shot.
         refused: client that trained once -> the reason why its report cannot be used.
+        went_on: see `make_global_task`.
     """
-    return _Conclusion(plan, store, ledger, loaded, partition, names, logs, refused).outcome()
+    return _Conclusion(plan, store, ledger, loaded, partition, names, logs, refused, went_on).outcome()
 
 
 class _Conclusion:
@@ -117,10 +129,12 @@ class _Conclusion:
         names: Sequence[str],
         logs: Mapping[int, RoundLog],
         refused: Mapping[str, str],
+        went_on: bool,
     ) -> None:
         self.plan, self.store, self.ledger, self.loaded = plan, store, ledger, loaded
         self.partition, self.names, self.logs, self.refused = partition, names, logs, refused
         self.labels, self.target = loaded.dataset.labels, loaded.dataset.target
+        self.global_task = name_global(plan, went_on)
         self.judged = bool(len(self.labels["combine"]))
         self.missing: dict[str, str] = {}
         self.rows: dict[str, TableRow] = {}
@@ -178,7 +192,8 @@ class _Conclusion:
                 found[entry.task.id] = entry
             for failed in self.ledger.failed(purpose):
                 self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
-        found = {name: found[name] for name in (GLOBAL, STUDENT, *self.plan.baselines) if name in found}
+        rows = {self.global_task: GLOBAL, **{name: name for name in (STUDENT, *self.plan.baselines)}}
+        found = {row: found[name] for name, row in rows.items() if name in found}
         for failed in self.ledger.failed(FederatedPurpose.CLIENT):
             self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
         self.missing |= {client: f"refused: {why}" for client, why in self.refused.items()}

@@ -69,7 +69,7 @@ class FederatedRun:
         else:
             logs = self._rounds(names, partition, loaded, planner, network)
         return conclusion.combine_and_compare(
-            self.plan, self.store, self.ledger, loaded, partition, names, logs, refused
+            self.plan, self.store, self.ledger, loaded, partition, names, logs, refused, self.session.went_on
         )
 
     def _at_once(self) -> int:
@@ -200,7 +200,7 @@ class FederatedRun:
             self._track(log)
         self._show("", len(rounds.logs))
         weights_P = rounds.run()
-        self._complete([conclusion.make_global_task(self.plan, weights_P)], planner, 0)
+        self._complete([conclusion.make_global_task(self.plan, weights_P, self.session.went_on)], planner, 0)
         return rounds.logs
 
     def _counts(self, partition: Partition | None, loaded: LoadedData) -> dict[str, list[int]]:
