@@ -83,8 +83,8 @@ def member(trained: nn.Module, data: Dataset, path: str = "", options: Mapping[s
     inputs, classes = data.inputs["train"], len(data.classes)
     shape = tuple(inputs.shape[1:])
     with _modes_kept(trained):
-        build = partial(build_network, made.path, made.options, shape, classes)
-        inspection.inspect_restored(trained, build, inputs, classes)
+        build = partial(build_network, made.path, made.options, shape, classes, restoring=True)
+        inspection.inspect_restored(trained, partial(network.restore_built, build), inputs, classes)
         made.load(State(network.to_arrays(trained), {"input_shape": list(shape), "classes": classes}))
     made.to(next((str(p.device) for p in trained.parameters()), "cpu"))
     return made

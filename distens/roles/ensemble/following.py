@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distens.config.addresses import is_address
+from distens.addresses import is_address
 from distens.errors import ConfigError
 from distens.lifecycle.going_on import Change, refuse
 from distens.lifecycle.ledger import Ledger
