@@ -57,5 +57,7 @@ def test_any_number_of_classes():
     ],
 )
 def test_what_could_be_several_things_or_none_is_refused(found, words):
-    with pytest.raises(Refused, match=rf"^Identity: forward must return logits of shape \(5 rows, 3 classes\), .*{words}"):
+    with pytest.raises(
+        Refused, match=rf"^Identity: forward must return logits of shape \(5 rows, 3 classes\), .*{words}"
+    ):
         check_outputs(nn.Identity(), found, 5, 3)

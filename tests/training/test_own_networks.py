@@ -275,7 +275,7 @@ def test_a_lone_member_of_an_own_chain_is_a_stack_of_one():
     assert not packed.gains_alone(Vmapped(), example, 64)
 
 
-# What is not stacked, or not by layers ---------------------------------------------------------------------------------
+# What is not stacked, or not by layers --------------------------------------------------------------------------------
 
 
 class Noise(Own):
@@ -449,7 +449,10 @@ class TwoHeads(Own):
         (Patched, "a layer's forward is replaced"),
         (Spectral, "it fails for many networks at once"),
         (Cumulative, "it fails for many networks at once"),
-        (TwoHeads, r"forward fails \(Refused: TwoHeads: forward must return logits .*found tuple with entry 0 \(3, 4\)"),
+        (
+            TwoHeads,
+            r"forward fails \(Refused: TwoHeads: forward must return logits .*found tuple with entry 0 \(3, 4\)",
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -627,8 +630,9 @@ def test_a_gradient_of_ones_own_is_noticed():
 
 def test_the_way_is_in_the_advice():
     example = torch.zeros(2, 12)
-    assert "cheaper together than one by one (stacked by the layers that are seen in their forward)" in (
-        packed.advise(Functional(), example, 16, gpu=False)[1]
+    assert (
+        "cheaper together than one by one (stacked by the layers that are seen in their forward)"
+        in (packed.advise(Functional(), example, 16, gpu=False)[1])
     )
     size, reason = packed.advise(Vmapped(), example, 100_000, gpu=False)
     assert size == 1 and "keep a CPU busy (stacked by vmap over their own code: forward calls sin)" in reason
