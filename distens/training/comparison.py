@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Protocol
@@ -125,6 +125,16 @@ def run_alone(network: nn.Module, inputs: Tensor, gradients_NC: Tensor | None = 
     if any(gradient is None for gradient in found):
         raise Unstackable("some weights are not used")
     return Pass(logits_NC.detach(), source.drawn, found, dict(network.named_buffers()))
+
+
+def written_buffers(network: nn.Module, example: Tensor) -> frozenset[str]:
+    """Return the names of the buffers to which a pass in training writes; none if the network's own code fails."""
+    copied = copy.deepcopy(network).cpu().train()
+    before = {name: buffer.clone() for name, buffer in copied.named_buffers()}
+    generator = torch.Generator().manual_seed(0)
+    with suppress(Exception), torch.no_grad(), local_chance("cpu"):
+        copied(example + torch.randn(example.shape, generator=generator))
+    return frozenset(name for name, buffer in copied.named_buffers() if not torch.equal(buffer, before[name]))
 
 
 def unlike_networks(networks: Sequence[nn.Module]) -> list[nn.Module]:

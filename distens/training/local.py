@@ -13,24 +13,25 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distens.data.dataset import Examples
-from distens.errors import Diverged, Refused
+from distens.errors import Diverged
 from distens.merge.protocol import Correction
-from distens.records import Floats
+from distens.records import Floats, Integers
 from distens.seeding import derive
 from distens.training import loop, packed
+from distens.training.client_ways import client_way
 from distens.training.dropout import Masks
+from distens.training.flat import own_places, set_weights, statistics_names
 from distens.training.loop import Recipe
 from distens.training.network import local_chance, seed_global
 from distens.training.optimizers import OPTIMIZERS
-from distens.training.stacked import NetworkStack, Unstackable, find_way
-from distens.training.ways import Way, lone_way
+from distens.training.stacked import NetworkStack
+from distens.training.ways import Way
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ class Shard:
         examples: its rows and labels.
         seed: the seed of its order of rows and its dropout.
         correction: the correction of its gradients.
+        own: its batch normalisation, as `distens.training.flat.own_places` takes it from all weights; None: the
+            server's.
     """
 
     client: str
     examples: Examples
     seed: int
     correction: Correction = field(default_factory=Correction)
+    own: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -96,91 +100,6 @@ class LocalUpdate:
     seconds: float
 
 
-def flatten_weights(network: nn.Module) -> Floats:
-    """Return all weights of a network, concatenated, and after them all running statistics, float32.
-
-    Raises:
-        Refused: weights are of another type, and could not be merged.
-    """
-    if not all(p.dtype is torch.float32 for p in network.parameters()):
-        raise Refused("a client's network has weights that are not float32")
-    return torch.cat([numbers.detach().float().flatten() for numbers in _numbers(network)]).cpu().numpy().copy()
-
-
-def set_weights(network: nn.Module, weights_P: Floats) -> None:
-    """Set the weights and running statistics of a network from the array that `flatten_weights` returned.
-
-    A running variance that a merge made negative becomes zero.
-
-    Raises:
-        Refused: the array's size is not the network's number of weights and statistics.
-    """
-    numbers = _numbers(network)
-    count = sum(part.numel() for part in numbers)
-    if weights_P.shape != (count,):
-        raise Refused(f"a network with {count:,} weights cannot take an array of shape {weights_P.shape}")
-    source = torch.from_numpy(weights_P) if weights_P.flags.writeable else torch.tensor(weights_P)
-    with torch.no_grad():
-        for own, part in zip(numbers, source.split([own.numel() for own in numbers]), strict=True):
-            own.copy_(part.view(own.shape))
-        for name, buffer in network.named_buffers():
-            if name.rpartition(".")[2] == "running_var":
-                buffer.clamp_(min=0)
-
-
-def count_statistics(network: nn.Module) -> int:
-    """Return the number of running statistics, at the end of the array that `flatten_weights` returns."""
-    statistics = statistics_names(network)
-    return sum(buffer.numel() for name, buffer in network.named_buffers() if name in statistics)
-
-
-def statistics_names(network: nn.Module) -> frozenset[str]:
-    """Return the names of the buffers that are running means and variances of torch's normalisation.
-
-    Its numbers of batches are none: they only count where `momentum` is None.
-    """
-    return frozenset(
-        f"{path}.{name}".lstrip(".")
-        for path, module in network.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-        for name in ("running_mean", "running_var")
-        if module._buffers.get(name) is not None
-    )
-
-
-def _numbers(network: nn.Module) -> list[Tensor]:
-    statistics = statistics_names(network)
-    return [*network.parameters(), *(buffer for name, buffer in network.named_buffers() if name in statistics)]
-
-
-_WAYS: WeakKeyDictionary[nn.Module, Way] = WeakKeyDictionary()
-"""The way to stack each network that a process uses from round to round: to find it may take as long as a step."""
-
-
-def _client_way(network: nn.Module, example: Tensor) -> Way:
-    """Return the way to stack clients' networks: if there is none, each trains alone, by its own code.
-
-    Raises:
-        Refused: the network cannot be a client's.
-    """
-    if network not in _WAYS:
-        try:
-            way = find_way([network], example)
-        except Unstackable as error:
-            if not all(p.requires_grad for p in network.parameters()):
-                raise Refused(f"clients' networks cannot be trained: {error}") from error
-            way = lone_way(network)
-        others = way.written - statistics_names(network)
-        others = {name for name in others if name.rpartition(".")[2] != "num_batches_tracked"}
-        if "alone" not in way.kinds and others:
-            raise Refused(
-                f"clients' networks cannot be trained: forward writes to the buffer {min(others)}, which is no running "
-                "statistic of torch's own normalisation, so nobody would merge it"
-            )
-        _WAYS[network] = way
-    return _WAYS[network]
-
-
 def train_clients(
     network: nn.Module, start_P: Floats, shards: Sequence[Shard], local: LocalTraining, device: str = "cpu"
 ) -> Iterator[tuple[int, LocalUpdate | Diverged]]:
@@ -195,7 +114,7 @@ def train_clients(
     """
     set_weights(network, start_P)
     example = torch.zeros((2, *shards[0].examples.inputs.shape[1:]))
-    way, size = _client_way(network, example), local.recipe.batch_size
+    way, size = client_way(network, example), local.recipe.batch_size
     most = 1
     if "alone" not in way.kinds and not (way.mixes and way.chain is None):
         most, _ = packed.advise_kinds(way.kinds, network, example, size, device.startswith("cuda"))
@@ -214,7 +133,7 @@ def train_clients(
     for first in range(0, len(order), size):
         places = order[first : first + size]
         with local_chance(device):
-            chunk = _Chunk(network, way, [shards[place] for place in places], local, example, device)
+            chunk = _Chunk(network, start_P, way, [shards[place] for place in places], local, example, device)
             for place, found in chunk.train():
                 yield places[place], found
 
@@ -240,6 +159,7 @@ class _Chunk:
     def __init__(
         self,
         network: nn.Module,
+        start_P: Floats,
         way: Way,
         shards: Sequence[Shard],
         local: LocalTraining,
@@ -250,6 +170,7 @@ class _Chunk:
         way = replace(way, rates=[way.rates[0]] * len(shards))
         self._stack = NetworkStack([network] * len(shards), example, device, way=way)
         self._statistics = statistics_names(network)
+        self._set_own(start_P, own_places(network))
         self._alone = len(shards) == 1 and way.chain is None  # its batches may be short
         if self._alone:
             seed_global(derive(shards[0].seed, "client"), device)  # for what the network's own code draws
@@ -272,6 +193,22 @@ class _Chunk:
         shifts = [shard.correction.shift_P for shard in shards]
         self._shift = self._lay_out_shifts(shifts) if any(shift is not None for shift in shifts) else None
         self._plans = [_Plan(0, torch.empty(0), torch.empty(0))] * len(shards)
+
+    def _numbers(self) -> list[Tensor]:
+        """Return the numbers that `LocalUpdate.weights_P` holds, as views (M, *shape)."""
+        statistics = [found for name, found in self._stack.buffers.items() if name in self._statistics]
+        return [*self._stack.blocks(self._stack.weights), *statistics]
+
+    def _set_own(self, start_P: Floats, places: Integers) -> None:
+        """Give each client that has a batch normalisation of its own that one, in place of the server's."""
+        for place, shard in enumerate(self._shards):
+            if shard.own is not None:
+                own_P = start_P.copy()
+                own_P[places] = shard.own
+                numbers = self._numbers()
+                parts = torch.from_numpy(own_P).split([block[place].numel() for block in numbers])
+                for block, part in zip(numbers, parts, strict=True):
+                    block[place] = part.view(block.shape[1:])
 
     def _lay_out_shifts(self, shifts: Sequence[Floats | None]) -> Tensor:
         """Return the clients' vectors in one tensor, laid out like the stack's weights; zero for None."""
@@ -371,9 +308,7 @@ class _Chunk:
             self._stack.gradients.add_(self._shift)
 
     def _collect_result(self, place: int, loss: float, seconds: float) -> LocalUpdate | Diverged:
-        statistics = [found for name, found in self._stack.buffers.items() if name in self._statistics]
-        numbers = [*self._stack.blocks(self._stack.weights), *statistics]
-        weights_P = torch.cat([block[place].flatten() for block in numbers])
+        weights_P = torch.cat([block[place].flatten() for block in self._numbers()])
         if not (math.isfinite(loss) and bool(weights_P.isfinite().all())):
             return Diverged(
                 f"client {self._shards[place].client}: the loss was {loss} after {self._steps[place]} local steps, "

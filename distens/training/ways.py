@@ -126,10 +126,9 @@ def _plain(kinds: frozenset[str], template: nn.Module, rates: Sequence[Rates], c
     return Way(kinds, chain, chain, _names(rates, chain), rates, written, bool(written), compared)
 
 
-def lone_way(network: nn.Module) -> Way:
-    """Return the way of a stack that is a single network, whose own code runs."""
+def lone_way(network: nn.Module, written: frozenset[str]) -> Way:
+    """Return the way of a stack that is a single network, whose own code runs, and writes to some buffers."""
     template, rates = _copied(network), [dropout_rates(network)]
-    written = frozenset(name for name, _ in template.named_buffers())
     return Way(frozenset({"alone"}), template, None, _names(rates), rates, written, mixes=True, compared=False)
 
 

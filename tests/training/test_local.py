@@ -15,7 +15,7 @@ from distens.merge.protocol import Correction
 from distens.models.lenet import Lenet
 from distens.models.mlp import Mlp
 from distens.models.resnet import Resnet
-from distens.training import local
+from distens.training import flat, local
 from distens.training.local import LocalTraining, Shard
 from distens.training.loop import Recipe, learned_rows, order
 from distens.training.network import initialise
@@ -44,7 +44,7 @@ def built(model, shape=(5,), classes=3, seed=0):
 
 
 def learned(network, some, how):
-    start_P = local.flatten_weights(network)
+    start_P = flat.flatten_weights(network)
     found = dict(local.train_clients(copy.deepcopy(network), start_P, some, how))
     return [found[place] for place in range(len(some))]
 
@@ -52,7 +52,7 @@ def learned(network, some, how):
 def by_torch(network, shard, how):
     """One client by torch's own autograd: clip by the loss's gradient, pull, shift, SGD with momentum."""
     network = copy.deepcopy(network)
-    start_P = torch.from_numpy(local.flatten_weights(network))
+    start_P = torch.from_numpy(flat.flatten_weights(network))
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=how.recipe.learning_rate,
@@ -85,7 +85,7 @@ def by_torch(network, shard, how):
             first += p.numel()
         optimizer.step()
         step += 1
-    return local.flatten_weights(network), float(np.mean(losses))
+    return flat.flatten_weights(network), float(np.mean(losses))
 
 
 class Normalised(nn.Module):
@@ -183,7 +183,7 @@ def test_a_clipped_gradient_by_hand():
 def test_clients_beside_each_other_learn_what_each_would_alone(model, shape, how):
     """Unequal numbers of rows: short batches, fewer steps, and one with fewer rows than a batch; as torch does it."""
     network = built(model, shape)
-    count = local.flatten_weights(network).size
+    count = flat.flatten_weights(network).size
     shift_P = np.random.default_rng(0).normal(size=count).astype(np.float32) * 0.01
     corrections = [Correction(), Correction(0.2, shift_P), Correction(), Correction(0.0, -shift_P)]
     some = shards([9, 3, 14, 8], shape, corrections)
@@ -229,17 +229,17 @@ def test_a_client_that_diverges_leaves_the_others_as_they_are():
 def test_weights_of_another_size_are_refused():
     network = built(Mlp(hidden=(6,)))
     with pytest.raises(Refused, match=r"57 weights cannot take an array of shape \(3,\)"):
-        local.set_weights(network, np.zeros(3, np.float32))
+        flat.set_weights(network, np.zeros(3, np.float32))
     with pytest.raises(Refused, match="not float32"):
-        local.flatten_weights(nn.Linear(3, 3).double())
+        flat.flatten_weights(nn.Linear(3, 3).double())
 
 
 def test_weights_go_out_and_back():
     network, other = built(Lenet(), (1, 8, 8), seed=1), built(Lenet(), (1, 8, 8), seed=2)
-    weights_P = local.flatten_weights(network)
+    weights_P = flat.flatten_weights(network)
     weights_P.flags.writeable = False
-    local.set_weights(other, weights_P)
-    assert np.array_equal(local.flatten_weights(other), weights_P)
+    flat.set_weights(other, weights_P)
+    assert np.array_equal(flat.flatten_weights(other), weights_P)
 
 
 def test_running_statistics_follow_the_weights():
@@ -248,11 +248,11 @@ def test_running_statistics_follow_the_weights():
         network.normalise.running_mean.copy_(torch.arange(6.0))
         network.normalise.running_var.fill_(4.0)
         network.normalise.num_batches_tracked.fill_(7)
-    weights_P = local.flatten_weights(network)
-    assert local.count_statistics(network) == 12 and local.count_statistics(built(Mlp())) == 0
+    weights_P = flat.flatten_weights(network)
+    assert flat.count_statistics(network) == 12 and flat.count_statistics(built(Mlp())) == 0
     np.testing.assert_array_equal(weights_P[-12:], [*range(6), *[4.0] * 6])
     weights_P[-1] = -0.5
-    local.set_weights(other, weights_P)
+    flat.set_weights(other, weights_P)
     assert other.normalise.running_mean.tolist() == list(range(6))
     assert other.normalise.running_var.tolist() == [4.0] * 5 + [0.0]  # a merge may leave less than nothing
     assert other.normalise.num_batches_tracked.item() == 0

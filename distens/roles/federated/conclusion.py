@@ -21,6 +21,8 @@ from distens.evaluate import figures
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.results import BundleContent, Outcome, PageContent, TableRow, costs, losses_on_test
 from distens.members.client import read_histogram
+from distens.members.protocol import NormalisesBatches
+from distens.merge._weights import average_statistics
 from distens.merge.protocol import ClientUpdate, Round
 from distens.partition.protocol import Partition
 from distens.records import Finished, Floats, Task
@@ -85,7 +87,9 @@ def merge_clients(
             loss=found.get("train_loss"),
         )
         updates.append(update)
-    return plan.merger.merge(Round(0, start_P, updates, clients)).weights_P
+    merged = plan.merger.merge(Round(0, start_P, updates, clients))
+    count = member.statistics() if registry.has_capability(member, NormalisesBatches) else 0
+    return average_statistics(merged, updates, count).weights_P
 
 
 def clients_in_order(ledger: Ledger, names: Sequence[str]) -> list[Finished]:

@@ -14,7 +14,7 @@ from distens.data.source import find_target_class
 from distens.distill.protocol import DataFree, Refines
 from distens.errors import ConfigError, RunError, did_you_mean
 from distens.lifecycle.occupying import explain_unknown_name, occupied_resources
-from distens.members.protocol import ClientKind, LeavesParts
+from distens.members.protocol import ClientKind, LeavesParts, NormalisesBatches
 from distens.merge.protocol import AssumesPlainSteps, Merger, NeedsProxy
 from distens.partition.protocol import Partitioner
 from distens.records import Resources, Settings
@@ -117,7 +117,7 @@ def build_plan(config: Config) -> FederatedPlan:
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)
     distiller, baselines = _distillers(config, section)
-    _check_use(config, section)
+    _check_use(config, section, families)
     runner = registry.make_plugin("runtime", config.runtime, "runtime")
     names = {"clients": list(section.sources), "families": list(config.members)}
     if section.sources and (why := explain_unknown_name(runner, names)):
@@ -260,7 +260,14 @@ def _distiller(config: Config, spec: Any, where: str) -> DataFree:
     return distiller
 
 
-def _check_use(config: Config, section: FederatedSection) -> None:
+def _check_use(config: Config, section: FederatedSection, families: Sequence[Settings]) -> None:
+    for name, settings in zip(config.members, families, strict=True):
+        member = registry.build_member(settings)
+        if section.rounds == 1 and registry.has_capability(member, NormalisesBatches) and member.keeps_own:
+            raise ConfigError(
+                f"members.{name}.batch_norm: 'local' has no effect in one shot (rounds: 1), where every client keeps "
+                "all of its network"
+            )
     if section.per_round is not None and section.rounds == 1:
         raise ConfigError("federated.per_round: has no effect in one shot (rounds: 1), where every client trains once")
     check_drawn(section, len(section.sources) or section.clients)
