@@ -5,7 +5,8 @@
     members/<id>/<attempt>/   state.safetensors, search.arrow, combine.arrow, test.arrow, then report.json as the marker
     members/<id>/checkpoint   the last checkpoint, of any attempt: attempts of one task are the same computation;
                               the rungs of a member (m0007-1, m0007-3, …) share that of m0007, which stays when they end
-    final/  figures/          the bundle, the figures
+    final/  figures/          the bundles, the figures
+    results.2.json  final/2/  the next edition of the results, if more was asked of the run (`distens.storage.editions`)
 
 A local file is written under another name and renamed; object stores publish an object when it is closed. So a killed
 process leaves whole files or none (and perhaps parts of a large upload, which a bucket's lifecycle rule clears away).
