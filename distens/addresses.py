@@ -5,15 +5,23 @@ from __future__ import annotations
 import importlib
 import inspect
 import keyword
+import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from distens.errors import ConfigError, did_you_mean, shorten_value
 
 _OURS = __name__.partition(".")[0]
+_NOT_USERS = (Path(__file__).parent, Path(sysconfig.get_path("stdlib")))
+_INSTALLED = {"site-packages", "dist-packages"}
+
+MAX_TEXT = 500
+"""The most characters of another's message: torch names every weight that does not fit."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ def is_ours(cls: type) -> bool:
     return cls.__module__.split(".")[0] == _OURS
 
 
+@cache
 def check_address(address: str, where: str) -> None:
     """Check that an address is well formed, and not of a class that has a shorter name; nothing is imported.
 
@@ -47,8 +56,11 @@ def check_address(address: str, where: str) -> None:
         raise ConfigError(
             f"{where}: expected the name of a file, or package.module:Class, found {shorten_value(address)}"
         )
-    if module == "__main__":
-        raise ConfigError(f"{where}: other processes cannot find {address!r}; put the class into a file and name that")
+    if module in ("__main__", "__mp_main__"):
+        raise ConfigError(
+            f"{where}: other processes cannot find {address!r}; put {name} into a file, such as nets.py, and name "
+            f"that: nets:{name}"
+        )
     if module.split(".")[0] == _OURS:
         raise _is_our_own(address, module, where)
 
@@ -114,6 +126,19 @@ def check_arguments(called: Callable[..., Any], options: Mapping[str, Any], fill
     missing = [name for name, p in named.items() if p.default is p.empty and name not in (*options, *filled)]
     if missing:
         raise ValueError(f"options: {called.__name__} needs {', '.join(missing)}")
+
+
+def is_users_file(file: str) -> bool:
+    """Return True if a file of code is a user's own: not of Python, of an installed package, or of distens."""
+    path = Path(file)
+    return path.suffix == ".py" and not _INSTALLED & {*path.parts} and not any(map(path.is_relative_to, _NOT_USERS))
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return `Type: text (FILE, line N)`, in one line; N is the innermost line of a user's own code, if any failed."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:MAX_TEXT]}{place}"
 
 
 def _is_our_own(address: str, module: str, where: str) -> ConfigError:

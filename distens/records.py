@@ -7,7 +7,7 @@ and it goes from a member to storage and back, not through the coordinator.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -76,9 +76,16 @@ class FileAddresses(Mapping[str, Address]):
     def __getitem__(self, key: str) -> Address:
         for place, (known, name) in enumerate(self._names):
             if known == key:
-                numbers = self._numbers[40 * place : 40 * place + 40]
-                return Address(self._folder + name, numbers[:32].hex(), int.from_bytes(numbers[32:], "big"))
+                return self._address(place, name)
         raise KeyError(key)
+
+    def _address(self, place: int, name: str) -> Address:
+        numbers = self._numbers[40 * place : 40 * place + 40]
+        return Address(self._folder + name, numbers[:32].hex(), int.from_bytes(numbers[32:], "big"))
+
+    def items(self) -> ItemsView[str, Address]:
+        """Return the pairs of names and addresses."""
+        return {key: self._address(place, name) for place, (key, name) in enumerate(self._names)}.items()
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self._names)
@@ -105,7 +112,7 @@ def _share_names(names: Names) -> Names:
 
 
 def _restore_files(folder: str, names: Names, numbers: bytes) -> FileAddresses:
-    files = FileAddresses({})
+    files = FileAddresses.__new__(FileAddresses)
     files._folder, files._names, files._numbers = folder, _share_names(names), numbers
     return files
 

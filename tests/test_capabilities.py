@@ -17,8 +17,18 @@ import pytest
 import distens
 from distens import packing, registry
 from distens.distill.protocol import Averages, DataFree, Distiller, Refines
-from distens.members.protocol import ClientKind, LearnsNumbers, Packable, Stackable, TrainsInRungs, UsesNoGpu
+from distens.members.protocol import (
+    ClientKind,
+    LearnsNumbers,
+    NormalisesBatches,
+    Packable,
+    Rehearses,
+    Stackable,
+    TrainsInRungs,
+    UsesNoGpu,
+)
 from distens.merge.protocol import AssumesPlainSteps, Corrects, Merger, NeedsProxy
+from distens.models.protocol import Rebuilds, Widens
 from distens.objectives.protocol import SmoothsLabels
 from distens.schedule.protocol import trains_in_rungs
 from distens.search.protocol import IgnoresOutcomes, Search
@@ -267,8 +277,12 @@ def test_names_come_from_the_protocol_with_its_bases():
         ("members", Stackable, {"classifier", "client", "regressor"}),
         ("members", TrainsInRungs, {"classifier", "module", "regressor"}),
         ("members", ClientKind, {"client"}),
+        ("members", NormalisesBatches, {"client"}),
         ("members", UsesNoGpu, {"estimator", "estimator_regressor"}),
         ("members", LearnsNumbers, {"estimator_regressor", "regressor"}),
+        ("members", Rehearses, {"classifier", "client", "module", "regressor"}),
+        ("models", Widens, {"lenet", "mlp", "resnet"}),
+        ("models", Rebuilds, {"module"}),
         ("objectives", SmoothsLabels, {"cross_entropy"}),
     ],
 )

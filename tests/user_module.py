@@ -29,6 +29,17 @@ class Plain(nn.Module):
         return self.layers(inputs)
 
 
+class Wide(nn.Module):
+    """One hidden layer."""
+
+    def __init__(self, in_features: int, num_classes: int, width: int = 16) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(in_features, width), nn.Linear(width, num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.hidden(inputs.flatten(1)).relu())
+
+
 class Scheduled(LightningModule):
     """A module with dropout, momentum and a learning rate that falls after every epoch."""
 

@@ -125,6 +125,8 @@ class SearchSection(BaseModel):
         members: the number of members to start. Without it and `seconds`, the schedule's number, or DEFAULT_MEMBERS.
         seconds: the time limit of the search, over all resumes: after it nothing more is dispatched, and the members
             that are being trained are finished.
+        stop_at: one metric -> a value, such as `{error: 0.05}`: once the ensemble of the members so far has this value
+            or a lower one on the *search* split, nothing more is dispatched.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -132,6 +134,7 @@ class SearchSection(BaseModel):
     kind: str = "divbo"
     members: int | None = Field(None, ge=1, le=1_000_000)
     seconds: float | None = Field(None, gt=0)
+    stop_at: dict[str, float] | None = Field(None, min_length=1, max_length=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -7,21 +7,16 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distens.addresses import is_address, module_of
+from distens.addresses import is_address, is_users_file, module_of
 from distens.config.sections import is_data_module
 
-ADDRESS_KEYS = ("kind", "path")
+ADDRESS_KEYS = ("kind", "path", "model", "objective")
 """The keys of a config whose value, or choices of values, may be addresses `package.module:Class`; `source` may, too,
 if it has that form."""
-
-_STANDARD = sysconfig.get_path("stdlib")
-_INSTALLED = {"site-packages", "dist-packages"}
-_OURS = __name__.partition(".")[0]
 
 
 def hash_sources(values: Any, imports: bool = False) -> dict[str, str]:
@@ -73,7 +68,7 @@ def _named_modules(values: Any, marked: bool = False) -> Iterator[str]:
     if isinstance(values, Mapping):
         for key, value in values.items():
             is_class = key == "source" and isinstance(value, str) and is_data_module(value)
-            yield from _named_modules(value, marked or is_class or key in ADDRESS_KEYS)
+            yield from _named_modules(value, is_class or key in ADDRESS_KEYS or (marked and key == "choices"))
     elif isinstance(values, list | tuple):
         for value in values:
             yield from _named_modules(value, marked)
@@ -99,6 +94,4 @@ def _imports(name: str, file: Path) -> Iterable[str]:
 
 def _is_users(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None or name.partition(".")[0] == _OURS:
-        return False
-    return not Path(file).is_relative_to(_STANDARD) and not _INSTALLED & {*Path(file).parts}
+    return file is not None and is_users_file(file)

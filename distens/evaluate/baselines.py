@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distens import registry
-from distens.models.protocol import Model
+from distens.models.protocol import Model, Widens
 from distens.records import Settings
 from distens.training.network import count_parameters
 
@@ -23,7 +23,7 @@ MAX_PARAMETERS = 20_000_000
 """The largest size to which a network is widened: large forests store more numbers than any network needs."""
 
 
-def widen(model: Model, wanted: int, input_shape: tuple[int, ...], classes: int) -> Model:
+def widen(model: Widens, wanted: int, input_shape: tuple[int, ...], classes: int) -> Model:
     """Return the model at the width whose number of parameters is nearest to `wanted`; never a narrower one.
 
     Parameters grow with the width, so the factor is found by bisection.
@@ -49,7 +49,7 @@ def larger_single(settings: Settings, wanted: int, input_shape: tuple[int, ...],
     """Return settings of one network of about `wanted` parameters, one for each learning rate to try; epochs stay.
 
     Args:
-        settings: the settings of the best member that is a network (see `is_network`).
+        settings: the settings of the best member that can be widened (see `can_widen`).
         wanted: the selection's total number of parameters.
     """
     member = registry.build_member(settings)
@@ -72,10 +72,15 @@ def without_dropout(settings: Settings) -> Settings:
 
 
 def is_network(settings: Mapping[str, Any]) -> bool:
-    """Return True if a member of these settings is a network that can be widened, and can learn from soft targets.
+    """Return True if a member of these settings is a network, which can learn from soft targets.
 
     It is one if it has an option `model` of the family `models`, and a `learning_rate`.
     """
     cls = registry.find_plugin("members", settings["kind"], "members")
     known = registry.options(cls)
     return "learning_rate" in known and "model" in known and registry.plugin_family(cls, "model") == "models"
+
+
+def can_widen(settings: Settings) -> bool:
+    """Return True if a member of these settings is a network whose model has a width."""
+    return is_network(settings) and registry.has_capability(registry.build_member(settings).model, Widens)

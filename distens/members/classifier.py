@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Lt
@@ -94,6 +96,14 @@ class Classifier:
         learned = select_examples(examples, self.rows, context.seed)
         return loop.fit_network(learner.network, learned, context, learner.recipe, self.objective.loss)
 
+    def rehearse(self, examples: Examples) -> Sequence[str]:
+        """Try two rows, forward and backward; return advice (see `distens.training.inspection.rehearse`)."""
+        from distens.training import inspection
+
+        shape, classes = tuple(examples.inputs.shape[1:]), examples.classes
+        build, restore = partial(self.model.build, shape, classes), partial(network.restore, self.model, shape, classes)
+        return inspection.rehearse(build, restore, examples, self.objective.loss, self.batch_size)
+
     def last_epoch(self) -> int | None:
         """Return the epoch at which the learning rate reaches zero; None for a constant rate: there is no limit."""
         return self.epochs if self.schedule == "cosine" else None
@@ -115,13 +125,17 @@ class Classifier:
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
         """Train members together (see `Packable`), or one after the other where packs gain nothing."""
         from distens.training import packed
+        from distens.training.stacked import Unstackable
 
         shape, gpu = examples.inputs.shape[1:], contexts[0].device.startswith("cuda")
+        left = dict(enumerate(zip(members, contexts, strict=True)))
         if members[0].pack_advice(shape, examples.classes, gpu)[0] > 1:
-            learners = [member._learner(examples, context) for member, context in zip(members, contexts, strict=True)]
-            yield from packed.fit_pack(learners, examples)
-            return
-        for place, (member, context) in enumerate(zip(members, contexts, strict=True)):
+            learners = [member._learner(examples, context) for member, context in left.values()]
+            with suppress(Unstackable):  # networks of one's own may differ from member to member
+                for place, found in packed.fit_pack(learners, examples):
+                    del left[place]
+                    yield place, found
+        for place, (member, context) in left.items():
             try:
                 yield place, member.fit(examples, context)
             except Diverged as error:
@@ -171,7 +185,7 @@ class Classifier:
     def load(self, state: State) -> None:
         """Restore the network from a state, on the CPU."""
         self._input_shape, self._classes = tuple(state.meta["input_shape"]), state.meta["classes"]
-        self._network = network.restore(lambda: self.model.build(self._input_shape, self._classes), state.arrays)
+        self._network = network.restore(self.model, self._input_shape, self._classes, state.arrays)
 
     def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
         """Make the untrained network, whose first weights depend on the seed alone."""

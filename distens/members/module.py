@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
-from distens.addresses import ImportAddress, check_arguments
+from distens.addresses import ImportAddress
 from distens.data.dataset import Examples
-from distens.errors import Refused, did_you_mean
 from distens.members._lightning_hooks import NEVER_CALLED, NO_EFFECT, NOT_ALLOWED
 from distens.members._rows import Rows, hold_back_rows, select_examples
 from distens.members._trainer_arguments import check_trainer_arguments
+from distens.models.module import build_network, check_options, find_network
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.records import Floats, Resources, Settings, State
 from distens.training import inspection, network
@@ -34,22 +32,20 @@ WATCHED_ROWS = 256
 _WARNED: set[tuple[type, str]] = set()
 _INSPECTED: set[tuple[Any, ...]] = set()
 
-FILLED_PARAMETERS = ("input_shape", "classes")
-"""Parameters of the user's constructor that the member fills in if it has them: the shape of one row, and C."""
-
 
 @dataclass
 class Module:
     """A network whose `forward` turns inputs (N, …) into logits_NC, trained by Lightning's Trainer.
 
     A LightningModule brings its own training step, which gets batches (inputs, targets), and its own optimizers. If it
-    has a validation step, a tenth of the rows is held back for that, by the member's seed, with each class's share.
-    Any other nn.Module minimises cross-entropy with AdamW. The class must be importable on every machine that trains
-    members or predicts.
+    has a validation step, a tenth of the rows is held back for that, by the member's seed, with each class's share. In
+    its first epoch it must make a step, or change a weight or buffer in another way; with manual optimization, by the
+    end of the epoch of its 32nd batch. Any other nn.Module minimises cross-entropy with AdamW. The class must be
+    importable on every machine that trains members or predicts.
 
     Attributes:
         path: `package.module:Class`.
-        options: arguments of the constructor, which also gets `input_shape` and `classes` if it takes them.
+        options: arguments of the constructor, which also gets others by name (see `distens.models.module`).
         epochs: passes over the rows.
         batch_size: rows per step, summed over all processes.
         learning_rate: the learning rate of AdamW, for a plain nn.Module alone; 1e-3 if not given.
@@ -77,7 +73,7 @@ class Module:
     def __post_init__(self) -> None:
         cls = _find(self.path)
         _check_parts(cls, self.path)
-        check_arguments(cls, self.options, FILLED_PARAMETERS)
+        check_options(cls, self.options)
         if self.learning_rate is not None and network.is_lightning(cls):
             raise ValueError(
                 f"learning_rate: {self.learning_rate} has no effect: {self.path} is a LightningModule, whose "
@@ -136,7 +132,7 @@ class Module:
         cls, build = _find(self.path), self._build()
         inspected = (cls, json.dumps(self.options, sort_keys=True, default=repr), self._input_shape, self._classes)
         if inspected not in _INSPECTED:
-            inspection.inspect_untrained(build, examples.inputs, self._classes, context.device)
+            inspection.inspect_untrained(build, self._restored, examples.inputs, self._classes, context.device)
         learned, validation = examples, None
         if network.is_lightning(cls) and _overrides(cls, "validation_step"):
             learned, validation = hold_back_rows(examples, context.seed)
@@ -145,7 +141,7 @@ class Module:
         assert self._network is not None
         self.predict(examples.inputs[:1])  # raises if outputs are not logits, or are not finite
         if inspected not in _INSPECTED:
-            inspection.inspect_restored(self._network, build, examples.inputs, self._classes)
+            inspection.inspect_restored(self._network, self._restored, examples.inputs, self._classes)
             _INSPECTED.add(inspected)
         outputs_NC = network.raw_outputs(self._network, examples.inputs[:WATCHED_ROWS], self._classes)
         for name, why in NO_EFFECT.items():
@@ -176,6 +172,14 @@ class Module:
         options = lightning.TrainerOptions(**course)
         return lightning.fit_module(self._network, learned, context, options, loss, validation=validation)
 
+    def rehearse(self, examples: Examples) -> Sequence[str]:
+        """Try two rows, forward and backward (of a LightningModule, forward alone); return advice."""
+        self._input_shape, self._classes = tuple(examples.inputs.shape[1:]), examples.classes
+        if network.is_lightning(_find(self.path)):
+            inspection.inspect_untrained(self._build(), self._restored, examples.inputs, self._classes, "cpu")
+            return []
+        return inspection.rehearse(self._build(), self._restored, examples, CrossEntropy().loss, self.batch_size)
+
     def predict(self, inputs: Floats) -> Floats:
         """Return probs_NC, computed on the network's device: that of its training, or the CPU after `load`."""
         assert self._network is not None, "predict needs fit or load first"
@@ -190,8 +194,7 @@ class Module:
     def load(self, state: State) -> None:
         """Restore the network from a state, on the CPU."""
         self._input_shape, self._classes = tuple(state.meta["input_shape"]), state.meta["classes"]
-        self._network = network.initialise(self._build(), seed=0)
-        network.load_arrays(self._network, state.arrays)
+        self._network = self._restored(state.arrays)
 
     def to(self, device: str) -> None:
         """Move the network to `cpu` or `cuda`; it then predicts on that device."""
@@ -201,51 +204,14 @@ class Module:
     def _build(self) -> partial[nn.Module]:
         return partial(build_network, self.path, self.options, self._input_shape, self._classes)
 
-
-def build_network(path: str, options: Mapping[str, Any], input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Return a new network of the user's class.
-
-    Raises:
-        Refused: its constructor raised TypeError or ValueError for these options, input shape and number of classes.
-    """
-    cls = _find(path)
-    takes = inspect.signature(cls).parameters
-    given = {"input_shape": input_shape, "classes": classes}
-    try:
-        made = cls(**options, **{name: given[name] for name in FILLED_PARAMETERS if name in takes})
-        return network.make_lazy_weights(made, input_shape)
-    except (TypeError, ValueError) as error:
-        raise Refused(f"{path}: cannot be made with options {dict(options)}, {given}: {error}") from error
+    def _restored(self, arrays: Mapping[str, Any]) -> nn.Module:
+        return network.restore_built(partial(self._build(), restoring=True), arrays)
 
 
 def _find(path: str) -> type:
-    from torch import nn
-
-    name, colon, attribute = path.partition(":")
-    if not (name and colon and attribute) or name.startswith("."):
-        raise ValueError(f"path: expected package.module:Class, found {path!r}")
-    if name in ("__main__", "__mp_main__"):
-        raise ValueError(
-            f"path: {path} is a class of the script that runs, which other processes cannot import: put the class into "
-            f"a file, such as nets.py, and name that: nets:{attribute}"
-        )
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"path: importing {name!r} failed: there is no module {error.name!r}. Install it, or put its folder on "
-            "PYTHONPATH, on every machine that trains or predicts"
-        ) from error
-    except (ImportError, SyntaxError) as error:
-        raise ValueError(f"path: importing {name!r} failed: {error}") from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise ValueError(f"path: {name!r} has no {attribute!r}. {did_you_mean(attribute, classes)}")
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    found = find_network(path)
+    if not isinstance(found, type):
         raise ValueError(f"path: {path} must be a subclass of torch.nn.Module, found {found!r}")
-    if any(base.__module__.startswith("pytorch_lightning.") for base in found.__mro__):
-        raise ValueError(f"path: {path} is a module of pytorch_lightning; import lightning.pytorch instead")
     return found
 
 

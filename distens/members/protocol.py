@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged
-from distens.records import Floats, Resources, Settings, State
+from distens.records import Floats, Integers, Resources, Settings, State
 from distens.training.context import Context
 
 if TYPE_CHECKING:
@@ -147,6 +147,26 @@ class TrainsInRungs(Member, Protocol):
 
     def last_epoch(self) -> int | None:
         """Return the last epoch to which training can be extended (where its learning rate ends); None: no limit."""
+        ...
+
+
+class Rehearses(Member, Protocol):
+    """A kind whose members may run a user's own code: a network, a loss.
+
+    A session tries such members with a few rows before anything starts::
+
+        notes = member.rehearse(examples)
+    """
+
+    def rehearse(self, examples: Examples) -> Sequence[str]:
+        """Try two rows, forward and backward, on the CPU; return advice about what is probably a mistake.
+
+        Args:
+            examples: all rows of the training, of which a few are used.
+
+        Raises:
+            Refused: the user's code failed, or its results cannot be used; the message names the line.
+        """
         ...
 
 
@@ -315,4 +335,28 @@ class ClientKind(HasNetwork, Protocol):
 
     def gradient(self, examples: Examples) -> tuple[float, Floats]:
         """Return the mean cross-entropy of the network on the examples, and its gradient by all weights."""
+        ...
+
+
+class NormalisesBatches(ClientKind, Protocol):
+    """A client kind whose networks may have batch normalisation.
+
+    The server averages running statistics, whatever its rule does with weights, and keeps for each client what stays
+    with it::
+
+        count, places = member.statistics(), member.own_places()
+        statistics, own = weights_P[len(weights_P) - count :], weights_P[places]
+    """
+
+    @property
+    def keeps_own(self) -> bool:
+        """Return True if batch normalisation stays with each client."""
+        ...
+
+    def statistics(self) -> int:
+        """Return the number of running statistics, at the end of `weights`."""
+        ...
+
+    def own_places(self) -> Integers:
+        """Return the places in `weights` of what stays with each client; none unless `keeps_own`."""
         ...

@@ -44,15 +44,22 @@ class Regressor(Classifier):
         Raises:
             Refused: the targets are not one number a row.
         """
+        scaled = self._scaled(examples)
+        learner = self._learner(scaled, context)
+        learned = select_examples(scaled, self.rows, context.seed)
+        return loop.fit_network(learner.network, learned, context, learner.recipe, self.objective.loss)
+
+    def rehearse(self, examples: Examples) -> Sequence[str]:
+        """Try two rows, forward and backward; return advice (see `distens.training.inspection.rehearse`)."""
+        return super().rehearse(self._scaled(examples))
+
+    def _scaled(self, examples: Examples) -> Examples:
         targets_N = np.asarray(examples.targets, dtype=np.float64)
         if targets_N.ndim != 1:
             raise Refused(f"a regressor learns one number a row, found targets of shape {targets_N.shape}")
         self._mean, self._scale = float(targets_N.mean()), float(targets_N.std()) or 1.0
         scaled_N1 = ((targets_N - self._mean) / self._scale).astype(np.float32)[:, None]
-        scaled = replace(examples, targets=scaled_N1, classes=1)
-        learner = self._learner(scaled, context)
-        learned = select_examples(scaled, self.rows, context.seed)
-        return loop.fit_network(learner.network, learned, context, learner.recipe, self.objective.loss)
+        return replace(examples, targets=scaled_N1, classes=1)
 
     @classmethod
     def stack(cls, members: Sequence[Classifier]) -> Callable[[Floats], Floats]:
@@ -75,4 +82,4 @@ class Regressor(Classifier):
         """Restore the network, and the targets' mean and scale, from a state, on the CPU."""
         self._input_shape, self._classes = tuple(state.meta["input_shape"]), 1
         self._mean, self._scale = float(state.meta["mean"]), float(state.meta["scale"])
-        self._network = network.restore(lambda: self.model.build(self._input_shape, 1), state.arrays)
+        self._network = network.restore(self.model, self._input_shape, 1, state.arrays)

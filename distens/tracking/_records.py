@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distens.credentials import redact
+from distens.metrics.protocol import shown_metrics
 from distens.records import LOGGED_PREFIX, Failure, Finished, Task
 from distens.storage.encoding import to_json
 
@@ -97,14 +98,15 @@ def measures(outcome: Finished | Failure) -> dict[str, float]:
         "parameters": report.parameters,
         "predict_ms_per_1000": report.predict_ms_per_1000,
     }
-    parts = {f"{part.name}.{key}": value for part in report.parts for key, value in part.metrics.items()}
-    found, drawn = finite_entries({**report.metrics, **costs, **parts}), curves(outcome)
+    parts = {f"{part.name}.{key}": value for part in report.parts for key, value in shown_metrics(part.metrics).items()}
+    found, drawn = finite_entries({**shown_metrics(report.metrics), **costs, **parts}), curves(outcome)
     return {name: value for name, value in found.items() if name not in drawn}
 
 
 def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:
     """Return the tags of one attempt."""
     tags = {
+        "distens.kind": "member",
         "distens.task": task.id,
         "distens.attempt": str(attempt_of(outcome)),
         "distens.purpose": task.purpose,

@@ -17,6 +17,7 @@ from distens.records import State
 from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.loop import order
 from distens.training.network import parameters
+from distens.training.outputs import check_outputs
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,13 +31,14 @@ FINAL = "distens.final"
 class Plain(LightningModule):
     """A LightningModule around a plain network."""
 
-    def __init__(self, network: nn.Module, loss: Loss, learning_rate: float) -> None:
+    def __init__(self, network: nn.Module, loss: Loss, learning_rate: float, classes: int | None = None) -> None:
         super().__init__()
+        self._classes = classes
         self.network, self._loss, self._learning_rate = network, loss, learning_rate
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch
-        return self._loss(self.network(inputs), targets)
+        return self._loss(check_outputs(self.network, self.network(inputs), len(inputs), self._classes), targets)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if not parameters(self.network):

@@ -38,6 +38,10 @@ from distens.training.loop import budget_start, to_tensors
 from distens.training.network import checksum_weights, load_tensors, local_chance, parameters
 from distens.training.surroundings import keep_interrupts, repeat_kernels, silence_lightning
 
+MAX_BATCHES_WITHOUT_STEP = 32
+"""The batches that a module with manual optimization may take for its first step, as it may gather the gradients of
+several epochs; with automatic optimization an epoch is enough. Both are looked at between epochs only."""
+
 LIGHTNING_FOLDER = Path(lightning.__file__).parent
 
 
@@ -109,14 +113,17 @@ def fit_module(
     Raises:
         Diverged: an epoch's loss is not finite.
         Refused: there are fewer rows than processes, or a checkpoint holds other objects than plain data; or Lightning
-            does not take the module, or its training changed no weight; or a callback of the module or an argument of
-            the Trainer cannot be used.
+            does not take the module, or its training changed no weight: a module that makes no step is refused after
+            its first epoch, or after MAX_BATCHES_WITHOUT_STEP with manual optimization, unless that changed weights or
+            buffers; or a callback of the module or an argument of the Trainer cannot be used.
     """
     rank, processes = (group.rank, group.processes) if group else (0, 1)
     order = Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
     if not len(order):
         raise Refused(f"{len(examples.inputs)} rows are too few for {processes} processes")
-    module = network if isinstance(network, LightningModule) else Plain(network, loss, course.learning_rate or 1e-3)
+    module = network
+    if not isinstance(module, LightningModule):
+        module = Plain(network, loss, course.learning_rate or 1e-3, examples.classes)
     identity = {**course.identity(), "seed": context.seed, "processes": processes}
     until, state = context.until(course.epochs), context.checkpoint.load()
     if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
@@ -220,12 +227,13 @@ def _check_progress(name: str, module: LightningModule, watch: _Watch) -> None:
         return
     if watch.steps:
         why = f"its {watch.steps} steps had no effect: is the learning rate 0, or every weight frozen?"
+    elif not module.automatic_optimization:
+        why = "it made no step: with manual optimization, training_step must call the step of an optimizer"
+    elif watch.mean is None:
+        why = "it made no step: training_step must return the loss, and returned none"
     else:
-        why = (
-            "it made no step: training_step must return the loss (with manual optimization, call the optimizer's "
-            "step), and configure_optimizers must return an optimizer"
-        )
-    raise Refused(f"{name}: no weight changed in {watch.epoch} epochs; {why}")
+        why = "it made no step: configure_optimizers must return an optimizer of the module's weights"
+    raise Refused(f"{name}: no weight changed in {watch.epoch} epoch{'s' * (watch.epoch > 1)}; {why}")
 
 
 class _Watch(Callback):
@@ -237,6 +245,7 @@ class _Watch(Callback):
         began: the epoch from which the present budget is counted.
         ended, stopped: whether training has ended, and whether the module itself ended it.
         resumed: whether training began from a checkpoint.
+        batches: the number of batches in this process.
         weights_before: a checksum of each weight before the first step of this process.
     """
 
@@ -254,8 +263,9 @@ class _Watch(Callback):
         self.began = budget_start(meta, context) if state else 0
         self.ended = self.stopped = False
         self.resumed = state is not None
+        self.batches = 0
         self.weights_before: dict[str, int] = {}
-        self._planned = 0
+        self._planned, self._steps_count = 0, True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._planned = trainer.max_epochs or 0
@@ -264,12 +274,20 @@ class _Watch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._steps_seen = trainer.global_step
         self.weights_before = checksum_weights(pl_module)
+        # Without optimizers, Lightning makes one up, and counts its steps.
+        own = {id(weight) for weight in pl_module.parameters()}
+        groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        self._steps_count = any(id(weight) in own for group in groups for weight in group["params"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the end of the epoch before, as Lightning only steps epoch-wise schedulers after its hooks there.
         epoch = trainer.current_epoch
         self._first = epoch if self._first is None else self._first
         self.epoch = epoch
+        # Not at the end of the epoch before, as the module's own hook there may change weights after this one.
+        least = 1 if pl_module.automatic_optimization else MAX_BATCHES_WITHOUT_STEP
+        if epoch > self._first and not (self.resumed or self.steps) and self.batches >= least:
+            _check_progress(type(pl_module).__name__, pl_module, self)
         if epoch > self._first and trainer.strategy.broadcast(self.pace.due()):
             # Lightning counts the new epoch already, and would resume one that began: without `ReduceLROnPlateau`.
             counts = trainer.fit_loop.epoch_progress.total, trainer.fit_loop.epoch_progress.current
@@ -291,7 +309,9 @@ class _Watch(Callback):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         made, self._steps_seen = trainer.global_step - self._steps_seen, trainer.global_step
         automatic = pl_module.automatic_optimization
-        if self.epoch < self._planned and not (automatic and loss is None):  # else Lightning counts what was skipped
+        self.batches += 1
+        skipped = automatic and (loss is None or not self._steps_count)  # Lightning counts these steps too
+        if self.epoch < self._planned and not skipped:
             self.steps += made
         if isinstance(loss, Tensor | float):  # a module with manual optimization may return no loss
             parts = trainer.accumulate_grad_batches if automatic else 1  # Lightning divides the loss by it

@@ -5,13 +5,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distens.errors import Diverged, Refused, StorageError
-from distens.models.protocol import Model
+from distens.models.module import is_lightning
+from distens.models.protocol import Model, Rebuilds
 from distens.records import Floats
+from distens.registry import has_capability
 from distens.seeding import derive
 from distens.training.outputs import check_outputs
 
@@ -128,11 +131,6 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     _load(network, tensors)
 
 
-def is_lightning(cls: type) -> bool:
-    """Return True for a class of LightningModule; Lightning is not imported for it."""
-    return any(base.__module__.startswith("lightning.pytorch.") for base in cls.__mro__)
-
-
 def make_late_layers(network: nn.Module, seed: int = 0) -> None:
     """Call the hooks in which a LightningModule may make layers, in Lightning's order; it has no trainer then."""
     if is_lightning(type(network)):
@@ -141,18 +139,6 @@ def make_late_layers(network: nn.Module, seed: int = 0) -> None:
             seed_global(derive(seed, "initialise"))
             hooks.setup("fit")
             hooks.configure_model()
-
-
-def make_lazy_weights(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
-    """Return the network, whose lazy layers (`nn.LazyLinear`) have been given their weights by two rows of zeros."""
-    import torch
-    from torch.nn.parameter import is_lazy
-
-    if any(is_lazy(value) for value in (*network.parameters(), *network.buffers())):
-        with torch.no_grad():
-            network.eval()(torch.zeros((2, *input_shape)))
-        network.train()
-    return network
 
 
 def checksum_weights(network: nn.Module) -> dict[str, int]:
@@ -169,27 +155,41 @@ def _load(network: nn.Module, tensors: Mapping[str, Any], assign: bool = False) 
         raise StorageError(f"the stored arrays do not fit the network of these settings: {error}") from error
 
 
-def restore(build: Callable[[], nn.Module], arrays: Mapping[str, Any]) -> nn.Module:
-    """Rebuild a network from `to_arrays`' arrays, on the CPU.
+def restore(model: Model, input_shape: tuple[int, ...], classes: int, arrays: Mapping[str, Any]) -> nn.Module:
+    """Rebuild a model's network from `to_arrays`' arrays, on the CPU.
 
     Whatever size the settings ask for, the network takes no more memory than the arrays: it is built without memory
-    first, and then gets copies of the arrays.
+    first, and then gets copies of the arrays. (A network that a user's code makes is built for real.)
 
     Args:
-        build: a function that makes the network; its layers must keep all their numbers in `state_dict`.
+        model: its networks keep all their numbers in `state_dict`, unless it rebuilds them itself.
 
     Raises:
         StorageError: the arrays belong to another network.
+        Refused: the network cannot be made.
     """
     import torch
 
+    if has_capability(model, Rebuilds):
+        return restore_built(partial(model.rebuild, input_shape, classes), arrays)
     with torch.device("meta"):
-        network = build()
+        network = model.build(input_shape, classes)
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
     for name, wanted in network.state_dict().items():
         if name in tensors and tensors[name].dtype != wanted.dtype:
             raise StorageError(f"the stored {name} holds {tensors[name].dtype}, the network's {wanted.dtype}")
     _load(network, tensors, assign=True)
+    return network
+
+
+def restore_built(build: Callable[[], nn.Module], arrays: Mapping[str, Any]) -> nn.Module:
+    """Return a network that is built for real, with the weights and buffers of `to_arrays`' arrays, on the CPU.
+
+    Raises:
+        StorageError: the arrays belong to another network.
+    """
+    network = initialise(build, seed=0)
+    load_arrays(network, arrays)
     return network
 
 
@@ -264,8 +264,7 @@ def raw_outputs(network: nn.Module, inputs: Floats, count: int) -> Floats:
     with torch.inference_mode(), local_chance(device.type):
         seed_global(0, device.type)
         found = network.eval()(torch.tensor(np.asarray(inputs, dtype=np.float32)).to(device))
-        check_outputs(network, found, len(inputs), count)
-        return found.float().cpu().numpy()
+        return check_outputs(network, found, len(inputs), count).float().cpu().numpy()
 
 
 def _predicted(network: nn.Module, inputs: Floats, classes: int, link: Callable[[Tensor], Tensor]) -> Floats:
@@ -278,8 +277,7 @@ def _predicted(network: nn.Module, inputs: Floats, classes: int, link: Callable[
     with torch.inference_mode(), local_chance(device.type):
         for first in range(0, len(inputs), PREDICT_ROWS):
             rows = torch.tensor(np.asarray(inputs[first : first + PREDICT_ROWS], dtype=np.float32)).to(device)
-            logits_NC = network(rows)
-            check_outputs(network, logits_NC, len(rows), classes)
+            logits_NC = check_outputs(network, network(rows), len(rows), classes)
             out_NC[first : first + len(rows)] = link(logits_NC.float()).cpu().numpy()
     if not np.isfinite(out_NC).all():
         raise Diverged("the network's predictions are not finite")

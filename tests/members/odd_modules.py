@@ -92,6 +92,18 @@ class Object(Base):
         return Holder(self.logits(inputs))
 
 
+class TwoOfOneShape(Base):
+    def forward(self, inputs: Tensor) -> Any:
+        return self.logits(inputs), self.logits(inputs)
+
+
+class WideLogits(Base):
+    """What is called logits has another shape than they."""
+
+    def forward(self, inputs: Tensor) -> Any:
+        return {"logits": inputs, "other": self.logits(inputs)}
+
+
 class Array(Base):
     def forward(self, inputs: Tensor) -> Any:
         return self.logits(inputs).detach().numpy()
@@ -670,6 +682,37 @@ class LossOnlyAtFirst(Light):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         return self.loss(batch) if self.current_epoch == 0 else None
+
+
+class StepsLater(Light):
+    """The first epoch has no loss."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return self.loss(batch) if self.current_epoch else None
+
+
+class ManualGathering(Manual):
+    """A step for the gradients of several batches, five epochs' by default."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, gathered: int = 20) -> None:
+        super().__init__(input_shape, classes)
+        self.gathered, self.seen = gathered, 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.loss(batch))
+        self.seen += 1
+        if self.seen % self.gathered == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class LearnsBetweenEpochs(Never):
+    """A step of its own after each epoch."""
+
+    def on_train_epoch_end(self) -> None:
+        with torch.no_grad():
+            self.network.last.bias += 1.0
 
 
 class LazyLight(Light):

@@ -218,8 +218,8 @@ def test_a_diverging_network_is_named(settings):
             ["options.random_state", "cannot be set"],
         ),
         ({"kind": "module", "path": "user_module.Plain"}, ["package.module:Class", "'user_module.Plain'"]),
-        ({"kind": "module", "path": "no_such_file:Plain"}, ["no module 'no_such_file'", "PYTHONPATH"]),
-        ({"kind": "module", "path": "user_module:Plan"}, ["has no 'Plan'", "Did you mean 'Plain'?"]),
+        ({"kind": "module", "path": "no_such_file:Plain"}, ["No module named 'no_such_file'", "PYTHONPATH"]),
+        ({"kind": "module", "path": "user_module:Plan"}, ["has no class or function 'Plan'", "Did you mean 'Plain'?"]),
         ({"kind": "module", "path": "user_module:NoNetwork"}, ["subclass of torch.nn.Module", "NoNetwork"]),
         (
             {"kind": "module", "path": "user_module:Plain", "options": {"widht": 3}},

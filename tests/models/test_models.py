@@ -10,18 +10,21 @@ from distens import registry
 from distens.errors import ConfigError, Refused
 from distens.models.lenet import Lenet
 from distens.models.mlp import Mlp
+from distens.models.protocol import Widens
 from distens.models.resnet import Resnet
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.training.network import count_parameters, initialise, parameters, predict_probs
 
-MODELS = registry.names("models")
+OWN = {"module": {"path": "user_module:Wide"}}
+MODELS = {name: {"kind": name, **OWN.get(name, {})} for name in registry.names("models")}
+WIDE = [name for name in MODELS if registry.has_capability(registry.find_plugin("models", name, "model"), Widens)]
 SHAPES = {"image": (1, 8, 8), "large image": (3, 32, 32)}
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_turns_images_into_logits(kind, shape):
-    model = registry.make_plugin("models", kind, "model")
+    model = registry.make_plugin("models", MODELS[kind], "model")
     network = initialise(lambda: model.build(shape, 5), seed=3)
     inputs = np.random.default_rng(0).normal(size=(7, *shape)).astype(np.float32)
     probs_NC = predict_probs(network, inputs, classes=5)
@@ -33,13 +36,17 @@ def test_every_model_turns_images_into_logits(kind, shape):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_trains_on_one_row(kind):
-    network = registry.make_plugin("models", kind, "model").build((1, 8, 8), 3)
+    network = registry.make_plugin("models", MODELS[kind], "model").build((1, 8, 8), 3)
     network.train()(torch.ones(1, 1, 8, 8)).sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_every_model_widens(kind):
+def test_which_models_have_a_width():
+    assert WIDE == ["lenet", "mlp", "resnet"]
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_every_model_with_a_width_widens(kind):
     model = registry.make_plugin("models", kind, "model")
     shape = (1, 8, 8)
     small, same, large = (count_parameters(model.widened(f), shape, 3) for f in (0.01, 1.0, 2.0))
@@ -50,7 +57,7 @@ def test_every_model_widens(kind):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_starts_from_the_seed_alone_and_leaves_global_chance_alone(kind):
-    model = registry.make_plugin("models", kind, "model")
+    model = registry.make_plugin("models", MODELS[kind], "model")
     before = torch.get_rng_state()
     first = initialise(lambda: model.build((1, 8, 8), 3), seed=1).state_dict()
     torch.rand(5)

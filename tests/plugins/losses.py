@@ -17,3 +17,14 @@ def by_row(outputs, targets):
 
 def alone(outputs):
     return torch.zeros(())
+
+
+NO_WEIGHTS = {}
+
+
+def broken(outputs, targets):
+    return functional.cross_entropy(outputs, targets, **NO_WEIGHTS["weights"])
+
+
+def labels_alone(outputs, targets):
+    return functional.nll_loss(outputs.log_softmax(1), targets)

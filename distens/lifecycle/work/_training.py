@@ -239,8 +239,14 @@ def _write(predictions: Mapping[str, Floats], folder: str, shared: RunContext) -
 
 
 def _score_on_search(predictions: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
-    """Return the metrics of predictions on the *search* split; none where a federation's server has no such rows."""
-    return dataset.target.metrics(predictions["search"], dataset.targets["search"]) if "search" in predictions else {}
+    """Return the metrics of predictions on the *search* split; none where a federation's server has no such rows.
+
+    Raises:
+        Diverged, Refused: the user's own metric is not finite, or raised an error.
+    """
+    if "search" not in predictions:
+        return {}
+    return _finite(dataset.measured.metrics(predictions["search"], dataset.targets["search"]))
 
 
 def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float]:
