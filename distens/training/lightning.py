@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,31 +21,26 @@ import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
 from distens.records import LOGGED_PREFIX, State
 from distens.seeding import derive
 from distens.training._lightning_callbacks import BestWeights, LoggedValues, NumberLogger, admit_callbacks
-from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
+from distens.training._lightning_parts import CHECKPOINT, FINAL, Loss, Order, Plain, StateIO
+from distens.training.checkpoint import CheckpointTimer, decode_tree
 from distens.training.context import Context
-from distens.training.loop import budget_start, order, to_tensors
+from distens.training.loop import budget_start, to_tensors
 from distens.training.network import checksum_weights, load_tensors, local_chance, parameters
-from distens.training.outputs import check_outputs
 from distens.training.surroundings import keep_interrupts, repeat_kernels, silence_lightning
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 MAX_BATCHES_WITHOUT_STEP = 32
 """The batches that a module with manual optimization may take for its first step, as it may gather the gradients of
 several epochs; with automatic optimization an epoch is enough. Both are looked at between epochs only."""
-
-CHECKPOINT = "checkpoint"
-"""The path of distens' own checkpoint for Lightning; all other paths are those of the module's callbacks."""
 
 LIGHTNING_FOLDER = Path(lightning.__file__).parent
 
@@ -123,12 +118,12 @@ def fit_module(
             buffers; or a callback of the module or an argument of the Trainer cannot be used.
     """
     rank, processes = (group.rank, group.processes) if group else (0, 1)
-    order = _Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
+    order = Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
     if not len(order):
         raise Refused(f"{len(examples.inputs)} rows are too few for {processes} processes")
     module = network
     if not isinstance(module, LightningModule):
-        module = _Plain(network, loss, course.learning_rate or 1e-3, examples.classes)
+        module = Plain(network, loss, course.learning_rate or 1e-3, examples.classes)
     identity = {**course.identity(), "seed": context.seed, "processes": processes}
     until, state = context.until(course.epochs), context.checkpoint.load()
     if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
@@ -148,11 +143,12 @@ def fit_module(
         logger = NumberLogger(folder)
         best, logged = BestWeights() if course.keep == "best" else None, LoggedValues(logger)
         # `watch` comes after the others, as it saves what they have kept of the epoch that ended.
+        checkpoints = StateIO(watch, state, identity)
         trainer = _make_trainer(
             max(course.epochs, until),
             cuda,
             group,
-            plugins=[_StateIO(watch, state, identity)],
+            plugins=[checkpoints],
             callbacks=[*filter(None, [best]), logged, watch],
             logger=logger,
             default_root_dir=folder,
@@ -163,7 +159,7 @@ def fit_module(
         )
         if state is not None and _is_over(state, until):  # trained up to its budget or end, but not reported
             tree = decode_tree(state)
-            load_tensors(module, tree["state_dict"])
+            load_tensors(module, tree.get(FINAL, tree["state_dict"]))
             for callback in filter(None, [best, logged]):
                 if kept := tree["callbacks"].get(callback.state_key):
                     callback.load_state_dict(kept)
@@ -172,6 +168,7 @@ def fit_module(
                 held = validation and _validation_loader(validation, course.batch_size)
                 trainer.fit(module, loader, held, ckpt_path=CHECKPOINT if state else None)
             _check_progress(type(network).__name__, module, watch)
+            checkpoints.finish(module)
     if best is not None:
         best.restore(module)
     network.to(context.device)
@@ -237,48 +234,6 @@ def _check_progress(name: str, module: LightningModule, watch: _Watch) -> None:
     else:
         why = "it made no step: configure_optimizers must return an optimizer of the module's weights"
     raise Refused(f"{name}: no weight changed in {watch.epoch} epoch{'s' * (watch.epoch > 1)}; {why}")
-
-
-class _Plain(LightningModule):
-    """A LightningModule around a plain network."""
-
-    def __init__(self, network: nn.Module, loss: Loss, learning_rate: float, classes: int | None = None) -> None:
-        super().__init__()
-        self._classes = classes
-        self.network, self._loss, self._learning_rate = network, loss, learning_rate
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        inputs, targets = batch
-        return self._loss(check_outputs(self.network, self.network(inputs), len(inputs), self._classes), targets)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        if not parameters(self.network):
-            raise Refused(f"{type(self.network).__name__}: has no weights to learn")
-        return torch.optim.AdamW(self.parameters(), lr=self._learning_rate)
-
-
-class _Order(Sampler[Tensor]):
-    """A sampler that gives the row numbers of each batch of one process; Lightning sets the epoch."""
-
-    def __init__(self, rows: int, batch_size: int, seed: int, rank: int, processes: int) -> None:
-        self._rows, self._size, self._seed = rows, batch_size, seed
-        self._rank, self._processes = rank, processes
-        self._epoch = 0
-        full, rest = divmod(rows, batch_size)
-        least = 2 * processes if full else processes
-        self._count = full + (rest >= least)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Tensor]:
-        batches = order(self._rows, self._seed, self._epoch).split(self._size)
-        for batch in batches[: self._count]:
-            even = len(batch) - len(batch) % self._processes
-            yield batch[self._rank : even : self._processes]
 
 
 class _Watch(Callback):
@@ -382,37 +337,6 @@ class _Watch(Callback):
         for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
             progress.reset_on_run()
         trainer.save_checkpoint(CHECKPOINT)
-
-
-class _StateIO(CheckpointIO):
-    """A Lightning plug-in that keeps Lightning's checkpoint as the state in the member's checkpoint.
-
-    At other paths, it writes Lightning's own files for callbacks of the module, and never loads one: they are pickles.
-    """
-
-    def __init__(self, watch: _Watch, state: State | None, identity: Mapping[str, Any]) -> None:
-        self._watch, self._state, self._identity = watch, state, identity
-        self._files = TorchCheckpointIO()
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        if path != CHECKPOINT:
-            self._files.save_checkpoint(checkpoint, path, storage_options)
-            return
-        # The module is rebuilt from the settings: its hyperparameters need not be kept, and may be any object.
-        kept = {key: value for key, value in checkpoint.items() if not key.startswith(("hyper_", "hparams_"))}
-        watch, pace = self._watch, self._watch.pace
-        counts = {"epoch": watch.epoch, "steps": watch.steps, "ended": watch.ended, "stopped": watch.stopped}
-        numbers = {**counts, "seconds": pace.seconds(), "loss": watch.mean, "began": watch.began}
-        pace.save(encode_tree(kept, {**numbers, "budget": watch.budget, "of": self._identity}))
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        if path != CHECKPOINT:
-            raise Refused(f"{path}: distens loads no checkpoint of Lightning's, which is a pickle")
-        assert self._state is not None
-        return decode_tree(self._state)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        self._files.remove_checkpoint(path)
 
 
 @contextmanager

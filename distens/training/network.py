@@ -149,7 +149,8 @@ def checksum_weights(network: nn.Module) -> dict[str, int]:
 
 def _load(network: nn.Module, tensors: Mapping[str, Any], assign: bool = False) -> None:
     try:
-        network.load_state_dict(tensors, assign=assign)
+        strict = getattr(network, "strict_loading", True)  # a LightningModule may leave weights out of its state
+        network.load_state_dict(tensors, strict=bool(strict), assign=assign)
     except RuntimeError as error:
         raise StorageError(f"the stored arrays do not fit the network of these settings: {error}") from error
 

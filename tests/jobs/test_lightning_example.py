@@ -12,7 +12,13 @@ FOLDER = Path(__file__).parents[2] / "jobs" / "examples" / "lightning_validation
 def test_the_example_validates_stops_early_and_keeps_the_best_epoch(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     options = "members.digits.options"
-    changes = [f"{options}.learning_rate=0.01", f"{options}.width=64", "search.members=1", f"storage={tmp_path}"]
+    changes = [
+        f"{options}.learning_rate=0.01",
+        f"{options}.width=64",
+        "search.members=1",
+        "data.rows=600",
+        f"storage={tmp_path}",
+    ]
     config = distens.load_config(FOLDER / "run.yaml", [*changes, "runtime=inline", "tracking=off"])
     result = distens.run(config)
     (entry,) = Ledger(Store(result.path)).finished("search")

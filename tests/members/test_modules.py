@@ -139,7 +139,7 @@ def test_a_value_that_training_changes_beside_the_state_is_refused_after_the_fir
 
 KEPT = ["Base", "TensorExtraState", "Lazy", "Parametrised", "Shared", "Bfloat16", "ComplexWeights", "Means"]
 KEPT += ["Double", "InfiniteAtFirst", "Frozen", "LazyLight", "OwnOptimizer"]
-KEPT += ["MadeLate", "MadeInSetup", "UsesTrainer", "Averaged", "AveragedStatistics", "Validated"]
+KEPT += ["Partial", "MadeLate", "MadeInSetup", "UsesTrainer", "Averaged", "AveragedStatistics", "Validated"]
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -267,7 +267,7 @@ class Interrupted(Checkpoint):
 
 
 RESUMED = ["Light", "EverySecond", "Manual", "ManualTwo", "Validated", "Stopping", "Averaged", "AveragedStatistics"]
-RESUMED += ["MadeLate", "MadeInSetup", "Lazy", "Falling"]
+RESUMED += ["MadeLate", "MadeInSetup", "Lazy", "Falling", "Partial"]
 
 
 @pytest.mark.parametrize("name", RESUMED)
@@ -389,6 +389,22 @@ def test_a_module_that_stopped_itself_stays_stopped_at_the_next_rung(tmp_path):
     assert [one["new_epochs"] for one in found] == [1, 1, 0]
     assert found[-1]["steps"] == through["steps"]
     np.testing.assert_array_equal(in_rungs.predict(data.inputs), whole.predict(data.inputs))
+
+
+@pytest.mark.parametrize("name", ["Light", "Averaged", "AveragedStatistics", "Stopping", "ChangedAtEnd"])
+def test_a_rung_that_ended_and_was_not_reported_is_not_trained_again(name, tmp_path):
+    """What the end of the first rung makes of the weights is what it predicts with, and not where the second begins."""
+    data, stores = problem(), [Store(str(tmp_path / folder)) for folder in ("through", "killed")]
+    found = []
+    for store, attempts in zip(stores, (1, 2), strict=True):
+        for budget in (4, 6):
+            for _ in range(attempts):
+                trained = member(name, epochs=6)
+                metrics = trained.fit(data, Context(1, Checkpoint(store, "m"), budget=budget))
+            found.append((metrics["steps"], trained.predict(data.inputs)))
+    for (steps, predictions), (steps_again, predictions_again) in zip(found[:2], found[2:], strict=True):
+        assert steps == steps_again
+        np.testing.assert_array_equal(predictions, predictions_again)
 
 
 @pytest.mark.parametrize("name", ["Light", "Validated", "Falling", "MadeLate", "Averaged"])

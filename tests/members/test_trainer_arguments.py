@@ -113,6 +113,7 @@ def test_a_plain_network_has_the_arguments_too():
     assert fitted({"precision": "bf16-mixed", "accumulate_grad_batches": 4}, "Base")[0]["steps"] == 3
 
 
+@pytest.mark.filterwarnings("ignore:Error detected in")
 def test_anomalies_are_found():
     with pytest.raises(RuntimeError, match="returned nan values"):
         fitted({"detect_anomaly": True}, "NanGradient")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 class Digits(L.LightningModule):
     def __init__(self, width=128, learning_rate=1e-3, dropout=0.2):
         super().__init__()
-        self.save_hyperparameters()
+        self.learning_rate = learning_rate
         layers = [nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 10)]
         self.layers = nn.Sequential(*layers)
 
@@ -30,7 +30,7 @@ class Digits(L.LightningModule):
         self.log("val_acc", (logits.argmax(1) == y).float().mean())
 
     def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams.learning_rate)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=2, factor=0.3)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
 
