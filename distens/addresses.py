@@ -141,6 +141,15 @@ def describe_failure(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:MAX_TEXT]}{place}"
 
 
+def find_missing_module(error: BaseException | None) -> str | None:
+    """Return the name of the module for want of which something failed; None if it failed for another reason."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            return error.name
+        error = error.__cause__
+    return None
+
+
 def _is_our_own(address: str, module: str, where: str) -> ConfigError:
     folders, _, file = module.rpartition(".")
     hint = f", as {file!r}" if folders.count(".") == 1 and not file.startswith("_") else ""

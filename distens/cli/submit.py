@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distens import __version__
+from distens import __version__, addresses
 from distens.cli.sent_files import find_files
 from distens.config import raw_values
 from distens.config.config import Config, read_text, read_yaml
@@ -46,6 +46,9 @@ EXCLUDED = (".git", ".venv", "venv", "__pycache__", "mlruns", "mlflow.db*")
 """Files that are not sent to the cluster, besides those that `.gitignore` names."""
 
 FAILED, STOPPED = 1, 130
+
+BRINGING = ("pip", "uv", "conda", "py_modules", "image_uri", "container")
+"""The keys of Ray's runtime environment that bring modules to a job."""
 
 ANSWER_SECONDS = 20.0
 """How long a server may take to answer a question."""
@@ -95,29 +98,40 @@ class Job:
         place, root = file.resolve(), working_dir.resolve()
         if not place.is_relative_to(root):
             raise ConfigError(f"{file}: not in the working directory {root}; only that folder is sent to the cluster")
-        name = _check_run(config)
+        given = _runtime_env(more)
+        name, lines = _check_run(config, [key for key in BRINGING if key in given], more)
         changes = [word for change in overrides for word in ("--set", change)]
         doing = ["run", "--resume"] if config.sweep is None else ["sweep"]
         command = ["python", "-m", "distens.cli", *doing, str(place.relative_to(root)), *changes]
-        given = _runtime_env(more)
         env_vars = {**_environment(variables), **given.pop("env_vars", {})}
         sent = find_files(root, EXCLUDED, given.pop("excludes", []))
         env = {"working_dir": str(root), "excludes": sent.excludes, "env_vars": env_vars, **given}
-        return cls(shlex.join(command), env, name, sent.lines())
+        return cls(shlex.join(command), env, name, [*lines, *sent.lines()])
 
 
-def _check_run(config: Config) -> str:
-    """Return the name of the config's run or sweep, once the config has passed the checks that can be made here.
+def _check_run(config: Config, brought: Sequence[str], more: Path | None) -> tuple[str, list[str]]:
+    """Return the name of the config's run or sweep, and lines for the user, after the checks that can be made here.
+
+    Args:
+        brought: the keys of the runtime environment that bring modules; what is not installed here may be there.
+        more: the file of the runtime environment, for messages.
 
     Raises:
         ConfigError: the cluster would refuse the config.
     """
     check_results_kept(config, there=False)
     if config.sweep is not None:
-        return f"{config.name}-sweep"
+        return f"{config.name}-sweep", []
     from distens import coordinator
 
-    return coordinator.make_plan(config).config.run_name()
+    try:
+        return coordinator.make_plan(config).config.run_name(), []
+    except ConfigError as error:
+        if not brought or (missing := addresses.find_missing_module(error)) is None:
+            raise
+    keys = ", ".join(f"`{key}`" for key in brought)
+    line = f"{config.name}: not checked here, as there is no module {missing!r}, which {keys} in {more} may bring"
+    return config.name, [f"{line}: the job checks the config as it begins"]
 
 
 def in_package() -> bool:
@@ -241,8 +255,8 @@ def connect_jobs(address: str) -> Any:
         ) from error
     except Exception as error:  # Ray raises errors of `requests`, and its own RuntimeError and ConnectionError
         hint = (
-            ". A cluster with token authentication needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH "
-            "set here, too"
+            ". A cluster with token authentication needs RAY_AUTH_MODE=token set here, too; and, unless the token is "
+            "in Ray's own file (~/.ray/auth_token), RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         )
         why = str(error)
         told = hint if any(word in why.lower() for word in ("auth", "token")) else ""

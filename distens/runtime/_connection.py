@@ -19,8 +19,8 @@ from distens.errors import RunError, shorten_value
 log = logging.getLogger("distens")
 
 TOKEN_HINT = (
-    "A cluster with token authentication needs RAY_AUTH_MODE=token, "
-    "and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, in the environment"
+    "A cluster with token authentication needs RAY_AUTH_MODE=token in the environment; and, unless the token is in "
+    "Ray's own file (~/.ray/auth_token), RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
 )
 
 CONNECT_SECONDS = 10.0

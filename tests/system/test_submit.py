@@ -104,6 +104,28 @@ def test_a_run_goes_along_with_its_code_and_its_exit_code_comes_back(cluster, pr
     assert "best_single" in again.stdout and "m0000" not in again.stdout
 
 
+def test_a_module_that_the_job_brings_is_looked_for_there(cluster, project):
+    """It lies in a folder beside the working directory, which `py_modules` sends; here it cannot be imported."""
+    (project.parent / "brought" / "elsewhere").mkdir(parents=True)
+    (project.parent / "brought" / "elsewhere" / "__init__.py").write_text(NETS)
+    (project / "more.yaml").write_text(f"py_modules: ['{project.parent}/brought/elsewhere']")
+    members = "members={mine: {kind: module, path: 'elsewhere:Small', epochs: 3}}"
+    code, text = ended(submitted(cluster, project, "iris.yaml", "--set", members))
+    assert code == 2 and "elsewhere" in text
+    code, text = ended(submitted(cluster, project, "iris.yaml", "--set", members, "--runtime-env", "more.yaml"))
+    assert code == 0, text
+    said = "iris: not checked here, as there is no module 'elsewhere', which `py_modules` in more.yaml may bring"
+    assert said in text and "best_single" in text
+
+
+def test_other_faults_are_found_here_whatever_the_job_brings(project, monkeypatch):
+    monkeypatch.chdir(project)
+    Path("more.yaml").write_text("{pip: [einops]}")
+    config = load_config("iris.yaml", ["storage=/tmp/runs", "tracking=off", "search=annealing"])
+    with pytest.raises(ConfigError, match="annealing"):
+        submit.Job.of(config, Path("iris.yaml"), more=Path("more.yaml"))
+
+
 def test_what_is_wrong_with_a_config_is_said_before_anything_goes(cluster, project):
     before = jobs(cluster)
     code, text = ended(submitted(cluster, project, "iris.yaml", "--set", "search.members=x"))

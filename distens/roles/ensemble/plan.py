@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distens import registry
-from distens.addresses import is_address
+from distens.addresses import find_missing_module, is_address
 from distens.combine.protocol import Combiner, NeedsClasses
 from distens.config.config import Config
 from distens.config.sections import DEFAULT_MEMBERS, Spec
@@ -235,6 +235,7 @@ def _with_default_ranges(name: str, template: dict[str, Any]) -> dict[str, Any]:
 def _check_corners(space: Space) -> dict[str, TrainingLength]:
     """Build a member at the ends of all ranges; return family -> training lengths, of families trained in parts."""
     findings: dict[str, None] = {}
+    causes: list[ConfigError] = []
     lengths: dict[str, TrainingLength] = {}
     for settings in space.corners():
         try:
@@ -243,10 +244,11 @@ def _check_corners(space: Space) -> dict[str, TrainingLength]:
                 _add_length(lengths, settings["family"], member)
         except ConfigError as error:
             findings.update(dict.fromkeys(str(error).splitlines()))
+            causes.append(error)
             if len(findings) >= MAX_FINDINGS:
                 break
-    if findings:
-        raise ConfigError("\n".join(findings))
+    if findings:  # a module that is not here may be elsewhere (see `distens.cli.submit`), another fault is one anywhere
+        raise ConfigError("\n".join(findings)) from min(causes, key=lambda e: find_missing_module(e) is not None)
     return lengths
 
 
