@@ -22,14 +22,16 @@ from distens.training.stages import Numbers, Stage, Sum
 def layer_kinds(network: nn.Module) -> frozenset[str]:
     """Return the kinds of layers in a stack of such networks, from their structure alone.
 
-    For a chain: `dense`, and `images` and `blocks` (of image layers) if it has any; for any other network: `vmap`.
+    For a chain: `dense`, and `images`, `sums` and `blocks` (of image layers) if it has any; for any other network:
+    `vmap`.
     """
     parts = _parts(network)
     if parts is None:
         return frozenset({"vmap"})
     images, _ = parts
-    blocks = any(next(layer.children(), None) is not None and type(layer) is not Sum for layer in images)
-    return frozenset({"dense"} | ({"images"} if images else set()) | ({"blocks"} if blocks else set()))
+    found = {"dense"} | ({"images"} if images else set())
+    found |= {"sums" if type(layer) is Sum else "blocks" for layer in images if next(layer.children(), None) is not None}
+    return frozenset(found)
 
 
 def flattens_first(network: nn.Module) -> bool:

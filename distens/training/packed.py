@@ -152,6 +152,10 @@ VMAP_STEP_FLOPS = 1.5e7
 """The same for networks that are stacked by vmap. Measured in packs: an MLP of 4e6 operations 3.5, of 1.5e7 1.1, of 6e7
 0.8; a network of two convolutions of 1e7 1.5 to 2, of 4e7 0.9, of 4e8 0.8."""
 
+SUMS_STEP_FLOPS = 5e8
+"""The same for networks of images with sums of branches: residual networks of 3e7 operations 1.8, of 1e8 1.2, of 5e8
+1.0, of 2e9 0.9."""
+
 WRITTEN_OUT = frozenset({"dense", "images"})
 """The kinds of layers (see `NetworkStack`) that are faster stacked on a CPU too; other kinds run the networks' own
 code."""
@@ -188,8 +192,8 @@ def advise_kinds(
     if gpu:
         size = max(1, min(MAX_MEMBERS_ON_GPU, round(GPU_STEP_FLOPS / flops)))
         return size, f"{numbers} leave a GPU idle{how}" if size > 1 else f"{numbers} keep a GPU busy"
-    most = VMAP_STEP_FLOPS if "vmap" in kinds else math.inf if "images" in kinds else DENSE_STEP_FLOPS
-    if flops > most:
+    limits = {"vmap": VMAP_STEP_FLOPS, "sums": SUMS_STEP_FLOPS, "images": math.inf, "dense": DENSE_STEP_FLOPS}
+    if flops > next(limit for kind, limit in limits.items() if kind in kinds):
         return 1, f"{numbers} keep a CPU busy{how}"
     return _cpu_chunk(network, example, batch_size), f"{numbers}, cheaper together than one by one{how}"
 

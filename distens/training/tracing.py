@@ -50,9 +50,11 @@ def trace_chain(network: nn.Module, example: Tensor) -> nn.Sequential:
         with torch.no_grad(), local_chance("cpu"):
             network.eval()
             shapes.run(example)
+        chain = nn.Sequential(*_Reader(tracer.root, shapes.values).read(graph))
+    except NoChain:
+        raise
     except Exception as error:  # the network's own code may raise anything when it is given symbols
         raise NoChain(f"forward cannot be traced ({type(error).__name__}: {_first_line(error)})") from error
-    chain = nn.Sequential(*_Reader(tracer.root, shapes.values).read(graph))
     if layer_kinds(chain) == {"vmap"}:
         raise NoChain("forward's layers are not image layers, a flattening and dense layers, in this order")
     used = [id(p) for p in chain.parameters()]

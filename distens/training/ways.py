@@ -25,8 +25,8 @@ class Way:
     """A way to compute networks of one architecture together.
 
     Attributes:
-        kinds: the kinds of layers: `dense`, `images`, `blocks` (of image layers), `vmap`; `alone` for a single network
-            whose own code runs.
+        kinds: the kinds of layers: `dense`, `images`, `sums` and `blocks` of image layers, `vmap`; `alone` for a single
+            network whose own code runs.
         template: one of the networks, a copy on the CPU.
         chain: a chain of layers that share the template's numbers; None: the template's own code runs, by vmap.
         layers: the names of all dropout layers.

@@ -168,7 +168,7 @@ OWN = [
     (Adding, (12,), {"dense"}),
     (Activations, (12,), {"dense"}),
     (Images, IMAGES, {"images", "dense"}),
-    (ResidualImages, IMAGES, {"images", "dense"}),
+    (ResidualImages, IMAGES, {"images", "sums", "dense"}),
     (Vmapped, (12,), {"vmap"}),
 ]
 
@@ -620,6 +620,14 @@ def test_what_is_no_chain_runs_by_vmap_and_it_is_said_why(build, why):
     dict(packed.fit_pack(pack, data))
     for seed, each in enumerate(pack):
         same(each.network, alone(build, data, how, Context(seed))[0])
+
+
+def test_members_whose_logits_only_the_classes_tell_are_predicted_one_by_one():
+    networks = [TwoHeads() for _ in range(2)]
+    inputs = examples().inputs
+    together = network.stack(networks, (12,), CLASSES)(inputs)
+    for one, probs_NC in zip(networks, together, strict=True):
+        np.testing.assert_array_equal(probs_NC, network.predict_probs(one, inputs, CLASSES))
 
 
 def test_a_gradient_of_ones_own_is_noticed():
