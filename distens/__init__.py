@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from distens.config.config import Config, load_config
-    from distens.coordinator import resume, run
+    from distens.coordinator import load_result, resume, run
     from distens.errors import (
         BundleError,
         ConfigError,
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
         RunError,
         StorageError,
     )
+    from distens.own_loop import ensemble, load_data, member
     from distens.serve.predictor import load
 
 _HOME = {
     "Config": "config.config",
     "load_config": "config.config",
+    "load_result": "coordinator",
     "run": "coordinator",
     "resume": "coordinator",
     "load": "serve.predictor",
+    **dict.fromkeys(("ensemble", "load_data", "member"), "own_loop"),
     **dict.fromkeys(("BundleError", "ConfigError", "DataError", "DistensError", "RunError", "StorageError"), "errors"),
 }
 
@@ -42,8 +45,12 @@ __all__ = [
     "DistensError",
     "RunError",
     "StorageError",
+    "ensemble",
     "load",
     "load_config",
+    "load_data",
+    "load_result",
+    "member",
     "resume",
     "run",
 ]

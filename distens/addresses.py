@@ -9,6 +9,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +44,7 @@ def is_ours(cls: type) -> bool:
     return cls.__module__.split(".")[0] == _OURS
 
 
+@cache
 def check_address(address: str, where: str) -> None:
     """Check that an address is well formed, and not of a class that has a shorter name; nothing is imported.
 

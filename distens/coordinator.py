@@ -13,6 +13,7 @@ import shlex
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from distens import registry
@@ -27,11 +28,14 @@ from distens.errors import (
     did_you_mean,
     report_damage,
 )
-from distens.lifecycle import resuming
+from distens.evaluate import report
+from distens.lifecycle import going_on, resuming
+from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import ProgressEvent, Watch
 from distens.lifecycle.results import Result
-from distens.lifecycle.session import Data, Plan, Session, silent
-from distens.roles.protocol import Role
+from distens.lifecycle.session import Data, Minimises, Plan, Session, silent
+from distens.roles.protocol import GoesOn, Role
+from distens.storage import editions
 from distens.storage.store import Store
 from distens.training.autologging import without_autologging
 
@@ -91,20 +95,43 @@ def run(config: Config, watch: Watch | None = None, overwrite: bool = False, res
     if store.exists("run.json"):
         if not overwrite and _begun(store):  # else it failed before anything was trained
             if resume:
-                return carry_out(plan, store, watch or silent, _read_info(store))
-            done = store.exists("results.json")
-            place = shlex.quote(store.url)
-            hint = f"`distens report {place}` shows it" if done else f"`distens resume {place}` continues it"
-            state = "has finished" if done else "was not finished"
-            stored = store.read_json("run.json").get("sources")
-            if edited := describe_edited(plan.config.model_dump(mode="json"), stored):
-                state = f"had other code: since it began, there were edits of {edited}"
-            raise RunError(
-                f"{store.url}: this run {state}; {hint}. `--overwrite` starts it afresh; another `seed` makes "
-                "another run beside it"
-            )
+                info = _read_info(store)
+                return carry_out(_as_last_asked(plan, store, info), store, watch or silent, info)
+            raise RunError(_describe_there(plan.config, store))
         store.delete()
     return carry_out(plan, store, watch or silent, None)
+
+
+def _describe_there(config: Config, store: Store) -> str:
+    """Return the message that a run of a config is there already."""
+    info, place, newest = _read_info(store), shlex.quote(store.url), editions.find_newest(store)
+    hint = f"`distens report {place}` shows it" if newest else f"`distens resume {place}` continues it"
+    state = "has finished" if newest else "was not finished"
+    if "edition" in info:
+        changes = going_on.find_changes(config.identity(), info["identity"])
+        state += f", and something else was asked of it since ({'; '.join(map(str, changes))})"
+        if 0 < newest < info["edition"]:
+            hint += f", as far as it had finished; `distens resume {place}` continues it"
+    if edited := describe_edited(config.model_dump(mode="json"), info.get("sources")):
+        state = f"had other code: since it began, there were edits of {edited}"
+    return (
+        f"{store.url}: this run {state}; {hint}. `--overwrite` starts it afresh; another `seed` makes another run "
+        "beside it"
+    )
+
+
+def _as_last_asked(plan: Plan, store: Store, info: dict[str, Any]) -> Plan:
+    """Return the plan of a run as it was last asked, where that is not what it began with; else the given plan."""
+    if "edition" not in info or plan.config.identity() == info["identity"]:
+        return plan
+    places = {part: getattr(plan.config, part) for part in ("storage", "runtime", "tracking")}
+    return make_plan(_read_config(store).model_copy(update=places))
+
+
+def _read_config(store: Store, overrides: Sequence[str] = ()) -> Config:
+    with report_damage(f"{store.url}/config.yaml"):
+        text = store.read("config.yaml").decode()
+    return parse_yaml(text, f"{store.url}/config.yaml", overrides)
 
 
 def _begun(store: Store) -> bool:
@@ -132,29 +159,47 @@ def _read_info(store: Store) -> dict[str, Any]:
 
 
 def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ()) -> Result:
-    """Resume a run that was interrupted, from its folder; tasks that finished are not done again.
+    """Resume a run that was interrupted, from its folder, or go on with one that has finished.
+
+    Tasks that finished are not done again. What a finished run goes on to find is the next edition of its results; the
+    earlier ones stay as they are (see `distens.storage.editions`).
 
     Args:
         path: the run's folder.
         watch: called with an update after each dispatch and each outcome.
-        overrides: `key.key=value`, for `runtime` and `tracking`, and to raise `schedule.maximum` (of a finished run
-            too), with `search.members`; any other change would make it another run.
+        overrides: `key.key=value`, for `runtime` and `tracking`; and where the role can follow, for more members
+            (`search.members=40`) or other decisions (`select=quadratic`). Any other change would make it another run.
 
     Raises:
-        ConfigError: the config was changed, in the folder or by `overrides`.
+        ConfigError: the config was changed, in the folder or by `overrides`, in a way that the run cannot follow.
         RunError, StorageError: there is no run to resume.
     """
     store = Store(path)
     info = _read_info(store)
-    with report_damage(f"{store.url}/config.yaml"):
-        text = store.read("config.yaml").decode()
-    config = parse_yaml(text, f"{path}/config.yaml", overrides)
-    with report_damage(f"{store.url}/run.json"):
-        deeper = resuming.goes_deeper(config, info["identity"], path)
-    plan = make_plan(config)
-    if deeper:
-        resuming.deepen(plan.config, store, info)
+    config = _read_config(store, overrides)
+    found = going_on.find_changes(info["identity"], config.identity())
+    plan = _follow(config, found, store, info) if found else make_plan(config)
     return carry_out(plan, store, watch or silent, info)
+
+
+def _follow(config: Config, found: Sequence[going_on.Change], store: Store, info: dict[str, Any]) -> Plan:
+    """Return the plan of a run that goes on with a changed config, once its folder is prepared for that.
+
+    Raises:
+        ConfigError: the run cannot follow the changes that were found.
+    """
+    role = role_of(config)
+    if found[0].key == "role" or not registry.has_capability(role, GoesOn):
+        why = f"A run of role `{info['identity'].get('role')}` is resumed as it was."
+        going_on.refuse(store.url, found[0], why, "Only storage, runtime and tracking may differ.")
+    role.check_changes(found, store.url)
+    plan = make_plan(config)
+    if changes := going_on.resolve(found, info["identity"], plan.config.identity()):
+        name = editions.file_of(editions.RESULTS, info.get("edition", 1))
+        results = store.read_json(name) if store.exists(name) else None
+        ended = role.follow(plan, changes, Ledger(store), results, store.url)
+        going_on.go_on(plan.config, store, info, ended)
+    return plan
 
 
 def carry_out(
@@ -174,7 +219,48 @@ def carry_out(
         again = f"once the storage works again, `distens resume {shlex.quote(store.url)}` continues the run"
         raise StorageFailed(f"{error}. No finished task is lost: {again}") from error
     watch(ProgressEvent("done", "finished"))
-    return replace(result, notes=(*result.notes, *session.notes))
+    return replace(
+        result,
+        notes=(*result.notes, *session.notes),
+        metric=_metric(plan),
+        data=partial(role.data, plan),
+    )
+
+
+def load_result(path: str) -> Result:
+    """Return the newest result of a finished run, from its folder.
+
+    Args:
+        path: the run's folder: a local path or any pyarrow address.
+
+    Raises:
+        RunError: there is no run, or it has not finished.
+        ConfigError, StorageError: the folder's config was changed, or a file is damaged.
+    """
+    store = Store(path)
+    _read_info(store)
+    if not (edition := editions.find_newest(store)):
+        raise RunError(
+            f"{store.url}: this run was not finished; `distens resume {shlex.quote(store.url)}` continues it"
+        )
+    with report_damage(f"{store.url}/config.yaml"):
+        plan = make_plan(parse_yaml(store.read("config.yaml").decode(), f"{path}/config.yaml"))
+    results = store.read_json(name := editions.file_of(editions.RESULTS, edition))
+    with report_damage(f"{store.url}/{name}"):
+        return Result(
+            store.url,
+            report.rows_of(results),
+            results["missing"],
+            results["verdict"],
+            results.get("weights", {}),
+            metric=_metric(plan),
+            data=partial(role_of(plan.config).data, plan),
+        )
+
+
+def _metric(plan: Plan) -> str:
+    """Return the key of what a run minimised, in its members' reports; "" if its role compares none."""
+    return plan.metric if registry.has_capability(plan, Minimises) else ""
 
 
 def open_storage(config: Config) -> Store:

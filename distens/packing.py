@@ -77,7 +77,7 @@ class Planner:
         dispatch_seconds: the time that dispatching one pack costs.
         on_gpu: returns True if a member with given settings is trained on a GPU.
         input_shape, classes: of the data.
-        reasons: family -> a sentence that gives the pack size and the reason for it.
+        reasons: family -> a sentence that gives the number of members that train as one program, and the reason.
     """
 
     pack: PackSize
@@ -100,18 +100,23 @@ class Planner:
                 need not stay small until there are results.
             blind: True if the search makes no use of `finished`.
         """
+        if self.pack == 1:
+            return 1
+        shared, family = make_pack_key(settings), str(settings.get("family", settings["kind"]))
+        size, reason = self._advised(shared, settings) if shared is not None else (1, "trained one at a time")
+        alone = size == 1 and shared is not None
+        if alone:
+            self.reasons[family] = f"one at a time: {reason}"
         if self.pack != "auto":
             return max(1, min(self.pack, left))
-        shared = make_pack_key(settings)
-        size, reason = self._advised(shared, settings) if shared is not None else (1, "trained one at a time")
         if size > 1:
             if finished is not None and not blind:
                 size = min(size, max(1, len(finished) // FINISHED_PER_TASK))
         elif finished is not None:
             size = self._count_short_tasks(finished)
         size = max(1, min(size, math.ceil(left / self.slots())))
-        if size > 1:
-            self.reasons[str(settings.get("family", settings["kind"]))] = f"{size} at a time: {reason}"
+        if size > 1 and not alone:
+            self.reasons[family] = f"{size} at a time: {reason}"
         return size
 
     def _advised(self, shared: str, settings: Settings) -> tuple[int, str]:

@@ -50,6 +50,12 @@ def negative_log_likelihood(probs_NC: Floats, labels_N: Integers) -> float:
     return 0.0 if loss <= 0.0 else loss  # not -0.0; and a probability that was rounded to above 1 gains nothing
 
 
+def entropy(probs_NC: Floats) -> Floats:
+    """Return the entropies of distributions along the last axis, in nats; 0 log 0 is 0."""
+    probs_NC = np.asarray(probs_NC, dtype=np.float64)
+    return -(probs_NC * np.log(np.maximum(probs_NC, FLOOR))).sum(axis=-1) + 0.0  # no -0.0
+
+
 def class_metrics(probs_NC: Floats, labels_N: Integers) -> dict[str, float]:
     """Return the metrics that search minimises: `nll` and `error` (1 - accuracy)."""
     return {"nll": negative_log_likelihood(probs_NC, labels_N), "error": 1.0 - accuracy(probs_NC, labels_N)}

@@ -7,7 +7,7 @@ and it goes from a member to storage and back, not through the coordinator.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -21,6 +21,12 @@ and `kind` (the plug-in in `distens/members`)."""
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
+
+Curves = Mapping[str, Mapping[int, float]]
+"""Name -> epoch, counted from 1 -> value."""
+
+LOGGED_PREFIX = "logged."
+"""What the names of metrics begin with that the user's own code logged: no name of distens' own does."""
 
 Reason = Literal["crashed", "out_of_memory", "timed_out", "diverged", "refused"]
 
@@ -70,9 +76,16 @@ class FileAddresses(Mapping[str, Address]):
     def __getitem__(self, key: str) -> Address:
         for place, (known, name) in enumerate(self._names):
             if known == key:
-                numbers = self._numbers[40 * place : 40 * place + 40]
-                return Address(self._folder + name, numbers[:32].hex(), int.from_bytes(numbers[32:], "big"))
+                return self._address(place, name)
         raise KeyError(key)
+
+    def _address(self, place: int, name: str) -> Address:
+        numbers = self._numbers[40 * place : 40 * place + 40]
+        return Address(self._folder + name, numbers[:32].hex(), int.from_bytes(numbers[32:], "big"))
+
+    def items(self) -> ItemsView[str, Address]:
+        """Return the pairs of names and addresses."""
+        return {key: self._address(place, name) for place, (key, name) in enumerate(self._names)}.items()
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self._names)
@@ -99,7 +112,7 @@ def _share_names(names: Names) -> Names:
 
 
 def _restore_files(folder: str, names: Names, numbers: bytes) -> FileAddresses:
-    files = FileAddresses({})
+    files = FileAddresses.__new__(FileAddresses)
     files._folder, files._names, files._numbers = folder, _share_names(names), numbers
     return files
 
@@ -232,6 +245,8 @@ class Report(Record):
             state.
         parts: the parts in the order in which they were produced; empty if there is one model.
         averaged: True if the parts are averaged to one prediction.
+        curves: what the user's own code logged in each epoch; of long curves, evenly spread points and the last one.
+            The last values are also among the metrics, as `logged.NAME`.
     """
 
     task_id: str
@@ -244,6 +259,7 @@ class Report(Record):
     files: Mapping[str, Address]
     parts: tuple[Part, ...] = ()
     averaged: bool = False
+    curves: Curves = field(default_factory=dict)
 
     def states(self) -> dict[str, Address]:
         """Return the states behind the report's prediction, by name: one for each averaged part, else a single one."""

@@ -14,7 +14,14 @@ def killed(config, said, times=1):
     storage = Path(config.storage)
     path = storage.with_suffix(".yaml")
     path.write_text(to_yaml(config))
-    command = [sys.executable, "-m", "distens.cli", "run", str(path)]
+    kill_when(said, "run", str(path), times=times)
+    (folder,) = storage.iterdir()
+    return folder
+
+
+def kill_when(said, *words, times=1):
+    """SIGKILL a command of distens when its log has said something so many times."""
+    command = [sys.executable, "-m", "distens.cli", *words]
     at_once = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=at_once) as run:
         for line in run.stdout:
@@ -22,8 +29,6 @@ def killed(config, said, times=1):
             if not times:
                 run.kill()
                 break
-    (folder,) = storage.iterdir()
-    return folder
 
 
 HEEDING = ("env", "--default-signal=INT")

@@ -20,6 +20,7 @@ from distens.distill.protocol import Averages, DataFree, Distiller, Refines
 from distens.members.protocol import (
     ClientKind,
     LearnsNumbers,
+    NormalisesBatches,
     Packable,
     Rehearses,
     Stackable,
@@ -276,6 +277,7 @@ def test_names_come_from_the_protocol_with_its_bases():
         ("members", Stackable, {"classifier", "client", "regressor"}),
         ("members", TrainsInRungs, {"classifier", "module", "regressor"}),
         ("members", ClientKind, {"client"}),
+        ("members", NormalisesBatches, {"client"}),
         ("members", UsesNoGpu, {"estimator", "estimator_regressor"}),
         ("members", LearnsNumbers, {"estimator_regressor", "regressor"}),
         ("members", Rehearses, {"classifier", "client", "module", "regressor"}),

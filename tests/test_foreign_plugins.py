@@ -95,7 +95,7 @@ def test_a_run_of_nothing_but_ones_own(mine):
     np.testing.assert_allclose(combined_NC, np.median(np.asarray(two, float), axis=0), atol=1e-6)
     assert {"ensemble", "student", "larger_single"} <= set(result.rows) and not result.missing
     told = json.loads((folder / "diary").read_text())
-    assert told["search"] == {"kind": f"{LAB}Corners", "first": 0, "members": None, "seconds": None}
+    assert told["search"] == {"kind": f"{LAB}Corners", "first": 0, "members": None, "seconds": None, "stop_at": None}
     assert f"finished: written to {folder / 'diary'}" in result.notes
     for family in ("schedule", "select", "combine", "distill", "runtime", "tracking"):
         assert getattr(config, family)["kind"].startswith(LAB) and told[family] == getattr(config, family)
@@ -595,7 +595,7 @@ def test_the_command_line_says_it_in_a_line(guest, tmp_path):
 def test_a_deeper_schedule_is_ours_alone(tmp_path):
     """What `maximum` means in somebody's own schedule, nobody here knows: such a run is resumed as it was."""
     result = distens.run(own(tmp_path, runtime="inline", tracking="off", baselines=[], distill=None))
-    with pytest.raises(ConfigError, match=r"the config was changed since the run started \(schedule\)"):
+    with pytest.raises(ConfigError, match=r"the config was changed since the run started \(schedule.count\)"):
         distens.resume(result.path, overrides=["schedule.count=6"])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
 
@@ -60,6 +61,17 @@ class Scheduled(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=0.9)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)]
+
+
+class Watched(Scheduled):
+    """A module that validates, may stop early, saves its best epoch, and logs."""
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        inputs, targets = batch
+        self.log("val_loss", nn.functional.cross_entropy(self(inputs), targets))
+
+    def configure_callbacks(self) -> Any:
+        return [EarlyStopping("val_loss", patience=2), ModelCheckpoint(monitor="val_loss")]
 
 
 class Wrong(nn.Module):

@@ -6,11 +6,12 @@ A command imports what it needs only when it runs: `--help` loads neither torch 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +42,15 @@ app = typer.Typer(
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. search.members=64.")
+]
+
+StopAt = Annotated[
+    str | None,
+    typer.Option(
+        "--stop-at",
+        metavar="METRIC=VALUE",
+        help="End the search once the ensemble is as good on the search split, e.g. error=0.05 (search.stop_at).",
+    ),
 ]
 
 
@@ -90,6 +100,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def run(
     config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
     set_: Set = None,
+    stop_at: StopAt = None,
     overwrite: Annotated[bool, typer.Option(help="Delete an earlier run of the same config.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an earlier run of the same config.")] = False,
 ) -> None:
@@ -98,7 +109,7 @@ def run(
 
     if overwrite and resume:
         raise ConfigError("--overwrite and --resume: one deletes the run that the other resumes; give only one of them")
-    checked = load_config(config, set_ or ())
+    checked = load_config(config, _overrides(set_, stop_at))
     _check_kept(checked)
     _silence()
     from distens import coordinator
@@ -110,16 +121,33 @@ def run(
 
 @app.command()
 def resume(
-    path: Annotated[str, typer.Argument(help="The folder of a run that was interrupted.")],
+    path: Annotated[str, typer.Argument(help="The folder of a run that was interrupted, or has finished.")],
     set_: Set = None,
+    stop_at: StopAt = None,
 ) -> None:
-    """Resume an interrupted run; only what is missing is trained."""
+    """Resume an interrupted run, or go on with a finished one; only what is missing is trained.
+
+    More members (--set search.members=64), or another decision (select, combine, metric, calibrate, distill,
+    baselines), give a finished run its next results; the earlier ones stay beside.
+    """
     _silence()
     from distens import coordinator
 
     with _view() as watch:
-        result = coordinator.resume(path, watch, set_ or ())
+        result = coordinator.resume(path, watch, _overrides(set_, stop_at))
     _show(result)
+
+
+def _overrides(set_: Sequence[str] | None, stop_at: str | None) -> list[str]:
+    """Return the changes of a config that a command was given."""
+    if stop_at is None:
+        return [*(set_ or ())]
+    name, _, value = stop_at.partition("=")
+    try:
+        threshold = float(value)
+    except ValueError as error:
+        raise ConfigError(f"--stop-at {stop_at!r}: expected METRIC=VALUE, such as error=0.05") from error
+    return [*(set_ or ()), f"search.stop_at={json.dumps({name: threshold})}"]
 
 
 @app.command()
@@ -222,14 +250,17 @@ def predict(
     from distens.data.source import rows_from_file
     from distens.errors import RunError
     from distens.serve.predictor import load
+    from distens.storage import editions
     from distens.storage.store import Store
 
     if out is not None:
         predictions.check_out(out)
     if student:
-        if not Store(path).exists("final/student/bundle.json"):
+        store = Store(path)
+        folder = f"{editions.folder_of('final', editions.find_newest(store) or 1)}/student"
+        if not store.exists(f"{folder}/bundle.json"):
             raise RunError(f"{path}: no student here; a finished run with `distill` in its config has one")
-        path = f"{path}/final/student"
+        path = f"{path}/{folder}"
     predictor = load(path, imports=imports)
     raw = rows_from_file(rows, predictor.preprocessing)
     predictions_NK, asked_N = predictor.predict_and_count(raw, mean_members=mean_members, tolerance=tolerance)
@@ -259,6 +290,7 @@ def report(
     from distens.cli import predictions
     from distens.errors import RunError
     from distens.evaluate.report import rows_of
+    from distens.storage import editions
     from distens.storage.store import Store
 
     if out is not None:
@@ -266,14 +298,19 @@ def report(
     store = Store(path)
     if not store.exists("run.json"):
         raise RunError(f"{path}: no run here (run.json is missing)")
-    if not store.exists("results.json"):
-        raise RunError(f"{path}: this run has not finished; `distens resume {shlex.quote(path)}` resumes it")
-    with report_damage(f"{store.url}/results.json"):
-        results = store.read_json("results.json")
+    again = f"`distens resume {shlex.quote(path)}` resumes it"
+    if not (edition := editions.find_newest(store)):
+        raise RunError(f"{path}: this run has not finished; {again}")
+    name, page = (editions.file_of(file, edition) for file in (editions.RESULTS, "report.html"))
+    with report_damage(f"{store.url}/{name}"):
+        results = store.read_json(name)
         tables.print_table(rows_of(results), results["missing"], results["verdict"])
+    with report_damage(f"{store.url}/run.json"):
+        if store.read_json("run.json").get("edition", 1) > edition:
+            say(f"more was asked of this run since, and is not finished; {again}")
     if out is not None:
-        predictions.write_out(out, store.read("report.html"))
-    say(f"report: {out or (store.path('report.html') if store.local else f'{store.url}/report.html')}")
+        predictions.write_out(out, store.read(page))
+    say(f"report: {out or (store.path(page) if store.local else f'{store.url}/{page}')}")
 
 
 @app.command("list")
@@ -307,17 +344,19 @@ def _describe_run(store: Store) -> dict[str, str]:
     from datetime import datetime
 
     from distens.evaluate.report import columns_of
+    from distens.storage import editions
 
     info = store.read_json("run.json")
     started = datetime.fromtimestamp(info["started"]).strftime("%Y-%m-%d %H:%M")
     members = _size(info["identity"])
-    if not store.exists("results.json"):
+    if not (edition := editions.find_newest(store)):
         return {"started": started, "state": "unfinished", "members": members}
-    results = store.read_json("results.json")
+    state = "going on" if info.get("edition", 1) > edition else "finished"
+    results = store.read_json(editions.file_of(editions.RESULTS, edition))
     row = results[results.get("chosen") or ("ensemble" if "ensemble" in results else "global")]
     measures = list(columns_of({"": row}).headings.items())[:2]
     cells = {heading: f"{row[key]:.4f}" for key, heading in measures if key in row}
-    return {"started": started, "state": "finished", "members": members, **cells}
+    return {"started": started, "state": state, "members": members, **cells}
 
 
 def _size(identity: dict[str, Any]) -> str:

@@ -43,7 +43,8 @@ class Config(Section):
         name: names the run's folder, the MLflow experiment and the registered models.
         seed: the root seed, from which all others are derived.
         metric: the metric that search and selection minimise on the *search* split: `nll` (if left out) or `error` for
-            classes, `rmse` (if left out) or `mae` for numbers.
+            classes, `rmse` (if left out) or `mae` for numbers; or a function of the user's own, which may also be
+            maximised (see `distens.metrics.function`).
         storage: a folder, or any pyarrow address (`s3://…`), under which runs are kept.
         members: family name -> a member whose values are fixed or domains (see `distens.space.space`).
         schedule, select, combine, distill, runtime, tracking: plug-ins of the families of those names; `distill: null`
@@ -60,7 +61,7 @@ class Config(Section):
     name: Name
     seed: int = Field(0, ge=0)
     role: str = "ensemble"
-    metric: str = "nll"
+    metric: Spec = "nll"
     storage: str = "runs"
     data: DataSection
     members: dict[Name, dict[str, Any]] = Field(min_length=1)
@@ -114,8 +115,9 @@ class Config(Section):
         values = self.model_dump(mode="json", exclude={"storage", "runtime", "tracking", "sweep"})
         if values["schedule"] in ("none", {"kind": "none"}):
             del values["schedule"]
-        if values["search"]["seconds"] is None:
-            del values["search"]["seconds"]
+        for key in ("seconds", "stop_at"):
+            if values["search"][key] is None:
+                del values["search"][key]
         if values["merge"] is None:
             del values["merge"]
         for key in ("task", "missing", "dates", "csv"):
@@ -211,11 +213,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file is missing or not YAML, or the config is not valid.
     """
-    file = Path(path)
+    return _parse(_read_file(Path(path)), str(path), overrides)
+
+
+def read_config_values(config: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """Return the plain values of a config that is given as a config, a mapping, or the path of a YAML file.
+
+    Raises:
+        ConfigError: the file is missing or not YAML.
+    """
+    if isinstance(config, Config):
+        return config.model_dump(mode="json")
+    return dict(config) if isinstance(config, Mapping) else _read_file(Path(config))
+
+
+def _read_file(file: Path) -> dict[str, Any]:
     if not file.exists() or file.is_dir():
         near = sorted(p.name for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise ConfigError(f"{file}: no such config. {did_you_mean(file.name, near)}")
-    return parse_yaml(read_text(file, str(file)), str(file), overrides)
+    return _read_mapping(read_text(file, str(file)), str(file))
 
 
 def read_text(file: Path, where: str) -> str:
@@ -237,9 +253,17 @@ def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the text is not YAML, or the config is not valid.
     """
+    return _parse(_read_mapping(text, where), where, overrides)
+
+
+def _read_mapping(text: str, where: str) -> dict[str, Any]:
     values = read_yaml(text, where)
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: a config is a mapping, found {type(values).__name__}")
+    return values
+
+
+def _parse(values: dict[str, Any], where: str, overrides: Sequence[str]) -> Config:
     for override in overrides:
         _set(values, override)
     return parse_config(values, where)

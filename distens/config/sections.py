@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -23,19 +24,23 @@ class Section(BaseModel):
 class SplitsSection(Section):
     """Shares of the rows, which sum to one; with `test: given` (a source with a test part) the other three do.
 
+    With `train: given`, the source (a data module) has a validation part of its own: *train* is all other rows, and the
+    other shares divide the validation part.
+
     In a federation *train* is divided among the clients. Where clients have sources of their own, *train* belongs
     to no client, and only the preprocessing is fitted on it. *search* and *combine* are the server's own; a share is 0
     where the server has no such rows.
     """
 
-    train: float = Field(0.5, gt=0, le=1)
+    train: Annotated[float, Field(gt=0, le=1)] | Literal["given"] = 0.5
     search: float = Field(0.15, ge=0, lt=1)
     combine: float = Field(0.15, ge=0, lt=1)
     test: Annotated[float, Field(gt=0, lt=1)] | Literal["given"] = 0.2
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> SplitsSection:
-        total = self.train + self.search + self.combine + (0 if self.test == "given" else self.test)
+        shares = (self.train, self.search, self.combine, self.test)
+        total = sum(share for share in shares if not isinstance(share, str))
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the shares must sum to 1, they sum to {total:g}")
         return self
@@ -68,11 +73,17 @@ class CsvSection(Section):
     encoding: Annotated[str, AfterValidator(_known_codec)] | None = None
 
 
+def is_data_module(source: str) -> bool:
+    """Return True if a source of rows is written as a class, `package.module:Class`."""
+    return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", source) is not None and not source.startswith("sklearn:")
+
+
 class DataSection(Section):
     """The source of the rows, and their division into splits.
 
     Attributes:
-        source: `sklearn:NAME`, a `.csv`, `.parquet` or `.npz` file, or a folder of idx files; any pyarrow address.
+        source: `sklearn:NAME`, a `.csv`, `.parquet` or `.npz` file, or a folder of idx files; any pyarrow address; or
+            `package.module:Class`, a LightningDataModule of the user's own (see `distens.data.data_modules`).
         target: the column to predict; for tables only.
         task: `classification` or `regression` (or the kind of another target of `distens/targets`). Without it,
             `classification`; for `sklearn:diabetes`, `regression`.
@@ -82,7 +93,8 @@ class DataSection(Section):
         missing: texts and numbers that stand for a missing value in every column, such as `?` or `-999`.
         dates: column -> the form of its dates, as `strftime` writes it (`"%d/%m/%Y"`), where it is not clear.
         csv: the dialect of a `.csv` file, where it is not clear.
-        rows: the number of rows to use (a stratified sample) instead of all; a given test part stays whole.
+        rows: the number of rows to use (a stratified sample) instead of all; a given test part stays whole. It has no
+            effect, and is refused, beside a given validation part.
         unseen: how prediction treats a category that is new to the model: `missing` (also if left out) as one of the
             rare categories of *train*, or as a missing value if there are none; `error` refuses what no row of the
             table has.
@@ -113,6 +125,8 @@ class SearchSection(BaseModel):
         members: the number of members to start. Without it and `seconds`, the schedule's number, or DEFAULT_MEMBERS.
         seconds: the time limit of the search, over all resumes: after it nothing more is dispatched, and the members
             that are being trained are finished.
+        stop_at: one metric -> a value, such as `{error: 0.05}`: once the ensemble of the members so far has this value
+            or a lower one on the *search* split, nothing more is dispatched.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -120,6 +134,7 @@ class SearchSection(BaseModel):
     kind: str = "divbo"
     members: int | None = Field(None, ge=1, le=1_000_000)
     seconds: float | None = Field(None, gt=0)
+    stop_at: dict[str, float] | None = Field(None, min_length=1, max_length=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from distens.addresses import is_address, is_users_file, module_of
+from distens.config.sections import is_data_module
 
 ADDRESS_KEYS = ("kind", "path", "model", "objective")
-"""The keys of a config whose value, or choices of values, may be addresses `package.module:Class`."""
+"""The keys of a config whose value, or choices of values, may be addresses `package.module:Class`; `source` may, too,
+if it has that form."""
 
 
 def hash_sources(values: Any, imports: bool = False) -> dict[str, str]:
@@ -65,7 +67,8 @@ def _named_modules(values: Any, marked: bool = False) -> Iterator[str]:
     """Yield the modules of all addresses; `marked`: whether the value is that of a key which may have one."""
     if isinstance(values, Mapping):
         for key, value in values.items():
-            yield from _named_modules(value, key in ADDRESS_KEYS or (marked and key == "choices"))
+            is_class = key == "source" and isinstance(value, str) and is_data_module(value)
+            yield from _named_modules(value, is_class or key in ADDRESS_KEYS or (marked and key == "choices"))
     elif isinstance(values, list | tuple):
         for value in values:
             yield from _named_modules(value, marked)

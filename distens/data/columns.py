@@ -11,8 +11,8 @@ import numpy as np
 from distens.config.sections import CsvSection, DataSection
 from distens.data import dates
 from distens.data.column import ReadColumn
-from distens.data.text_columns import TextColumn
-from distens.data.texts import is_text, parse_numbers, read_truth
+from distens.data.text_columns import TextColumn, read_text_column, says_comma
+from distens.data.texts import is_text, parse_numbers, read_plain, read_truth
 from distens.errors import DataError
 from distens.targets._levels import name as name_of
 
@@ -48,9 +48,14 @@ def read_target(column: Any, where: str, section: DataSection) -> Any:
     Raises:
         DataError: texts among numbers stand for missing values.
     """
+    import pandas as pd
+
     column = without_markers(column, section.missing)
     if not is_text(column):
         return column
+    plain = None if section.target in section.categorical else read_plain(column, says_comma(section))
+    if plain is not None and plain[1].all():
+        return pd.Series(plain[0], index=column.index, name=column.name)
     given = TextColumn.of(column, str(section.target))
     truth = read_truth(given.texts)
     if truth is not None:
@@ -86,8 +91,9 @@ def without_markers(column: Any, markers: Sequence[str]) -> Any:
         return column.mask(column.isin(numbers[~np.isnan(numbers)].tolist()))
     if column.dtype == object or isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):
         codes_N, uniques = pd.factorize(column)
-        texts = (str(value).strip() for value in uniques)  # `-999.0` is `-999`
-        marked_U = np.array([*(text in markers or name_of(text) in markers for text in texts), False], dtype=bool)
+        texts = (str(value).strip() for value in np.asarray(uniques, dtype=object).tolist())
+        marked = (text in markers or (text.endswith("0") and name_of(text) in markers) for text in texts)
+        marked_U = np.array([*marked, False], dtype=bool)  # `-999.0` is `-999`
         return column.mask(marked_U[codes_N]) if marked_U.any() else column
     return column
 
@@ -95,16 +101,15 @@ def without_markers(column: Any, markers: Sequence[str]) -> Any:
 def _read_column(given: Any, name: str, section: DataSection) -> tuple[Any, ReadColumn]:
     from pandas.api import types
 
-    before = int(given.isna().sum())
     series = without_markers(given, section.missing)
-    marked = int(series.isna().sum()) - before
+    marked = 0 if series is given else int(series.isna().sum()) - int(given.isna().sum())
     if name in section.categorical and not is_text(series):
         role = "category"
     elif name in section.dates or (dates.is_date(series) and name not in section.numeric):
         form = section.dates.get(name) or dates.form_of(series)
         return _read_dates(series, name, form, section)
     elif is_text(series):
-        series, column = TextColumn.of(series, name).read(section)
+        series, column = read_text_column(series, name, section)
         return series, _with_marked(column, marked)
     else:
         if types.is_timedelta64_dtype(series.dtype):

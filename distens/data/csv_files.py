@@ -5,28 +5,22 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from distens.config.sections import CsvSection
-from distens.data.files import Location, check_names
-from distens.errors import DataError, shorten_value
+from distens.data.csv_rows import SEPARATORS, read_rows, reader
+from distens.data.files import Location
+from distens.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SEPARATORS = (",", ";", "\t", "|")
-"""The separators that are found out; of equals the first."""
 
 MAX_COMMENT_LINES = 1000
 """The most lines of comment before the header."""
 
 SAMPLE_LINES, SAMPLE_CHARACTERS = 20, 1 << 18
 """How much of a file is looked at to find its separator."""
-
-ROWS_AT_ONCE = 1 << 14
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -55,7 +49,8 @@ def read_csv(location: Location, dialect: CsvSection | None = None) -> pd.DataFr
     start, said = _find_header(text)
     separator = dialect.separator or said or _find_separator(text, start)
     try:
-        return _read_rows(text, start, separator, where)
+        before = text.count("\n", 0, start) or text.count("\r", 0, start)
+        return read_rows(text[start:], separator, where, before)
     except csv.Error as error:
         raise DataError(f"{where}: not a comma-separated table with a header: {error}") from error
 
@@ -149,7 +144,7 @@ def _find_separator(text: str, start: int) -> str:
     best, most = ",", 1
     for separator in SEPARATORS:
         try:
-            counts = [len(row) for row in _reader(lines[:SAMPLE_LINES], separator, strict=False)]
+            counts = [len(row) for row in reader(lines[:SAMPLE_LINES], separator, strict=False)]
         except csv.Error:
             continue
         if counts and counts[0] > most and len({*counts}) == 1:
@@ -157,46 +152,3 @@ def _find_separator(text: str, start: int) -> str:
     if most == 1 and lines and "," not in lines[0]:
         best = max(SEPARATORS, key=lines[0].count)  # rows of other lengths are refused by their line
     return best
-
-
-def _reader(lines: Iterable[str], separator: str, strict: bool = True) -> Iterator[list[str]]:
-    return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
-
-
-def _read_rows(text: str, start: int, separator: str, where: str) -> pd.DataFrame:
-    before = text.count("\n", 0, start) or text.count("\r", 0, start)
-    rows = _reader(io.StringIO(text[start:] if start else text, newline=None), separator)
-    header = [name.strip() for name in next(rows, [])]
-    while header and not header[-1]:
-        header.pop()
-    check_names(header, where)
-    columns: list[list[pa.Array]] = [[] for _ in header]
-    some: list[list[str]] = []
-    for row in rows:
-        if len(row) != len(header):
-            if len(row) < len(header) and (not any(value.strip() for value in row) or row[0].startswith("#")):
-                continue  # a blank line, or a comment
-            if len(row) < len(header) or any(value.strip() for value in row[len(header) :]):
-                _refuse_row(row, header, separator, before + rows.line_num, where)  # pyright: ignore
-        some.append(row)
-        if len(some) == ROWS_AT_ONCE:
-            _keep(some, columns)
-            some = []
-    _keep(some, columns)
-    table = pa.table(
-        {name: pa.chunked_array(parts, pa.large_string()) for name, parts in zip(header, columns, strict=True)}
-    )
-    return table.to_pandas()
-
-
-def _keep(rows: Sequence[Sequence[str]], columns: list[list[pa.Array]]) -> None:
-    for parts, values in zip(columns, zip(*rows, strict=False), strict=False):
-        parts.append(pa.array(values, pa.large_string()))
-
-
-def _refuse_row(row: Sequence[str], header: Sequence[str], separator: str, line: int, where: str) -> None:
-    hint = "" if len(header) > 1 else ". `data.csv: {separator: …}` says what is between values"
-    raise DataError(
-        f"{where}: not a comma-separated table with a header: line {line} has {len(row)} values and the header "
-        f"{len(header)} (between them: {separator!r}): {shorten_value(separator.join(row)[:60])}{hint}"
-    )

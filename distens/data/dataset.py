@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from distens.metrics.protocol import Metric, measure_finite, with_metric
 from distens.records import Floats, Integers
 from distens.targets.classes import Classes
 from distens.targets.protocol import Target, Targets
@@ -38,12 +39,14 @@ class Dataset:
         targets: split -> targets_N, as the target has them.
         target: the kind of the targets, which also defines what a prediction is.
         fingerprint: a hash of rows, targets and splits; it is equal only for equal data.
+        metric: the user's own metric, with which members are measured besides the target's.
     """
 
     inputs: Mapping[str, Floats]
     targets: Mapping[str, Targets]
     target: Target
     fingerprint: str
+    metric: Metric | None = None
 
     @property
     def labels(self) -> Mapping[str, Integers]:
@@ -56,6 +59,19 @@ class Dataset:
         """Return the classes' names, in the order of probabilities' columns; only for code that works with classes."""
         assert isinstance(self.target, Classes), "the plan refuses parts that need classes where there are none"
         return self.target.names
+
+    @property
+    def measured(self) -> Target:
+        """Return the target, whose metrics and pools know the user's own metric, if there is one."""
+        return with_metric(self.target, self.metric)
+
+    def table(self, predictions_NK: Floats, split: str) -> dict[str, float]:
+        """Return the table's metrics of predictions of a split; a user's own metric only if it has a finite value."""
+        found = self.target.table(predictions_NK, self.targets[split])
+        return {
+            **found,
+            **({} if self.metric is None else measure_finite(self.metric, predictions_NK, self.targets[split])),
+        }
 
     def for_members(self) -> Dataset:
         """Return the dataset without the targets that no member may see: those of *combine* and *test*."""

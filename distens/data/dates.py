@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distens.data.texts import is_known_missing, is_text
+from distens.data.texts import find_strays, is_known_missing, is_text
 from distens.errors import DataError, shorten_value
 
 ISO = "ISO8601"
@@ -45,7 +46,7 @@ SAMPLE = 20
 
 def find_forms(texts: Sequence[str]) -> list[str]:
     """Return the forms of dates in which each of a few texts can be read; none if they are no dates."""
-    sample = [text for text in texts if text and not is_known_missing(text)][:SAMPLE]
+    sample = [*islice((text for text in texts if text and not is_known_missing(text)), SAMPLE)]
     if not sample or not all(re.search(r"\d[-/.: ]\w|[A-Za-z]{3} \d", text) and len(text) < 40 for text in sample):
         return []
     if all(map(_ISO.fullmatch, sample)):
@@ -170,12 +171,12 @@ def read_days(column: Any, name: str, form: str, missing: Sequence[str] = ()) ->
         return _days(column)
     codes_N, uniques = pd.factorize(column)
     if is_text(column):
-        texts = [str(text).strip() for text in uniques]
+        texts = [text.strip() for text in np.asarray(uniques, dtype=object).tolist()]
         days_U = parse_dates(texts, form)
         left = np.flatnonzero(np.isnan(days_U))
         if form != TIME:
             days_U[left] = parse_dates([texts[i] for i in left], ISO)
-        wrong_U = np.isnan(days_U) & [not (is_known_missing(text) or text in missing) for text in texts]
+        wrong_U = find_strays(texts, np.isnan(days_U), missing)
     else:
         days_U = np.array([_days_of(value) for value in uniques], dtype=np.float64)
         wrong_U = np.isnan(days_U)

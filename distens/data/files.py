@@ -104,8 +104,13 @@ def locate(address: str) -> Location:
     """
     try:
         opened, path = filesystem.parse_address(address if "://" in address else os.path.expanduser(address))
-        files = opened()
-        info = files.get_file_info(path)
+
+        def look() -> fs.FileInfo:
+            return opened(1).get_file_info(path)
+
+        local = "://" not in address or address.startswith("file:")
+        info = look() if local else filesystem.meet(address, look)
+        files = opened(filesystem.ATTEMPTS)
         if info.type == fs.FileType.Unknown:  # a pipe or a device, whose content may never end
             raise DataError(f"{address}: neither a file nor a folder")
         if info.type != fs.FileType.NotFound:

@@ -14,7 +14,9 @@ from distens.data import source, splits
 from distens.data.column import ReadColumn
 from distens.data.dataset import SPLITS, Dataset
 from distens.data.preprocessing import Preprocessing
-from distens.errors import DataError, did_you_mean
+from distens.data.source import RawData
+from distens.data.tables import Table
+from distens.errors import DAMAGE_ERRORS, DataError, DistensError, did_you_mean
 from distens.records import Floats, Integers, State
 from distens.storage.store import Store
 from distens.targets.protocol import Targets
@@ -34,8 +36,7 @@ class LoadedData:
         dataset: the data for members and the coordinator.
         preprocessing: the preprocessing, fitted on *train*.
         example_rows: the first EXAMPLE_ROWS rows of *test* as a user would give them: a DataFrame or an array.
-        split_rows: split -> row numbers in the source, in the order of `dataset`; in a given test part they count from
-            0.
+        split_rows: split -> row numbers in the source, in the order of `dataset`; in a given part they count from 0.
         columns: the columns of a table, as they were read; empty for arrays.
     """
 
@@ -86,25 +87,77 @@ def load_data(section: DataSection, seed: int) -> LoadedData:
     """
     raw = source.read_source(section)
     given = raw.test_rows is not None
-    strata_N, names = raw.target.strata(raw.targets_N), raw.target.column_names
-    split_rows = splits.divide(strata_N, names, section.splits, seed, section.rows, given)
+    divided, targets_N = (raw.rows, raw.targets_N) if raw.held_rows is None else (raw.held_rows, raw.held_targets_N)
+    assert targets_N is not None
+    has_train, names = raw.held_rows is not None, raw.target.column_names
+    strata_N = raw.target.strata(targets_N)
+    split_rows = splits.divide(strata_N, names, section.splits, seed, section.rows, given, has_train)
+    rows = {split: _take(divided, numbers) for split, numbers in split_rows.items()}
+    targets = {split: targets_N[numbers] for split, numbers in split_rows.items()}
+    if has_train:
+        split_rows["train"] = np.arange(len(raw.targets_N))
+        rows["train"], targets["train"] = raw.rows, raw.targets_N
     preprocessing = Preprocessing.fit(raw.rows, split_rows["train"], section, raw.columns)
-    rows = {split: _take(raw.rows, numbers) for split, numbers in split_rows.items()}
-    targets = {split: raw.targets_N[numbers] for split, numbers in split_rows.items()}
     if given:
         assert raw.test_targets_N is not None
         split_rows["test"] = np.arange(len(raw.test_targets_N))
-        rows["test"], targets["test"] = raw.test_rows, raw.test_targets_N
+    example = _take(raw.test_rows if given else raw.rows, split_rows["test"][:EXAMPLE_ROWS])
+    for numbers in split_rows.values():
+        numbers.flags.writeable = False
+    return LoadedData(_encode(raw, split_rows, preprocessing), preprocessing, example, split_rows, raw.columns or ())
+
+
+def _encode(raw: RawData, split_rows: Mapping[str, Integers], preprocessing: Preprocessing) -> Dataset:
+    rows, targets = {}, {}
+    for split, numbers in split_rows.items():
+        if split == "test" and raw.test_targets_N is not None:
+            rows[split], targets[split] = raw.test_rows, raw.test_targets_N
+        else:
+            rows[split], targets[split] = _take(raw.rows, numbers), raw.targets_N[numbers]
     shape = preprocessing.output_shape
     inputs = {
         split: preprocessing.transform(rows[split]) if len(targets[split]) else np.zeros((0, *shape), dtype=np.float32)
         for split in SPLITS
     }
-    for array in (*inputs.values(), *targets.values(), *split_rows.values()):
+    for array in (*inputs.values(), *targets.values()):
         array.flags.writeable = False  # as in arrays that Ray returns, so that members get the same from every runner
-    dataset = Dataset(inputs, targets, raw.target, fingerprint(inputs, targets, raw.target.column_names))
-    example = _take(rows["test"], np.arange(EXAMPLE_ROWS))
-    return LoadedData(dataset, preprocessing, example, split_rows, raw.columns or ())
+    return Dataset(inputs, targets, raw.target, fingerprint(inputs, targets, raw.target.column_names))
+
+
+def has_same_rows(section: DataSection, store: Store, fingerprint: str) -> bool:
+    """Return True if the rows of a source, encoded and divided as for a run that began before, are those of that run.
+
+    Args:
+        store: the run's folder.
+        fingerprint: the run's.
+    """
+    try:
+        preprocessing = Preprocessing.from_json(store.read_json("preprocessing.json"))
+        split_rows = store.read_state("splits.safetensors").arrays
+        raw = source.read_source(section, as_found=True)
+        return _encode(raw, split_rows, preprocessing).fingerprint == fingerprint
+    except (DistensError, *DAMAGE_ERRORS):
+        return False
+
+
+def find_other_roles(loaded: LoadedData, store: Store) -> dict[str, str]:
+    """Return column -> its role in a run that began before, and the one that it has now, where these differ.
+
+    Args:
+        store: the run's folder.
+    """
+    try:
+        stored = Preprocessing.from_json(store.read_json("preprocessing.json")).encoding
+    except DistensError:
+        return {}
+    encoding = loaded.preprocessing.encoding
+    if not isinstance(stored, Table) or not isinstance(encoding, Table):
+        return {}
+    then, now = (
+        {**dict.fromkeys(one.ignored, "left out"), **{name: f"a {role}" for name, role in one.roles.items()}}
+        for one in (stored, encoding)
+    )
+    return {name: f"{then[name]} then, {now[name]} now" for name in then if now.get(name, then[name]) != then[name]}
 
 
 def column(section: DataSection, name: str) -> Any:
@@ -133,5 +186,5 @@ def fingerprint(inputs: Mapping[str, Floats], targets: Mapping[str, Targets], co
 
 def _take(rows: Any, numbers: Integers) -> Any:
     if hasattr(rows, "columns"):
-        return rows.iloc[numbers[: len(rows)]].reset_index(drop=True)
-    return rows[numbers[: len(rows)]]
+        return rows.iloc[numbers].reset_index(drop=True)
+    return rows[numbers]

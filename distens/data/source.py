@@ -1,4 +1,4 @@
-"""Sources by address: scikit-learn's bundled sets, CSV and Parquet tables, `.npz` files, folders of idx files.
+"""Sources by address: scikit-learn's bundled sets, tables, `.npz` files, folders of idx files, data modules.
 
 Also the rows that a fitted model is to predict, from the same kinds of files.
 """
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from distens import registry
 from distens.addresses import is_address
-from distens.config.sections import DataSection
+from distens.config.sections import DataSection, is_data_module
 from distens.data import files
 from distens.data.column import ReadColumn
 from distens.data.columns import read_columns, read_target
 from distens.data.csv_files import read_csv
+from distens.data.data_modules import read_data_module
 from distens.data.parquet_files import read_parquet
 from distens.data.preprocessing import Preprocessing
 from distens.data.tables import Table
@@ -58,10 +59,11 @@ class RawData:
     """A source as it was read, before splits and preprocessing.
 
     Attributes:
-        rows: all rows except a given test part, without the target and the dropped columns.
+        rows: all rows except given parts, without the target and the dropped columns.
         targets_N: each row's target, as `target` encodes it.
         target: the kind of the targets.
         test_rows, test_targets_N: the source's own test part; None if it has none.
+        held_rows, held_targets_N: the source's own validation part, for *search* and *combine*; None if it has none.
         columns: the columns of a table, as they were read.
     """
 
@@ -71,6 +73,8 @@ class RawData:
     test_rows: Rows | None = None
     test_targets_N: Targets | None = None
     columns: tuple[ReadColumn, ...] | None = None
+    held_rows: Rows | None = None
+    held_targets_N: Targets | None = None
 
 
 def read_source(section: DataSection, least_classes: int = 2, as_found: bool = False) -> RawData:
@@ -98,6 +102,8 @@ def read_source(section: DataSection, least_classes: int = 2, as_found: bool = F
 def _read(section: DataSection, as_found: bool) -> RawData:
     if section.source.startswith("sklearn:"):
         return _read_sklearn(section)
+    if is_data_module(section.source):
+        return _from_arrays(section, read_data_module(section.source))
     location = files.locate(section.source)
     if location.is_folder:
         return _from_arrays(section, _idx_arrays(location))
@@ -111,7 +117,7 @@ def _read(section: DataSection, as_found: bool) -> RawData:
         return _from_table(section, read_parquet(location, section.drop), as_found)
     raise DataError(
         f"data.source {section.source!r}: unknown kind of file. "
-        f"Allowed: {', '.join(files.FORMS)}, a folder of idx files, or sklearn:NAME"
+        f"Allowed: {', '.join(files.FORMS)}, a folder of idx files, sklearn:NAME, or package.module:DataModule"
     )
 
 
@@ -207,6 +213,7 @@ def _idx_arrays(folder: files.Location) -> dict[str, NDArray[Any]]:
 
 def _npz_arrays(archive: Mapping[str, NDArray[Any]], where: str) -> dict[str, NDArray[Any]]:
     arrays = {name.lower(): array for name, array in archive.items()}
+    arrays = {name: array for name, array in arrays.items() if name not in ("x_val", "y_val")}  # data modules have them
     if not ({"x_train", "y_train"} <= set(arrays) or {"x", "y"} <= set(arrays)):
         found = shortened(sorted(archive))
         raise DataError(f"{where}: expected arrays x_train and y_train (x_test, y_test), or x and y. Found: {found}")
@@ -219,16 +226,18 @@ def _from_arrays(section: DataSection, arrays: Mapping[str, NDArray[Any]]) -> Ra
     options = ("target", "numeric", "categorical", "drop", "unseen", "missing", "dates", "csv")
     _refuse_options(section, options, "arrays, not a table")
     where, suffix = section.source, "_train" if "x_train" in arrays else ""
-    rows, targets = _checked(arrays["x" + suffix], arrays["y" + suffix], f"{where}, x{suffix}")
-    names = arrays.get("classes")
-    if "x_test" not in arrays:
-        target, targets_N = find_target_class(section).encode(targets, where, names)
-        return RawData(rows, targets_N, target)
-    test_rows, test_targets = _checked(arrays["x_test"], arrays["y_test"], f"{where}, x_test")
-    if test_rows.shape[1:] != rows.shape[1:]:
-        raise DataError(f"{where}: training rows have shape {rows.shape[1:]}, test rows {test_rows.shape[1:]}")
-    target, targets_N = find_target_class(section).encode(np.concatenate([targets, test_targets]), where, names)
-    return RawData(rows, targets_N[: len(rows)], target, test_rows, targets_N[len(rows) :])
+    parts = {"": suffix, **{name: f"_{name}" for name in ("val", "test") if f"x_{name}" in arrays}}
+    checked = {name: _checked(arrays["x" + end], arrays["y" + end], f"{where}, x{end}") for name, end in parts.items()}
+    (shape, *_), *others = [(rows.shape[1:], name) for name, (rows, _) in checked.items()]
+    for other, name in others:
+        if other != shape:
+            raise DataError(f"{where}: training rows have shape {shape}, {name} rows {other}")
+    targets = np.concatenate([one for _, one in checked.values()])
+    target, targets_N = find_target_class(section).encode(targets, where, arrays.get("classes"))
+    ends = np.cumsum([len(rows) for rows, _ in checked.values()])
+    found = {name: (checked[name][0], part) for name, part in zip(checked, np.split(targets_N, ends[:-1]), strict=True)}
+    test, held = (found.get(name, (None, None)) for name in ("test", "val"))
+    return RawData(*found[""], target, *test, held_rows=held[0], held_targets_N=held[1])
 
 
 def _refuse_options(section: DataSection, options: Iterable[str], content: str) -> None:

@@ -12,7 +12,13 @@ from distens.seeding import generator
 
 
 def divide(
-    labels_N: Integers, classes: tuple[str, ...], splits: SplitsSection, seed: int, rows: int | None, has_test: bool
+    labels_N: Integers,
+    classes: tuple[str, ...],
+    splits: SplitsSection,
+    seed: int,
+    rows: int | None,
+    has_test: bool,
+    has_train: bool = False,
 ) -> dict[str, Integers]:
     """Return split -> row numbers, shuffled.
 
@@ -25,6 +31,7 @@ def divide(
         seed: the run's root seed.
         rows: the number of rows to use (each class as near its share as possible); None for all.
         has_test: True if the source has its own test part; then *test* is not in the result.
+        has_train: True if these are the rows of the source's own validation part, so that *train* is not in the result.
 
     Raises:
         DataError: a class has too few rows to be in every split, more rows are asked for than there are, or `test`
@@ -37,7 +44,16 @@ def divide(
         )
     if not has_test and splits.test == "given":
         raise DataError("data.splits.test is `given`, but the source has no test part of its own. Write a share")
-    shares = {split: getattr(splits, split) for split in SPLITS if not (has_test and split == "test")}
+    if has_train and splits.train != "given":
+        raise DataError(
+            f"data.splits.train is {splits.train:g}, but the source has its own validation part. "
+            "Write `train: given`, and let the shares of that part sum to 1"
+        )
+    if not has_train and splits.train == "given":
+        raise DataError("data.splits.train is `given`, but the source has no validation part of its own. Write a share")
+    if has_train and rows is not None:
+        raise DataError(f"data.rows is {rows}, which has no effect on a source with its own validation part")
+    shares = {split: share for split in SPLITS if (share := getattr(splits, split)) != "given"}
     none = {split: np.zeros(0, dtype=np.int64) for split, share in shares.items() if not share}
     shares = {split: share for split, share in shares.items() if share}
     counts_C = np.bincount(labels_N, minlength=len(classes))

@@ -16,7 +16,7 @@ from distens.data.column import ReadColumn
 from distens.data.columns import read_columns, without_markers
 from distens.data.dates import Dates, read_days
 from distens.data.scaling import LARGEST, Scaling
-from distens.data.texts import KNOWN_MISSING, is_known_missing, parse_numbers, read_truth
+from distens.data.texts import KNOWN_MISSING, is_known_missing, is_text, parse_numbers, read_plain, read_truth
 from distens.errors import DataError, shorten_value
 from distens.records import Floats, Integers
 from distens.targets import _levels as levels
@@ -101,6 +101,13 @@ class Table:
             Category.fit(c.name, rows[c.name], train, unseen == "error") for c in used if c.role == "category"
         )
         return replace(schema, scaling=scaling, categories=tuple(categories))
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Return column -> `number`, `date` or `category`."""
+        numbers = dict.fromkeys(self.numbers, "number")
+        categories = {category.name: "category" for category in self.categories}
+        return {**numbers, **{one.name: "date" for one in self.dates}, **categories}
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -236,6 +243,9 @@ def _read_numbers(column: Any, name: str, missing: Sequence[str], comma: bool) -
     if types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype):
         values_N = column.to_numpy(dtype=np.float64, na_value=np.nan)
         wrong = np.flatnonzero(np.abs(values_N) > LARGEST)
+    elif (plain_N := _plain_numbers(column, comma)) is not None:
+        values_N = plain_N.astype(np.float64)
+        wrong = np.flatnonzero(np.abs(values_N) > LARGEST)
     else:
         # As text, since dates would be turned into numbers.
         column = column.astype(str) if types.is_datetime64_any_dtype(column.dtype) else column
@@ -252,3 +262,13 @@ def _read_numbers(column: Any, name: str, missing: Sequence[str], comma: bool) -
         known = f"; among numbers, the model takes {levels.shortened(missing)} for missing" if missing else ""
         raise DataError(f"column {name!r}, row {wrong[0]} (from 0): expected a finite number, found {text}{known}")
     return values_N
+
+
+def _plain_numbers(column: Any, comma: bool) -> NDArray[Any] | None:
+    """Return the numbers of a column of texts that are all plain or stand for nothing, else None."""
+    plain = read_plain(column, comma) if is_text(column) else None
+    if plain is None:
+        return None
+    values_N, plain_N = plain
+    others = column[~plain_N].dropna().unique()
+    return values_N if all(is_known_missing(text.strip()) for text in others) else None

@@ -18,10 +18,11 @@ from distens.data.texts import (
     MAX_MARKED_SHARE,
     MAX_MARKERS,
     Numbers,
+    find_strays,
     is_code,
-    is_known_missing,
     parse_numbers,
     read_numbers,
+    read_plain,
     read_truth,
 )
 from distens.errors import DataError
@@ -31,6 +32,9 @@ from distens.targets._levels import shortened
 MAX_MIXED = 64
 """With more different numbers or dates than that, texts that look like such are no categories."""
 
+MAX_GAPS = 100
+"""With more different texts than that among plain numbers, they are looked at all together."""
+
 MIN_CODES_SHARE = 0.05
 """The least share of rows whose digits begin with a zero, in a column of codes."""
 
@@ -39,6 +43,26 @@ MIN_NAMES, MIN_NAMES_SHARE = 20, 0.9
 
 _WITH_SIGN = re.compile(r"[€$£¥]\s?[+-]?\d[\d.,]*|[+-]?\d[\d.,]*\s?[%€$£¥]")
 _LIKE_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
+
+
+def read_text_column(series: Any, name: str, section: DataSection) -> tuple[Any, ReadColumn]:
+    """Return the Series that a Series of texts stands for, and the column so read; errors as in `TextColumn.read`."""
+    import pandas as pd
+
+    plain = None if name in section.categorical else read_plain(series, says_comma(section))
+    if plain is not None:
+        values_N, plain_N = plain
+        others = TextColumn.of(series, name, ~plain_N)
+        made = pd.Series(values_N, index=series.index, name=series.name)
+        read = others.read_gaps(made, int(plain_N.sum()), section)
+        if read is not None:
+            return read
+    return TextColumn.of(series, name).read(section)
+
+
+def says_comma(section: DataSection) -> bool:
+    """Return True if the config says that a comma comes before a number's fraction."""
+    return section.csv is not None and section.csv.decimal == ","
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +83,19 @@ class TextColumn:
     counts_U: Integers
 
     @classmethod
-    def of(cls, series: Any, name: str) -> TextColumn:
-        """Return the column of a pandas Series for which `is_text` holds."""
+    def of(cls, series: Any, name: str, chosen_N: NDArray[np.bool_] | None = None) -> TextColumn:
+        """Return the column of a pandas Series for which `is_text` holds; of chosen rows alone, if any are given."""
         import pandas as pd
 
-        codes_N, uniques = pd.factorize(series)
+        if chosen_N is None:
+            codes_N, uniques = pd.factorize(series)
+        else:
+            codes_N, uniques = np.full(len(series), -1), []
+            if chosen_N.any():
+                codes_N[chosen_N], uniques = pd.factorize(series[chosen_N])
         texts = [text.strip() for text in np.asarray(uniques, dtype=object).tolist()]
-        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        if len(place) < len(texts):
+        if len(set(texts)) < len(texts):
+            place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
             codes_N = np.array([*(place[text] for text in texts), -1])[codes_N]
             texts = list(place)
         return cls(name, series, texts, codes_N, np.bincount(codes_N[codes_N >= 0], minlength=len(texts)))
@@ -91,7 +120,7 @@ class TextColumn:
         numbers = self._rows(~np.isnan(found.values_U))
         coded = not numeric and self.are_codes(numbers)
         if (numbers and not coded and self.are_few(found.strays_U, numbers)) or not any(self.texts):
-            return self._numbers(found)
+            return self._numbers(found, self.mapped_numbers(found.values_U))
         if numeric:  # the encoding refuses it
             return self.series, ReadColumn(self.name, "number", "text", int(self.series.isna().sum()), len(self.texts))
         if coded and not found.strays_U.any():
@@ -100,6 +129,21 @@ class TextColumn:
         if numbers:
             return self._categories(self._note_on_mixture(found, numbers))
         return self._dates() or self._categories(self._note_on_looks())
+
+    def read_gaps(self, made: Any, plain: int, section: DataSection) -> tuple[Any, ReadColumn] | None:
+        """Return the Series of plain numbers among which all texts of this column stand for nothing, else None.
+
+        Args:
+            made: the numbers, NaN where there is none.
+            plain: the number of rows that have one.
+        """
+        if len(self.texts) > MAX_GAPS or any("," in text for text in self.texts):
+            return None
+        found = self.numbers(section)
+        coded = self.name not in section.numeric and self.are_codes(plain)
+        if coded or not np.isnan(found.values_U).all() or not self.are_few(found.strays_U, plain):
+            return None
+        return self._numbers(found, made)
 
     def numbers(self, section: DataSection) -> Numbers:
         """Return the texts as numbers, as far as they are any."""
@@ -148,8 +192,7 @@ class TextColumn:
         first = min(map(self.first_row, places))
         return markers, [f"{shown} (the first is row {first}, from 0) read as missing"]
 
-    def _numbers(self, found: Numbers) -> tuple[Any, ReadColumn]:
-        made = self.mapped_numbers(found.values_U)
+    def _numbers(self, found: Numbers, made: Any) -> tuple[Any, ReadColumn]:
         markers, notes = self._markers(found.markers_U)
         comma = next((text for text in self.texts if "," in text), None) if found.comma else None
         if comma is not None:
@@ -159,8 +202,9 @@ class TextColumn:
             notes.append(
                 f"{found.grouped!r} (row {row}, from 0) read as {number:g}; `data.csv: {{decimal: ','}}` reads a comma"
             )
-        missing, distinct = int(made.isna().sum()), int(made.nunique())
-        note = "; ".join(notes)
+        ascending = np.sort(made.dropna().to_numpy())  # faster than what counts distinct values
+        missing, distinct = len(made) - len(ascending), len(np.flatnonzero(ascending[1:] != ascending[:-1]))
+        note, distinct = "; ".join(notes), distinct + bool(len(ascending))
         return made, ReadColumn(
             self.name, "number", str(made.dtype), missing, distinct, markers, note, comma=found.comma
         )
@@ -223,11 +267,11 @@ class TextColumn:
         Raises:
             DataError: they can be read in two ways that differ.
         """
-        known = np.array([not text or is_known_missing(text) for text in self.texts], dtype=bool)
         readings: dict[bytes, tuple[str, NDArray[np.float64]]] = {}
         for form in dates.find_forms(self.texts):
             days_U = dates.parse_dates(self.texts, form)
-            if self.are_few(np.isnan(days_U) & ~known, self._rows(~np.isnan(days_U))):
+            gone_U = np.isnan(days_U)
+            if self.are_few(find_strays(self.texts, gone_U), self._rows(~gone_U)):
                 readings.setdefault(days_U.tobytes(), (form, days_U))
         if not readings:
             return None

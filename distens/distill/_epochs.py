@@ -21,6 +21,7 @@ from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tre
 from distens.training.context import Context
 from distens.training.dropout import Masks, replace_dropouts
 from distens.training.network import local_chance, parameters, seed_global
+from distens.training.outputs import check_outputs
 
 MAX_GRADIENT_NORM = 10.0
 """Longer gradients are scaled down to this length, as in the code of DENSE and Co-Boosting."""
@@ -133,7 +134,7 @@ class StudentTrainer:
             loss: logits_NC of the inputs -> the mean loss.
         """
         self._optimizer.zero_grad()
-        value = loss(self.network(inputs))
+        value = loss(check_outputs(self.network, self.network(inputs), len(inputs)))
         value.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
         self._optimizer.step()

@@ -26,10 +26,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distens.training.dropout import Dropout, replace_dropouts
-from distens.training.stacked import Unstackable, stack_kinds
+from distens.training.layers import layer_kinds
+from distens.training.outputs import check_outputs
+from distens.training.stacked import Unstackable
+from distens.training.ways import check_network
 
 _FEW_CHANNELS = 4
 """For inputs of at most this many channels, the written-out backward step of a first convolution is the faster one."""
+
+_CHAINED = (
+    nn.Conv2d,
+    nn.Linear,
+    nn.GroupNorm,
+    nn.Flatten,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.ReLU,
+    nn.GELU,
+    nn.Tanh,
+    nn.Identity,
+)
+"""The layers of chains that are stacked here."""
 
 Call = Callable[[Tensor], Tensor]
 
@@ -72,10 +90,12 @@ def _prepared(network: nn.Module) -> tuple[nn.Module, bool]:
                 setattr(parent, name, nn.Identity())
     network.eval()
     try:
-        chain = stack_kinds(network) <= {"dense", "images"}
+        check_network(network)
     except Unstackable:
-        chain = False
-    return network, chain and _can_share_inputs(_leaves(network))
+        return network, False
+    leaves = _leaves(network)
+    chain = layer_kinds(network) <= {"dense", "images"} and all(type(leaf) in _CHAINED for leaf in leaves)
+    return network, chain and _can_share_inputs(leaves)
 
 
 def _leaves(network: nn.Module) -> list[nn.Module]:
@@ -89,7 +109,7 @@ def _can_share_inputs(layers: Sequence[nn.Module]) -> bool:
 
 
 def _alone(network: nn.Module) -> Call:
-    return lambda inputs: network(inputs)[None]
+    return lambda inputs: check_outputs(network, network(inputs), len(inputs))[None]
 
 
 def _stacked(networks: Sequence[nn.Module]) -> Call:

@@ -150,20 +150,21 @@ def weights(weights: Mapping[str, float], path: Path) -> None:
     write_picture(figure, path)
 
 
-def progress(values_T: Floats, ensemble_T: Floats, metric: str, path: Path) -> None:
+def progress(values_T: Floats, ensemble_T: Floats, metric: str, path: Path, higher: bool = False) -> None:
     """Draw the search: each finished member in order of arrival, the best so far, the ensemble so far.
 
     Args:
         values_T: the metric on the *search* split, in order of arrival.
         ensemble_T: the metric of the ensemble of the members so far; NaN where it was not measured.
         metric: the name of the metric, e.g. `nll`.
+        higher: True if a higher value is better.
     """
     figure, (axes,) = panels()
     values_T, ensemble_T = np.asarray(values_T, dtype=np.float64), np.asarray(ensemble_T, dtype=np.float64)
     step_T = np.arange(1, len(values_T) + 1)
     small = len(values_T) < 60
     axes.scatter(step_T, values_T, s=18 if small else 9, color=GREY, alpha=0.8, linewidths=0, label="member")
-    best_T = np.minimum.accumulate(values_T)
+    best_T = (np.maximum if higher else np.minimum).accumulate(values_T)
     marker = "o" if len(values_T) == 1 else None
     axes.step(step_T, best_T, where="post", color=COLOURS[1], linewidth=1.6, marker=marker, label="best single so far")
     measured = np.isfinite(ensemble_T)

@@ -6,14 +6,18 @@ import base64
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distens import registry
+from distens.metrics.protocol import Metric
 from distens.targets.protocol import Target
 
 _COSTS = {"parameters": "parameters", "train_seconds": "training (s)", "predict_ms_per_1000": "ms per 1,000 rows"}
+_HIDDEN = ("temperature", "ece_width")
+"""The keys of a row that are not among the columns."""
+
 _ABSENT = "–"
 
 
@@ -40,16 +44,24 @@ class Columns:
         return " ".join([f"The best of each column is marked; {better}.", *meanings])
 
 
-def columns(target: Target | type[Target]) -> Columns:
-    """Return the table's columns: the measures of a target, and the costs of a row."""
-    return Columns({**target.headings, **_COSTS}, target.higher_is_better, target.definitions)
+def columns(target: Target | type[Target], metric: Metric | None = None) -> Columns:
+    """Return the table's columns: the measures of a target, the user's own metric, and the costs of a row."""
+    own = {} if metric is None else {metric.title: metric.title}
+    higher = tuple(own) if metric is not None and metric.mode == "max" else ()
+    return Columns({**target.headings, **own, **_COSTS}, (*target.higher_is_better, *higher), target.definitions)
 
 
 def columns_of(rows: Mapping[str, Mapping[str, float]]) -> Columns:
-    """Return the columns of a table that was stored without them, by the keys of its rows."""
+    """Return the columns of a table that was stored without them, by the keys of its rows.
+
+    A key that is no measure of the target's is a metric of the user's own.
+    """
     targets = _targets()
     fit = [one for one in targets if any(key in row for row in rows.values() for key in one.headings)]
-    return columns(fit[0] if fit else targets[0])
+    found = columns(fit[0] if fit else targets[0])
+    own = {key: key for row in rows.values() for key in row if key not in (*found.headings, *_HIDDEN)}
+    measures = {key: heading for key, heading in found.headings.items() if key not in _COSTS}
+    return replace(found, headings={**measures, **own, **_COSTS})
 
 
 def rows_of(results: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:

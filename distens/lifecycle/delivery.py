@@ -15,6 +15,7 @@ from distens.evaluate import comparison, report
 from distens.lifecycle.results import Outcome, Result
 from distens.records import Floats
 from distens.serve import bundle, predictor
+from distens.storage import editions
 from distens.storage.filesystem import make_temporary_folder, report_failure
 from distens.storage.store import Store
 from distens.targets.protocol import Target
@@ -29,14 +30,15 @@ absolute up to 1, relative above."""
 
 
 def deliver(
-    config: Config, store: Store, tracker: Tracker, loaded: LoadedData, outcome: Outcome
+    config: Config, store: Store, tracker: Tracker, loaded: LoadedData, outcome: Outcome, edition: int
 ) -> tuple[Result, FinalInfo]:
     """Write all results into the run's folder; return the result, and the values that the tracker gets at the end.
 
-    `results.json`, which marks the run as complete, is written last.
+    `results.json`, which marks the edition as complete, is written last.
 
     Args:
         tracker: called with each participant.
+        edition: the number of the results (see `distens.storage.editions`).
 
     Raises:
         BundleError: the predictions of a bundle that was read back differ from the run's.
@@ -45,17 +47,18 @@ def deliver(
     home = make_temporary_folder()  # pictures and the page are drawn here, and go through the store as all files do
     table, verdict = _table(loaded, outcome)
     weights = {name: weight for name, weight in outcome.weights.items() if weight > 0}
-    where = f"report: {store.url}/report.html"
+    page = home / editions.file_of("report.html", edition)
+    where = f"report: {store.url}/{page.name}"
     result = Result(store.url, table, outcome.missing, verdict, weights, (*outcome.notes, where))
-    pictures = dict(outcome.page.draw(home / "figures"))
-    _write_page(config, store, home, loaded, outcome, result, pictures)
-    folders = _write_bundles(config, store, loaded, outcome, table)
+    pictures = dict(outcome.page.draw(home / editions.folder_of("figures", edition)))
+    _write_page(config, store, page, loaded, outcome, result, pictures)
+    folders = _write_bundles(config, store, editions.folder_of("final", edition), loaded, outcome, table)
     final = FinalInfo(
         rows=table,
         weights=weights,
         diversity=outcome.diversity,
         figures=tuple(pictures.values()),
-        report=home / "report.html",
+        report=page,
         bundles={name: store.local_folder(folder, home / name) for name, folder in folders.items()},
         scores=_scores(loaded, outcome),
         example=loaded.example_rows,
@@ -65,14 +68,14 @@ def deliver(
     )
     for participant in outcome.participants:
         tracker.participant(participant)
-    store.write_json("results.json", _results(loaded, outcome, result))
+    store.write_json(editions.file_of(editions.RESULTS, edition), _results(loaded, outcome, result))
     return result, final
 
 
 def _table(loaded: LoadedData, outcome: Outcome) -> tuple[dict[str, Mapping[str, float]], list[str]]:
     """Return the table, measured on the *test* split, and the verdict's sentences."""
-    target, targets_N = loaded.dataset.target, loaded.dataset.targets["test"]
-    table: dict[str, Mapping[str, float]] = {n: row.measured(target, targets_N) for n, row in outcome.rows.items()}
+    target = loaded.dataset.target
+    table: dict[str, Mapping[str, float]] = {n: row.measured(loaded.dataset) for n, row in outcome.rows.items()}
     table |= outcome.means
     compared = comparison.verdict(table, outcome.losses, target.phrases, outcome.units)
     return table, [*outcome.foreword, *compared, *outcome.afterword]
@@ -81,7 +84,7 @@ def _table(loaded: LoadedData, outcome: Outcome) -> tuple[dict[str, Mapping[str,
 def _write_page(
     config: Config,
     store: Store,
-    home: Path,
+    page: Path,
     loaded: LoadedData,
     outcome: Outcome,
     result: Result,
@@ -90,12 +93,12 @@ def _write_page(
     """Write the page, and the pictures, which are drawn already.
 
     Args:
-        home: a temporary folder on this machine, where both are made.
+        page: its path in a temporary folder on this machine, where the pictures are, too.
     """
     data = report.ReportData(
         run_name=_name(result),
         rows=result.rows,
-        columns=report.columns(loaded.dataset.target),
+        columns=report.columns(loaded.dataset.target, loaded.dataset.metric),
         missing=result.missing,
         verdict=result.verdict,
         members=outcome.page.members,
@@ -105,19 +108,24 @@ def _write_page(
         config_yaml=to_yaml(config),
         details={**outcome.page.details, **loaded.column_details},
     )
-    with report_failure(home / "report.html"):
-        report.write_page(home / "report.html", data)
-    for path in (*pictures.values(), home / "report.html"):
-        store.write(path.relative_to(home).as_posix(), path.read_bytes(), durable=False)
+    with report_failure(page):
+        report.write_page(page, data)
+    for path in (*pictures.values(), page):
+        store.write(path.relative_to(page.parent).as_posix(), path.read_bytes(), durable=False)
 
 
 def _write_bundles(
-    config: Config, store: Store, loaded: LoadedData, outcome: Outcome, table: Mapping[str, Mapping[str, float]]
+    config: Config,
+    store: Store,
+    final: str,
+    loaded: LoadedData,
+    outcome: Outcome,
+    table: Mapping[str, Mapping[str, float]],
 ) -> dict[str, str]:
-    """Write the bundles; return row -> the folder of its bundle."""
+    """Write the bundles into a folder of the run's; return row -> the folder of its bundle."""
     folders, sources = {}, store.read_json("run.json").get("sources")
     for name, content in outcome.bundles.items():
-        folders[name] = folder = f"final/{name}"
+        folders[name] = folder = f"{final}/{name}"
         bundle.write_bundle(
             store,
             folder,
@@ -169,8 +177,7 @@ def _read_back(store: Store, folder: str, loaded: LoadedData, test_NK: Floats) -
 
 
 def _results(loaded: LoadedData, outcome: Outcome, result: Result) -> dict[str, Any]:
-    target, targets_N = loaded.dataset.target, loaded.dataset.targets["combine"]
-    judged = outcome.rows.items() if len(targets_N) else ()
+    judged = outcome.rows.items() if len(loaded.dataset.targets["combine"]) else ()
     return {
         "run": _name(result),
         **result.rows,
@@ -179,10 +186,10 @@ def _results(loaded: LoadedData, outcome: Outcome, result: Result) -> dict[str, 
         "weights": dict(result.weights),
         "chosen": outcome.chosen,
         **({"diversity": dict(outcome.diversity)} if outcome.diversity else {}),
-        "combine": {name: target.table(row.combine_NK, targets_N) for name, row in judged},
+        "combine": {name: loaded.dataset.table(row.combine_NK, "combine") for name, row in judged},
         **outcome.numbers,
     }
 
 
 def _name(result: Result) -> str:
-    return result.path.rstrip("/").rpartition("/")[2]  # a run that was deepened keeps its folder
+    return result.path.rstrip("/").rpartition("/")[2]  # a run that went on keeps its folder

@@ -29,7 +29,7 @@ from distens.storage.journal import Journal
 from distens.storage.store import Store
 from distens.targets.protocol import Target, Targets
 
-_KEYS = {"task", "report", "failure", "only", "elapsed"}
+_KEYS = {"task", "report", "failure", "only", "elapsed", "ended"}
 
 
 class Ledger:
@@ -37,12 +37,14 @@ class Ledger:
 
     Attributes:
         elapsed: seconds that the search had run, over all resumes, as last journalled with an outcome.
+        ended: the reason why the search has ended, if that does not follow from its history; else None.
         addresses: text of the form `package.module:Class` -> its first place in a task that was journalled before this
             ledger was opened, whatever became of the task.
     """
 
     def __init__(self, store: Store) -> None:
         self.elapsed = 0.0
+        self.ended: str | None = None
         self.addresses: dict[str, str] = {}
         self._journal = Journal(store)
         self._pending: dict[str, Task] = {}
@@ -63,7 +65,11 @@ class Ledger:
             self._record_outcome(report_from_json(entry["report"]))
         elif "failure" in entry:
             self._record_outcome(failure_from_json(entry["failure"]))
-        else:
+        elif "ended" in entry:
+            if not isinstance(entry["ended"], str | None):
+                raise TypeError(f"the reason why the search has ended is {shorten_value(entry['ended'])}")
+            self.ended = entry["ended"]
+        else:  # older versions wrote this when a run's members were to be trained further
             self._drop_other_purposes(entry["only"])
         self.elapsed = entry.get("elapsed", self.elapsed)
 
@@ -100,10 +106,10 @@ class Ledger:
         for failure in failures:
             self._record_outcome(failure)
 
-    def only(self, purpose: str) -> None:
-        """Forget the tasks of all other purposes, and journal that: what they were made from is going to change."""
-        self._journal.append({"only": purpose})
-        self._drop_other_purposes(purpose)
+    def end(self, why: str | None) -> None:
+        """Journal that the search has ended, and why; with None, that it goes on."""
+        self._journal.append({"ended": why})
+        self.ended = why
 
     def _drop_other_purposes(self, purpose: str) -> None:
         self._arrived = [told for told in self._arrived if self.task(_id(told)).purpose == purpose]
@@ -179,6 +185,10 @@ class Ledger:
         """Return every finished task, every rung of a member included, of one purpose or of all."""
         done = (entry for entry in self._done.values() if isinstance(entry, Finished))
         return [entry for entry in done if purpose in (None, entry.task.purpose)]
+
+    def concluded(self, purpose: str) -> list[Finished | Failed]:
+        """Return a purpose's tasks that finished or were given up, in order of arrival, every rung included."""
+        return [entry for entry in self._done.values() if entry.task.purpose == purpose]
 
     def count(self, purpose: str) -> int:
         """Return the number of members that were dispatched for a purpose."""

@@ -36,7 +36,7 @@ def occupied_resources(runner: Runner, settings: Settings, name: str = "") -> Re
             raise ConfigError(
                 f"{where}.gpus: {resources.gpus:g} have no effect: no member of kind {settings['kind']!r} uses one"
             )
-        resources = replace(resources, gpus=0.0)
+        resources = replace(resources, gpus=0.0) if resources.gpus else resources
     if registry.has_capability(cls, Grouped):
         try:
             resources = cls.occupied(settings, resources)

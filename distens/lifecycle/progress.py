@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 
-from distens.records import Failure, Finished, History, Task
-from distens.select.protocol import Selector, fill_defaults
+from distens.metrics.protocol import shown_value
+from distens.records import Failed, Failure, Finished, History, Task
+from distens.select.protocol import Selector, fast_metric, fill_defaults
 from distens.targets.classes import target_argument
 
 
@@ -73,7 +74,7 @@ class Progress:
 
     A member trained in rungs counts once, and is as good as its best rung. The ensemble is a selection among the
     LEADERS best members so far; it is made anew only while such selections take no more than MAX_SELECTION_SHARE of the
-    time.
+    time. `best` and `ensemble` are losses: what is minimised.
     """
 
     selector: Selector
@@ -90,31 +91,57 @@ class Progress:
     _spent: float = field(default=0.0, repr=False)
     _longest: float = field(default=0.0, repr=False)
 
-    def replay(self, history: History) -> None:
-        """Count the members of a history that was there before: that of a run which is resumed."""
-        self.failed = self._arrived = len(history.failed)
-        for entry in history.finished:
-            self._finish(entry)
-        if history.finished:
-            self._select(history)
+    def replay(
+        self, entries: Iterable[Finished | Failed], history: Callable[[], History]
+    ) -> Iterator[tuple[int, dict[str, float]]]:
+        """Count the tasks of a run that is resumed; yield step and values of every point that its curves need.
 
-    def add(self, outcome: Finished | Failure, history: Callable[[], History]) -> int | None:
+        The ensemble is selected anew as seldom as it was then, by the members' own seconds in place of time.
+
+        Args:
+            entries: the tasks that finished or were given up, in order of arrival.
+            history: returns the history as it is now.
+        """
+        seconds, selected = 0.0, True
+        for entry in entries:
+            if isinstance(entry, Finished):
+                seconds += entry.report.seconds
+                self._finish(entry)
+                if selected := self._spent + self._longest <= MAX_SELECTION_SHARE * seconds:
+                    self._select(history())
+                if self._needs_point():
+                    yield self._arrived, self.values()
+            else:
+                self._fail(entry.task)
+        if not selected:
+            self._select(history())
+        self._spent = 0.0
+
+    def add(self, task: Task, outcome: Finished | Failure, history: Callable[[], History]) -> int | None:
         """Count one outcome; return its step if the curves in tracking need a point there, else None."""
         if isinstance(outcome, Failure):
-            self._arrived += outcome.final
-            self.failed = len(history().failed)  # a rung above another may fail without its member
+            if outcome.final:
+                self._fail(task)
             return None
         self._finish(outcome)
         if self._spent + self._longest <= MAX_SELECTION_SHARE * (time.monotonic() - self._began):
             self._select(history())
-        return self._arrived if _is_step(self._arrived) or self._arrived == self.total else None
+        return self._arrived if self._needs_point() else None
+
+    def _needs_point(self) -> bool:
+        return _is_step(self._arrived) or self._arrived == self.total
 
     def values(self) -> dict[str, float]:
         """Return the values of the curves in tracking, by name."""
         assert self.best is not None
         ensemble = self.best if self.ensemble is None else self.ensemble
-        counts = {"finished": self.finished, "failed": self.failed}
-        return {"best_single": self.best, "ensemble": ensemble, **counts}
+        losses = {"best_single": self.best, "ensemble": ensemble}
+        shown = {name: shown_value(self.metric, loss) for name, loss in losses.items()}
+        return {**shown, "finished": self.finished, "failed": self.failed}
+
+    def _fail(self, task: Task) -> None:
+        self._arrived += 1
+        self.failed += task.member not in self._seen  # a rung above another may fail without its member
 
     def _finish(self, entry: Finished) -> None:
         value = entry.report.metrics[self.metric]
@@ -135,7 +162,7 @@ class Progress:
         predictions_MNK = [history.predictions(name) for name in names.values()]
         target, _ = fill_defaults(predictions_MNK, self.metric, history.target, None)
         weights_M = self.selector.select(
-            predictions_MNK, history.targets_N, self.metric, **target_argument(history.target)
+            predictions_MNK, history.targets_N, fast_metric(self.metric, target), **target_argument(history.target)
         )
         self.ensemble = target.metrics(target.mean(predictions_MNK, weights_M), history.targets_N)[self.metric]
         took = time.monotonic() - started

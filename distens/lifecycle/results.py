@@ -10,19 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distens import probabilities
 from distens.combine.protocol import Combiner
+from distens.data.dataset import Dataset
+from distens.errors import StorageError
+from distens.metrics.protocol import shown_metrics
 from distens.records import Finished, Floats, Integers, State, task_of
 from distens.serve.bundle import BundleMember
 from distens.serve.cascade import Cascade
+from distens.storage import editions
+from distens.storage.store import Store
 from distens.targets.classes import target_argument
 from distens.targets.protocol import Target, Targets
 from distens.tracking.protocol import Participant
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from distens.data.load import LoadedData
+    from distens.serve.predictor import Predictor
 
 FOLDS = 5
 
@@ -52,10 +64,10 @@ class TableRow:
             temperature=temperature,
         )
 
-    def measured(self, target: Target, targets_N: Targets) -> dict[str, float]:
+    def measured(self, dataset: Dataset) -> dict[str, float]:
         """Return column -> number, measured on the *test* split."""
         return {
-            **target.table(self.test_NK, targets_N),
+            **dataset.table(self.test_NK, "test"),
             "parameters": self.parameters,
             "train_seconds": self.train_seconds,
             "predict_ms_per_1000": self.predict_ms_per_1000,
@@ -141,9 +153,9 @@ class Outcome:
     notes: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """The result of a run, as `distens.run` returns it.
+    """The result of a run, as `distens.run` and `distens.load_result` return it.
 
     Attributes:
         path: the run's folder.
@@ -154,6 +166,8 @@ class Result:
         verdict: the comparison of the rows, in sentences.
         weights: member -> its weight in the ensemble, of members with a weight above zero.
         notes: lines for the user, such as the address of the page.
+        metric: the key, in members' reports, of what search and selection minimised.
+        data: reads the run's data once more, for the leaderboard.
     """
 
     path: str
@@ -162,6 +176,65 @@ class Result:
     verdict: Sequence[str]
     weights: Mapping[str, float]
     notes: Sequence[str] = field(default_factory=tuple)
+    metric: str = field(default="", compare=False)
+    data: Callable[[], LoadedData] | None = field(default=None, compare=False)
+
+    def leaderboard(self) -> pd.DataFrame:
+        """Return a table of all finished models, the best on the *search* split first.
+
+        Its columns: member, purpose, family, weight (in the ensemble), `search.` and `combine.` metrics, seconds,
+        parameters, predict_ms_per_1000, settings. The data are read again, and *combine* predictions of every model.
+        """
+        import pandas as pd
+
+        from distens.lifecycle import leaderboard
+
+        assert self.data is not None, "only a run's own result has a leaderboard"
+        dataset = self.data().dataset
+        store, targets_N = Store(self.path), dataset.targets["combine"]
+        return pd.DataFrame(leaderboard.rows(store, self.metric, self.weights, dataset.target, targets_N))
+
+    @property
+    def best(self) -> Mapping[str, Any]:
+        """Return the member that is best on the *search* split: `member`, `settings`, `metrics`, `seconds`.
+
+        Raises:
+            StorageError: the run's journal cannot be read, or no member has the run's metric.
+        """
+        from distens.lifecycle import leaderboard
+
+        found = [e for e in leaderboard.finished_models(Store(self.path)) if self.metric in e.report.metrics]
+        if not found:
+            raise StorageError(f"{self.path}: no member was measured on the search split")
+        task, report = (first := leaderboard.leading(found, self.metric)[0]).task, first.report
+        settings = {key: value for key, value in task.settings.items() if key != "family"}
+        return {
+            "member": task.id,
+            "settings": settings,
+            "metrics": shown_metrics(report.metrics),
+            "seconds": report.seconds,
+        }
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """Return a table of a federation's rounds; empty for runs without rounds."""
+        import pandas as pd
+
+        store = Store(self.path)
+        results = store.read_json(editions.file_of(editions.RESULTS, editions.find_newest(store)))
+        return pd.DataFrame(results.get("rounds", []))
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """Return the predictor of what the run deploys (see `distens.load`)."""
+        from distens.serve.predictor import load
+
+        return load(self.path)
+
+    def __repr__(self) -> str:
+        name, (row, values) = self.path.rstrip("/").rpartition("/")[2], next(iter(self.rows.items()), ("no rows", {}))
+        shown = ", ".join(f"{column} {value:.4g}" for column, value in list(values.items())[:2])
+        return f"<Result {name}: {row}{' ' * bool(shown)}{shown}; {len(self.rows)} rows, {len(self.missing)} missing>"
 
 
 def costs(entries: Sequence[Finished]) -> tuple[int, float, float]:

@@ -1,4 +1,4 @@
-"""What a run may be resumed with: formats of its folder, versions of libraries, and changes of its config."""
+"""What a run may be resumed with: formats of its folder, and versions of libraries."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distens import __version__
-from distens.addresses import is_address
-from distens.config.config import Config, to_yaml
-from distens.errors import ConfigError, RunError, shorten_value
-from distens.lifecycle.ledger import Ledger
+from distens.config.sections import DataSection
+from distens.data.load import LoadedData, find_other_roles, has_same_rows
+from distens.errors import RunError, shorten_value
 from distens.storage.store import Store
 
-FORMAT = 1
-"""The format of a run's folder; a folder that does not say its own has this one."""
+FORMAT = 2
+"""The newest format of a run's folder. Format 1, which a folder that does not say its own has, has one edition of
+results; runs that did not go on are written in it, so that older versions can resume them."""
+
+MAX_COLUMNS_NAMED = 10
 
 VERSIONED = ("distens", "ray", "torch", "lightning", "scikit-learn", "lightgbm", "mlflow", "numpy", "pyarrow")
 
@@ -34,10 +36,10 @@ def check_format(info: Mapping[str, Any], path: str) -> None:
     for key, kind in (("run", str), ("fingerprint", str), ("identity", dict), ("versions", dict)):
         if not isinstance(info[key], kind):
             raise TypeError(f"its {key} is {shorten_value(info[key])}")
-    found = info.get("format", FORMAT)
-    if type(found) is not int or found < 1:
-        raise TypeError(f"its format is {shorten_value(found)}")
-    if found > FORMAT:
+    for key in ("format", "edition"):
+        if type(found := info.get(key, 1)) is not int or found < 1:
+            raise TypeError(f"its {key} is {shorten_value(found)}")
+    if (found := info.get("format", 1)) > FORMAT:
         writer = shorten_value(info["versions"].get("distens", "?"))
         raise RunError(
             f"{path}: a run of format {found}, written by distens {writer}; this is distens {__version__}, which "
@@ -67,68 +69,37 @@ def describe_versions(then: Mapping[str, Any], now: Mapping[str, str]) -> Iterat
         yield f"resumed with other versions, which may change results: {', '.join(changed)}"
 
 
-def goes_deeper(config: Config, then: Mapping[str, Any], path: str) -> bool:
-    """Return True if the schedule's maximum rises; False if nothing that decides the result differs.
+def describe_other_reading(how: str, info: Mapping[str, Any]) -> str:
+    """Return a message that this version reads the unchanged data of a resumed run otherwise, and what to do.
 
     Args:
-        then: the identity of the run as it was.
-        path: the run's folder, for messages.
-
-    Raises:
-        ConfigError: anything else was changed, or the new maximum would change the rungs.
+        how: what it does, such as `reads them otherwise`.
+        info: the content of `run.json`.
     """
-    now = config.identity()
-    changed = [key for key in {**then, **now} if now.get(key) != then.get(key)]
-    if not changed:
-        return False
-    if "schedule" in changed and _raised(now, then, path) and (changed == ["schedule"] or _more_members(now, then)):
-        return True
-    raise ConfigError(
-        f"{path}: the config was changed since the run started ({', '.join(changed)}). A run is resumed as it was; "
-        "start another with the new values. Only storage, runtime and tracking may differ; and schedule.maximum may "
-        "rise, with search.members"
+    return (
+        f"data.source: the data are those that the run started with, but this version of distens {how}. Start a new "
+        f"run, or resume with {_name_writer(info)}"
     )
 
 
-def _raised(now: Mapping[str, Any], then: Mapping[str, Any], path: str) -> bool:
-    new, old = now.get("schedule"), then.get("schedule")
-    if not isinstance(new, dict) or not isinstance(old, dict) or {**new, "maximum": 0} != {**old, "maximum": 0}:
-        return False
-    if is_address(old.get("kind")):  # the meaning of `maximum` in a user's own schedule is not known here
-        return False
-    deeper = [old["maximum"] * old["eta"] ** k for k in range(1, 40)]
-    if new["maximum"] not in deeper:
-        raise ConfigError(
-            f"{path}: schedule.maximum: {old['maximum']} may rise to {', '.join(map(str, deeper[:3]))}, …, so "
-            f"that the rungs stay as they are; found {new['maximum']}"
+def describe_other_data(data: LoadedData, section: DataSection, store: Store, info: Mapping[str, Any]) -> str:
+    """Return a message why the data are not those that a resumed run's members were trained on, and what to do."""
+    others = [f"{name!r} ({which})" for name, which in find_other_roles(data, store).items()]
+    more = f"; and {len(others) - MAX_COLUMNS_NAMED} more" if len(others) > MAX_COLUMNS_NAMED else ""
+    how = f"reads columns otherwise: {'; '.join(others[:MAX_COLUMNS_NAMED])}{more}" if others else "reads it otherwise"
+    if has_same_rows(section, store, info["fingerprint"]):
+        return describe_other_reading(how, info)
+    prints = f"fingerprint {data.fingerprint[:12]} instead of {shorten_value(info['fingerprint'][:12])}"
+    if others or (data.columns and "columns" not in info):  # the first versions did not say how they read a table
+        return (
+            f"data.source: the data changed since the run started, or this version of distens {how} ({prints}). Start "
+            f"a new run; or, if the data are the same, resume with {_name_writer(info)}"
         )
-    return True
+    return (
+        f"data.source: the data changed since the run started ({prints}); its members were trained on other rows. "
+        "Start a new run"
+    )
 
 
-def _more_members(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
-    new, old = now["search"], then["search"]
-    if {**now, "schedule": 0, "search": {**new, "members": 0}} != {
-        **then,
-        "schedule": 0,
-        "search": {**old, "members": 0},
-    }:
-        return False
-    return isinstance(new["members"], int) and isinstance(old["members"], int) and new["members"] > old["members"]
-
-
-def deepen(config: Config, store: Store, info: dict[str, Any]) -> None:
-    """Prepare a run whose members are to be trained further: delete what was made from them, and store the new config.
-
-    The order of the steps matters: after a kill anywhere, the same command, or a plain resume, finds a whole run.
-    """
-    ledger = Ledger(store)
-    store.remove("results.json")
-    for entry in ledger.all_finished():
-        if entry.task.purpose != "search":
-            store.delete(f"members/{entry.task.id}")
-    ledger.only("search")
-    for folder in ("final", "figures"):
-        store.delete(folder)
-    info["identity"] = config.identity()
-    store.write("config.yaml", to_yaml(config).encode())
-    store.write_json("run.json", info)
+def _name_writer(info: Mapping[str, Any]) -> str:
+    return f"the version that started this one (distens {shorten_value(info['versions'].get('distens', '?'))})"

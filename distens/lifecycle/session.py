@@ -20,8 +20,8 @@ from distens import registry
 from distens.addresses import module_of
 from distens.config.config import Config, to_yaml
 from distens.config.sources import describe_edited, hash_sources
-from distens.data.load import LoadedData
-from distens.errors import RunError, StorageError, shorten_value
+from distens.data.load import LoadedData, has_same_rows
+from distens.errors import DataError, RunError, StorageError, shorten_value
 from distens.lifecycle import resuming
 from distens.lifecycle._blas_limit import BlasLimit
 from distens.lifecycle.delivery import deliver
@@ -37,12 +37,13 @@ from distens.members.protocol import UsesNoGpu
 from distens.packing import Planner
 from distens.records import WAIT, Failure, Finished, Floats, Pack, Report, Resources, Settings, Task, Teacher
 from distens.runtime.protocol import RunContext, Runner
+from distens.storage import editions
 from distens.storage.store import Store
 from distens.tracking.protocol import FinalInfo, RunInfo, Tracker
 from distens.training.outputs import PROBABILITIES_ADVICE, PROBABILITIES_METRIC
 
-WRITTEN = ("members", "figures", "final", "report.html", "results.json")
-"""The names in a run's folder that are written while it runs, besides journals."""
+WRITTEN = ("members", "figures", "final", "report.html", editions.RESULTS)
+"""The names in a run's folder that are written while it runs, besides journals; later editions write others beside."""
 
 Data = LoadedData
 """The data that a run learns from and is measured on: so far rows of a table, or images."""
@@ -80,6 +81,20 @@ class Plan(Protocol):
         ...
 
 
+class Minimises(Plan, Protocol):
+    """A plan of a role that compares models by one of their reports' metrics.
+
+    A run's result names the best model by it::
+
+        metric = plan.metric if registry.has_capability(plan, Minimises) else ""
+    """
+
+    @property
+    def metric(self) -> str:
+        """Return the key, in a report's metrics, of what is minimised."""
+        ...
+
+
 def silent(update: ProgressEvent) -> None:
     """Ignore an update, in a run that nobody watches."""
 
@@ -110,6 +125,8 @@ class Session:
         self.ledger = Ledger(store)
         self.resumed = info is not None
         self.info = info or {}
+        self.edition: int = self.info.get("edition", 1)
+        self.went_on = "edition" in self.info
         self.notes: list[str] = []
         if self.resumed:
             self._refuse_links()
@@ -134,7 +151,7 @@ class Session:
 
     def prepare(self, tasks: int | None) -> None:
         """Let the runner get ready for a number of tasks (None: as many as fit at once), while the data are read."""
-        if self.store.exists("results.json"):
+        if self.store.exists(editions.file_of(editions.RESULTS, self.edition)):
             tasks = 0  # a run that has results trains nothing
         pack = self.runner.pack
         packs = tasks if tasks is None or pack == "auto" else math.ceil(tasks / pack)
@@ -153,12 +170,19 @@ class Session:
         Raises:
             DataError: the data cannot be read.
             ConfigError: code of the user's own failed in a rehearsal (see `distens.lifecycle.rehearsal`).
-            RunError: the data have changed since the run began.
+            RunError: they have changed since the run began, or this version reads them otherwise.
         """
         for note in self.notes:
             self.watch(ProgressEvent("data", note))
         self.watch(ProgressEvent("data", f"reading {self.config.data.source}"))
-        data = self._data = self._read()
+        try:
+            data = self._data = self._read()
+        except DataError as error:
+            found = not isinstance(error.__cause__, OSError)
+            if self.resumed and found and has_same_rows(self.config.data, self.store, self.info["fingerprint"]):
+                how = f"does not read them so: {error}"
+                raise RunError(resuming.describe_other_reading(how, self.info)) from error
+            raise
         if not self.resumed:
             for note in rehearse(self.config, data.dataset, self._on_gpu):
                 self.notes.append(note)
@@ -196,7 +220,7 @@ class Session:
     def deliver(self, outcome: Outcome) -> Result:
         """Write the results of the run, and return them."""
         assert self._data is not None, "open comes first"
-        result, self._final = deliver(self.config, self.store, self.tracker, self._data, outcome)
+        result, self._final = deliver(self.config, self.store, self.tracker, self._data, outcome, self.edition)
         return result
 
     def complete(
@@ -268,16 +292,13 @@ class Session:
         fingerprint = data.fingerprint
         if self.resumed:
             if self.info["fingerprint"] != fingerprint:
-                raise RunError(
-                    f"data.source: the data changed since the run started (fingerprint {fingerprint[:12]} instead of "
-                    f"{self.info['fingerprint'][:12]}); its members were trained on other rows. Start a new run"
-                )
+                raise RunError(resuming.describe_other_data(data, self.config.data, self.store, self.info))
             if edited := describe_edited(self.config.model_dump(mode="json"), self.info.get("sources")):
                 self.notes.append(f"the code was edited since the run began; earlier members had the old one: {edited}")
             self._forget_what_is_gone()
             return
         self.info = {
-            "format": resuming.FORMAT,
+            "format": 1,
             "name": self.config.name,
             "run": self.config.run_name(),
             "hash": self.config.hash(),
@@ -296,7 +317,9 @@ class Session:
 
     def _refuse_links(self) -> None:
         """Refuse links that lead out before anything is trained; the store would refuse them when all is done."""
-        for name in WRITTEN:
+        later = (editions.file_of(name, self.edition) for name in WRITTEN if "." in name)
+        folders = (editions.folder_of(name, self.edition) for name in ("figures", "final"))
+        for name in dict.fromkeys([*WRITTEN, *later, *folders]):
             if self.store.leads_out(name):
                 raise StorageError(f"{self.store.url}: refused: {name} is a link that leads out of the folder")
 
@@ -329,4 +352,5 @@ class Session:
     def _run_info(self) -> RunInfo:
         config = self.config.model_dump(mode="json")
         versions, fingerprint = self.info["versions"], self.info["fingerprint"]
-        return RunInfo(self.config.name, self.info["run"], config, self.store.url, versions, fingerprint)
+        name, run = self.config.name, self.info["run"]
+        return RunInfo(name, run, config, self.store.url, versions, fingerprint, self.edition)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -124,13 +125,17 @@ class Classifier:
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
         """Train members together (see `Packable`), or one after the other where packs gain nothing."""
         from distens.training import packed
+        from distens.training.stacked import Unstackable
 
         shape, gpu = examples.inputs.shape[1:], contexts[0].device.startswith("cuda")
+        left = dict(enumerate(zip(members, contexts, strict=True)))
         if members[0].pack_advice(shape, examples.classes, gpu)[0] > 1:
-            learners = [member._learner(examples, context) for member, context in zip(members, contexts, strict=True)]
-            yield from packed.fit_pack(learners, examples)
-            return
-        for place, (member, context) in enumerate(zip(members, contexts, strict=True)):
+            learners = [member._learner(examples, context) for member, context in left.values()]
+            with suppress(Unstackable):  # networks of one's own may differ from member to member
+                for place, found in packed.fit_pack(learners, examples):
+                    del left[place]
+                    yield place, found
+        for place, (member, context) in left.items():
             try:
                 yield place, member.fit(examples, context)
             except Diverged as error:

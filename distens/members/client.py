@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
@@ -14,12 +14,13 @@ from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
 from distens.models.mlp import Mlp
 from distens.objectives.cross_entropy import CrossEntropy
-from distens.records import Floats, State
+from distens.records import Floats, Integers, State
 from distens.registry import Plugin
 from distens.seeding import derive
 from distens.training import network
 from distens.training.context import Context
 from distens.training.loop import OptimizerName, Recipe
+from distens.training.outputs import check_outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,6 +49,12 @@ class Client:
         proximal: FedProx's mu, the factor of the distance from the round's start (see
             `distens.training.local.LocalTraining`).
         start: the seed of the first weights, which is then the same for all clients; null: the member's own seed.
+        batch_norm: what becomes of batch normalisation, if the network has any: `averaged`: its weights are merged like
+            all others, and its running statistics are averaged by the shares of the clients, whatever the rule does
+            with weights; `local`: its weights, biases and statistics stay with each client from round to round, and
+            only the others are merged (Li et al. 2021, "FedBN", algorithm 1). Where we differ: the server keeps them
+            for the client, so that clients need no memory between rounds, and may be lost; and there is a global model,
+            which the paper has not: its batch normalisation is the mean, by rows, of what the clients had last.
     """
 
     model: Annotated[Any, Plugin("models")] = field(default_factory=Mlp)
@@ -62,6 +69,7 @@ class Client:
     clip: Annotated[float, Gt(0)] | None = 10.0
     proximal: Annotated[float, Ge(0)] = 0.0
     start: Annotated[int, Ge(0)] | None = None
+    batch_norm: Literal["averaged", "local"] = "averaged"
 
     varies_in_pack: ClassVar[tuple[str, ...]] = ("start",)
     shared_when_stacked: ClassVar[tuple[str, ...]] = ("model",)
@@ -101,7 +109,7 @@ class Client:
         cls, members: Sequence[Client], examples: Examples, contexts: Sequence[Context]
     ) -> Iterator[tuple[int, Mapping[str, float] | Diverged]]:
         """Train clients together, in groups that start from the same weights (see `Packable`)."""
-        from distens.training import local
+        from distens.training import flat
 
         groups: dict[int, list[int]] = {}
         for place, (member, context) in enumerate(zip(members, contexts, strict=True)):
@@ -110,13 +118,13 @@ class Client:
             for place in places:
                 members[place].begin(examples.inputs.shape[1:], examples.classes, seed)
             shards = [cls._shard(examples, contexts[place]) for place in places]
-            start_P = local.flatten_weights(members[places[0]].torch_module())
+            start_P = flat.flatten_weights(members[places[0]].torch_module())
             for i, found in members[places[0]].train(start_P, shards, 0, contexts[0].device):
                 place = places[i]
                 if isinstance(found, Diverged):
                     yield place, found
                     continue
-                local.set_weights(members[place].torch_module(), found.weights_P)
+                flat.set_weights(members[place].torch_module(), found.weights_P)
                 yield place, {**_metrics(found, shards[i].examples), "parameters": len(found.weights_P)}
 
     def rehearse(self, examples: Examples) -> Sequence[str]:
@@ -196,34 +204,58 @@ class Client:
         """Make the untrained network, whose first weights depend on the seed alone."""
         self._input_shape, self._classes = tuple(input_shape), classes
         self._network = network.initialise(lambda: self.model.build(self._input_shape, classes), derive(seed, "client"))
+        if self.keeps_own and not len(self.own_places()):
+            raise Refused("batch_norm: 'local' has no effect: the network has no batch normalisation; leave it out")
+
+    @property
+    def keeps_own(self) -> bool:
+        """Return True if batch normalisation stays with each client."""
+        return self.batch_norm == "local"
+
+    def statistics(self) -> int:
+        """Return the number of running statistics, at the end of `weights`."""
+        from distens.training import flat
+
+        return flat.count_statistics(self.torch_module())
+
+    def own_places(self) -> Integers:
+        """Return the places in `weights` of what stays with each client."""
+        from distens.training import flat
+
+        places = flat.own_places(self.torch_module())
+        return places if self.keeps_own else places[:0]
 
     def weights(self) -> Floats:
-        """Return all weights, concatenated, float32."""
-        from distens.training import local
+        """Return all weights, concatenated, and after them all running statistics, float32."""
+        from distens.training import flat
 
-        return local.flatten_weights(self.torch_module())
+        return flat.flatten_weights(self.torch_module())
 
     def become(self, weights_P: Floats) -> None:
         """Set all weights, in the order of `weights`."""
-        from distens.training import local
+        from distens.training import flat
 
-        local.set_weights(self.torch_module(), weights_P)
+        flat.set_weights(self.torch_module(), weights_P)
 
     def gradient(self, examples: Examples) -> tuple[float, Floats]:
-        """Return the mean cross-entropy of the network on the examples, and its gradient by all weights."""
+        """Return the mean cross-entropy of the network's predictions on the examples, and its gradient by all weights.
+
+        The gradient by running statistics is 0.
+        """
         import torch
 
         from distens.training import loop
 
-        module, total = self.torch_module(), 0.0
+        module, total = self.torch_module().eval(), 0.0
         inputs, labels = loop.to_tensors(examples)
         gradient_P = torch.zeros(sum(p.numel() for p in module.parameters()))
         for some, own in zip(inputs.split(network.PREDICT_ROWS), labels.split(network.PREDICT_ROWS), strict=True):
-            loss = torch.nn.functional.cross_entropy(module(some), own, reduction="sum") / len(labels)
-            parts = torch.autograd.grad(loss, list(module.parameters()))
+            logits_NC = check_outputs(module, module(some), len(some), self._classes)
+            loss = torch.nn.functional.cross_entropy(logits_NC, own, reduction="sum") / len(labels)
+            parts = torch.autograd.grad(loss, list(module.parameters()), materialize_grads=True, allow_unused=True)
             gradient_P += torch.cat([part.flatten() for part in parts])
             total += loss.item()
-        return total, gradient_P.numpy()
+        return total, np.append(gradient_P.numpy(), np.zeros(self.statistics(), dtype=np.float32))
 
     @classmethod
     def stack(cls, members: Sequence[Client]) -> Callable[[Floats], Floats]:

@@ -13,7 +13,9 @@ from annotated_types import Ge, Gt
 
 from distens.addresses import ImportAddress
 from distens.data.dataset import Examples
+from distens.members._lightning_hooks import NEVER_CALLED, NO_EFFECT, NOT_ALLOWED
 from distens.members._rows import Rows, hold_back_rows, select_examples
+from distens.members._trainer_arguments import check_trainer_arguments
 from distens.models.module import build_network, check_options, find_network
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.records import Floats, Resources, Settings, State
@@ -27,17 +29,6 @@ if TYPE_CHECKING:
 WATCHED_ROWS = 256
 """The number of rows on which outputs are looked at."""
 
-NEVER_CALLED = ("test_step", "test_dataloader", "predict_step", "predict_dataloader")
-"""Parts of a LightningModule that distens does not use, and that do no harm."""
-
-NOT_ALLOWED = {
-    "train_dataloader": "rows come from the run's *train* split",
-    "val_dataloader": "validation_step gets rows that are held back from *train*",
-    "training_epoch_end": "Lightning calls it no more; it is on_train_epoch_end now",
-    "validation_epoch_end": "Lightning calls it no more; it is on_validation_epoch_end now",
-}
-"""Parts of a LightningModule that cannot have their effect, and why."""
-
 _WARNED: set[tuple[type, str]] = set()
 _INSPECTED: set[tuple[Any, ...]] = set()
 
@@ -47,9 +38,10 @@ class Module:
     """A network whose `forward` turns inputs (N, …) into logits_NC, trained by Lightning's Trainer.
 
     A LightningModule brings its own training step, which gets batches (inputs, targets), and its own optimizers. If it
-    has a validation step, a tenth of the rows is held back for that, by the member's seed, with each class's share.
-    Any other nn.Module minimises cross-entropy with AdamW. The class must be importable on every machine that trains
-    members or predicts.
+    has a validation step, a tenth of the rows is held back for that, by the member's seed, with each class's share. In
+    its first epoch it must make a step, or change a weight or buffer in another way; with manual optimization, by the
+    end of the epoch of its 32nd batch. Any other nn.Module minimises cross-entropy with AdamW. The class must be
+    importable on every machine that trains members or predicts.
 
     Attributes:
         path: `package.module:Class`.
@@ -61,6 +53,10 @@ class Module:
         processes: the number of processes that train the network together (see `distens.training.group`); the resources
             that the runtime gives a member are divided among them.
         gpus_per_process: 0, or 1 for a GPU for each of several processes, whatever the runtime gives a member.
+        keep: `last`: the weights after the last epoch; `best`: those of the epoch with the best value, by what the
+            module's ModelCheckpoint or else its EarlyStopping monitors, or else the lowest `val_loss`.
+        trainer: further arguments of Lightning's Trainer, such as `precision: bf16-mixed` and `gradient_clip_val: 1`
+            (see `distens.members._trainer_arguments` for those allowed).
     """
 
     path: Annotated[str, ImportAddress()]
@@ -71,6 +67,8 @@ class Module:
     rows: Rows = "all"
     processes: Annotated[int, Ge(1)] = 1
     gpus_per_process: Literal[0, 1] = 0
+    keep: Literal["last", "best"] = "last"
+    trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cls = _find(self.path)
@@ -81,6 +79,12 @@ class Module:
                 f"learning_rate: {self.learning_rate} has no effect: {self.path} is a LightningModule, whose "
                 "configure_optimizers decides; make it one of its `options`"
             )
+        validates = network.is_lightning(cls) and _overrides(cls, "validation_step")
+        if self.keep == "best" and not validates:
+            raise ValueError(
+                f"keep: best goes by a value that validation_step logs, and {self.path} has none; write keep: last"
+            )
+        check_trainer_arguments(self.trainer, self.processes, validates)
         if self.processes == 1 and self.gpus_per_process:
             raise ValueError(
                 "gpus_per_process: has no effect with processes: 1; one process uses what the runtime gives its member"
@@ -140,6 +144,9 @@ class Module:
             inspection.inspect_restored(self._network, self._restored, examples.inputs, self._classes)
             _INSPECTED.add(inspected)
         outputs_NC = network.raw_outputs(self._network, examples.inputs[:WATCHED_ROWS], self._classes)
+        for name, why in NO_EFFECT.items():
+            if getattr(self._network, name, None) is not None:
+                _warn_once(cls, f"{self.path}: {name} has no effect: {why}")
         if not are_probabilities(outputs_NC):
             return metrics
         _warn_once(cls, f"{self.path}: {PROBABILITIES_ADVICE}")
@@ -148,7 +155,8 @@ class Module:
     def _train(
         self, build: partial[nn.Module], learned: Examples, validation: Examples | None, context: Context
     ) -> dict[str, float]:
-        course = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        names = ("epochs", "batch_size", "learning_rate", "keep", "trainer")
+        course = {name: getattr(self, name) for name in names}
         loss = CrossEntropy().loss
         if self.processes > 1:
             from distens.training import group
@@ -224,9 +232,9 @@ def _check_parts(cls: type, path: str) -> None:
         for name, why in NOT_ALLOWED.items():
             if _overrides(cls, name):
                 raise ValueError(f"path: {path} has a {name}, which is never called: {why}. Leave it out")
-        for name in NEVER_CALLED:
-            if _overrides(cls, name):
-                _warn_once(cls, f"{path}: {name} is never called: distens predicts by forward, and measures itself")
+        if unused := [name for name in NEVER_CALLED if _overrides(cls, name)]:
+            is_called = f"{', '.join(unused)} {'are' if len(unused) > 1 else 'is'} never called"
+            _warn_once(cls, f"{path}: {is_called}: distens predicts by forward, and measures itself")
 
 
 def _warn_once(cls: type, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged
-from distens.records import Floats, Resources, Settings, State
+from distens.records import Floats, Integers, Resources, Settings, State
 from distens.training.context import Context
 
 if TYPE_CHECKING:
@@ -335,4 +335,28 @@ class ClientKind(HasNetwork, Protocol):
 
     def gradient(self, examples: Examples) -> tuple[float, Floats]:
         """Return the mean cross-entropy of the network on the examples, and its gradient by all weights."""
+        ...
+
+
+class NormalisesBatches(ClientKind, Protocol):
+    """A client kind whose networks may have batch normalisation.
+
+    The server averages running statistics, whatever its rule does with weights, and keeps for each client what stays
+    with it::
+
+        count, places = member.statistics(), member.own_places()
+        statistics, own = weights_P[len(weights_P) - count :], weights_P[places]
+    """
+
+    @property
+    def keeps_own(self) -> bool:
+        """Return True if batch normalisation stays with each client."""
+        ...
+
+    def statistics(self) -> int:
+        """Return the number of running statistics, at the end of `weights`."""
+        ...
+
+    def own_places(self) -> Integers:
+        """Return the places in `weights` of what stays with each client; none unless `keeps_own`."""
         ...

@@ -8,10 +8,11 @@ rounding that counts is the last, to float32.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from distens.merge.protocol import ClientUpdate, Memory, Round
+from distens.merge.protocol import ClientUpdate, Memory, Merged, Round
 from distens.records import Floats
 
 _NUMBERS = 163_840
@@ -69,6 +70,20 @@ def weighted_sum(updates: Sequence[ClientUpdate], parts_K: Floats, start_P: Floa
             total_B += missing * start_P[place]
         total_P[place] = total_B
     return total_P
+
+
+def average_statistics(merged: Merged, updates: Sequence[ClientUpdate], count: int) -> Merged:
+    """Return the result of a round with its last `count` numbers, running statistics, averaged by the updates' shares.
+
+    A rule that makes steps of its own would take them for weights, and could make a variance negative. A result without
+    shares, which was chosen number by number among the updates', stays.
+    """
+    if not count or merged.shares_K is None:
+        return merged
+    weights_P = merged.weights_P.copy()
+    statistics_KS = np.stack([update.weights_P[-count:] for update in updates]).astype(np.float64)
+    weights_P[-count:] = merged.shares_K @ statistics_KS
+    return replace(merged, weights_P=weights_P)
 
 
 def sorted_blocks(updates: Sequence[ClientUpdate]) -> Iterator[tuple[slice, Floats]]:

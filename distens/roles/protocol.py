@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from distens.config.config import Config
+from distens.lifecycle.going_on import Change
+from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Data, Plan, Session
 
@@ -58,6 +60,52 @@ class Role(Protocol[PlanOfRole]):
 
         Args:
             identity: the identity of the run's config (see `Config.identity`).
+        """
+        ...
+
+
+class GoesOn(Role[PlanOfRole], Protocol[PlanOfRole]):
+    """A role whose runs go on with a changed config: more is trained, or something else decided from what is trained.
+
+    A run is resumed with `--set search.members=40`, and the coordinator asks the role whether that can be::
+
+        role.check_changes(found := find_changes(info["identity"], config.identity()), store.url)  # or ConfigError
+        plan = role.plan(config)
+        ended = role.follow(plan, resolve(found, info["identity"], plan.config.identity()), ledger, results, store.url)
+        go_on(plan.config, store, info, ended)
+    """
+
+    def check_changes(self, changes: Sequence[Change], path: str) -> None:
+        """Check that a run can follow changes of its config, as far as the config tells.
+
+        Args:
+            changes: all of them, in the config as it was written.
+            path: the run's folder, for messages.
+
+        Raises:
+            ConfigError: it cannot follow one of them.
+        """
+        ...
+
+    def follow(
+        self,
+        plan: PlanOfRole,
+        changes: Sequence[Change],
+        ledger: Ledger,
+        results: Mapping[str, Any] | None,
+        path: str,
+    ) -> str | None:
+        """Return the reason why nothing more is searched for, if something is only decided anew; else None.
+
+        Args:
+            plan: the plan of the changed config.
+            changes: all changes of the config; at least one.
+            ledger: the run's tasks and their outcomes.
+            results: the run's results, as it was asked last; None if it has not finished.
+            path: the run's folder, for messages.
+
+        Raises:
+            ConfigError: a change cannot be followed by this run, or has no effect.
         """
         ...
 

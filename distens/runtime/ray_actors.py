@@ -102,6 +102,8 @@ class RayActors:
                 f"custom_per_member: {taken[0]} is not a custom resource; set it with cpus_per_member, "
                 "gpus_per_member or memory_gib_per_member"
             )
+        custom = tuple(sorted(self.custom_per_member.items()))
+        self._usual = Resources(self.cpus_per_member, self.gpus_per_member, self.memory_gib_per_member, custom)
         self._own_sizes = {name: _filled(occupied, self.usual) for name, occupied in self.resources.items()}
         self._busy: list[Slot] = []
         self._spare = SpareActors()
@@ -118,8 +120,7 @@ class RayActors:
     @property
     def usual(self) -> Resources:
         """Return the resources that one member, or one pack, occupies."""
-        custom = tuple(sorted(self.custom_per_member.items()))
-        return Resources(self.cpus_per_member, self.gpus_per_member, self.memory_gib_per_member, custom)
+        return self._usual
 
     @property
     def own(self) -> Mapping[str, Resources]:

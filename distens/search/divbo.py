@@ -17,6 +17,7 @@ from distens.records import Finished, Floats, History, Settings
 from distens.registry import Plugin
 from distens.search._pairs import PairSurrogate
 from distens.search._rounds import Budget, greedy_pool, propose, representative, slice_evenly
+from distens.select.protocol import fast_metric, fill_defaults
 from distens.space.space import Space
 from distens.targets.classes import target_argument
 
@@ -41,7 +42,8 @@ class DivBO:
     removes that noise from their comparison; pending members have the forest's mean as their value and belong to P, so
     that the next pick is pushed away from them; failed members have the worst value and never enter pairs or P. The
     forest learns from 1,000 members at most, P and pairs are of 500 members at most: half of them are the best, half
-    are drawn from the others. So a step costs the same after 1,000 finished members as after 10,000.
+    are drawn from the others. So a step costs the same after 1,000 finished members as after 10,000. If the
+    metric is the user's own, which may take long, P is selected by the target's usual one (`nll` of classes).
 
     Attributes:
         beta: the weight of diversity; the accuracy of members falls clearly from 0.2 (paper, figure 7).
@@ -108,8 +110,10 @@ class _DiversityRanks:
         places = representative(values_M, _MEMBERS, np.random.default_rng(seed))
         probs_MNC = [history.predictions(finished[place].task.id) for place in places]
         finished_MD = finished_MD[places]
+        target, metric = fill_defaults(probs_MNC, history.metric, history.target, None)
+        metric = fast_metric(metric, target)
         pool = np.flatnonzero(
-            search.pool.select(probs_MNC, history.targets_N, history.metric, **target_argument(history.target))
+            search.pool.select(probs_MNC, history.targets_N, metric, **target_argument(history.target))
         )
         # With this many rows the sampling error, about 0.01, is well below the surrogate's own error.
         rows = slice_evenly(len(history.targets_N))

@@ -46,7 +46,8 @@ class Quadratic:
     choice of weights, and both numbers shrink them towards each other. When the metric is the share of errors, a loss
     as smooth as this is less misled by luck on a thousand rows than the metric itself. No row judges weights that it
     was used for: the rows are cut into 5 folds, weights found without a fold are scored on it, and the pair with the
-    least mean loss (the metric) is taken; of equals the larger omega, then the smaller size.
+    least mean loss (the metric; the usual one if the metric is the user's own, which may have no value on few rows) is
+    taken; of equals the larger omega, then the smaller size.
 
     The programme is solved to within 1/10000 of its objective (1/1000 while tuning), and weights below 1/1000 of the
     largest are left out.

@@ -24,6 +24,7 @@ from distens.config.sources import hash_sources
 from distens.errors import BundleError, ConfigError, StorageError, report_damage, shorten_value
 from distens.records import Address, Finished, Settings, State
 from distens.serve.cascade import Cascade
+from distens.storage import editions
 from distens.storage.encoding import refuse_repeated_keys
 from distens.storage.store import Store
 from distens.targets.classes import Classes
@@ -192,24 +193,27 @@ def _open(path: str) -> Store:
         return store
     if not store.exists("run.json"):
         raise BundleError(f"{path}: neither a bundle ({MARKER} is missing) nor a run's folder")
-    for name in _deployed(store):
-        if store.exists(f"final/{name}/{MARKER}"):
-            return Store(f"{path}/final/{name}")
+    edition = editions.find_newest(store)
+    final = editions.folder_of("final", edition or 1)
+    for name in _deployed(store, edition):
+        if store.exists(f"{final}/{name}/{MARKER}"):
+            return Store(f"{path}/{final}/{name}")
     raise BundleError(
         f"{path}: this run has not finished, so it has no bundle to predict with; resume it with `distens resume "
         f"{shlex.quote(path)}`"
     )
 
 
-def _deployed(store: Store) -> list[str]:
-    """Return the possible names of a run's bundle, the chosen one first if the run's results name it."""
-    if not store.exists("results.json"):
+def _deployed(store: Store, edition: int) -> list[str]:
+    """Return the possible names of a run's bundle, the chosen one first if the edition's results name it."""
+    if not edition:
         return list(DEFAULT_BUNDLES)
-    with report_damage(f"{store.url}/results.json"):
-        chosen = store.read_json("results.json").get("chosen")
+    results = editions.file_of(editions.RESULTS, edition)
+    with report_damage(f"{store.url}/{results}"):
+        chosen = store.read_json(results).get("chosen")
     if chosen is not None and (not isinstance(chosen, str) or re.fullmatch(_ID, chosen) is None):
         raise BundleError(
-            f"{store.url}/results.json is damaged: refused: {shorten_value(chosen)} is not the name of a bundle"
+            f"{store.url}/{results} is damaged: refused: {shorten_value(chosen)} is not the name of a bundle"
         )
     return [*filter(None, [chosen]), *DEFAULT_BUNDLES]
 

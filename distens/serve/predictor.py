@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,18 @@ from numpy.typing import NDArray
 from distens import packing, registry
 from distens.config.sources import describe_edited
 from distens.data.preprocessing import Preprocessing
-from distens.errors import BundleError, ConfigError, DataError, DistensError, shorten_value
+from distens.errors import BundleError, ConfigError, DataError, DistensError, did_you_mean, shorten_value
+from distens.members.protocol import HasNetwork
 from distens.probabilities import apply_temperature
 from distens.records import Address, Floats, Integers, State
 from distens.serve import bundle
 from distens.serve.bundle import Bundle, BundleMember
 from distens.serve.cascade import check_budget, predict_in_stages, reachable
-from distens.targets.classes import target_argument
-from distens.targets.protocol import Target
+from distens.targets.classes import encode_as, target_argument
+from distens.targets.protocol import SplitsUncertainty, Target
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROWS_AT_ONCE = 8192
 """The largest number of rows in a batch, to bound memory."""
@@ -113,6 +117,75 @@ class Predictor:
         return np.concatenate([predictions_NK for predictions_NK, _ in answers]), np.concatenate(
             [asked_N for _, asked_N in answers]
         )
+
+    def predict_members(self, rows: Any) -> Floats:
+        """Return predictions_MNK (float32) of each of the `members`, before they are combined.
+
+        Raises the errors of `predict_proba`.
+        """
+        inputs, everybody = self.preprocessing.transform(rows), tuple(range(len(self.members)))
+        with self._blaming_bundle("its members cannot predict these rows"):
+            return np.concatenate([self._panel(everybody)(some) for some in self._batches(inputs)], axis=1)
+
+    def uncertainty(self, rows: Any) -> dict[str, Floats]:
+        """Return the uncertainty of the members' weighted mean, and its parts, each one number a row.
+
+        For classes, `entropy` (nats) of the mean is the sum of `expected_entropy`, the members' own, and
+        `mutual_information`, their disagreement. For numbers, `variance` is that of the members around their mean. All
+        are of the members as they are, before the combiner's own rule and the temperature.
+
+        Raises:
+            DataError: the rows are not like those of training.
+            BundleError: a member cannot be loaded or predict, or the target cannot divide uncertainty.
+        """
+        if not registry.has_capability(self.target, SplitsUncertainty):
+            raise BundleError(
+                f"{self.bundle.store.url}: {self.target.summary}: this target has no parts of uncertainty"
+            )
+        predictions_MNK = self.predict_members(rows).astype(np.float64)
+        weights_M = np.array([member.weight for member in self.bundle.members])
+        weights_M = weights_M / weights_M.sum() if weights_M.sum() > 0 else np.full(len(weights_M), 1 / len(weights_M))
+        return self.target.uncertainty(predictions_MNK, weights_M)
+
+    def evaluate(self, rows: Any, targets: Any) -> dict[str, float]:
+        """Return the table's metrics of the predictions of rows whose targets are known.
+
+        Args:
+            targets: the rows' targets, classes by name; or the name of a column of `rows` that holds them.
+
+        Raises:
+            DataError: a target is missing or unknown, or there are not as many as rows; or as in `predict_proba`.
+        """
+        if isinstance(targets, str):
+            if targets not in getattr(rows, "columns", ()):
+                raise DataError(f"targets: the rows have no column {targets!r}")
+            targets, rows = rows[targets], rows.drop(columns=targets)
+        targets_N = encode_as(self.target, targets, "targets")
+        if len(targets_N) != len(rows):
+            raise DataError(f"targets: {len(targets_N)} of them for {len(rows)} rows")
+        return self.target.table(self.predict_proba(rows), targets_N)
+
+    def module(self, member: str) -> nn.Module:
+        """Return a member's network, on the CPU and ready to predict: preprocessed inputs (N, …) -> its outputs.
+
+        Its weights are those of the member's state, a plain file of safetensors, whose address is `bundle.members`'.
+
+        Raises:
+            BundleError: there is no such member, or it is no network.
+        """
+        entry = next((entry for entry in self.bundle.members if entry.id == member), None)
+        if entry is None:
+            raise BundleError(f"{self.bundle.store.url}: no member {member!r}. {did_you_mean(member, self.members)}")
+        (name, address), *others = entry.states().items()
+        loaded = self._loaded(entry, name, address)
+        if others or not registry.has_capability(loaded, HasNetwork):
+            kind = entry.settings.get("kind")
+            raise BundleError(f"{self.bundle.store.url}: member {member} is not one network (kind {kind})")
+        return loaded.torch_module().eval()
+
+    def __repr__(self) -> str:
+        count = f"{len(self.members)} member{'s' * (len(self.members) != 1)}"
+        return f"<Predictor of {self.target.summary}, {count}: {self.bundle.store.url}>"
 
     def _window(self, mean_members: float | None, tolerance: float | None) -> float:
         check_budget(mean_members, tolerance)

@@ -8,7 +8,11 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types.schema import AnyType, DataType, Schema
 
+from distens.errors import ConfigError, did_you_mean
 from distens.serve.predictor import load
+
+OUTPUTS = ("predictions", "label")
+"""The values of the parameter `output`."""
 
 
 class BundleModel(PythonModel):
@@ -22,9 +26,23 @@ class BundleModel(PythonModel):
     # the bundle's own preprocessing check it. The input may also be an array, if the bundle was trained on arrays.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
-        """Return predictions_NK as a DataFrame; `params`: a budget (`mean_members` or `tolerance`, see `Predictor`)."""
-        predictions_NK = self.predictor.predict_proba(model_input, **(params or {}))
+    ) -> pd.DataFrame | np.ndarray[Any, Any]:
+        """Return predictions_NK as a DataFrame, or its rows' decisions.
+
+        Args:
+            params: a budget (`mean_members` or `tolerance`, see `Predictor`); and `output`: `predictions`, or `label`
+                for the name of the most probable class, or the number, of every row.
+
+        Raises:
+            ConfigError: `output` is something else; or as in `Predictor.predict_proba`.
+        """
+        budget = dict(params or {})
+        output = budget.pop("output", "predictions")
+        if output not in OUTPUTS:
+            raise ConfigError(f"params.output: found {output!r}. {did_you_mean(str(output), OUTPUTS)}")
+        predictions_NK = self.predictor.predict_proba(model_input, **budget)
+        if output == "label":
+            return self.predictor.target.decisions(predictions_NK)
         return pd.DataFrame(predictions_NK, columns=pd.Index(self.predictor.classes))
 
 

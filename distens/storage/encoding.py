@@ -30,6 +30,8 @@ def to_json(record: Report | Failure) -> dict[str, Any]:
             values["parts"] = [{**flatten_record(part), "files": _flat_files(part.files)} for part in record.parts]
         else:
             del values["parts"], values["averaged"]
+        if not record.curves:
+            del values["curves"]
     return values
 
 
@@ -45,7 +47,10 @@ def flatten_record(record: Record) -> dict[str, Any]:
 def report_from_json(values: Mapping[str, Any]) -> Report:
     """Rebuild the report from `to_json`'s value."""
     parts = tuple(Part(**{**part, "files": _files(part["files"])}) for part in values.get("parts", ()))
-    return Report(**{**values, "files": _files(values["files"]), "parts": parts})
+    curves = {
+        name: {int(epoch): value for epoch, value in one.items()} for name, one in values.get("curves", {}).items()
+    }
+    return Report(**{**values, "files": _files(values["files"]), "parts": parts, "curves": curves})
 
 
 def _files(values: Mapping[str, Any]) -> Mapping[str, Address]:

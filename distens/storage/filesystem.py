@@ -50,23 +50,29 @@ SILENT_SECONDS = 3.0
 FIRST_ANSWER_SECONDS = 25.0
 """How long a storage may take to answer for the first time."""
 
+FIRST_RETRY_SECONDS = 2.0
+"""How long a first request is tried again that fails at once."""
+
 ATTEMPTS = 3
-"""The attempts that pyarrow makes at one request, within two seconds; longer waits are those of `OutageRetries`."""
+"""The attempts that pyarrow makes at one request, within two seconds; longer waits are those of `OutageRetries`. For
+storage that has never answered it makes one: a process cannot end before its requests have."""
 
 _UNAVAILABLE = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"
     r"|HTTP status (?:429|500|502|503|504)"
 )
+_TIMED_OUT = "curlCode: 28,"
 _REFUSED = re.compile(r"ACCESS_DENIED|ACCESS_KEY|SIGNATURE|ExpiredToken|EXPIRED|TOKEN|HTTP status 40[013]")
 _CHANCE = random.Random()  # for pauses only: no result depends on it
 
 CallResult = TypeVar("CallResult")
 
 
-def parse_address(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
+def parse_address(url: str) -> tuple[Callable[[int], fs.FileSystem], str]:
     """Return a function that opens the filesystem at an address, and the path on that filesystem.
 
-    An S3 store is contacted only when the function is called, so that the caller can wait for it (see `OutageRetries`).
+    The function's argument is the number of attempts at one request, for S3. An S3 store is contacted only when the
+    function is called, so that the caller can wait for it (see `OutageRetries`).
 
     Raises:
         StorageError: there is no such filesystem, or the address has in it what belongs in the environment.
@@ -76,7 +82,7 @@ def parse_address(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
     if "\0" in url:
         raise StorageError(f"{shorten_value(url)}: a path must not contain a NUL character")
     if "://" not in url:
-        return fs.LocalFileSystem, str(Path(url).absolute())
+        return lambda attempts: fs.LocalFileSystem(), str(Path(url).absolute())
     if "?" in url:
         raise StorageError(f"{url}: leave out `?…`; AWS_ENDPOINT_URL and AWS_REGION say where an S3 store is")
     if url.startswith("s3://"):
@@ -84,18 +90,18 @@ def parse_address(url: str) -> tuple[Callable[[], fs.FileSystem], str]:
         bucket = path.partition("/")[0]
         if not bucket:
             raise StorageError(f"{url}: no bucket; an S3 address is s3://bucket/folder")
-        return lambda: _s3(bucket, *_read_s3_environment()), path
+        return lambda attempts: _s3(bucket, attempts, *_read_s3_environment()), path
     if url.startswith(("gs://", "gcs://")):
         path = url.partition("://")[2].rstrip("/")
         if path.startswith("/") or not path:
             raise StorageError(f"{url}: no bucket; an address of Google's storage is gs://bucket/folder")
         limit = timedelta(seconds=REQUEST_SECONDS)
-        return lambda: fs.GcsFileSystem(retry_time_limit=limit), path
+        return lambda attempts: fs.GcsFileSystem(retry_time_limit=limit), path
     try:
         made, path = fs.FileSystem.from_uri(url)
     except (ValueError, OSError) as error:
         raise StorageError(f"{shorten_value(url)}: cannot be opened: {error}") from error
-    return lambda: made, path
+    return lambda attempts: made, path
 
 
 def _read_s3_environment() -> tuple[str | None, ...]:
@@ -105,15 +111,20 @@ def _read_s3_environment() -> tuple[str | None, ...]:
 
 
 @lru_cache(maxsize=16)  # a client takes a tenth of a second to make, and keeps its connections
-def _s3(bucket: str, endpoint: str | None, region: str | None, key: str | None) -> fs.FileSystem:
+def _s3(bucket: str, attempts: int, endpoint: str | None, region: str | None, key: str | None) -> fs.FileSystem:
     return fs.S3FileSystem(
         endpoint_override=endpoint,
-        region=(region or "us-east-1") if endpoint else fs.resolve_s3_region(bucket),
+        region=(region or "us-east-1") if endpoint else _find_region(bucket),
         allow_delayed_open=True,  # else every small file is a multipart upload of three requests
         request_timeout=REQUEST_SECONDS,
         connect_timeout=CONNECT_SECONDS,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
     )
+
+
+@lru_cache(maxsize=16)
+def _find_region(bucket: str) -> str:
+    return fs.resolve_s3_region(bucket)
 
 
 class OutageRetries:
@@ -164,6 +175,9 @@ def meet(url: str, call: Callable[[], CallResult]) -> CallResult:
 
     Some clients try for minutes, and say nothing. So that is logged soon, and given up after a while.
 
+    Args:
+        call: asks a filesystem that was opened for one attempt.
+
     Raises:
         OSError: the call's error, or TimeoutError.
     """
@@ -171,19 +185,30 @@ def meet(url: str, call: Callable[[], CallResult]) -> CallResult:
 
     def carry_out() -> None:
         try:
-            answer.set_result(call())
+            answer.set_result(OutageRetries(url).ask(call, FIRST_RETRY_SECONDS))
         except BaseException as error:
             answer.set_exception(error)
 
+    began, endpoint = time.monotonic(), f" ({_describe_endpoint()})" if url.startswith("s3://") else ""
     threading.Thread(target=carry_out, name="distens-storage", daemon=True).start()  # a pool's would be waited for
     wait([answer], SILENT_SECONDS)
     if not answer.done():
         left = FIRST_ANSWER_SECONDS - SILENT_SECONDS
-        log.warning("%s: no answer so far; waiting for another %.0f s", redact(url), left)
+        log.warning("%s: no answer so far%s; it is given up within another %.0f s", redact(url), endpoint, left)
         wait([answer], left)
-    if not answer.done():
-        raise TimeoutError(f"no answer within {FIRST_ANSWER_SECONDS:.0f} s. Is the address right, and the network up?")
+    error = answer.exception() if answer.done() else None
+    if not answer.done() or _TIMED_OUT in str(error):
+        seconds = time.monotonic() - began
+        raise TimeoutError(
+            f"no answer within {seconds:.0f} s{endpoint}. Is the address right, and the network up?"
+        ) from error
     return answer.result()
+
+
+def _describe_endpoint() -> str:
+    """Return what the environment says about where an S3 store is."""
+    endpoint, *_ = _read_s3_environment()
+    return f"AWS_ENDPOINT_URL is {redact(endpoint)}" if endpoint else "AWS_ENDPOINT_URL is not set"
 
 
 def is_unavailable(error: OSError) -> bool:
@@ -198,8 +223,7 @@ def explained(error: Exception) -> str:
         if "NO_SUCH_BUCKET" in text:
             hint = ". Create the bucket first; distens creates none"
         elif "NETWORK_CONNECTION" in text:
-            endpoint, *_ = _read_s3_environment()
-            hint = f". AWS_ENDPOINT_URL is {redact(endpoint)}" if endpoint else ". AWS_ENDPOINT_URL is not set"
+            hint = f". {_describe_endpoint()}"
         elif _REFUSED.search(text):
             hint = ". Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws, of every node"
     return text.rstrip(".") + hint if hint else text

@@ -163,8 +163,11 @@ class Journal:
         return True
 
 
+_encode = json.JSONEncoder(allow_nan=False).encode  # made once: `json.dumps` would make an encoder at every call
+
+
 def _checked(entry: dict[str, Any]) -> str:
     """Return an entry as JSON, with its checksum."""
-    text = json.dumps(entry, allow_nan=False)
+    text = _encode(entry)
     comma = ", " if entry else ""
     return f'{text[:-1]}{comma}"{CHECKSUM}": {zlib.crc32(text.encode())}}}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import BinaryIO
 
 MAX_JSON_BYTES = 64 << 20
@@ -11,7 +12,7 @@ MAX_JSON_BYTES = 64 << 20
 MAX_CONFIG_BYTES = 2**19
 
 MAX_BYTES = {"config.yaml": MAX_CONFIG_BYTES, "results.json": 256 << 20}
-"""The largest sizes of files by name, where they differ from those of their kind."""
+"""The largest sizes of files by name, without an edition's number, where they differ from those of their kind."""
 
 MAX_HEADER_BYTES = 100_000_000
 """The largest header of a safetensors file, as its own reader has it."""
@@ -23,7 +24,7 @@ LARGE_BYTES = 64 << 20
 def find_max_bytes(name: str) -> int:
     """Return the largest size that a file of that name may have: at most what fits into this machine's memory."""
     usual = MAX_JSON_BYTES if name.endswith(".json") else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return MAX_BYTES.get(name.rpartition("/")[2], usual)
+    return MAX_BYTES.get(re.sub(r"\.\d+(?=\.\w+$)", "", name.rpartition("/")[2]), usual)
 
 
 def is_hollow(name: str, source: BinaryIO, size: int) -> bool:

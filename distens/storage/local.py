@@ -13,7 +13,6 @@ import os
 import shutil
 import stat
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
@@ -134,8 +133,13 @@ class LocalFolder:
                     raise UnfitFile(f"refused: {name} is neither a file nor a folder")
 
     @contextmanager
-    def _folder_of(self, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
-        """Yield a descriptor of the folder that a name lies in, and the last part of the name."""
+    def _folder_of(self, name: str, make: bool = False, new: bool = False) -> Iterator[tuple[int, str]]:
+        """Yield a descriptor of the folder that a name lies in, and the last part of the name.
+
+        Args:
+            make: make the folder if it does not exist.
+            new: whatever has the name already is an error to the caller, so that it is not looked at.
+        """
         folder, _, last = self._path(name).rpartition("/")
         try:
             number = os.open(folder, _PLACE)
@@ -147,7 +151,7 @@ class LocalFolder:
             number = os.open(folder, _PLACE)
         try:
             self._check_opened(number, name)
-            if _is_link(number, last):
+            if not new and _is_link(number, last):
                 self.check_links(name)
             yield number, last
         finally:
@@ -155,8 +159,12 @@ class LocalFolder:
 
     def write(self, name: str, content: bytes, exclusive: bool, durable: bool) -> None:
         """Write a file whole or not at all: see `distens.storage.store.Store.write`."""
-        with self._folder_of(name, make=True) as (folder, last):
-            write_whole(folder, last, content, exclusive, durable)
+        with self._folder_of(name, make=True, new=exclusive) as (folder, last):
+            try:
+                write_whole(folder, last, content, exclusive, durable)
+            except FileExistsError:
+                self.check_links(name)
+                raise
 
     def remove(self, name: str) -> None:
         """Remove a file, or a link, if it is there."""
@@ -222,21 +230,26 @@ def write_whole(folder: int, name: str, content: bytes, exclusive: bool, durable
     Raises:
         OSError: the file cannot be written; FileExistsError: see `exclusive`.
     """
-    part = f"{name}.{uuid.uuid4().hex}.part"
+    part, renamed = f"{name}.{os.urandom(16).hex()}.part", False
     try:
         number = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
-        with os.fdopen(number, "wb") as out:
-            out.write(content)
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(number, left) :]
             if durable:
-                out.flush()
                 os.fsync(number)
+        finally:
+            os.close(number)
         if exclusive:  # a link, unlike a rename, never replaces
             os.link(part, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         else:
             os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+            renamed = True
     finally:
-        with suppress(OSError):  # after a rename it is gone; after an error it must not stay and fill the disk
-            os.unlink(part, dir_fd=folder)
+        if not renamed:  # after an error it must not stay and fill the disk
+            with suppress(OSError):
+                os.unlink(part, dir_fd=folder)
 
 
 def _delete(folder: int, name: str) -> None:

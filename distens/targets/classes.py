@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from distens.errors import DataError
-from distens.probabilities import FLOOR, accuracy, class_metrics, mix, negative_log_likelihood
+from distens.errors import DataError, shorten_value
+from distens.probabilities import FLOOR, accuracy, class_metrics, entropy, mix, negative_log_likelihood
 from distens.records import Floats, Integers
 from distens.targets import _class_measures, _levels
 from distens.targets._class_pool import ClassPools
@@ -160,6 +160,15 @@ class Classes:
         """Return the name of the most probable class of every row."""
         return np.array(self.names)[np.argmax(predictions_NK, axis=1)]
 
+    def uncertainty(self, predictions_MNK: Floats, weights_M: Floats) -> dict[str, Floats]:
+        """Return `entropy` (nats) of the mean, `expected_entropy` of the members, and `mutual_information`.
+
+        The first is the sum of the others (Depeweg et al. 2018, "Decomposition of Uncertainty", section 3).
+        """
+        entropy_N = entropy(self.mean(predictions_MNK, weights_M))
+        expected_N = np.tensordot(weights_M, entropy(np.asarray(predictions_MNK)), axes=1)
+        return {"entropy": entropy_N, "expected_entropy": expected_N, "mutual_information": entropy_N - expected_N}
+
     def check(self, predictions_NK: Floats, rows: int) -> None:
         """Check that predictions are finite numbers from 0 up, in the shape (rows, C).
 
@@ -177,3 +186,20 @@ def target_argument(target: Target | None) -> dict[str, Any]:
     A plug-in that is called without a target, or that knows of no targets, expects plain classes.
     """
     return {} if target is None or type(target) is Classes else {"target": target}
+
+
+def encode_as(target: Target, column: Any, where: str) -> NDArray[Any]:
+    """Return targets_N of a column as a target that is known already encodes them.
+
+    Raises:
+        DataError: a value is missing, or is no such target: a class that the target does not have.
+    """
+    found, targets_N = type(target).encode(column if hasattr(column, "dtype") else np.asarray(column), where)
+    if not (isinstance(target, Classes) and isinstance(found, Classes)):
+        return targets_N
+    places = {name: place for place, name in enumerate(target.names)}
+    if unknown := [name for name in found.names if name not in places]:
+        raise DataError(
+            f"{where}: the class {shorten_value(unknown[0])} is unknown. Known: {_levels.shortened(target.names)}"
+        )
+    return np.array([places[name] for name in found.names], dtype=np.int64)[targets_N]

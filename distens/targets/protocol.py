@@ -219,3 +219,17 @@ class Target(Protocol):
 
 PLUGINS = (Target,)
 """The protocols of this family; a user's own plug-in must fulfil one of them."""
+
+
+class SplitsUncertainty(Target, Protocol):
+    """A target that divides the uncertainty of members' mean into theirs and their disagreement.
+
+    A predictor is asked about rows::
+
+        parts = target.uncertainty(predictions_MNK, weights_M)
+        doubtful_N = parts["mutual_information"] > 0.1
+    """
+
+    def uncertainty(self, predictions_MNK: Floats, weights_M: Floats) -> dict[str, Floats]:
+        """Return name -> one number a row, of members whose non-negative weights sum to one."""
+        ...

@@ -146,6 +146,11 @@ class Values:
         """Return the predicted number of every row."""
         return np.asarray(predictions_NK)[:, 0]
 
+    def uncertainty(self, predictions_MNK: Floats, weights_M: Floats) -> dict[str, Floats]:
+        """Return `variance`, that of the members' predictions around their mean."""
+        numbers_MN = np.asarray(predictions_MNK, dtype=np.float64)[:, :, 0]
+        return {"variance": weights_M @ (numbers_MN - weights_M @ numbers_MN) ** 2}
+
     def check(self, predictions_NK: Floats, rows: int) -> None:
         """Check that predictions are finite numbers, one for each row.
 

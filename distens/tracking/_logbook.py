@@ -18,11 +18,18 @@ from typing import Any, Protocol
 from distens.config.config import write_yaml
 from distens.credentials import redact
 from distens.records import Failure, Finished, Task
+from distens.storage import editions
 from distens.tracking import _records
 from distens.tracking.protocol import FinalInfo, Participant, RunInfo
 
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
+
+EDITION = "distens.edition"
+"""The tag of the number of the results that a run, or a version of a model, is of; absent for the first."""
+
+CHANGED = "distens.changed."
+"""What the tags begin with that have the values of a changed config: MLflow's parameters stay as they were first."""
 
 CONTRIBUTION_METRICS = ("weight", "diversity")
 """Metrics on members' own runs. Those of a part have its name as a suffix: `weight.early`."""
@@ -117,7 +124,7 @@ class Logbook:
         above = {}
         if within is not None:  # the first of a sweep's runs opens the sweep's own
             sweep = RunInfo(run.name, within, {}, run.storage.rpartition("/")[0], {}, "")
-            above = {"mlflow.parentRunId": self._open(sweep, {}).id}
+            above = {"mlflow.parentRunId": self._open(sweep, {}, "sweep").id}
         self.parent = self._open(run, above)
         self.children: dict[str, LoggedRun] = {}
         self.members: dict[str, LoggedRun] = {}
@@ -126,9 +133,10 @@ class Logbook:
         self._steps: dict[str, set[int]] = {}
         self._steps_lock = threading.Lock()  # records may come from several threads
 
-    def _open(self, run: RunInfo, above: Mapping[str, str]) -> LoggedRun:
+    def _open(self, run: RunInfo, above: Mapping[str, str], kind: str = "run") -> LoggedRun:
         storage = run.storage if "://" in run.storage else str(Path(run.storage).absolute())
         tags = {
+            "distens.kind": kind,
             "distens.run": run_key(run),
             "distens.storage": redact(storage)[: _records.TAG_LENGTH],
             "distens.fingerprint": run.fingerprint,
@@ -143,21 +151,45 @@ class Logbook:
         contributed = {
             key: value for key, value in child.metrics.items() if key.partition(".")[0] in CONTRIBUTION_METRICS
         }
-        kept = LoggedRun(child.id, child.status, child.start_ms, {}, metrics=contributed)
+        tags = {key: child.tags[key] for key in (EDITION,) if key in child.tags}
+        kept = LoggedRun(child.id, child.status, child.start_ms, tags, metrics=contributed)
         self.children[child.tags.get("distens.record", child.id)] = kept
         # A failed attempt never replaces the member of a successful one; of several, the newest is kept.
         if "distens.reason" not in child.tags:
             self.members[child.tags.get("distens.task", "")] = kept
 
     def start(self) -> None:
-        """Log the run's config and versions on the parent run, and open it again unless it runs or has finished."""
-        if self.parent.status not in ("RUNNING", "FINISHED"):
+        """Log the run's config and versions on the parent run, and open it again unless it runs or has finished.
+
+        A run that was asked for more since it finished is open again, too.
+        """
+        goes_on = self.parent.status == "FINISHED" and self._is_earlier(self.parent)
+        if self.parent.status not in ("RUNNING", "FINISHED") or goes_on:
             self.server.close(self.parent.id, "RUNNING")
+            self.parent.status = "RUNNING"
         params = _records.flatten(self.run.config)
         fresh = {key: value for key, value in params.items() if key not in self.parent.params}
         versions = {f"distens.version.{name}": text for name, text in self.run.versions.items()}
-        self.server.log(self.parent.id, now_ms(), params=fresh, tags=versions)
+        tags = {**versions, **self._changed(params), **self._edition()}
+        self.server.log(self.parent.id, now_ms(), params=fresh, tags=tags)
         self.server.text(self.parent.id, write_yaml(_records.redacted(self.run.config)), "config.yaml")
+
+    def _is_earlier(self, found: LoggedRun) -> bool:
+        """Return True if what the server holds is of earlier results."""
+        return found.tags.get(EDITION, "1") != str(self.run.edition)
+
+    def _edition(self) -> dict[str, str]:
+        """Return the tag of the number of the results."""
+        return {EDITION: str(self.run.edition)} if self.run.edition > 1 else {}
+
+    def _changed(self, params: Mapping[str, str]) -> dict[str, str]:
+        """Return tags with the values of the config that are not those of the parent run's parameters any more."""
+        found: dict[str, str] = {}
+        for key, first in self.parent.params.items():
+            now, tag = params.get(key, "(not set)"), _records.safe_key(CHANGED + key)
+            if now != first or tag in self.parent.tags:
+                found[tag] = now[: _records.TAG_LENGTH]
+        return found
 
     def member(self, task: Task, outcome: Finished | Failure, at_ms: int) -> None:
         """Log one attempt as a child run, unless the server has it; complete a child run that was interrupted."""
@@ -175,7 +207,8 @@ class Logbook:
             child = self.server.create(_records.title(task, outcome), {**tags, **parent}, start_ms)
         params = _records.flatten({**task.settings, "seed": task.seed})
         # The metrics' time is the run's own start, so that metrics sent again are not further entries.
-        self.server.log(child.id, child.start_ms, metrics=_records.measures(outcome), params=params)
+        metrics, history = _records.measures(outcome), _records.curves(outcome)
+        self.server.log(child.id, child.start_ms, metrics=metrics, params=params, history=history)
         child.status = "FINISHED" if isinstance(outcome, Finished) else "FAILED"
         self.server.close(child.id, child.status, at_ms)
         self._keep(LoggedRun(child.id, child.status, child.start_ms, tags))
@@ -184,18 +217,30 @@ class Logbook:
         """Log a participant as a child run, unless the server has it; complete a child run that was interrupted."""
         record = f"{done.kind}/{done.name}"
         child = self.children.get(record)
-        if child is not None and child.status != "RUNNING":
+        goes_on = child is not None and child.status != "RUNNING"
+        if child is not None and goes_on and not self._is_earlier(child):
             return
+        tags = self._edition()
+        if done.failures:
+            tags["distens.failures"] = redact("\n".join(done.failures))
+        tags = {key: value[: _records.TAG_LENGTH] for key, value in tags.items()}
         if child is None:
-            tags = {"distens.task": done.name, "distens.purpose": done.kind, "distens.record": record}
-            if done.failures:
-                tags["distens.failures"] = redact("\n".join(done.failures))
-            tags = {key: value[: _records.TAG_LENGTH] for key, value in tags.items()}
-            child = self.server.create(done.name, {**tags, "mlflow.parentRunId": self.parent.id}, at_ms)
+            known = {
+                "distens.kind": "member",
+                "distens.task": done.name,
+                "distens.purpose": done.kind,
+                "distens.record": record,
+            }
+            known = {key: value[: _records.TAG_LENGTH] for key, value in known.items()}
+            child = self.server.create(done.name, {**known, **tags, "mlflow.parentRunId": self.parent.id}, at_ms)
+        metrics = _records.finite_entries(done.metrics)
         history = {_records.safe_key(key): _finite(values) for key, values in done.history.items()}
-        self.server.log(child.id, child.start_ms, metrics=_records.finite_entries(done.metrics), history=history)
+        if goes_on:  # its numbers are newer; of the points, those that the server has keep their time
+            self.server.log(child.id, at_ms, metrics=metrics, tags=tags)
+            metrics = {}
+        self.server.log(child.id, child.start_ms, metrics=metrics, history=history)
         self.server.close(child.id, "FINISHED", at_ms)
-        self.children[record] = LoggedRun(child.id, "FINISHED", child.start_ms, {})
+        self.children[record] = LoggedRun(child.id, "FINISHED", child.start_ms, tags)
 
     def progress(self, step: int, metrics: Mapping[str, float], at_ms: int) -> None:
         """Log the metrics of a step on the parent run, unless the server has them."""
@@ -228,19 +273,31 @@ class Logbook:
         for row, values in final.rows.items():
             metrics |= _records.finite_entries(values, f"{row}.")
         self._log_new(self.parent, metrics)
-        self.server.text(self.parent.id, _json(final.rows), "results.json")
+        self._unselect(final.weights)
+        self.server.text(self.parent.id, _json(final.rows), editions.file_of(editions.RESULTS, self.run.edition))
         if final.verdict:
             note = "\n".join(f"- {sentence}" for sentence in final.verdict)
             self.server.log(self.parent.id, now_ms(), tags={"mlflow.note.content": note})
 
+    def _unselect(self, weights: Mapping[str, float]) -> None:
+        """Log a weight of zero for members, and parts, that earlier results selected and these do not."""
+        if not weights:  # there is no ensemble; a client's weights are those of its rounds
+            return
+        for task_id, child in self.members.items():
+            for key in [key for key, value in child.metrics.items() if value]:
+                name, _, part = key.partition(".")
+                if name == "weight" and (f"{task_id}/{part}" if part else task_id) not in weights:
+                    self._log_new(child, {key: 0.0})
+
     def file(self, path: Path, folder: str = "") -> None:
-        """Store a local file with the parent run."""
-        self.server.file(self.parent.id, path, folder)
+        """Store a local file with the parent run, in a folder of the run's edition, or beside all."""
+        self.server.file(self.parent.id, path, editions.folder_of(folder, self.run.edition) if folder else "")
 
     def end(self, status: str) -> None:
         """Close the parent run with a status of `Tracker.finish`."""
         if self.parent.status != STATUSES[status]:
             self.server.close(self.parent.id, STATUSES[status], now_ms())
+            self.parent.status = STATUSES[status]
 
     def _log_new(self, run: LoggedRun, metrics: Mapping[str, float]) -> None:
         fresh = {key: value for key, value in metrics.items() if run.metrics.get(key) != value}

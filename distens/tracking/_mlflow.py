@@ -286,5 +286,6 @@ def _signature(rows: Any, classes: Sequence[str]) -> Any:
         )
     else:
         inputs = infer_signature(rows).inputs
-    budget = ParamSchema([ParamSpec(name, "double", None) for name in ("mean_members", "tolerance")])
-    return ModelSignature(inputs, Schema([ColSpec("double", str(name)) for name in classes]), budget)
+    budget = [ParamSpec(name, "double", None) for name in ("mean_members", "tolerance")]
+    params = ParamSchema([*budget, ParamSpec("output", "string", "predictions")])
+    return ModelSignature(inputs, Schema([ColSpec("double", str(name)) for name in classes]), params)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from distens.credentials import redact
-from distens.records import Failure, Finished, Task
+from distens.metrics.protocol import shown_metrics
+from distens.records import LOGGED_PREFIX, Failure, Finished, Task
 from distens.storage.encoding import to_json
 
 PARAM_LENGTH = 6000
@@ -76,8 +77,19 @@ def digest_outcome(task: Task, outcome: Finished | Failure) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def curves(outcome: Finished | Failure) -> dict[str, dict[int, float]]:
+    """Return metric -> epoch -> value: what the user's own code logged in one attempt."""
+    if isinstance(outcome, Failure):
+        return {}
+    logged = outcome.report.curves.items()
+    return {
+        safe_key(f"{LOGGED_PREFIX}{name}"): {epoch: value for epoch, value in values.items() if math.isfinite(value)}
+        for name, values in logged
+    }
+
+
 def measures(outcome: Finished | Failure) -> dict[str, float]:
-    """Return the metrics and costs of one attempt, and the metrics of its parts."""
+    """Return the metrics and costs of one attempt, and the metrics of its parts; metrics with `curves` are left out."""
     if isinstance(outcome, Failure):
         return finite_entries({"seconds": outcome.seconds})
     report = outcome.report
@@ -86,13 +98,15 @@ def measures(outcome: Finished | Failure) -> dict[str, float]:
         "parameters": report.parameters,
         "predict_ms_per_1000": report.predict_ms_per_1000,
     }
-    parts = {f"{part.name}.{key}": value for part in report.parts for key, value in part.metrics.items()}
-    return finite_entries({**report.metrics, **costs, **parts})
+    parts = {f"{part.name}.{key}": value for part in report.parts for key, value in shown_metrics(part.metrics).items()}
+    found, drawn = finite_entries({**shown_metrics(report.metrics), **costs, **parts}), curves(outcome)
+    return {name: value for name, value in found.items() if name not in drawn}
 
 
 def labels(task: Task, outcome: Finished | Failure) -> dict[str, str]:
     """Return the tags of one attempt."""
     tags = {
+        "distens.kind": "member",
         "distens.task": task.id,
         "distens.attempt": str(attempt_of(outcome)),
         "distens.purpose": task.purpose,

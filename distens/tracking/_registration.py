@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from distens.records import Floats, task_of
-from distens.tracking._logbook import Logbook, run_key
+from distens.tracking._logbook import EDITION, Logbook, run_key
 from distens.tracking.protocol import FinalInfo, model_name
 
 CHECKED = "distens.checked"
@@ -98,6 +98,7 @@ def register(registry: Registry, book: Logbook, final: FinalInfo, bundle: str) -
         "distens.bundle": sha256,
         "distens.fingerprint": book.run.fingerprint,
         **({"distens.score": repr(float(final.scores[bundle]))} if bundle in final.scores else {}),
+        **({EDITION: str(book.run.edition)} if book.run.edition > 1 else {}),
         "distens.members": json.dumps({name: _run_id(book, name) for name in final.weights}),
     }
     same = ("distens.run", "distens.bundle")

@@ -49,13 +49,11 @@ class UnsentRecords:
         waiting: the number of records in the queue.
         refused: label and error of each record that was set aside.
         error: the last error; None if there was none.
-        labels: the label of each record in the queue.
     """
 
     waiting: int
     refused: tuple[str, ...]
     error: BaseException | None
-    labels: tuple[str, ...] = ()
 
 
 class Sender(Generic[Book]):
@@ -140,8 +138,7 @@ class Sender(Generic[Book]):
                     seen, deadline = self._sent, min(time.monotonic() + wait_seconds, end)
             self._closed = True
             self._changed.notify_all()
-            labels = tuple(record.label for record in self._queue)
-            return UnsentRecords(len(labels), tuple(self._refused), self._error, labels)
+            return UnsentRecords(len(self._queue), tuple(self._refused), self._error)
 
     def _work(self) -> None:
         book: Book | None = None

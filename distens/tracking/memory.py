@@ -41,8 +41,8 @@ class Memory:
         self.members[task.id, attempt] = (task, outcome)
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep the metrics of a step."""
-        self.steps[step] = dict(metrics)
+        """Keep the metrics of a step that it lacks so far."""
+        self.steps[step] = {**metrics, **self.steps.get(step, {})}
 
     def participant(self, participant: Participant) -> None:
         """Keep the record of a participant."""

@@ -37,9 +37,6 @@ LOCAL = "sqlite:///mlflow.db"
 SIDE_BY_SIDE = 8
 """Records that are sent to a server at the same time, at most."""
 
-CURVES = "progress"
-"""What the labels of points of curves begin with: a run that is resumed does not take them again."""
-
 IMPATIENT_SECONDS = 5.0
 
 STOPPING_SECONDS = 1.5
@@ -131,7 +128,7 @@ class MlflowRuns:
         """Log metrics of the run's progress on the parent run."""
         at_ms, metrics = now_ms(), dict(metrics)
         self._require_sender().put(
-            f"{CURVES} at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True
+            f"progress at step {step}", lambda book: book.progress(step, metrics, at_ms), beside=True
         )
 
     def participant(self, participant: Participant) -> None:
@@ -192,11 +189,7 @@ class MlflowRuns:
             fault = isinstance(left.error, NeedsRepair)
             why = f": {_one_line(str(left.error), 1000)}" if fault else f" ({_one_line(str(left.error))})"
             then = f"After that, {self._again()} sends" if fault else f"{self._again()} will send"
-            points = sum(label.startswith(CURVES) for label in left.labels)
-            lost = f", {points} of which, points of curves, cannot be sent later" if points else ""
-            lines.append(
-                f"MLflow: {many} not sent{lost}{why if left.error is not None else ''}. {then} what is missing."
-            )
+            lines.append(f"MLflow: {many} not sent{why if left.error is not None else ''}. {then} what is missing.")
         return lines
 
 

@@ -20,6 +20,7 @@ class RunInfo:
         storage: the address of the run's folder.
         versions: package -> version.
         fingerprint: the fingerprint of the data.
+        edition: the number of the results: 2 or more in a run that was asked for more after it had finished.
     """
 
     name: str
@@ -28,6 +29,7 @@ class RunInfo:
     storage: str
     versions: Mapping[str, str]
     fingerprint: str
+    edition: int = 1
 
 
 def model_name(run: str, row: str) -> str:
@@ -109,7 +111,10 @@ class Tracker(Protocol):
         ...
 
     def progress(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log a run's progress on the parent run, such as `best_single`, `ensemble`, `finished` and `failed`."""
+        """Log a run's progress on the parent run, such as `best_single`, `ensemble`, `finished` and `failed`.
+
+        A role whose run is resumed calls this for the steps before as well. What was logged at a step stays.
+        """
         ...
 
     def participant(self, participant: Participant) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from distens.records import Integers
 from distens.seeding import derive
 from distens.storage.checkpoint import Checkpoint
 from distens.storage.parts import Parts
+
+Logged = dict[str, dict[int, float]]
+"""Name -> epoch, counted from 1 -> value: what a training logged."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Context:
             stop after any epoch gets a budget (see `distens.schedule.protocol.trains_in_rungs`).
         rows_N: the numbers of the examples that belong to a federation's client; None: all.
         parts: where a training that leaves several models leaves them (see `distens.members.protocol.LeavesParts`).
+        logged: where a training leaves what the user's own code logged, at its end.
+        folder: a local folder of the member's own for files that the user's own code writes, which need not exist yet;
+            None: a temporary one.
     """
 
     seed: int
@@ -37,6 +44,8 @@ class Context:
     budget: int | None = None
     rows_N: Integers | None = None
     parts: Parts = field(default_factory=Parts)
+    logged: Logged = field(default_factory=dict)
+    folder: Path | None = None
 
     def of_part(self, name: str) -> Context:
         """Return the context for the training of one part, with a seed and a checkpoint of its own."""

@@ -28,7 +28,7 @@ from torch import nn
 
 from distens.data.dataset import Examples
 from distens.errors import Refused
-from distens.training.context import Context
+from distens.training.context import Context, Logged
 from distens.training.network import initialise, to_arrays
 
 WAIT_SECONDS = 600.0
@@ -54,7 +54,8 @@ def fit_group(
         validation: see `distens.training.lightning.fit_module`; every process validates on all of these rows.
 
     Returns:
-        The metrics of `distens.training.lightning.fit_module`, and the network's arrays.
+        The metrics of `distens.training.lightning.fit_module`, and the network's arrays; what the module logged is in
+        `context.logged` then.
 
     Raises:
         Diverged: raised by a process.
@@ -78,7 +79,9 @@ def fit_group(
             while left:  # the first failure ends all: the other processes would wait for the failed one
                 done, left = ray.wait(left)
                 ray.get(done)
-            return ray.get(calls[0])
+            metrics, arrays, logged = ray.get(calls[0])
+            context.logged.update(logged)
+            return metrics, arrays
         except RayTaskError as error:
             raise getattr(error, "cause", error) from None
         finally:
@@ -157,8 +160,8 @@ class _Process:
             found.bind(("", 0))
             return ray.util.get_node_ip_address(), found.getsockname()[1]
 
-    def train(self, told: dict[str, Any], rank: int) -> tuple[dict[str, float], dict[str, Any]] | None:
-        """Train this process's share of every batch; rank 0 returns the group's metrics and arrays, the others None."""
+    def train(self, told: dict[str, Any], rank: int) -> tuple[dict[str, float], dict[str, Any], Logged] | None:
+        """Train this process's share of every batch; rank 0 returns metrics, arrays and logged values, others None."""
         import torch
 
         context, processes, (host, port) = told["context"], told["processes"], told["meeting"]
@@ -176,4 +179,4 @@ class _Process:
         examples, validation = ray.get(told["examples"])
         course = lightning.TrainerOptions(**told["course"])
         metrics = lightning.fit_module(network, examples, context, course, told["loss"], group, validation)
-        return (metrics, to_arrays(network)) if rank == 0 else None
+        return (metrics, to_arrays(network), context.logged) if rank == 0 else None

@@ -1,4 +1,4 @@
-"""Stages of a stack whose backward step is done by autograd: image layers, and whole networks under vmap."""
+"""Stages of a stack whose backward step is done by autograd: image layers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distens.training.dropout import Dropout, Masks, replace_dropouts
-
-Leaves = Mapping[int, tuple[Tensor, Tensor]]
-"""The id of a parameter of the template -> its weights and gradients in the stack, both (M, *shape)."""
+from distens.training.dropout import Dropout, Masks
+from distens.training.normalising import GroupedBatchNorm, keeps_statistics
+from distens.training.stages import Numbers, Sum
 
 _IMAGE_LAYERS = (
     nn.Conv2d,
@@ -23,27 +22,43 @@ _IMAGE_LAYERS = (
     nn.ReLU,
     nn.GELU,
     nn.Tanh,
+    nn.LeakyReLU,
+    nn.SiLU,
+    nn.ELU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Hardtanh,
+    nn.ReLU6,
+    nn.Dropout,
+    Dropout,
     nn.Identity,
 )
 
 
 def is_image_layer(module: nn.Module) -> bool:
     """Return True if a layer, or a block of such layers, can be computed for many members side by side."""
+    if type(module) is nn.BatchNorm2d:
+        return keeps_statistics(module)
     if type(module) in _IMAGE_LAYERS:  # a subclass may compute anything
         return True
-    children = list(module.children())  # a block; its own code must work for any number of channels
-    return bool(children) and not list(module.parameters(recurse=False)) and all(map(is_image_layer, children))
+    children = list(module.children())
+    if type(module) is Sum:
+        return all(is_image_layer(layer) for branch in children for layer in branch.children())
+    # A block's own code must work for any number of channels.
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return bool(children) and not own and all(map(is_image_layer, children))
 
 
-class _Island:
+class Island:
     """A first stage of a stack, which computes no gradients of its inputs."""
 
-    def __init__(self, leaves: Leaves) -> None:
+    def __init__(self, leaves: Mapping[int, tuple[Tensor, Tensor]]) -> None:
         self._weights = [weight.detach().requires_grad_() for weight, _ in leaves.values()]
         self._gradients = [gradient for _, gradient in leaves.values()]
         self._result = torch.empty(0)
 
     def forward(self, values: Tensor, masks: Masks | None) -> Tensor:
+        """Return the stage's outputs, detached."""
         with torch.enable_grad():
             self._result = self._call(values, masks)
         return self._result.detach()
@@ -52,19 +67,22 @@ class _Island:
         raise NotImplementedError
 
     def backward(self, gradients: Tensor) -> None:
+        """Write the gradients of the stage's weights."""
         found = torch.autograd.grad(self._result, self._weights, gradients)
         for place, gradient in zip(self._gradients, found, strict=True):
             place.copy_(gradient)
 
 
-class ImageStage(_Island):
+class ImageStage(Island):
     """A stage of image layers, (M, N, channels, height, width) -> (M, width, N), by grouped convolutions."""
 
-    def __init__(self, modules: Sequence[nn.Module], members: int, leaves: Leaves) -> None:
-        own = {id(p): leaves[id(p)] for module in modules for p in module.parameters()}
+    def __init__(self, modules: Sequence[nn.Module], numbers: Numbers) -> None:
+        own = {id(p): numbers.leaves[id(p)] for module in modules for p in module.parameters()}
         super().__init__(own)
         weights = dict(zip(own, self._weights, strict=True))
-        self._modules = [_grouped(module, members, weights) for module in modules]
+        self._modules = [_grouped(module, numbers, weights) for module in modules]
+        layers = [layer for module in self._modules for layer in module.modules()]
+        self._masked = [layer for layer in layers if isinstance(layer, _GroupedDropout | GroupedBatchNorm)]
         first = modules[0]
         self._shares = isinstance(first, nn.Conv2d) and first.groups == 1
 
@@ -76,21 +94,28 @@ class ImageStage(_Island):
             images = values.permute(1, 3, 4, 0, 2).reshape(rows, height, width, members * channels).permute(0, 3, 1, 2)
         if not images.is_cuda:
             images = images.contiguous(memory_format=torch.channels_last)
+        for layer in self._masked:
+            layer.masks = masks
         for module in self._modules:
             images = module(images)
         return images.unflatten(1, (members, -1)).permute(1, 2, 3, 4, 0).reshape(members, -1, rows)
 
 
-def _grouped(module: nn.Module, members: int, weights: Mapping[int, Tensor]) -> nn.Module:
+def _grouped(module: nn.Module, numbers: Numbers, weights: Mapping[int, Tensor]) -> nn.Module:
     """Return a layer, or a block of layers, for M times the channels, in which members do not mix."""
     if isinstance(module, nn.Conv2d):
-        return _GroupedConv(module, members, weights)
+        return _GroupedConv(module, numbers.members, weights)
     if isinstance(module, nn.GroupNorm):
-        return _GroupedNorm(module, members, weights)
+        return _GroupedNorm(module, numbers.members, weights)
+    if isinstance(module, nn.BatchNorm2d):
+        own = (None if p is None else weights[id(p)] for p in (module.weight, module.bias))
+        return GroupedBatchNorm(module, numbers, *own)
     if isinstance(module, nn.MaxPool2d):
         return _Pool(module)
+    if isinstance(module, Dropout):
+        return _GroupedDropout(module, numbers)
     clone = copy.copy(module)
-    clone._modules = {name: child and _grouped(child, members, weights) for name, child in module._modules.items()}
+    clone._modules = {name: child and _grouped(child, numbers, weights) for name, child in module._modules.items()}
     return clone
 
 
@@ -161,46 +186,20 @@ class _GroupedNorm(nn.Module):
         return functional.group_norm(images, self._groups, weight, bias, self._eps)
 
 
-class Vmapped(_Island):
-    """A stage that is the whole network, (M, N, …) -> (M, C, N), by its own code under vmap."""
+class _GroupedDropout(nn.Module):
+    def __init__(self, dropout: Dropout, numbers: Numbers) -> None:
+        super().__init__()
+        self._layer, self._channels = dropout.layer, dropout.channels
+        self._rates_M = numbers.rates_M[dropout.layer]
+        self._active = bool((self._rates_M > 0).any())
+        self.masks: Masks | None = None
 
-    def __init__(self, template: nn.Module, leaves: Leaves, rates_M: Mapping[str, Tensor], example: Tensor) -> None:
-        super().__init__(leaves)
-        self._module = copy.deepcopy(template)
-        self._parameters = [name for name, _ in self._module.named_parameters()]
-        self._rates_M, self._widths = rates_M, {}
-        with torch.no_grad():
-            layers = {layer.layer: layer for layer in replace_dropouts(self._module)}
-            handles = [layer.register_forward_hook(self._see) for layer in layers.values()]
-            self._module.eval()(example)
-        for handle in handles:
-            handle.remove()
-        for layer in layers.values():
-            layer.given = torch.ones(())
-        self._buffers = {m.layer: f"{path}.given" for path, m in self._module.named_modules() if isinstance(m, Dropout)}
-
-    def _see(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(layer, Dropout)
-        self._widths[layer.layer] = inputs[0].shape[1:]
-
-    def _call(self, values: Tensor, masks: Masks | None) -> Tensor:
-        rows, learns = values.shape[1], masks is not None
-        if self._module.training != learns:  # the network's code may read it; `given` does not depend on it
-            self._module.train(learns)
-        given: dict[str, Tensor] = {}
-        for layer, path in self._buffers.items():
-            shape = self._widths[layer]
-            if masks is not None:
-                mask = masks.take(layer, self._rates_M[layer], shape.numel(), rows)
-                given[path] = mask.transpose(1, 2).reshape(len(values), rows, *shape)
-            else:
-                given[path] = values.new_ones(len(values))
-
-        def call(weights: Sequence[Tensor], given: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-            parameters = dict(zip(self._parameters, weights, strict=True))
-            return torch.func.functional_call(self._module, {**parameters, **given}, (inputs,))
-
-        # Random numbers drawn by the network's own code would not follow from the member's seed: that is an error here,
-        # and the members are trained alone.
-        outputs_MNK = torch.vmap(call, randomness="error")(self._weights, given, values)
-        return outputs_MNK.transpose(1, 2)
+    def forward(self, images: Tensor) -> Tensor:
+        if self.masks is None or not self._active:
+            return images
+        rows, channels, height, width = images.shape
+        members = len(self._rates_M)
+        pixels = 1 if self._channels else height * width
+        mask = self.masks.take(self._layer, self._rates_M, channels // members * pixels, rows)
+        shape = (rows, channels, 1, 1) if self._channels else images.shape
+        return images * mask.view(members, -1, pixels, rows).permute(3, 0, 1, 2).reshape(shape)

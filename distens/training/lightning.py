@@ -1,4 +1,4 @@
-"""Training of a user's network by Lightning's Trainer; this is the only file that imports Lightning.
+"""Training of a user's network by Lightning's Trainer; only this file and its callbacks import Lightning.
 
 Lightning makes the steps; this file controls randomness and storage: every epoch's order of rows and its dropout follow
 from (seed, epoch), and checkpoints go through Lightning's own interface (`CheckpointIO`) as plain states, without
@@ -8,12 +8,13 @@ pickle. So a resumed training equals an uninterrupted one, including its schedul
 from __future__ import annotations
 
 import math
+import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -23,26 +24,30 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged, Refused
-from distens.records import State
+from distens.records import LOGGED_PREFIX, State
 from distens.seeding import derive
-from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
+from distens.training._lightning_callbacks import BestWeights, LoggedValues, NumberLogger, admit_callbacks
+from distens.training._lightning_parts import CHECKPOINT, FINAL, Loss, Order, Plain, StateIO
+from distens.training.checkpoint import CheckpointTimer, decode_tree
 from distens.training.context import Context
-from distens.training.loop import budget_start, order, to_tensors
+from distens.training.loop import budget_start, to_tensors
 from distens.training.network import checksum_weights, load_tensors, local_chance, parameters
 from distens.training.surroundings import keep_interrupts, repeat_kernels, silence_lightning
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+MAX_BATCHES_WITHOUT_STEP = 32
+"""The batches that a module with manual optimization may take for its first step, as it may gather the gradients of
+several epochs; with automatic optimization an epoch is enough. Both are looked at between epochs only."""
 
 LIGHTNING_FOLDER = Path(lightning.__file__).parent
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """A course of training: the length, batch size and learning rate of a module's training.
+    """A course of training: the length, batch size and learning rate of a module's training, and further options.
 
     Attributes:
         epochs: passes over the rows.
@@ -50,11 +55,24 @@ class TrainerOptions:
             rows is left out if there are full steps (batch normalisation needs two rows); rows of a last step that do
             not divide evenly among the processes are left out too.
         learning_rate: the learning rate of AdamW, for a plain network; a LightningModule configures its own optimizers.
+        keep: `best` sets the weights of the best epoch at the end (see `BestWeights`), `last` those of the last one.
+        trainer: further arguments of the Trainer, by name.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float | None = None
+    keep: Literal["last", "best"] = "last"
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that the checkpoints of one training share; `keep` and `trainer` only if they are set."""
+        values = asdict(self)
+        if self.keep == "last":
+            del values["keep"]
+        if not self.trainer:
+            del values["trainer"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -88,39 +106,73 @@ def fit_module(
     Returns:
         `epochs`, `steps`, `train_loss`, `parameters`, `seconds`; see `distens.training.loop.fit_network`. They were
         measured: a module that stops itself has fewer epochs than planned, and one that returns no loss in its last
-        epoch has no `train_loss`.
+        epoch has no `train_loss`. Also the last value of everything that the module logged, as `logged.NAME`, and
+        `best_epoch`, counted from 1, if the best weights are kept. The logged values of all epochs go to
+        `context.logged`.
 
     Raises:
         Diverged: an epoch's loss is not finite.
         Refused: there are fewer rows than processes, or a checkpoint holds other objects than plain data; or Lightning
-            does not take the module, or its training changed no weight.
+            does not take the module, or its training changed no weight: a module that makes no step is refused after
+            its first epoch, or after MAX_BATCHES_WITHOUT_STEP with manual optimization, unless that changed weights or
+            buffers; or a callback of the module or an argument of the Trainer cannot be used.
     """
     rank, processes = (group.rank, group.processes) if group else (0, 1)
-    order = _Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
+    order = Order(len(examples.inputs), course.batch_size, context.seed, rank, processes)
     if not len(order):
         raise Refused(f"{len(examples.inputs)} rows are too few for {processes} processes")
-    module = network if isinstance(network, LightningModule) else _Plain(network, loss, course.learning_rate or 1e-3)
-    identity = {**asdict(course), "seed": context.seed, "processes": processes}
+    module = network
+    if not isinstance(module, LightningModule):
+        module = Plain(network, loss, course.learning_rate or 1e-3, examples.classes)
+    identity = {**course.identity(), "seed": context.seed, "processes": processes}
     until, state = context.until(course.epochs), context.checkpoint.load()
     if state is not None and (state.meta.get("of") != identity or state.meta["epoch"] > until):
         state = None
     pace = CheckpointTimer(context.checkpoint, state.meta["seconds"] if state else 0.0)
     watch = _Watch(pace, context, rank, until, state, len(order))
     cuda = context.device.startswith("cuda")
-    with silence_lightning(), local_chance(context.device), repeat_kernels(cuda):
+    if course.trainer.get("sync_batchnorm") and not cuda:
+        raise Refused("trainer.sync_batchnorm: torch has it for GPUs alone, and these processes have none")
+    with (
+        silence_lightning(type(network).__name__, LIGHTNING_FOLDER),
+        local_chance(context.device),
+        repeat_kernels(cuda),
+        _folder(context.folder) as folder,
+    ):
         torch.manual_seed(derive(context.seed, "train"))
-        trainer = _make_trainer(max(course.epochs, until), cuda, group, _StateIO(watch, state, identity), watch)
+        logger = NumberLogger(folder)
+        best, logged = BestWeights() if course.keep == "best" else None, LoggedValues(logger)
+        # `watch` comes after the others, as it saves what they have kept of the epoch that ended.
+        checkpoints = StateIO(watch, state, identity)
+        trainer = _make_trainer(
+            max(course.epochs, until),
+            cuda,
+            group,
+            plugins=[checkpoints],
+            callbacks=[*filter(None, [best]), logged, watch],
+            logger=logger,
+            default_root_dir=folder,
+            **course.trainer,
+        )
         loader = DataLoader(
             TensorDataset(*to_tensors(examples)), sampler=order, batch_size=None, generator=torch.Generator()
         )
         if state is not None and _is_over(state, until):  # trained up to its budget or end, but not reported
-            load_tensors(module, decode_tree(state)["state_dict"])
+            tree = decode_tree(state)
+            load_tensors(module, tree.get(FINAL, tree["state_dict"]))
+            for callback in filter(None, [best, logged]):
+                if kept := tree["callbacks"].get(callback.state_key):
+                    callback.load_state_dict(kept)
         else:
             with keep_interrupts(), _refusing(network):
                 held = validation and _validation_loader(validation, course.batch_size)
-                trainer.fit(module, loader, held, ckpt_path="checkpoint" if state else None)
+                trainer.fit(module, loader, held, ckpt_path=CHECKPOINT if state else None)
             _check_progress(type(network).__name__, module, watch)
+            checkpoints.finish(module)
+    if best is not None:
+        best.restore(module)
     network.to(context.device)
+    context.logged.update(logged.values)
     return {
         "epochs": watch.epoch,
         "steps": watch.steps,
@@ -128,11 +180,20 @@ def fit_module(
         "parameters": parameters(network),
         "seconds": pace.seconds(),
         **({} if context.budget is None else {"new_epochs": watch.epoch - watch.began}),
+        **({"best_epoch": best.epoch} if best is not None and best.epoch else {}),
+        **{f"{LOGGED_PREFIX}{name}": values[max(values)] for name, values in logged.values.items()},
     }
 
 
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    """Yield the folder for what the module's callbacks write: the given one, or one that is removed afterwards."""
+    with tempfile.TemporaryDirectory() if given is None else nullcontext(given) as folder:
+        yield Path(folder)
+
+
 def _make_trainer(
-    epochs: int, cuda: bool, group: ProcessGroup | None, checkpoints: CheckpointIO, watch: Callback
+    epochs: int, cuda: bool, group: ProcessGroup | None, plugins: list[CheckpointIO], **more: Any
 ) -> Trainer:
     """Return a trainer that prints and writes nothing by itself."""
     return Trainer(
@@ -142,13 +203,12 @@ def _make_trainer(
         devices=1,
         num_nodes=group.processes if group else 1,
         strategy=DDPStrategy() if group else "auto",
-        plugins=[checkpoints, *([TorchElasticEnvironment()] if group else [])],
-        callbacks=[watch],
+        plugins=[*plugins, *([TorchElasticEnvironment()] if group else [])],
         use_distributed_sampler=False,
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **more,
     )
 
 
@@ -167,53 +227,13 @@ def _check_progress(name: str, module: LightningModule, watch: _Watch) -> None:
         return
     if watch.steps:
         why = f"its {watch.steps} steps had no effect: is the learning rate 0, or every weight frozen?"
+    elif not module.automatic_optimization:
+        why = "it made no step: with manual optimization, training_step must call the step of an optimizer"
+    elif watch.mean is None:
+        why = "it made no step: training_step must return the loss, and returned none"
     else:
-        why = (
-            "it made no step: training_step must return the loss (with manual optimization, call the optimizer's "
-            "step), and configure_optimizers must return an optimizer"
-        )
-    raise Refused(f"{name}: no weight changed in {watch.epoch} epochs; {why}")
-
-
-class _Plain(LightningModule):
-    """A LightningModule around a plain network."""
-
-    def __init__(self, network: nn.Module, loss: Loss, learning_rate: float) -> None:
-        super().__init__()
-        self.network, self._loss, self._learning_rate = network, loss, learning_rate
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        inputs, targets = batch
-        return self._loss(self.network(inputs), targets)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        if not parameters(self.network):
-            raise Refused(f"{type(self.network).__name__}: has no weights to learn")
-        return torch.optim.AdamW(self.parameters(), lr=self._learning_rate)
-
-
-class _Order(Sampler[Tensor]):
-    """A sampler that gives the row numbers of each batch of one process; Lightning sets the epoch."""
-
-    def __init__(self, rows: int, batch_size: int, seed: int, rank: int, processes: int) -> None:
-        self._rows, self._size, self._seed = rows, batch_size, seed
-        self._rank, self._processes = rank, processes
-        self._epoch = 0
-        full, rest = divmod(rows, batch_size)
-        least = 2 * processes if full else processes
-        self._count = full + (rest >= least)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Tensor]:
-        batches = order(self._rows, self._seed, self._epoch).split(self._size)
-        for batch in batches[: self._count]:
-            even = len(batch) - len(batch) % self._processes
-            yield batch[self._rank : even : self._processes]
+        why = "it made no step: configure_optimizers must return an optimizer of the module's weights"
+    raise Refused(f"{name}: no weight changed in {watch.epoch} epoch{'s' * (watch.epoch > 1)}; {why}")
 
 
 class _Watch(Callback):
@@ -225,6 +245,7 @@ class _Watch(Callback):
         began: the epoch from which the present budget is counted.
         ended, stopped: whether training has ended, and whether the module itself ended it.
         resumed: whether training began from a checkpoint.
+        batches: the number of batches in this process.
         weights_before: a checksum of each weight before the first step of this process.
     """
 
@@ -242,28 +263,39 @@ class _Watch(Callback):
         self.began = budget_start(meta, context) if state else 0
         self.ended = self.stopped = False
         self.resumed = state is not None
+        self.batches = 0
         self.weights_before: dict[str, int] = {}
-        self._planned = 0
+        self._planned, self._steps_count = 0, True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._planned = trainer.max_epochs or 0
-        if trainer.checkpoint_callbacks:
-            raise Refused(
-                f"{type(pl_module).__name__}: configure_callbacks: a ModelCheckpoint has no place to write to, as "
-                "distens keeps the checkpoints itself; leave it out"
-            )
+        admit_callbacks(trainer, pl_module, Path(trainer.default_root_dir))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._steps_seen = trainer.global_step
         self.weights_before = checksum_weights(pl_module)
+        # Without optimizers, Lightning makes one up, and counts its steps.
+        own = {id(weight) for weight in pl_module.parameters()}
+        groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        self._steps_count = any(id(weight) in own for group in groups for weight in group["params"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the end of the epoch before, as Lightning only steps epoch-wise schedulers after its hooks there.
         epoch = trainer.current_epoch
         self._first = epoch if self._first is None else self._first
         self.epoch = epoch
+        # Not at the end of the epoch before, as the module's own hook there may change weights after this one.
+        least = 1 if pl_module.automatic_optimization else MAX_BATCHES_WITHOUT_STEP
+        if epoch > self._first and not (self.resumed or self.steps) and self.batches >= least:
+            _check_progress(type(pl_module).__name__, pl_module, self)
         if epoch > self._first and trainer.strategy.broadcast(self.pace.due()):
+            # Lightning counts the new epoch already, and would resume one that began: without `ReduceLROnPlateau`.
+            counts = trainer.fit_loop.epoch_progress.total, trainer.fit_loop.epoch_progress.current
+            for count in counts:
+                count.ready -= 1
             self._save(trainer)
+            for count in counts:
+                count.ready += 1
         if epoch >= self._planned:  # for averaged weights' statistics; Lightning would step by the gradients of before
             for optimizer in trainer.optimizers:
                 optimizer.zero_grad()
@@ -277,7 +309,9 @@ class _Watch(Callback):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         made, self._steps_seen = trainer.global_step - self._steps_seen, trainer.global_step
         automatic = pl_module.automatic_optimization
-        if self.epoch < self._planned and not (automatic and loss is None):  # else Lightning counts what was skipped
+        self.batches += 1
+        skipped = automatic and (loss is None or not self._steps_count)  # Lightning counts these steps too
+        if self.epoch < self._planned and not skipped:
             self.steps += made
         if isinstance(loss, Tensor | float):  # a module with manual optimization may return no loss
             parts = trainer.accumulate_grad_batches if automatic else 1  # Lightning divides the loss by it
@@ -302,29 +336,7 @@ class _Watch(Callback):
         loop = trainer.fit_loop.epoch_loop
         for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
             progress.reset_on_run()
-        trainer.save_checkpoint("checkpoint")
-
-
-class _StateIO(CheckpointIO):
-    """A Lightning plug-in that keeps Lightning's checkpoint as the state in the member's checkpoint."""
-
-    def __init__(self, watch: _Watch, state: State | None, identity: Mapping[str, Any]) -> None:
-        self._watch, self._state, self._identity = watch, state, identity
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        # The module is rebuilt from the settings: its hyperparameters need not be kept, and may be any object.
-        kept = {key: value for key, value in checkpoint.items() if not key.startswith(("hyper_", "hparams_"))}
-        watch, pace = self._watch, self._watch.pace
-        counts = {"epoch": watch.epoch, "steps": watch.steps, "ended": watch.ended, "stopped": watch.stopped}
-        numbers = {**counts, "seconds": pace.seconds(), "loss": watch.mean, "began": watch.began}
-        pace.save(encode_tree(kept, {**numbers, "budget": watch.budget, "of": self._identity}))
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        assert self._state is not None
-        return decode_tree(self._state)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        pass
+        trainer.save_checkpoint(CHECKPOINT)
 
 
 @contextmanager

@@ -12,22 +12,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distens.data.dataset import Examples
-from distens.errors import Diverged, Refused
+from distens.errors import Diverged
 from distens.merge.protocol import Correction
-from distens.records import Floats
+from distens.records import Floats, Integers
+from distens.seeding import derive
 from distens.training import loop, packed
-from distens.training.dropout import Masks, dropout_rates
+from distens.training.client_ways import client_way
+from distens.training.dropout import Masks
+from distens.training.flat import own_places, set_weights, statistics_names
 from distens.training.loop import Recipe
-from distens.training.network import local_chance
+from distens.training.network import local_chance, seed_global
 from distens.training.optimizers import OPTIMIZERS
-from distens.training.stacked import NetworkStack, Unstackable
+from distens.training.stacked import NetworkStack
+from distens.training.ways import Way
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,15 @@ class Shard:
         examples: its rows and labels.
         seed: the seed of its order of rows and its dropout.
         correction: the correction of its gradients.
+        own: its batch normalisation, as `distens.training.flat.own_places` takes it from all weights; None: the
+            server's.
     """
 
     client: str
     examples: Examples
     seed: int
     correction: Correction = field(default_factory=Correction)
+    own: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class LocalUpdate:
     """The result of a client's training.
 
     Attributes:
-        weights_P: all weights, concatenated, float32.
+        weights_P: all weights, concatenated, and after them all running statistics, float32.
         steps: the number of steps made.
         rate_sum: the sum of their learning rates.
         loss: the mean loss over the last epoch's rows.
@@ -91,39 +98,6 @@ class LocalUpdate:
     rate_sum: float
     loss: float
     seconds: float
-
-
-def flatten_weights(network: nn.Module) -> Floats:
-    """Return all weights of a network, concatenated, float32.
-
-    Raises:
-        Refused: the network has buffers, or weights of another type, which could not be merged.
-    """
-    _check(network)
-    return torch.cat([p.detach().flatten() for p in network.parameters()]).cpu().numpy().copy()
-
-
-def set_weights(network: nn.Module, weights_P: Floats) -> None:
-    """Set the weights of a network from the array that `flatten_weights` returned.
-
-    Raises:
-        Refused: the array's size is not the network's number of weights.
-    """
-    parameters = list(network.parameters())
-    count = sum(p.numel() for p in parameters)
-    if weights_P.shape != (count,):
-        raise Refused(f"a network with {count:,} weights cannot take an array of shape {weights_P.shape}")
-    source = torch.from_numpy(weights_P) if weights_P.flags.writeable else torch.tensor(weights_P)
-    with torch.no_grad():
-        for parameter, part in zip(parameters, source.split([p.numel() for p in parameters]), strict=True):
-            parameter.copy_(part.view(parameter.shape))
-
-
-def _check(network: nn.Module) -> None:
-    if next(network.buffers(), None) is not None:
-        raise Refused("a client's network has buffers (running statistics?), which a merge of weights would ignore")
-    if not all(p.dtype is torch.float32 for p in network.parameters()):
-        raise Refused("a client's network has weights that are not float32")
 
 
 def train_clients(
@@ -140,17 +114,26 @@ def train_clients(
     """
     set_weights(network, start_P)
     example = torch.zeros((2, *shards[0].examples.inputs.shape[1:]))
-    most, _ = packed.advise(network, example, local.recipe.batch_size, device.startswith("cuda"))
-    steps = [local.count(len(shard.examples.inputs)) for shard in shards]
-    order = sorted(range(len(shards)), key=lambda place: -steps[place])
+    way, size = client_way(network, example), local.recipe.batch_size
+    most = 1
+    if "alone" not in way.kinds and not (way.mixes and way.chain is None):
+        most, _ = packed.advise_kinds(way.kinds, network, example, size, device.startswith("cuda"))
+    rows = [loop.learned_rows(network, len(shard.examples.inputs), size) for shard in shards]
+    needed = 2 if loop.normalises_batches(network) else 1
+    too_few = [place for place, count in enumerate(rows) if min(count, size) < needed]
+    for place in too_few:
+        yield (
+            place,
+            Diverged(f"client {shards[place].client}: batch normalisation needs two rows in a batch, found one"),
+        )
+    order = sorted(set(range(len(shards))) - set(too_few), key=lambda place: -local.count(rows[place]))
+    if not order:
+        return
     size = math.ceil(len(order) / math.ceil(len(order) / most))
     for first in range(0, len(order), size):
         places = order[first : first + size]
         with local_chance(device):
-            try:
-                chunk = _Chunk(network, [shards[place] for place in places], local, example, device)
-            except Unstackable as error:
-                raise Refused(f"clients' networks cannot be trained: {error}") from error
+            chunk = _Chunk(network, start_P, way, [shards[place] for place in places], local, example, device)
             for place, found in chunk.train():
                 yield places[place], found
 
@@ -174,20 +157,35 @@ class _Chunk:
     """A chunk of clients that train as one stack, in descending order of their numbers of steps."""
 
     def __init__(
-        self, network: nn.Module, shards: Sequence[Shard], local: LocalTraining, example: Tensor, device: str
+        self,
+        network: nn.Module,
+        start_P: Floats,
+        way: Way,
+        shards: Sequence[Shard],
+        local: LocalTraining,
+        example: Tensor,
+        device: str,
     ) -> None:
-        self._shards, self._local, self._device = shards, local, device
-        self._stack = NetworkStack([network] * len(shards), example, device)
-        self._steps = [local.count(len(shard.examples.inputs)) for shard in shards]
+        self._shards, self._local, self._device, self._mixes = shards, local, device, way.mixes
+        way = replace(way, rates=[way.rates[0]] * len(shards))
+        self._stack = NetworkStack([network] * len(shards), example, device, way=way)
+        self._statistics = statistics_names(network)
+        self._set_own(start_P, own_places(network))
+        self._alone = len(shards) == 1 and way.chain is None  # its batches may be short
+        if self._alone:
+            seed_global(derive(shards[0].seed, "client"), device)  # for what the network's own code draws
+        size = local.recipe.batch_size
+        self._learned = [loop.learned_rows(network, len(shard.examples.inputs), size) for shard in shards]
+        self._steps = [local.count(rows) for rows in self._learned]
         self._recipes = [local.recipe] * len(shards)
         self._optimizer = OPTIMIZERS[local.recipe.optimizer](self._stack, self._recipes)
         parts = [loop.to_tensors(shard.examples) for shard in shards]
         self._inputs = torch.cat([inputs for inputs, _ in parts]).to(device)
         self._labels = torch.cat([labels for _, labels in parts]).to(device)
         self._rows = [len(labels) for _, labels in parts]
-        self._dropout = any(dropout_rates(network).values())
-        widest = local.recipe.batch_size if self._dropout else max(self._rows)  # masks depend on the width
-        self._width = min(local.recipe.batch_size, widest)
+        self._dropout = any(any(rates.values()) for rates in way.rates)
+        widest = size if self._dropout else max(self._rows)  # masks depend on the width
+        self._width = min(size, widest)
         self._first = np.concatenate([[0], np.cumsum(self._rows)[:-1]])
         pulls = [local.pull + shard.correction.pull for shard in shards]
         self._pull_M1 = torch.tensor(pulls, device=device)[:, None] if any(pulls) else None
@@ -196,13 +194,30 @@ class _Chunk:
         self._shift = self._lay_out_shifts(shifts) if any(shift is not None for shift in shifts) else None
         self._plans = [_Plan(0, torch.empty(0), torch.empty(0))] * len(shards)
 
+    def _numbers(self) -> list[Tensor]:
+        """Return the numbers that `LocalUpdate.weights_P` holds, as views (M, *shape)."""
+        statistics = [found for name, found in self._stack.buffers.items() if name in self._statistics]
+        return [*self._stack.blocks(self._stack.weights), *statistics]
+
+    def _set_own(self, start_P: Floats, places: Integers) -> None:
+        """Give each client that has a batch normalisation of its own that one, in place of the server's."""
+        for place, shard in enumerate(self._shards):
+            if shard.own is not None:
+                own_P = start_P.copy()
+                own_P[places] = shard.own
+                numbers = self._numbers()
+                parts = torch.from_numpy(own_P).split([block[place].numel() for block in numbers])
+                for block, part in zip(numbers, parts, strict=True):
+                    block[place] = part.view(block.shape[1:])
+
     def _lay_out_shifts(self, shifts: Sequence[Floats | None]) -> Tensor:
         """Return the clients' vectors in one tensor, laid out like the stack's weights; zero for None."""
         out = torch.zeros_like(self._stack.weights)
         blocks = self._stack.flat(out)
         for place, shift_P in enumerate(shifts):
             if shift_P is not None:
-                parts = torch.tensor(shift_P, device=out.device).split([block.shape[1] for block in blocks])
+                sizes = [block.shape[1] for block in blocks]  # running statistics, which follow, have no gradient
+                parts = torch.tensor(shift_P[: sum(sizes)], device=out.device).split(sizes)
                 for block, part in zip(blocks, parts, strict=True):
                     block[place] = part
         return out
@@ -242,9 +257,10 @@ class _Chunk:
 
     def _epoch(self, place: int, step: int) -> _Plan:
         """Return the batches of a client's epoch that begins at this step; rows that fill a short batch count zero."""
-        rows, size = self._rows[place], self._local.recipe.batch_size
-        steps, width = self._local.per_epoch(rows), self._width
-        order_N = loop.order(rows, self._shards[place].seed, step // steps) + int(self._first[place])
+        learned, size = self._learned[place], self._local.recipe.batch_size
+        steps, width = self._local.per_epoch(learned), self._width
+        order_N = loop.order(self._rows[place], self._shards[place].seed, step // steps)[:learned]
+        order_N += int(self._first[place])
         rows_SB = torch.full((steps, width), int(self._first[place]))
         share_SB = torch.zeros((steps, width))
         for batch, some in enumerate(order_N.split(size)):
@@ -257,11 +273,14 @@ class _Chunk:
         places = [(plan, step - plan.until) for plan in self._plans[:going]]
         rows_MB = torch.stack([plan.rows_SB[batch] for plan, batch in places])
         share_MB = torch.stack([plan.share_SB[batch] for plan, batch in places])
+        if self._alone:
+            rows_MB, share_MB = (numbers[:, share_MB[0] > 0] for numbers in (rows_MB, share_MB))
         stack, shape = self._stack, rows_MB.shape
         inputs = self._inputs.index_select(0, rows_MB.flatten()).unflatten(0, shape)
         labels_M1B = self._labels.index_select(0, rows_MB.flatten()).view(shape).unsqueeze(1)
-        seeds = [shard.seed for shard in self._shards[:going]]
-        masks = Masks(seeds, step, self._device) if self._dropout else None
+        masks = Masks([shard.seed for shard in self._shards[:going]], step, self._device)
+        if self._mixes and not bool(share_MB.all()):
+            masks.there_MN = share_MB > 0
         log_probs_MCB = torch.log_softmax(stack.forward(inputs, masks), 1)
         gradients_MCB = log_probs_MCB.exp()
         gradients_MCB.scatter_add_(1, labels_M1B, -torch.ones_like(labels_M1B, dtype=gradients_MCB.dtype))
@@ -289,7 +308,7 @@ class _Chunk:
             self._stack.gradients.add_(self._shift)
 
     def _collect_result(self, place: int, loss: float, seconds: float) -> LocalUpdate | Diverged:
-        weights_P = torch.cat([block[place].flatten() for block in self._stack.blocks(self._stack.weights)])
+        weights_P = torch.cat([block[place].flatten() for block in self._numbers()])
         if not (math.isfinite(loss) and bool(weights_P.isfinite().all())):
             return Diverged(
                 f"client {self._shards[place].client}: the loss was {loss} after {self._steps[place]} local steps, "

@@ -20,10 +20,13 @@ from distens.seeding import derive
 from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.context import Context
 from distens.training.network import local_chance, parameters, seed_global
+from distens.training.outputs import check_outputs
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from distens.training.dropout import DropoutCalls
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "cosine"]
@@ -73,13 +76,16 @@ def fit_network(
 
     Raises:
         Diverged: an epoch's loss is not finite.
+        Refused: the network returns no logits (see `distens.training.outputs`).
     """
-    from distens.training.dropout import Masks, replace_dropouts
+    from distens.training.dropout import DropoutCalls, Masks, replace_dropouts
 
     inputs, targets = (tensor.to(context.device) for tensor in to_tensors(examples))
     dropouts = replace_dropouts(network)
     network.to(context.device).train()
     optimizer = make_optimizer(network, recipe)
+    forward = _Forward(network, examples.classes)
+    rows = learned_rows(network, len(inputs), recipe.batch_size)
     reached = load_progress(recipe, context)
     if reached.weights is not None:
         network.load_state_dict(reached.weights)
@@ -93,14 +99,16 @@ def fit_network(
             masks = Masks([context.seed], epoch, context.device)
             for dropout in dropouts:
                 dropout.masks = masks
-            mean = _epoch(network, optimizer, loss, inputs, targets, recipe, epoch, context.seed)
+            forward.calls = DropoutCalls(masks)
+            chosen = order(len(inputs), context.seed, epoch)[:rows]
+            mean = _epoch(forward, optimizer, loss, inputs, targets, recipe, epoch, chosen)
             if not math.isfinite(mean):
                 raise diverged(recipe, mean, epoch + 1)
             if pace.due() if epoch + 1 < until else context.budget:
                 moments = optimizer.state_dict()["state"]
                 reached = TrainingState(epoch + 1, pace.seconds(), network.state_dict(), moments, mean, began)
                 pace.save(kept_checkpoint(reached, recipe, context))
-    return training_metrics(network, len(inputs), recipe, context, mean, pace.seconds(), began)
+    return training_metrics(network, rows, recipe, context, mean, pace.seconds(), began)
 
 
 @dataclass(frozen=True)
@@ -205,29 +213,71 @@ def order(rows: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(rows, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
 
 
+def learned_rows(network: nn.Module, rows: int, batch_size: int) -> int:
+    """Return the number of rows that an epoch learns from: all, or one less.
+
+    Batch normalisation cannot take a last batch of one row; that row is left out if there are full batches.
+    """
+    alone = rows > batch_size > 1 and rows % batch_size == 1
+    return rows - 1 if alone and normalises_batches(network) else rows
+
+
+def normalises_batches(network: nn.Module) -> bool:
+    """Return True if a network has a layer of batch normalisation."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+class _Forward:
+    """A network's forward pass in training: its logits, with the dropout that its own code calls drawn from masks.
+
+    Attributes:
+        calls: the mode that draws it, of the present epoch; None once a pass in it has called no dropout.
+    """
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        self._network, self._classes = network, classes
+        self.calls: DropoutCalls | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        found = self._called(inputs)
+        if type(found) is type(inputs):
+            return found
+        return check_outputs(self._network, found, len(inputs), self._classes)
+
+    def _called(self, inputs: Tensor) -> Any:
+        if self.calls is None:
+            return self._network(inputs)
+        with self.calls as calls:
+            found = self._network(inputs)
+        self.calls = calls if calls.count else None
+        return found
+
+
 def _epoch(
-    network: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     loss: Callable[[Tensor, Tensor], Tensor],
     inputs: Tensor,
     targets: Tensor,
     recipe: Recipe,
     epoch: int,
-    seed: int,
+    order_N: Tensor,
 ) -> float:
     import torch
 
     total = torch.zeros((), device=inputs.device)
-    steps = math.ceil(len(inputs) / recipe.batch_size)
-    for step, chosen in enumerate(order(len(inputs), seed, epoch).split(recipe.batch_size)):
+    steps = math.ceil(len(order_N) / recipe.batch_size)
+    for step, chosen in enumerate(order_N.split(recipe.batch_size)):
         if recipe.schedule == "cosine":
             done = (epoch * steps + step) / (recipe.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
         rows = chosen.to(inputs.device)
         optimizer.zero_grad()
-        value = loss(network(inputs[rows]), targets[rows])
+        value = loss(forward(inputs[rows]), targets[rows])
         value.backward()
         optimizer.step()
         total += value.detach() * len(rows)
-    return total.item() / len(inputs)
+    return total.item() / len(order_N)

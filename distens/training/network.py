@@ -149,7 +149,8 @@ def checksum_weights(network: nn.Module) -> dict[str, int]:
 
 def _load(network: nn.Module, tensors: Mapping[str, Any], assign: bool = False) -> None:
     try:
-        network.load_state_dict(tensors, assign=assign)
+        strict = getattr(network, "strict_loading", True)  # a LightningModule may leave weights out of its state
+        network.load_state_dict(tensors, strict=bool(strict), assign=assign)
     except RuntimeError as error:
         raise StorageError(f"the stored arrays do not fit the network of these settings: {error}") from error
 
@@ -263,8 +264,7 @@ def raw_outputs(network: nn.Module, inputs: Floats, count: int) -> Floats:
     with torch.inference_mode(), local_chance(device.type):
         seed_global(0, device.type)
         found = network.eval()(torch.tensor(np.asarray(inputs, dtype=np.float32)).to(device))
-        check_outputs(network, found, len(inputs), count)
-        return found.float().cpu().numpy()
+        return check_outputs(network, found, len(inputs), count).float().cpu().numpy()
 
 
 def _predicted(network: nn.Module, inputs: Floats, classes: int, link: Callable[[Tensor], Tensor]) -> Floats:
@@ -277,8 +277,7 @@ def _predicted(network: nn.Module, inputs: Floats, classes: int, link: Callable[
     with torch.inference_mode(), local_chance(device.type):
         for first in range(0, len(inputs), PREDICT_ROWS):
             rows = torch.tensor(np.asarray(inputs[first : first + PREDICT_ROWS], dtype=np.float32)).to(device)
-            logits_NC = network(rows)
-            check_outputs(network, logits_NC, len(rows), classes)
+            logits_NC = check_outputs(network, network(rows), len(rows), classes)
             out_NC[first : first + len(rows)] = link(logits_NC.float()).cpu().numpy()
     if not np.isfinite(out_NC).all():
         raise Diverged("the network's predictions are not finite")

@@ -1,4 +1,4 @@
-"""The outputs of a user's network: logits, and nothing else."""
+"""The outputs of a user's network: logits, alone or among other values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distens.errors import Refused, shorten_value
 from distens.records import Floats
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 MAX_ENTRIES = 5
 """The largest number of entries of an output that a message lists."""
@@ -27,37 +27,65 @@ SUM_TOLERANCE = 1e-3
 """The most by which a row of probabilities may miss the sum of one; half floats miss it by this much."""
 
 
-def check_outputs(network: nn.Module, found: Any, rows: int, classes: int) -> None:
-    """Check that a network returned logits_NC.
+def check_outputs(network: nn.Module, found: Any, rows: int, classes: int | None = None) -> Tensor:
+    """Return the logits_NC that a network returned: its output itself, or the part of it that can only be them.
+
+    That part is `.logits` of an object, "logits" of a mapping, or else the only tensor of that shape in a mapping, a
+    tuple, a list or an object.
+
+    Args:
+        network: the network, for the message.
+        found: what its `forward` returned.
+        rows: N.
+        classes: C; None: any number.
 
     Raises:
-        Refused: the outputs are something else; the message describes them.
+        Refused: there are no logits, or they are of another shape, or several tensors could be them; the message
+            describes the outputs.
     """
     import torch
 
-    if isinstance(found, torch.Tensor):
-        strange = found.is_complex() or found.layout is not torch.strided
-        if not strange and tuple(found.shape) == (rows, classes):
-            return
-        text = f"{tuple(found.shape)}{f' of {found.dtype}, {found.layout}'.replace('torch.', '') if strange else ''}"
-    else:
-        text = _describe(found, (rows, classes))
-    raise Refused(
-        f"{type(network).__name__}: forward must return logits of shape ({rows} rows, {classes} classes), found {text}"
-    )
+    logits = found if isinstance(found, torch.Tensor) else _pick(found, rows, classes)
+    if logits is not None and not _strange(logits) and _fits(logits, rows, classes):
+        return logits
+    text = f"{tuple(found.shape)}{_strange(found)}" if isinstance(found, torch.Tensor) else _describe(found)
+    shape = f"({rows} rows, {'any number of' if classes is None else classes} classes)"
+    raise Refused(f"{type(network).__name__}: forward must return logits of shape {shape}, found {text}")
 
 
-def _describe(found: Any, shape: tuple[int, int]) -> str:
-    """Return the outputs in words, with a hint if just one of their entries has the shape of logits."""
+def _pick(found: Any, rows: int, classes: int | None) -> Tensor | None:
+    import torch
+
+    named = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", None)
+    if isinstance(named, torch.Tensor):
+        return named
+    tensors = [value for _, value in _entries(found) if isinstance(value, torch.Tensor)]
+    fitting = [value for value in tensors if _fits(value, rows, classes)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _strange(tensor: Tensor) -> str:
+    """Return the tensor's type and layout in words if logits cannot have them; else nothing."""
+    import torch
+
+    if not tensor.is_complex() and tensor.layout is torch.strided:
+        return ""
+    return f" of {tensor.dtype}, {tensor.layout}".replace("torch.", "")
+
+
+def _fits(value: Tensor, rows: int, classes: int | None) -> bool:
+    return value.ndim == 2 and value.shape[0] == rows and classes in (None, value.shape[1])
+
+
+def _describe(found: Any) -> str:
+    """Return the outputs in words."""
     kind = f"{type(found).__module__}.{type(found).__qualname__}".removeprefix("builtins.")
     entries = _entries(found)
     if not entries:
         return f"{kind}{_shape(found)}; a torch.Tensor is wanted"
     shown = [f"{place}{_shape(value)}" for place, value in entries[:MAX_ENTRIES]]
     more = f", and {len(entries) - MAX_ENTRIES} more" if len(entries) > MAX_ENTRIES else ""
-    fitting = [place for place, value in entries if getattr(value, "shape", None) == shape]
-    hint = f"return its {fitting[0]} alone" if len(fitting) == 1 else "a torch.Tensor is wanted"
-    return f"{kind} with {', '.join(shown)}{more}; {hint}"
+    return f"{kind} with {', '.join(shown)}{more}; a torch.Tensor is wanted"
 
 
 def _entries(found: Any) -> list[tuple[str, Any]]:

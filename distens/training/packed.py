@@ -31,7 +31,7 @@ from distens.training.dropout import Masks
 from distens.training.loop import Recipe, TrainingState
 from distens.training.network import local_chance, parameters
 from distens.training.optimizers import OPTIMIZERS
-from distens.training.stacked import NetworkStack, Unstackable, stack_kinds
+from distens.training.stacked import NetworkStack, Unstackable, find_way, stack_kinds
 
 CACHE_BYTES = 14 << 20
 """The memory that a chunk may use in one step on a CPU. Measured, per member-step of an MLP with 26,000 weights: 16
@@ -90,6 +90,7 @@ def fit_pack(learners: Sequence[Learner], examples: Examples) -> Iterator[tuple[
             learner.network.load_state_dict(start.weights)
             learner.network.to(learner.context.device)
             rows = len(examples.inputs if learner.rows_N is None else learner.rows_N)
+            rows = loop.learned_rows(learner.network, rows, learner.recipe.batch_size)
             yield place, _metrics(learner, rows, start.loss, start.seconds, start.began, 1)
         else:
             begun.setdefault(start.epoch, []).append((place, start))
@@ -135,7 +136,7 @@ def _gpu_bytes(network: nn.Module, example: Tensor, batch_size: int, device: str
     torch.cuda.reset_peak_memory_stats()
     stack = NetworkStack([network, network], example, device)
     inputs = example[:1].to(device).expand(2, batch_size, *example.shape[1:]).contiguous()
-    stack.backward(torch.zeros_like(stack.forward(inputs)))
+    stack.backward(torch.zeros_like(stack.forward(inputs, Masks([0, 0], 0, device))))
     kept = 4 * 3 * stack.weights.numel()  # two moments and the step
     return max(1, (torch.cuda.max_memory_allocated() - before + kept) // 2)
 
@@ -146,6 +147,10 @@ IMAGE_STEP_FLOPS = 3e8
 allocation; above, into arithmetic, for which torch's modules are as fast. Packs of networks of images stay faster above
 too, because of their memory layout. Measured as torch's time for one network over the stack's, per member-step: MLP of
 1e7 operations 1.7 alone and 3 in a pack, of 1e8 0.9 and 1.0; LeNet of 3e8 1.1 and 1.5, of 4e9 1.0 and 1.1."""
+
+VMAP_STEP_FLOPS = 1.5e7
+"""The same for networks that are stacked by vmap. Measured in packs: an MLP of 4e6 operations 3.5, of 1.5e7 1.1, of 6e7
+0.8; a network of two convolutions of 1e7 1.5 to 2, of 4e7 0.9, of 4e8 0.8."""
 
 WRITTEN_OUT = frozenset({"dense", "images"})
 """The kinds of layers (see `NetworkStack`) that are faster stacked on a CPU too; other kinds run the networks' own
@@ -158,23 +163,35 @@ GPU_STEP_FLOPS = 5e10
 def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> tuple[int, str]:
     """Return the best number of such networks to train at once (1 if stacking gains nothing), and the reason.
 
-    It follows from the number of weights and the arithmetic of a step. The free memory of a GPU is only measured when
-    training begins (see `chunk_size`).
+    It follows from the number of weights, the arithmetic of a step, and the way in which such networks can be stacked,
+    which the reason names (see `distens.training.ways`). The free memory of a GPU is only measured when training begins
+    (see `chunk_size`).
     """
     try:
-        found = stack_kinds(network)
+        kinds, how = stack_kinds(network, example), ""
+        if "vmap" in kinds:
+            way = find_way([network, network], example)
+            kinds, how = way.kinds, f" (stacked {way.how})"
     except Unstackable as error:
-        return 1, str(error)
-    if not gpu and not found <= WRITTEN_OUT:
+        return 1, f"trained one by one, as {error}"
+    return advise_kinds(kinds, network, example, batch_size, gpu, how)
+
+
+def advise_kinds(
+    kinds: frozenset[str], network: nn.Module, example: Tensor, batch_size: int, gpu: bool, how: str = ""
+) -> tuple[int, str]:
+    """Return what `advise` does, given the kinds of the layers of a stack, and words on how they were found."""
+    if not gpu and "blocks" in kinds:
         return 1, "such layers gain nothing from stacking on a CPU"
     flops = _step_flops(network, example, batch_size)
     numbers = f"{parameters(network):,} weights, {flops / 1e6:,.0f} million operations a step"
     if gpu:
         size = max(1, min(MAX_MEMBERS_ON_GPU, round(GPU_STEP_FLOPS / flops)))
-        return size, f"{numbers} leave a GPU idle" if size > 1 else f"{numbers} keep a GPU busy"
-    if "images" not in found and flops > DENSE_STEP_FLOPS:
-        return 1, f"{numbers} keep a CPU busy"
-    return _cpu_chunk(network, example, batch_size), f"{numbers}, cheaper together than one by one"
+        return size, f"{numbers} leave a GPU idle{how}" if size > 1 else f"{numbers} keep a GPU busy"
+    most = VMAP_STEP_FLOPS if "vmap" in kinds else math.inf if "images" in kinds else DENSE_STEP_FLOPS
+    if flops > most:
+        return 1, f"{numbers} keep a CPU busy{how}"
+    return _cpu_chunk(network, example, batch_size), f"{numbers}, cheaper together than one by one{how}"
 
 
 def gains_alone(network: nn.Module, example: Tensor, batch_size: int) -> bool:
@@ -184,7 +201,9 @@ def gains_alone(network: nn.Module, example: Tensor, batch_size: int) -> bool:
     and optimizer.)
     """
     try:
-        found = stack_kinds(network)
+        found = stack_kinds(network, example)
+        if "vmap" in found:
+            found = find_way([network], example).kinds
     except Unstackable:
         return False
     most = IMAGE_STEP_FLOPS if "images" in found else DENSE_STEP_FLOPS
@@ -250,7 +269,8 @@ class _Chunk:
         ]
         self._table, self._device, self._pack = table, device, len(learners)
         self._batch_size, self._epoch = learners[0].recipe.batch_size, starts[0].epoch
-        self._rows = len(table.inputs) if learners[0].rows_N is None else len(learners[0].rows_N)
+        rows = len(table.inputs) if learners[0].rows_N is None else len(learners[0].rows_N)
+        self._rows = loop.learned_rows(learners[0].network, rows, self._batch_size)
         self._stack = NetworkStack([learner.network for learner in learners], table.inputs[:2].cpu(), device)
         recipes = [learner.recipe for learner in learners]
         self._optimizer = OPTIMIZERS[recipes[0].optimizer](self._stack, recipes)
@@ -311,7 +331,8 @@ class _Chunk:
         return losses_MN.mean(1).tolist()
 
     def _order(self, learner: Learner) -> Tensor:
-        order_N = loop.order(self._rows, learner.context.seed, self._epoch)
+        rows = len(self._table.inputs) if learner.rows_N is None else len(learner.rows_N)
+        order_N = loop.order(rows, learner.context.seed, self._epoch)[: self._rows]
         return order_N if learner.rows_N is None else torch.from_numpy(learner.rows_N)[order_N]
 
     def _batches(self, order_MN: Tensor, losses_MN: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -329,7 +350,7 @@ class _Chunk:
 
     def _save(self, place: int, mean: float) -> None:
         member = self._going[place]
-        weights, moments = self._stack.named(place, self._stack.weights), self._optimizer.state(place)
+        weights, moments = self._stack.state(place), self._optimizer.state(place)
         reached = TrainingState(self._epoch, member.seconds, weights, moments, mean, member.began)
         member.pace.save(loop.kept_checkpoint(reached, member.learner.recipe, member.learner.context))
 

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray import tune
@@ -25,12 +25,14 @@ from ray import tune
 from distens import registry
 from distens.config.config import Config, load_config, parse_config
 from distens.data.dataset import Dataset
-from distens.data.load import load_data
 from distens.errors import ConfigError, RunError
 from distens.lifecycle.tasks import task_to_json
 from distens.lifecycle.work._training import HELD_OUT, write_report
 from distens.lifecycle.work.train import Train
 from distens.members.protocol import Member
+from distens.metrics.protocol import shown_metrics
+from distens.own_loop import count_parameters, settings_of
+from distens.own_loop import member as make_member
 from distens.records import (
     Address,
     Failure,
@@ -43,7 +45,7 @@ from distens.records import (
     Task,
     settings_key,
 )
-from distens.roles.ensemble.plan import EnsemblePlan, build_plan
+from distens.roles.ensemble.plan import EnsemblePlan, build_plan, load
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.runtime._execute import execute
 from distens.runtime.protocol import RunContext
@@ -53,6 +55,12 @@ from distens.storage.store import Store
 from distens.targets.classes import Classes
 from distens.training.context import Context
 from distens.tune import domains
+
+if TYPE_CHECKING:
+    from torch import nn
+
+KEPT_ATTEMPTS = 2
+"""A trial's last reports, whose files are kept: the last, and the one before, which Tune has if the trial dies now."""
 
 FOLDER_KEY = "distens"
 """The key of a trial's result with the address of its report."""
@@ -70,6 +78,10 @@ def build(settings: Mapping[str, Any]) -> Member:
 def report(
     metrics: Mapping[str, Any],
     *,
+    network: nn.Module | None = None,
+    data: Dataset | None = None,
+    path: str = "",
+    options: Mapping[str, Any] | None = None,
     member: Member | None = None,
     rows: Mapping[str, Floats] | None = None,
     labels: Sequence[int] | Integers | None = None,
@@ -78,16 +90,20 @@ def report(
     storage: str | None = None,
     checkpoint: tune.Checkpoint | None = None,
 ) -> None:
-    """Write a trained member or predictions, and report their address with the metrics, as `ray.tune.report` does.
+    """Write a trained network, member or predictions, and report their address with the metrics, as Tune's own does.
 
-    A member's `nll` and `error` on the *search* rows are reported with the metrics.
+    A member's `nll` and `error` on the *search* rows are reported with the metrics. A loop may report its network after
+    every epoch; the last one counts.
 
     Args:
         metrics: the metrics to report; with a member also those that its `fit` returned (`parameters`, and `seconds`
             if measured).
+        network: the network that the trial has trained, of which a member is made (see `distens.own_loop.member`).
+        data: with a network or a member: the rows, as `distens.load_data` returns them.
+        path, options: with a network: `package.module:Class` and the arguments by which it is built again.
         member: a trained member (see `build`), from which an ensemble can be deployed.
-        rows: with a member: split -> inputs, for `search`, `combine` and `test`.
-        labels: with a member: labels_N of the *search* rows.
+        rows: instead of `data`: split -> inputs, for `search`, `combine` and `test`.
+        labels: instead of `data`: labels_N of the *search* rows.
         seed: with a member: the seed it was trained with.
         predictions: instead of a member: predictions_NK of the *search* rows. A search can use them to look for
             diversity; an ensemble cannot be deployed from them.
@@ -98,8 +114,18 @@ def report(
         ConfigError: an argument is missing or contradicts another.
         Diverged: predictions are not finite.
     """
-    _check_arguments(metrics, member, rows, labels, predictions)
-    found = dict(metrics)
+    if network is not None:
+        if member is not None or data is None:
+            raise ConfigError("report: a `network` needs `data`, as `distens.load_data` returns them, and no `member`")
+        member = make_member(network, data, path, options)
+    elif path or options:
+        raise ConfigError("report: `path` and `options` have no effect without a `network`")
+    if data is not None:
+        if rows is not None or labels is not None:
+            raise ConfigError("report: `rows` and `labels` have no effect beside `data`")
+        rows, labels = {split: data.inputs[split] for split in HELD_OUT}, data.targets["search"]
+    found = {**({} if member is None else count_parameters(member)), **metrics}
+    _check_arguments(found, member, rows, labels, predictions)
     if member is not None or predictions is not None:
         store = Store(storage or _experiment_storage())
         name = tune.get_context().get_trial_id()
@@ -117,7 +143,7 @@ def _check_arguments(metrics: Any, member: Any, rows: Any, labels: Any, predicti
     if member is not None and predictions is not None:
         raise ConfigError("report: `member` and `predictions` exclude each other: a member predicts for itself")
     if member is None and (rows is not None or labels is not None):
-        raise ConfigError("report: `rows` and `labels` have no effect without a `member`")
+        raise ConfigError("report: `rows`, `labels` and `data` have no effect without a `member` or a `network`")
     if predictions is not None and (np.ndim(predictions) != 2 or not np.isfinite(predictions).all()):
         raise ConfigError(f"report: predictions are finite predictions_NK, found shape {np.shape(predictions)}")
     if member is None:
@@ -151,13 +177,16 @@ def _write_member(
     labels_N: Integers,
     seed: int,
 ) -> Report:
-    settings = {"family": registry.plugin_kind(member), **registry.resolve_options(member)}
-    task = Task(name, EnsemblePurpose.SEARCH, settings, seed, _resources(), Train(), attempt=_next(store, name))
+    settings, attempt = settings_of(member), _next(store, name)
+    task = Task(name, EnsemblePurpose.SEARCH, settings, seed, _resources(), Train(), attempt=attempt)
     found = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float | np.number)}
     found.setdefault("seconds", 0.0)
     dataset = Dataset(rows, {"search": labels_N}, Classes(()), "")
     write_task(store, task)
-    return write_report(task, member, found, RunContext(store, dataset), Context(seed))
+    report = write_report(task, member, found, RunContext(store, dataset), Context(seed))
+    if attempt > KEPT_ATTEMPTS:
+        store.delete(f"members/{name}/{attempt - KEPT_ATTEMPTS}")
+    return report
 
 
 def _write_predictions(store: Store, name: str, predictions_NK: Floats) -> Report:
@@ -242,7 +271,7 @@ def trainable(config: Config | Mapping[str, Any] | str | Path) -> Callable[..., 
         ConfigError, DataError: the config is not valid, or its data cannot be read.
     """
     plan = planned(config)
-    loaded = load_data(plan.config.data, plan.config.seed)
+    loaded = load(plan)
     shared = RunContext(Store(experiment_folder(plan.config)), loaded.dataset.for_members())
     resources = plan.runner.usual
     train = functools.partial(_train, root=plan.config.seed, resources=resources, search_path=tuple(sys.path))
@@ -268,7 +297,7 @@ def _train(
         raise RunError(f"{outcome.reason}: {outcome.message}")
     assert isinstance(outcome, Report)
     costs = {"seconds": outcome.seconds, "parameters": outcome.parameters}
-    tune.report({**outcome.metrics, **costs, FOLDER_KEY: _address(shared.store, outcome)})
+    tune.report({**shown_metrics(outcome.metrics), **costs, FOLDER_KEY: _address(shared.store, outcome)})
 
 
 def _limit_threads(threads: int) -> None:

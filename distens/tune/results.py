@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,23 +12,22 @@ from typing import Any, get_args
 import numpy as np
 from ray.tune import ResultGrid
 
-from distens import coordinator, probabilities
-from distens.config.config import Config
-from distens.data.load import LoadedData, load_data
+from distens.config.config import Config, parse_config, read_config_values
+from distens.data.load import LoadedData
 from distens.errors import RunError
-from distens.lifecycle.ledger import Ledger
-from distens.lifecycle.progress import ProgressEvent, Watch
+from distens.lifecycle.progress import Watch
 from distens.lifecycle.results import Result
 from distens.lifecycle.session import silent
 from distens.lifecycle.tasks import task_from_json
 from distens.lifecycle.work._training import HELD_OUT
 from distens.lifecycle.work.train import Train
-from distens.records import Failure, Reason, Report, Task
+from distens.own_loop import deliver, with_members
+from distens.records import Failure, Reason, Report, Task, TaskOutcome
 from distens.roles.ensemble.plan import build_plan
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.storage.encoding import report_from_json
 from distens.storage.store import Store
-from distens.tune.reporting import FOLDER_KEY, as_config
+from distens.tune.reporting import FOLDER_KEY
 from distens.tune.spaces import KIND
 
 TOLERANCE = 1e-5
@@ -78,16 +77,16 @@ def ensemble(
     if not trained:
         raise RunError(_nothing(without))
     plan = build_plan(_config(results, trained, without, config, sections))
-    store = coordinator.open_storage(plan.config)
-    if store.exists("run.json") and not overwrite:
-        raise RunError(f"{store.url}: there is a run of this config already; pass `overwrite=True` to replace it")
-    store.delete()
-    loaded = load_data(plan.config.data, plan.config.seed)
-    _check_rows(loaded, trained)
-    watch = watch or silent
-    watch(ProgressEvent("data", f"{store.url}: copying {len(trained)} members", path=store.url))
-    _fill(store, trained, without)
-    return coordinator.carry_out(plan, store, watch, data=loaded)
+
+    def outcomes(store: Store, loaded: LoadedData) -> Iterator[tuple[Task, TaskOutcome]]:
+        for one in _measured(loaded, trained):
+            for address in one.report.addresses():
+                store.write(address.path, one.store.read(address.path, address), durable=False)
+            task = replace(one.task, attempt=one.report.attempt)
+            yield task, replace(one.report, task_id=task.id)
+        yield from map(_failed, without.items())
+
+    return deliver(plan, outcomes, overwrite, watch or silent)
 
 
 def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], dict[str, tuple[Any, str]]]:
@@ -96,6 +95,8 @@ def _members(results: ResultGrid, storage: str | None) -> tuple[list[_Trained], 
     The second value is trial -> (its config, the reason why it has no member).
     """
     places = dict.fromkeys([storage] if storage else [])
+    if (usual := Path(results.experiment_path, FOLDER_KEY)).is_dir():
+        places[str(usual)] = None  # where trials report to whose last result has no member
     without: dict[str, tuple[Any, str]] = {}
     for result in results:
         metrics = result.metrics or {}
@@ -145,27 +146,20 @@ def _config(
     config: Config | Mapping[str, Any] | str | Path | None,
     sections: Mapping[str, Any],
 ) -> Config:
-    search = {"kind": "random", "members": len(trained) + len(without)}
-    if config is not None:
-        values = as_config(config).model_dump(mode="json")
-    else:
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", Path(results.experiment_path).name).lstrip("_-")[:64] or "tune"
-        values = {"name": name, "members": {one.task.id: _fixed(one.task) for one in trained}}
-    values.pop("sweep", None)
-    return as_config({**values, "schedule": "none", **sections, "search": search})
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", Path(results.experiment_path).name).lstrip("_-")[:64] or "tune"
+    values = {"name": name, **({} if config is None else read_config_values(config)), **sections}
+    return parse_config(with_members(values, [one.task.settings for one in trained], len(trained) + len(without)))
 
 
-def _fixed(task: Task) -> dict[str, Any]:
-    return {key: value for key, value in task.settings.items() if key != "family"}
+def _measured(loaded: LoadedData, trained: Sequence[_Trained]) -> list[_Trained]:
+    """Return the members, measured on the data's *search* split.
 
-
-def _check_rows(loaded: LoadedData, trained: Sequence[_Trained]) -> None:
-    """Refuse predictions of other rows than the data's, with which every later result would be wrong without a sign.
+    Predictions of other rows than the data's are refused: with them every later result would be wrong without a sign.
 
     Raises:
         RunError: a member's predictions have other shapes, or another NLL on the *search* split than it reported.
     """
-    labels = loaded.dataset.labels
+    labels, found = loaded.dataset.labels, []
     for one in trained:
         predictions = {split: one.store.read_predictions(one.report.files[split]) for split in HELD_OUT}
         for split, predictions_NK in predictions.items():
@@ -175,27 +169,23 @@ def _check_rows(loaded: LoadedData, trained: Sequence[_Trained]) -> None:
                     "classes, but "
                     f"the data have {len(labels[split])} and {len(loaded.dataset.classes)}: were they split alike?"
                 )
-        found = probabilities.class_metrics(predictions["search"], labels["search"])["nll"]
-        if not np.isclose(found, one.report.metrics["nll"], rtol=TOLERANCE, atol=TOLERANCE):
+        metrics = loaded.dataset.measured.metrics(predictions["search"], labels["search"])
+        if not np.isclose(metrics["nll"], one.report.metrics["nll"], rtol=TOLERANCE, atol=TOLERANCE):
             raise RunError(
                 f"{one.task.id}: its NLL on search was {one.report.metrics['nll']:.6g}, by the labels of these data it "
-                f"is {found:.6g}: the rows differ, or their order"
+                f"is {metrics['nll']:.6g}: the rows differ, or their order"
             )
+        if strange := [name for name, value in metrics.items() if not np.isfinite(value)]:
+            raise RunError(f"{one.task.id}: its {strange[0]} on search is {metrics[strange[0]]}")
+        found.append(replace(one, report=replace(one.report, metrics={**one.report.metrics, **metrics})))
+    return found
 
 
-def _fill(store: Store, trained: Sequence[_Trained], without: Mapping[str, tuple[Any, str]]) -> None:
-    """Copy the members' files, and journal all trials as tasks that finished or failed."""
-    ledger = Ledger(store)
-    for one in trained:
-        for address in one.report.addresses():
-            store.write(address.path, one.store.read(address.path, address), durable=False)
-        task = replace(one.task, attempt=one.report.attempt)
-        ledger.ask([task])
-        ledger.tell([replace(one.report, task_id=task.id)])
-    for name, (config, why) in without.items():
-        settings = (config or {}).get("member")
-        if not (isinstance(settings, Mapping) and "family" in settings):
-            settings = {"family": KIND, "kind": KIND}
-        ledger.ask([Task(name, EnsemblePurpose.SEARCH, settings, 0, work=Train())])
-        reason: Reason = next((known for known in get_args(Reason) if f"{known}: " in why), "crashed")
-        ledger.tell([Failure(name, 1, reason, why, 0.0, "")])
+def _failed(trial: tuple[str, tuple[Any, str]]) -> tuple[Task, Failure]:
+    """Return the task and the failure of a trial without a member."""
+    name, (config, why) = trial
+    settings = (config or {}).get("member")
+    if not (isinstance(settings, Mapping) and "family" in settings):
+        settings = {"family": KIND, "kind": KIND}
+    reason: Reason = next((known for known in get_args(Reason) if f"{known}: " in why), "crashed")
+    return Task(name, EnsemblePurpose.SEARCH, settings, 0, work=Train()), Failure(name, 1, reason, why, 0.0, "")

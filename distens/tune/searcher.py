@@ -25,9 +25,10 @@ from threadpoolctl import threadpool_limits
 
 from distens import registry
 from distens.config.config import Config
-from distens.data.load import load_data
 from distens.errors import ConfigError, RunError, StorageError
+from distens.metrics.protocol import shown_name
 from distens.records import Address, Failure, Floats, History, Integers, Report, Settings, Task
+from distens.roles.ensemble.plan import load
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.search.protocol import Search
 from distens.seeding import derive, generator
@@ -103,10 +104,10 @@ class DivBOSearch(Searcher):
         """
         plan = planned(config)
         given = {
-            "metric": plan.config.metric,
-            "mode": "min",
+            "metric": shown_name(plan.metric),
+            "mode": "min" if plan.own_metric is None else plan.own_metric.mode,
             "search": plan.config.search.spec(),
-            "labels": load_data(plan.config.data, plan.config.seed).dataset.labels["search"],
+            "labels": load(plan).dataset.labels["search"],
             "storage": experiment_folder(plan.config),
             "seed": plan.config.seed,
         }
@@ -243,7 +244,10 @@ class DivBOSearch(Searcher):
                 "functions or other objects is not saved: give it to tune.Tuner.restore as well"
             )
         if not self._metric or not self._mode:
-            raise ConfigError("DivBOSearch: no objective; give `metric` and `mode` to tune.TuneConfig or to the search")
+            raise ConfigError(
+                "DivBOSearch: no objective; give `metric` and `mode` to tune.TuneConfig, for search and scheduler "
+                "(Tune does not pass on what a scheduler alone is given), or to the search"
+            )
         return self._space
 
     def _next(self, space: TuneSpace, book: TrialBook) -> Settings:

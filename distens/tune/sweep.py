@@ -29,6 +29,7 @@ from distens.coordinator import make_plan, role_of
 from distens.errors import ConfigError, RunError
 from distens.lifecycle.session import Plan
 from distens.records import Failed, Finished, Settings
+from distens.roles.ensemble.plan import own_metric
 from distens.runtime.ray_actors import RayActors
 from distens.space.space import Space
 from distens.storage.store import Store
@@ -256,13 +257,16 @@ def _objective(config: Config) -> tuple[str, str, str]:
     rows = [name for name in role_of(config).sweep_rows if name != "student" or config.distill is not None]
     if not rows:
         raise ConfigError(f"sweep: has no effect with role `{config.role}`; leave it out")
-    if row not in rows or measure not in MEASURES:
+    own, modes = own_metric(config), dict(MEASURES)
+    if own is not None:
+        modes[own.title] = str(own.mode)
+    if row not in rows or measure not in modes:
         raise ConfigError(
             f"sweep.metric: found {config.sweep.metric!r}. Allowed: ROW.MEASURE, of {', '.join(rows)} and "
-            f"{', '.join(MEASURES)}"
+            f"{', '.join(modes)}"
         )
-    mode = config.sweep.mode or MEASURES[measure]
-    if mode != MEASURES[measure]:
+    mode = config.sweep.mode or modes[measure]
+    if mode != modes[measure]:
         raise ConfigError(f"sweep.mode: would choose the worst run by {measure}; leave it out, or set the other mode")
     return row, measure, mode
 

@@ -1,6 +1,7 @@
 """One training that leaves several models: averaged, as folds are, or selectable, as snapshots are."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,12 @@ def test_a_client_leaves_one_model(tmp_path):
         build_plan(parse_config(values))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The bundle of two averaged parts."""
+    return Path(distens.run(parted(tmp_path_factory.mktemp("runs"), "Folds")).path, "final/ensemble")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -247,8 +254,8 @@ def test_a_client_leaves_one_model(tmp_path):
         (lambda m: m.update(format=3), "reads formats up to 2"),
     ],
 )
-def test_a_bundle_whose_parts_are_not_what_it_says_is_refused(change, words, tmp_path):
-    bundle = Path(distens.run(parted(tmp_path, "Folds")).path, "final/ensemble/bundle.json")
+def test_a_bundle_whose_parts_are_not_what_it_says_is_refused(change, words, whole, tmp_path):
+    bundle = shutil.copytree(whole, tmp_path / "bundle") / "bundle.json"
     marker = json.loads(bundle.read_text())
     change(marker)
     bundle.write_text(json.dumps(marker))

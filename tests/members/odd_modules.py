@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
@@ -89,6 +90,18 @@ class Holder:
 class Object(Base):
     def forward(self, inputs: Tensor) -> Any:
         return Holder(self.logits(inputs))
+
+
+class TwoOfOneShape(Base):
+    def forward(self, inputs: Tensor) -> Any:
+        return self.logits(inputs), self.logits(inputs)
+
+
+class WideLogits(Base):
+    """What is called logits has another shape than they."""
+
+    def forward(self, inputs: Tensor) -> Any:
+        return {"logits": inputs, "other": self.logits(inputs)}
 
 
 class Array(Base):
@@ -389,6 +402,51 @@ class Stopping(Validated):
         return [EarlyStopping("val_loss", patience=1, min_delta=10.0)]
 
 
+class Falling(Validated):
+    """No epoch is good enough, so the learning rate falls after each."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.rate, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10, threshold_mode="abs")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+
+class Evaluating(Light):
+    """A part that is not in training mode."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.network.first.eval()
+
+
+class Warns(Light):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        warnings.warn("mine, in training_step", stacklevel=1)
+        return self.loss(batch)
+
+
+class ValidatedPlainly(Validated):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.rate)
+
+
+class SeesTypes(Light):
+    """Keeps the types of its activations in training."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        self.types: set[torch.dtype] = set()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        self.types.add(self(batch[0]).dtype)
+        return self.loss(batch)
+
+
+class NanGradient(Light):
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return super().loss(batch) + (0 * self.network.last.weight).sum().sqrt()
+
+
 class Unmonitored(Light):
     """A schedule that waits for what nobody logs."""
 
@@ -417,9 +475,26 @@ class AveragedStatistics(Averaged):
         return self.network(self.normalise(inputs))
 
 
-class Saving(Light):
-    def configure_callbacks(self) -> Any:
-        return [ModelCheckpoint()]
+class Partial(Light):
+    """Its first layer is always the same, and is left out of what is stored."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, classes)
+        nn.init.eye_(self.network.first.weight).requires_grad_(False)
+        nn.init.zeros_(self.network.first.bias).requires_grad_(False)
+        self.strict_loading = False
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in found.items() if "first" not in name}
+
+
+class ChangedAtEnd(Light):
+    """The end of a training changes the weights."""
+
+    def on_train_end(self) -> None:
+        with torch.no_grad():
+            self.network.last.bias += 1.5
 
 
 class MadeLate(LightningModule):
@@ -607,6 +682,37 @@ class LossOnlyAtFirst(Light):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         return self.loss(batch) if self.current_epoch == 0 else None
+
+
+class StepsLater(Light):
+    """The first epoch has no loss."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return self.loss(batch) if self.current_epoch else None
+
+
+class ManualGathering(Manual):
+    """A step for the gradients of several batches, five epochs' by default."""
+
+    def __init__(self, input_shape: tuple[int, ...], classes: int, gathered: int = 20) -> None:
+        super().__init__(input_shape, classes)
+        self.gathered, self.seen = gathered, 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.loss(batch))
+        self.seen += 1
+        if self.seen % self.gathered == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class LearnsBetweenEpochs(Never):
+    """A step of its own after each epoch."""
+
+    def on_train_epoch_end(self) -> None:
+        with torch.no_grad():
+            self.network.last.bias += 1.0
 
 
 class LazyLight(Light):

@@ -76,14 +76,20 @@ def test_one_row_that_sums_to_one_is_no_softmax():
     assert not are_probabilities(np.array([[0.2, 0.8], [1.5, -0.5]]))
 
 
+@pytest.mark.parametrize("name", ["Dict", "Tuple", "Named", "Model", "Object"])
+def test_logits_among_other_outputs_are_learned_and_predicted(name):
+    """As if they were returned alone, to the bit."""
+    trained, plain = member(name), member("Base")
+    metrics = [one.fit(problem(), Context(1)) for one in (trained, plain)]
+    assert metrics[0]["train_loss"] == metrics[1]["train_loss"]
+    np.testing.assert_array_equal(trained.predict(problem().inputs), plain.predict(problem().inputs))
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Dict", r"found dict with 'logits' \(1, 3\), 'hidden' \(1, 4\); return its 'logits' alone"),
-        ("Tuple", r"found tuple with entry 0 \(1, 4\), entry 1 \(1, 3\); return its entry 1 alone"),
-        ("Named", r"found odd_modules.Output with entry scores \(1, 3\), .*; return its entry scores alone"),
-        ("Model", r"found odd_modules.ModelOutput with 'logits' \(1, 3\), 'loss'; return its 'logits' alone"),
-        ("Object", r"found odd_modules.Holder with .logits \(1, 3\); return its .logits alone"),
+        ("TwoOfOneShape", r"found tuple with entry 0 \(1, 3\), entry 1 \(1, 3\); a torch.Tensor is wanted"),
+        ("WideLogits", r"found dict with 'logits' \(1, 4\), 'other' \(1, 3\); a torch.Tensor is wanted"),
         ("Nothing", r"found NoneType; a torch.Tensor is wanted"),
         ("Complex", r"found \(1, 3\) of complex64"),
     ],
@@ -133,7 +139,7 @@ def test_a_value_that_training_changes_beside_the_state_is_refused_after_the_fir
 
 KEPT = ["Base", "TensorExtraState", "Lazy", "Parametrised", "Shared", "Bfloat16", "ComplexWeights", "Means"]
 KEPT += ["Double", "InfiniteAtFirst", "Frozen", "LazyLight", "OwnOptimizer"]
-KEPT += ["MadeLate", "MadeInSetup", "UsesTrainer", "Averaged", "AveragedStatistics", "Validated"]
+KEPT += ["Partial", "MadeLate", "MadeInSetup", "UsesTrainer", "Averaged", "AveragedStatistics", "Validated"]
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -203,17 +209,17 @@ def test_an_epoch_for_statistics_alone_makes_no_step_and_its_loss_is_not_divided
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Never", "no weight changed in 3 epochs; it made no step: training_step must return the loss"),
-        ("NeverWithStatistics", "no weight changed in 3 epochs; it made no step"),
-        ("NoOptimizer", "NoOptimizer: no weight changed in 3 epochs"),
+        ("Never", "Never: no weight changed in 1 epoch; it made no step: .* return the loss, and returned none"),
+        ("NeverWithStatistics", "no weight changed in 1 epoch; it made no step"),
+        ("StepsLater", "no weight changed in 1 epoch; it made no step"),
+        ("NoOptimizer", "NoOptimizer: no weight changed in 1 epoch; it made no step: configure_optimizers must return"),
         ("AllFrozen", "no weight changed in 3 epochs; its 12 steps had no effect"),
         ("Weightless", "Weightless: has no weights to learn"),
         ("ManualFloat", "ManualFloat: Lightning does not take the module: .*float"),
-        ("ManualNever", "no weight changed in 3 epochs; it made no step"),
+        ("ManualNever", "no weight changed in 3 epochs; it made no step: .* call the step of an optimizer"),
         ("TwoOptimizers", "TwoOptimizers: Lightning does not take the module: .*multiple optimizers"),
         ("Unmonitored", "Unmonitored: Lightning does not take the module: .*val_loss"),
         ("StopsUnmonitored", "StopsUnmonitored: Lightning does not take the module: .*val_loss"),
-        ("Saving", "Saving: configure_callbacks: a ModelCheckpoint has no place"),
         ("MadeByTrainer", "forward failed .*hooks setup and configure_model failed without a trainer"),
     ],
 )
@@ -222,6 +228,25 @@ def test_a_module_that_cannot_be_trained_is_refused(name, words, tmp_path, monke
     with pytest.raises(Refused, match=words):
         member(name).fit(problem(), Context(1))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "batches"), [("Never", 4), ("NoOptimizer", 4), ("ManualNever", 32), ("ManualGathering", 32)]
+)
+def test_a_module_that_never_steps_is_not_paid_for_to_its_last_epoch(name, batches):
+    trained = member(name, epochs=1000, options={"gathered": 1000} if name == "ManualGathering" else {})
+    with pytest.raises(Refused, match=f"{name}: no weight changed in {batches // 4} epoch.*; it made no step"):
+        trained.fit(problem(), Context(1))
+    network: Any = trained._network
+    assert network.trainer.fit_loop.total_batch_idx + 1 == batches
+
+
+def test_gradients_of_several_epochs_may_be_gathered_for_a_step():
+    assert member("ManualGathering", epochs=10).fit(problem(), Context(1))["steps"] == 2
+
+
+def test_weights_that_change_between_epochs_are_a_training():
+    assert member("LearnsBetweenEpochs").fit(problem(), Context(1))["steps"] == 0
 
 
 def test_a_rate_of_zero_is_refused():
@@ -242,7 +267,7 @@ class Interrupted(Checkpoint):
 
 
 RESUMED = ["Light", "EverySecond", "Manual", "ManualTwo", "Validated", "Stopping", "Averaged", "AveragedStatistics"]
-RESUMED += ["MadeLate", "MadeInSetup", "Lazy"]
+RESUMED += ["MadeLate", "MadeInSetup", "Lazy", "Falling", "Partial"]
 
 
 @pytest.mark.parametrize("name", RESUMED)
@@ -366,7 +391,23 @@ def test_a_module_that_stopped_itself_stays_stopped_at_the_next_rung(tmp_path):
     np.testing.assert_array_equal(in_rungs.predict(data.inputs), whole.predict(data.inputs))
 
 
-@pytest.mark.parametrize("name", ["Light", "Validated", "MadeLate", "Averaged"])
+@pytest.mark.parametrize("name", ["Light", "Averaged", "AveragedStatistics", "Stopping", "ChangedAtEnd"])
+def test_a_rung_that_ended_and_was_not_reported_is_not_trained_again(name, tmp_path):
+    """What the end of the first rung makes of the weights is what it predicts with, and not where the second begins."""
+    data, stores = problem(), [Store(str(tmp_path / folder)) for folder in ("through", "killed")]
+    found = []
+    for store, attempts in zip(stores, (1, 2), strict=True):
+        for budget in (4, 6):
+            for _ in range(attempts):
+                trained = member(name, epochs=6)
+                metrics = trained.fit(data, Context(1, Checkpoint(store, "m"), budget=budget))
+            found.append((metrics["steps"], trained.predict(data.inputs)))
+    for (steps, predictions), (steps_again, predictions_again) in zip(found[:2], found[2:], strict=True):
+        assert steps == steps_again
+        np.testing.assert_array_equal(predictions, predictions_again)
+
+
+@pytest.mark.parametrize("name", ["Light", "Validated", "Falling", "MadeLate", "Averaged"])
 def test_rungs_end_as_one_training_does(name, tmp_path):
     data, store = problem(), Store(str(tmp_path))
     whole, in_rungs = member(name, epochs=9), member(name, epochs=9)

@@ -10,6 +10,7 @@ import pytest
 from distens import registry
 from distens.errors import ConfigError
 from distens.merge import _weights
+from distens.merge._weights import average_statistics
 from distens.merge.fedadagrad import FedAdagrad
 from distens.merge.fedadam import FedAdam
 from distens.merge.fedau import FedAU, mean_interval
@@ -261,6 +262,17 @@ def one(merger, updates, start=(0.0,), **more):
 
 def two(*weights, **more):
     return [update(name, [value], **more) for name, value in zip("abcdefghij", weights, strict=False)]
+
+
+def test_running_statistics_are_averaged_by_shares():
+    """Two weights, then a mean and a variance. A rule's steps would leave 9 and -2; shares of 3/4 and 1/4 of (0, 1) and
+    (4, 5) make 1 and 2. A median has no shares: what it chose stays."""
+    updates = [update("a", [1, 2, 0, 1], rows=3), update("b", [3, 4, 4, 5], rows=1)]
+    merged = Merged(np.array([1, 2, 9, -2], dtype=np.float32), {"m": np.ones(4)}, np.array([0.75, 0.25]))
+    assert average_statistics(merged, updates, 2).weights_P.tolist() == [1, 2, 1, 2]
+    assert merged.weights_P.tolist() == [1, 2, 9, -2] and average_statistics(merged, updates, 0) is merged
+    chosen = Merged(merged.weights_P)
+    assert average_statistics(chosen, updates, 2) is chosen
 
 
 def test_uniform_by_hand():

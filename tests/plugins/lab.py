@@ -224,3 +224,10 @@ class Couple(Ensemble):
 
     def size(self, identity):
         return "a couple"
+
+
+@dataclass(frozen=True)
+class Steadfast(Couple):
+    """One that follows no change."""
+
+    follow = None

@@ -307,7 +307,8 @@ def test_progress_takes_few_steps_and_few_selections():
     steps = []
     for i in range(10_000):
         report = Report(f"m{i}", 1, {"nll": 2.0 - i / 10_000}, 1.0, 1, 1.0, "", {})
-        steps.append(progress.add(Finished(Task(f"m{i}", "search", {}, i, work=Train()), report), lambda: history))
+        task = Task(f"m{i}", "search", {}, i, work=Train())
+        steps.append(progress.add(task, Finished(task, report), lambda: history))
     assert sum(step is not None for step in steps) == 280
     assert (progress.finished, progress.best, steps[-1]) == (10_000, 2.0 - 0.9999, 10_000)
     assert 1 <= len(selections) < 20

@@ -20,6 +20,7 @@ from distens.lifecycle.work.train import Train
 from distens.records import Failure, Finished, Report, Task
 from distens.roles.ensemble.plan import build_plan
 from distens.schedule.protocol import TrainingLength
+from distens.storage import editions
 from distens.storage.checkpoint import Checkpoint
 from distens.storage.store import Store
 from distens.training.context import Context
@@ -488,8 +489,8 @@ def digits(folder, **changes):
     return parse_config({**values, **changes})
 
 
-def results(path):
-    return json.loads(Path(path, "results.json").read_text())
+def results(path, edition=1):
+    return json.loads(Path(path, editions.file_of("results.json", edition)).read_text())
 
 
 def journal(path):
@@ -533,8 +534,8 @@ def test_a_driver_killed_between_rungs_resumes_to_the_same_result(schedule, tmp_
     assert bits(result.path) == bits(calm.path)
 
 
-def bits(path):
-    return Path(path, "final", "ensemble", "test.arrow").read_bytes()
+def bits(path, edition=1):
+    return Path(path, editions.folder_of("final", edition), "ensemble", "test.arrow").read_bytes()
 
 
 def test_a_deepened_run_ends_as_a_fresh_one(tmp_path):
@@ -551,7 +552,7 @@ def test_a_deepened_run_ends_as_a_fresh_one(tmp_path):
     assert len(before) == 6
     with pytest.raises(ConfigError, match=r"schedule.maximum: 3 may rise to 9, 27, 81, …, .*found 6"):
         distens.resume(first.path, overrides=["schedule.maximum=6"])
-    with pytest.raises(ConfigError, match=r"changed since the run started \(schedule\)"):
+    with pytest.raises(ConfigError, match=r"changed since the run started \(schedule.eta\): 2 instead of 3"):
         distens.resume(first.path, overrides=["schedule.maximum=9", "schedule.eta=2"])
     updates = []
     deepened = distens.resume(first.path, updates.append, ["schedule.maximum=9"])
@@ -563,8 +564,8 @@ def test_a_deepened_run_ends_as_a_fresh_one(tmp_path):
     assert sum(u.phase == "search" and u.outcome is not None for u in updates) == len(anew)
     assert deepened.path == first.path
     assert deepened.weights == fresh.weights
-    assert bits(deepened.path) == bits(fresh.path)
-    one, two = results(deepened.path), results(fresh.path)
+    assert bits(deepened.path, 2) == bits(fresh.path)
+    one, two = results(deepened.path, 2), results(fresh.path)
     for row in ("ensemble", "best_single", "student", "seed_ensemble"):
         columns = ("accuracy", "nll", "parameters")
         assert [one[row][column] for column in columns] == [two[row][column] for column in columns], row
@@ -599,14 +600,14 @@ def test_a_halved_run_goes_deeper_with_more_members(tmp_path):
     before = asked(first.path)
     with pytest.raises(ConfigError, match=r"set search.members to 27 or more"):
         distens.resume(first.path, overrides=["schedule.maximum=27"])
-    with pytest.raises(ConfigError, match=r"changed since the run started \(search, schedule\)"):
-        distens.resume(first.path, overrides=["schedule.maximum=27", "search.members=17"])
+    with pytest.raises(ConfigError, match=r"search.members: 18 members were started already"):
+        distens.resume(first.path, overrides=["search.members=17"])
     deeper = distens.resume(first.path, overrides=["schedule.maximum=27", "search.members=27"])
     more = asked(deeper.path)[len(before) :]
     assert len(set(before) | set(more)) == len(before) + len(more)
     assert sum(name.endswith("-1") for name in more) == 9
     assert any(name.endswith("-27") for name in more)
-    assert len(results(deeper.path)["members"]) == 27
+    assert len(results(deeper.path, 2)["members"]) == 27
 
 
 def test_several_slots_wait_for_what_is_pending(tmp_path, ray_here):

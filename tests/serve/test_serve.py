@@ -251,3 +251,12 @@ def test_a_run_that_has_not_finished(tmp_path):
 
 def test_no_bundle_at_all(tmp_path):
     refused(tmp_path / "nowhere", "nowhere", "bundle.json is missing")
+
+
+def test_two_members_that_agree_and_two_that_do_not():
+    """Certain and opposite: ln 2 of disagreement and none of their own. Equal and undecided: the reverse."""
+    target, weights_M = Classes(("no", "yes")), np.array([0.5, 0.5])
+    parts = target.uncertainty(np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]]), weights_M)
+    np.testing.assert_allclose(parts["entropy"], [np.log(2), np.log(2)])
+    np.testing.assert_allclose(parts["expected_entropy"], [0.0, np.log(2)], atol=1e-9)
+    np.testing.assert_allclose(parts["mutual_information"], [np.log(2), 0.0], atol=1e-9)

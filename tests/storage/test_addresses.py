@@ -1,6 +1,7 @@
 """Addresses of stores: what has a password in it, and stores that do not answer."""
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -8,8 +9,10 @@ import time
 import pytest
 
 from distens.credentials import has_credentials, redact
-from distens.errors import StorageError, StorageFailed
+from distens.data.files import locate
+from distens.errors import DataError, StorageError, StorageFailed
 from distens.storage import filesystem
+from distens.storage.filesystem import FIRST_ANSWER_SECONDS, REQUEST_SECONDS
 from distens.storage.store import Store
 
 
@@ -69,23 +72,51 @@ def take_all(server, taken):
             return
 
 
-@pytest.mark.timeout(30)
-@pytest.mark.parametrize("use", [lambda s: s.exists("a"), lambda s: s.names(), lambda s: s.write("a", b"")])
-@pytest.mark.parametrize("scheme", ["gs", "s3"])
-def test_a_store_that_never_answers(scheme, use, black_hole, monkeypatch, caplog):
-    """It is said soon, and the wait ends; no answer is waited for again, as the store was never there."""
+@pytest.fixture
+def silent_store(black_hole, monkeypatch):
+    """Return the address of a store at the black hole, by its scheme."""
     monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{black_hole}")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{black_hole}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    return lambda scheme: (
+        f"{scheme}://bucket/runs",
+        f" (AWS_ENDPOINT_URL is http://127.0.0.1:{black_hole})" if scheme == "s3" else "",
+    )
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("use", [lambda s: s.exists("a"), lambda s: s.names(), lambda s: s.write("a", b"")])
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_store_that_never_answers(scheme, use, silent_store, monkeypatch, caplog):
+    """It is said soon, and the wait ends; no answer is waited for again, as the store was never there."""
+    address, endpoint = silent_store(scheme)
     monkeypatch.setattr(filesystem, "SILENT_SECONDS", 0.2)
     monkeypatch.setattr(filesystem, "FIRST_ANSWER_SECONDS", 1.0)
     start = time.monotonic()
     with caplog.at_level(logging.WARNING, "distens"), pytest.raises(StorageFailed) as caught:
-        use(Store(f"{scheme}://bucket/runs"))
+        use(Store(address))
     assert time.monotonic() - start < 3
-    assert f"{scheme}://bucket/runs: no answer so far; waiting for another 1 s" in caplog.messages
-    assert "no answer within 1 s. Is the address right, and the network up?" in str(caught.value)
+    assert f"{address}: no answer so far{endpoint}; it is given up within another 1 s" in caplog.messages
+    assert f"no answer within 1 s{endpoint}. Is the address right, and the network up?" in str(caught.value)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("use", [lambda a: Store(a).names(), lambda a: Store(a).write("a", b""), locate])
+def test_a_request_that_was_never_answered_keeps_no_process_alive(use, silent_store, monkeypatch, caplog):
+    """The client's own request ends before it is given up: pyarrow lets no process end before that."""
+    address, endpoint = silent_store("s3")
+    monkeypatch.setattr(filesystem, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(filesystem, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(filesystem, "FIRST_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(filesystem, "FIRST_ANSWER_SECONDS", 20.0)
+    before = threading.enumerate()
+    with caplog.at_level(logging.WARNING, "distens"), pytest.raises((StorageError, DataError)) as caught:
+        use(address)
+    assert set(threading.enumerate()) <= set(before)
+    assert f"{address}: no answer so far{endpoint}; it is given up within another 20 s" in caplog.messages
+    assert re.search(rf"no answer within \d s{re.escape(endpoint)}\. Is the address right", str(caught.value))
+    assert filesystem.CONNECT_SECONDS + REQUEST_SECONDS <= FIRST_ANSWER_SECONDS
 
 
 def test_the_errors_of_a_first_call_are_its_own():

@@ -98,6 +98,26 @@ def test_a_file_that_is_a_link_that_leads_out(use, outside, tmp_path):
     assert look(place) == before
 
 
+@pytest.mark.parametrize("target", ["/etc/passwd", "../outside/m/new"], ids=["a file", "nothing yet"])
+def test_a_new_file_in_place_of_a_link_that_leads_out(target, outside, tmp_path):
+    place, _ = outside
+    run, before = tmp_path / "run", look(place)
+    run.mkdir()
+    (run / "a").symlink_to(target)
+    with pytest.raises(StorageError, match=f"refused: a {OUT}"):
+        Store(str(run)).write("a", b"x", exclusive=True)
+    assert os.listdir(run) == ["a"] and look(place) == before
+
+
+def test_a_new_file_in_place_of_a_link_that_stays_inside(tmp_path):
+    store = Store(str(tmp_path / "run"))
+    store.write("b", b"fine")
+    (tmp_path / "run/a").symlink_to("b")
+    with pytest.raises(StorageError, match=r"cannot write a: .*exists"):
+        store.write("a", b"x", exclusive=True)
+    assert store.names() == ["a", "b"] and store.read("b") == b"fine"
+
+
 @pytest.mark.parametrize("target", ["/nowhere/at/all", "../beside", "/dev/zero", "/"])
 def test_wherever_it_leads(target, tmp_path):
     run, store = tmp_path / "run", Store(str(tmp_path / "run"))
@@ -217,7 +237,7 @@ def test_a_link_that_comes_and_goes(tmp_path):
         try:
             os.rename(source, target)
         except OSError:  # the store made the folder that it did not find
-            shutil.rmtree(target)
+            shutil.rmtree(target, ignore_errors=True)  # which may write in it even now
             put(source, target)
 
     thread = threading.Thread(target=swap)

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,8 @@ def test_damage_is_noticed(store, tmp_path):
     (tmp_path / "run" / "p.arrow").write_bytes(b"short")
     with pytest.raises(StorageError, match="damaged: 5 bytes instead of"):
         store.read_predictions(predictions)
+    none = store.write_predictions("none.arrow", np.ones((0, 3)))
+    assert store.read_predictions(none).shape == (0, 3)
     store.write("s.safetensors", b"\x00" * 40)
     with pytest.raises(StorageError, match="damaged"):
         store.read_state("s.safetensors")
@@ -110,10 +113,13 @@ def test_records_survive_json():
     task = Task("m", "student", {"family": "a", "h": [1]}, 7, work=distil)
     rung = Task("m1-9", "search", {"family": "a"}, 7, work=Train(), member="m1", budget=9, bracket="b0")
     report = Report("m", 2, {"nll": 0.5}, 1.5, 10, 0.1, "node", {"state": address})
+    drawn = replace(report, curves={"val_loss": {1: 0.5, 3: 0.25}})
     for one in (task, rung):
         assert task_from_json(json.loads(json.dumps(task_to_json(one)))) == one
     assert "work" not in task_to_json(rung)  # what most tasks do goes without saying
-    assert report_from_json(to_json(report)) == report
+    for one in (report, drawn):
+        assert report_from_json(json.loads(json.dumps(to_json(one)))) == one
+    assert "curves" not in to_json(report)  # few kinds of members have any
     assert deepcopy([task, report]) == [task, report]  # as they travel
 
 

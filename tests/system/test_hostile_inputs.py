@@ -208,6 +208,8 @@ def of_lying_length():
         (arrow(pa.array([1.0, 2.0])), ["expected probabilities, found double"]),
         (arrow(pa.array([[1.0], [2.0, 3.0]])), ["expected probabilities, found list"]),
         (arrow(pa.FixedSizeListArray.from_arrays(pa.array([b"a", b"b"]), 1)), ["expected probabilities"]),
+        (arrow(pa.array([None, [0.5, 0.5]], pa.list_(pa.float32(), 2))), ["a row has no predictions"]),
+        (arrow(pa.array([[None, 0.5]], pa.list_(pa.float32(), 2))), ["a row has no predictions"]),
         (of_lying_length(), ["cannot read"]),
     ],
 )

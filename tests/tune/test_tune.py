@@ -478,7 +478,7 @@ def test_a_users_own_trainable_reports_members_predictions_or_nothing(tmp_path, 
     ("options", "message"),
     [
         ({"member": 1, "predictions": np.ones((2, 2))}, "exclude each other"),
-        ({"labels": [1]}, "`rows` and `labels` have no effect without a `member`"),
+        ({"labels": [1]}, "`rows`, `labels` and `data` have no effect without a `member`"),
         ({"predictions": np.array([[np.nan, 1.0]])}, "predictions are finite predictions_NK"),
         ({"member": 1, "rows": {"search": [[0]]}, "labels": [1]}, "a member needs `rows` for search, combine, test"),
         ({"member": 1, "rows": {split: [[0]] for split in HELD_OUT}, "labels": [1]}, "`parameters` is missing"),

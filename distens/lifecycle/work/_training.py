@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from distens.training.context import Context
 HELD_OUT = ("search", "combine", "test")
 
 ONE_CALL_BYTES = 4 << 20
+
+CURVE_POINTS = 100
+"""The most points of a curve in a report, which a journal keeps for every member."""
 
 Own = Callable[[Task, Context], tuple[Examples, Context]]
 """A task and its context -> the examples that it learns from, and its context, which names the task's own rows."""
@@ -70,8 +74,8 @@ def _train_pack(tasks: Sequence[Task], context: WorkContext, own: Own) -> Iterat
 
 def make_context(task: Task, context: WorkContext) -> Context:
     """Return the context in which a task's member is trained: all that it is given besides examples."""
-    checkpoint = Checkpoint(context.shared.store, task.member)  # the rungs of a member share it: each resumes from it
-    needs = task.resources
+    store, needs, own = context.shared.store, task.resources, f"members/{task.member}/lightning"
+    checkpoint = Checkpoint(store, task.member)  # the rungs of a member share it: each resumes from it
     return Context(
         seed=task.seed,
         checkpoint=checkpoint,
@@ -80,7 +84,8 @@ def make_context(task: Task, context: WorkContext) -> Context:
         gpus=needs.gpus,
         processes=needs.processes,
         budget=task.budget,
-        parts=Parts(context.shared.store, task.id, task.attempt),
+        parts=Parts(store, task.id, task.attempt),
+        folder=Path(store.path(own)) if store.local and not store.leads_out(own) else None,
     )
 
 
@@ -153,12 +158,20 @@ def write_report(
         files=compact_files(files),
         parts=tuple(part for part, _ in parts),
         averaged=averaged,
+        curves={name: _thin_out(values) for name, values in surrounded.logged.items()},
     )
     store.write(f"{folder}/report.json", json.dumps(to_json(report), allow_nan=False).encode(), durable=False)
     if task.budget is None:
         surrounded.checkpoint.clear()
         surrounded.parts.clear()
     return report
+
+
+def _thin_out(values: Mapping[int, float]) -> dict[int, float]:
+    """Return a curve's points, or at most CURVE_POINTS of them: evenly spread ones, and the last."""
+    epochs = sorted(values)
+    step = -(-len(epochs) // CURVE_POINTS)
+    return {epoch: values[epoch] for epoch in sorted(epochs[::-1][:: max(step, 1)])}
 
 
 MeasuredPart = tuple[Part, dict[str, Floats]]
@@ -226,8 +239,14 @@ def _write(predictions: Mapping[str, Floats], folder: str, shared: RunContext) -
 
 
 def _score_on_search(predictions: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
-    """Return the metrics of predictions on the *search* split; none where a federation's server has no such rows."""
-    return dataset.target.metrics(predictions["search"], dataset.targets["search"]) if "search" in predictions else {}
+    """Return the metrics of predictions on the *search* split; none where a federation's server has no such rows.
+
+    Raises:
+        Diverged, Refused: the user's own metric is not finite, or raised an error.
+    """
+    if "search" not in predictions:
+        return {}
+    return _finite(dataset.measured.metrics(predictions["search"], dataset.targets["search"]))
 
 
 def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float]:

@@ -8,13 +8,15 @@ select ─► student, baselines ─► combine ─► calibrate ─► outcome
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from distens.config.config import Config
     from distens.data.load import LoadedData
+    from distens.lifecycle.going_on import Change
+    from distens.lifecycle.ledger import Ledger
     from distens.lifecycle.results import Outcome
     from distens.lifecycle.session import Session
     from distens.roles.ensemble.plan import EnsemblePlan
@@ -35,15 +37,42 @@ class Ensemble:
 
     def data(self, plan: EnsemblePlan) -> LoadedData:
         """Return the rows, divided and encoded."""
-        from distens.data.load import load_data
+        from distens.roles.ensemble.plan import load
 
-        return load_data(plan.config.data, plan.config.seed)
+        return load(plan)
 
     def carry_out(self, plan: EnsemblePlan, session: Session) -> Outcome:
         """Search, train what comes after it, and return the outcome."""
         from distens.roles.ensemble.run import EnsembleRun
 
         return EnsembleRun(plan, session).outcome()
+
+    def check_changes(self, changes: Sequence[Change], path: str) -> None:
+        """Check that all are of values that decide, or of how far the search goes.
+
+        Raises:
+            ConfigError: another value was changed.
+        """
+        from distens.roles.ensemble.following import check_changes
+
+        check_changes(changes, path)
+
+    def follow(
+        self,
+        plan: EnsemblePlan,
+        changes: Sequence[Change],
+        ledger: Ledger,
+        results: Mapping[str, Any] | None,
+        path: str,
+    ) -> str | None:
+        """Return the reason why the search has ended, if only decisions changed (see `distens.roles.protocol.GoesOn`).
+
+        Raises:
+            ConfigError: a change cannot be followed by this run, or has no effect.
+        """
+        from distens.roles.ensemble.following import follow
+
+        return follow(plan, changes, ledger, results, path)
 
     def size(self, identity: Mapping[str, Any]) -> str:
         """Return the number of members that the search starts, or what decides it: a time, or the schedule."""

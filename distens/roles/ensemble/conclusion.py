@@ -15,6 +15,7 @@ import numpy as np
 from distens import registry, seeding
 from distens.data.load import LoadedData
 from distens.evaluate import baselines
+from distens.lifecycle.going_on import reuse
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.results import BundleContent, Outcome, TableRow, costs, losses_on_test, out_of_fold
 from distens.lifecycle.work.distil import Distil
@@ -35,15 +36,20 @@ TRAIN = Train()
 
 
 def combine_and_compare(
-    plan: EnsemblePlan, store: Store, ledger: Ledger, loaded: LoadedData, complete: Complete
+    plan: EnsemblePlan, store: Store, ledger: Ledger, loaded: LoadedData, complete: Complete, went_on: bool
 ) -> Outcome:
-    """Do everything after the search, and return the outcome; all tasks go through `complete`, so they can resume."""
-    metric, entries, data = plan.config.metric, standing(plan, ledger), loaded.dataset
+    """Do everything after the search, and return the outcome; all tasks go through `complete`, so they can resume.
+
+    Args:
+        went_on: whether the run was concluded before, or begun, with another config: then tasks for that may be there.
+    """
+    entries, data = standing(plan, ledger), loaded.dataset
     search_MNK = store.read_all_predictions([e.report.files["search"] for e in entries])
-    weights_M = plan.selector.select(search_MNK, data.targets["search"], metric, **target_argument(data.target))
+    weights_M = plan.selector.select(search_MNK, data.targets["search"], plan.metric, **target_argument(data.measured))
     selection = Selection(entries, weights_M, search_MNK)
     finisher = _Finisher(plan, store, ledger, loaded, selection)
-    for _ in complete(finisher.tasks()):
+    tasks = finisher.tasks()
+    for _ in complete(finisher.begin(reuse(tasks, ledger) if went_on else tasks)):
         pass
     state, rows = finisher.rows()
     diversity_M, pairs = overview.mean_diversity(selection, loaded)
@@ -66,7 +72,7 @@ def standing(plan: EnsemblePlan, ledger: Ledger) -> Sequence[Finished]:
 
     In order of arrival, chance would decide between equal members, and about the last bit of every mean.
     """
-    found = plan.schedule.standing(ledger.reports(EnsemblePurpose.SEARCH, plan.config.metric))
+    found = plan.schedule.standing(ledger.reports(EnsemblePurpose.SEARCH, plan.metric))
     models = (model for entry in found for model in entry.models())
     return sorted(models, key=lambda entry: (entry.task.member, entry.task.id))
 
@@ -90,15 +96,21 @@ class _Finisher:
     def __post_init__(self) -> None:
         self.config, self.entries = self.plan.config, self.selection.entries
         self.selected = self.selection.selected
-        self.best = min(self.entries, key=lambda entry: entry.report.metrics[self.config.metric])
+        self.best = min(self.entries, key=lambda entry: entry.report.metrics[self.plan.metric])
         kinds = {e.task.settings["kind"]: e.task.settings for e in self.entries}
         networks = {kind for kind, settings in kinds.items() if baselines.is_network(settings)}
         self.networks = [e for e in self.entries if e.task.settings["kind"] in networks]
         self.network = self._best_of(self.networks)
         self.missing: dict[str, str] = dict(self.plan.left_out)
+        self.asked: dict[str, str] = {}
+
+    def begin(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Keep the names and purposes of the tasks that the rows are made from; return the tasks."""
+        self.asked = {task.id: task.purpose for task in tasks}
+        return tasks
 
     def _best_of(self, entries: Sequence[Finished]) -> Settings | None:
-        return in_one_go(min(entries, key=lambda e: e.report.metrics[self.config.metric])) if entries else None
+        return in_one_go(min(entries, key=lambda e: e.report.metrics[self.plan.metric])) if entries else None
 
     def _task(self, name: str, purpose: EnsemblePurpose, settings: Settings, work: Any = TRAIN) -> Task:
         seed = seeding.derive(self.config.seed, "finish", name)
@@ -167,7 +179,7 @@ class _Finisher:
         cascade = overview.cascade(self.plan, self.store, self.loaded, self.selection, rows[ENSEMBLE])
         found = {ENSEMBLE: BundleContent(members, self.config.combine, state, cascade)}
         if STUDENT in rows:
-            student = Finished(self.ledger.task(STUDENT), self.ledger.report(STUDENT))
+            (student,) = self._entries(EnsemblePurpose.STUDENT)
             found[STUDENT] = BundleContent.single(BundleMember.of(student, 1.0))
         return found
 
@@ -192,15 +204,16 @@ class _Finisher:
 
     def _entries(self, purpose: EnsemblePurpose) -> Sequence[Finished]:
         for entry in self.ledger.failed(purpose):
-            self.missing[entry.task.id] = f"{entry.failure.reason}: {entry.failure.message}"
-        return self.ledger.finished(purpose)
+            if entry.task.id in self.asked:
+                self.missing[entry.task.id] = f"{entry.failure.reason}: {entry.failure.message}"
+        return [entry for entry in self.ledger.finished(purpose) if entry.task.id in self.asked]
 
     def _best_variant(self, purpose: EnsemblePurpose, rows: dict[str, TableRow]) -> None:
         """Add the row of the variant that is best on the *search* split; note it as missing if every variant failed."""
         entries = self._entries(purpose)
         if entries:
-            rows[purpose.value] = self._single(min(entries, key=lambda e: e.report.metrics[self.config.metric]))
-        elif self.ledger.count(purpose):
+            rows[purpose.value] = self._single(min(entries, key=lambda e: e.report.metrics[self.plan.metric]))
+        elif purpose in self.asked.values():
             self.missing[purpose.value] = "every variant failed"
 
     def _seed_ensemble(self) -> TableRow:

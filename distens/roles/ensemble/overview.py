@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from distens.lifecycle.delivery import MAX_FAILURES_SHOWN
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.progress import LEADERS
 from distens.lifecycle.results import PageContent, TableRow, costs
-from distens.records import Finished, Floats, task_of
+from distens.metrics.protocol import shown_name
+from distens.records import LOGGED_PREFIX, Finished, Floats, task_of
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.purpose import EnsemblePurpose
+from distens.select.protocol import fast_metric
 from distens.serve.cascade import Cascade, learn
 from distens.storage.store import Store
 from distens.targets.classes import Classes, target_argument
 
 CURVE_POINTS = 40
 """The number of points of the ensemble's curve in the progress figure; each is a selection of its own."""
+
+MAX_LOGGED_SHOWN = 8
+"""The number of values that a member's own code logged which the page shows; its report has all."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def result_entries(
     plan: EnsemblePlan, ledger: Ledger, selection: Selection, pairs: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return the entries of `results.json` besides table, weights and verdict."""
-    metric, entries = plan.config.metric, selection.entries
+    metric, entries = shown_name(plan.metric), selection.entries
     return {
         "selection": dict(pairs),
         "members": {e.task.id: e.report.metrics[metric] for e in entries},
@@ -110,7 +116,7 @@ def result_entries(
 
 
 def _members(plan: EnsemblePlan, selection: Selection, diversity_M: Floats) -> list[dict[str, Any]]:
-    metric = plan.config.metric
+    metric = shown_name(plan.metric)
     by_id = {e.task.id: d for e, d in zip(selection.entries, diversity_M, strict=True)}
     return [
         {
@@ -120,9 +126,20 @@ def _members(plan: EnsemblePlan, selection: Selection, diversity_M: Floats) -> l
             "diversity": float(by_id[entry.task.id]),
             "parameters": entry.report.parameters,
             "settings": {k: v for k, v in entry.task.settings.items() if k != "kind"},
+            **_logged(entry),
         }
         for entry, weight in sorted(selection.selected, key=lambda pair: -pair[1])
     ]
+
+
+def _logged(entry: Finished) -> dict[str, dict[str, float]]:
+    """Return the last values that the user's own code logged, a few of them, as an entry of a selected member."""
+    found = {
+        name.removeprefix(LOGGED_PREFIX): value
+        for name, value in entry.report.metrics.items()
+        if name.startswith(LOGGED_PREFIX)
+    }
+    return {"logged": dict(islice(found.items(), MAX_LOGGED_SHOWN))} if found else {}
 
 
 def _details(
@@ -158,7 +175,7 @@ def _figures(
     diversity_M: Floats,
     folder: Path,
 ) -> dict[str, Path]:
-    metric = plan.config.metric
+    metric = shown_name(plan.metric)
     values_M = np.array([entry.report.metrics[metric] for entry in selection.entries])
     families = [entry.task.settings["family"] for entry in selection.entries]
     curves = {n: r.test_NK for n, r in rows.items() if n in ("ensemble", "best_single", "student")}
@@ -170,8 +187,8 @@ def _figures(
     figures.draw_diversity(values_M, diversity_M, selection.weights_M, families, metric, paths["diversity"])
     figures.weights({e.task.id: w for e, w in selection.selected}, paths["weights"])
     arrived = _order_of_arrival(ledger, selection.entries)
-    ensemble_T = _ensemble_so_far(plan, [selection.search_MNK[m] for m in arrived], values_M[arrived], loaded)
-    figures.progress(values_M[arrived], ensemble_T, metric, paths["progress"])
+    ensemble_T = _ensemble_so_far(plan, selection, arrived, loaded)
+    figures.progress(values_M[arrived], ensemble_T, metric, paths["progress"], higher=metric != plan.metric)
     return {
         f"{quality.capitalize()} on the test split": paths[quality],
         "Members: quality against diversity, on the search split": paths["diversity"],
@@ -186,15 +203,25 @@ def _order_of_arrival(ledger: Ledger, entries: Sequence[Finished]) -> list[int]:
     return sorted(range(len(entries)), key=lambda m: number[task_of(entries[m].task.id)])
 
 
-def _ensemble_so_far(plan: EnsemblePlan, search_TNK: Sequence[Floats], values_T: Floats, loaded: LoadedData) -> Floats:
-    """Return the metric of the ensemble of the first members, for up to CURVE_POINTS numbers of them; NaN elsewhere."""
-    metric, target, targets_N = plan.config.metric, loaded.dataset.target, loaded.dataset.targets["search"]
+def _ensemble_so_far(plan: EnsemblePlan, selection: Selection, arrived: Sequence[int], loaded: LoadedData) -> Floats:
+    """Return the metric of the ensemble of the first members, for up to CURVE_POINTS numbers of them; NaN elsewhere.
+
+    The last one is the ensemble that was selected in the end.
+    """
+    metric, target, targets_N = plan.metric, loaded.dataset.measured, loaded.dataset.targets["search"]
+    search_TNK = [selection.search_MNK[m] for m in arrived]
+    losses_T = np.array([selection.entries[m].report.metrics[metric] for m in arrived])
     ensemble_T = np.full(len(search_TNK), np.nan)
     for count in np.unique(np.linspace(1, len(search_TNK), min(len(search_TNK), CURVE_POINTS)).astype(int)):
-        leaders = np.argsort(values_T[:count], kind="stable")[:LEADERS]
+        leaders = np.argsort(losses_T[:count], kind="stable")[:LEADERS]
         predictions_MNK = [search_TNK[t] for t in leaders]
-        weights_M = plan.selector.select(predictions_MNK, targets_N, metric, **target_argument(target))
-        ensemble_T[count - 1] = target.metrics(target.mean(predictions_MNK, weights_M), targets_N)[metric]
+        weights_M = plan.selector.select(
+            predictions_MNK, targets_N, fast_metric(metric, target), **target_argument(target)
+        )
+        found = target.metrics(target.mean(predictions_MNK, weights_M), targets_N)
+        ensemble_T[count - 1] = found[shown_name(metric)]
+    final_NK = target.mean(selection.search_MNK, selection.weights_M)
+    ensemble_T[-1] = target.metrics(final_NK, targets_N)[shown_name(metric)]
     return ensemble_T
 
 
@@ -219,8 +246,10 @@ def _epochs(ledger: Ledger) -> int:
 
 
 def _why_ended(plan: EnsemblePlan, ledger: Ledger) -> str:
+    if ledger.ended is not None:
+        return ledger.ended
     started = ledger.count(EnsemblePurpose.SEARCH)
-    decision = plan.next(ledger.reports(EnsemblePurpose.SEARCH, plan.config.metric))
+    decision = plan.next(ledger.reports(EnsemblePurpose.SEARCH, plan.metric))
     if decision.promote or decision.start:
         return f"after {ledger.elapsed:.0f} s (search.seconds), with {started} members started"
     return f"with all {started} members started"

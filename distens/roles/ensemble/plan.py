@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from distens import registry
+from distens.addresses import is_address
 from distens.combine.protocol import Combiner, NeedsClasses
 from distens.config.config import Config
-from distens.config.sections import DEFAULT_MEMBERS
+from distens.config.sections import DEFAULT_MEMBERS, Spec
+from distens.data.load import LoadedData, load_data
 from distens.data.source import find_target_class
 from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, did_you_mean
 from distens.evaluate import baselines
 from distens.lifecycle.occupying import explain_unknown_name, occupied_resources, unusual_resources
 from distens.members.protocol import HasDefaultRanges, LearnsNumbers, UsesNoGpu
+from distens.metrics import protocol as metrics
+from distens.metrics.protocol import Metric, loss_key, try_metric
 from distens.records import History, Resources, Settings
 from distens.runtime.protocol import Runner
 from distens.schedule.protocol import Decision, Schedule, TrainingLength, trains_in_rungs
@@ -26,6 +31,9 @@ from distens.targets.classes import Classes
 from distens.tracking.protocol import Tracker
 
 MAX_FINDINGS = 20
+
+BOUNDS = {"error": (0.0, 1.0), "nll": (0.0, math.inf), "rmse": (0.0, math.inf), "mae": (0.0, math.inf)}
+"""Metric -> the bounds of `search.stop_at`, both excluded: no ensemble is below the first, or above the second."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,14 @@ class EnsemblePlan:
 
     left_out: Mapping[str, str]
     """Baseline that the config names -> the reason why the run goes without it."""
+
+    own_metric: Metric | None
+    """The user's own metric, if search and selection go by one."""
+
+    @property
+    def metric(self) -> str:
+        """Return the key, in a report's metrics, of what search and selection minimise."""
+        return str(self.config.metric) if self.own_metric is None else loss_key(self.own_metric)
 
     @property
     def also(self) -> Mapping[str, Resources]:
@@ -79,9 +95,10 @@ def build_plan(config: Config) -> EnsemblePlan:
             raise ConfigError(f"data.splits.{name}: must be above 0 with role `{config.role}`")
     members = {name: _with_default_ranges(name, template) for name, template in config.members.items()}
     config = _for_target(config, members)
+    metric = own_metric(config)
     space = Space(members)
     lengths = _check_corners(space)
-    search = registry.make_plugin("search", config.search.spec(), "search", beside=("members", "seconds"))
+    search = registry.make_plugin("search", config.search.spec(), "search", beside=("members", "seconds", "stop_at"))
     if space.count == 1 and config.search.kind != "random":
         raise ConfigError(
             f"search.kind: {config.search.kind!r} has nothing to search: `members` holds one setting only. "
@@ -98,6 +115,7 @@ def build_plan(config: Config) -> EnsemblePlan:
     resolved = config.model_copy(
         update={
             "members": members,
+            "metric": config.metric if metric is None else registry.resolve_options(metric),
             "search": config.search.model_copy(update={**registry.resolve_options(search), "members": members_given}),
             "schedule": registry.resolve_options(schedule),
             "distill": distill,
@@ -117,7 +135,22 @@ def build_plan(config: Config) -> EnsemblePlan:
         tracker,
         student,
         _left_out(config, networks, space),
+        metric,
     )
+
+
+def load(plan: EnsemblePlan) -> LoadedData:
+    """Return the rows, divided and encoded, and measured by the user's own metric, if there is one.
+
+    Raises:
+        ConfigError: that metric does not work on these rows.
+        DataError: the source is missing, not readable, or cannot be divided.
+    """
+    loaded = load_data(plan.config.data, plan.config.seed)
+    if plan.own_metric is None:
+        return loaded
+    try_metric(plan.own_metric, loaded.dataset.target, loaded.dataset.targets["search"])
+    return replace(loaded, dataset=replace(loaded.dataset, metric=plan.own_metric))
 
 
 def _for_target(config: Config, members: Mapping[str, Mapping[str, Any]]) -> Config:
@@ -138,16 +171,43 @@ def _for_target(config: Config, members: Mapping[str, Mapping[str, Any]]) -> Con
                 f"members.{name}.kind: {template['kind']!r} learns {'numbers' if classes else 'classes'}, and the "
                 f"target is {'classes' if classes else 'a number'}. Allowed: {', '.join(kinds)}"
             )
-    if config.metric not in target.minimised:
+    if config.metric not in target.minimised and not _is_own(config.metric):
         if config.metric != Config.model_fields["metric"].default:
-            allowed = ", ".join(target.minimised)
+            allowed = f"{', '.join(target.minimised)}, or a function of your own, package.module:function"
             raise ConfigError(f"metric: {config.metric!r} is not measured for this target. Allowed: {allowed}")
         update["metric"] = target.minimised[0]
+    for name, value in (config.search.stop_at or {}).items():
+        if name not in target.minimised:
+            allowed = ", ".join(target.minimised)
+            raise ConfigError(f"search.stop_at: {name!r} is not minimised for this target. Allowed: {allowed}")
+        if name in BOUNDS and not BOUNDS[name][0] < value < BOUNDS[name][1]:
+            low, high = BOUNDS[name]
+            raise ConfigError(f"search.stop_at.{name}: a number between {low:g} and {high:g}, found {value:g}")
     if not classes:
         if config.distill is not None:
             raise ConfigError("distill: needs classes, and the target is a number; leave it out")
         update["calibrate"] = "none"  # a temperature calibrates probabilities, and a number has none
     return config.model_copy(update=update)
+
+
+def _is_own(metric: Spec) -> bool:
+    return not isinstance(metric, str) or is_address(metric)
+
+
+def own_metric(config: Config) -> Metric | None:
+    """Return the user's own metric; None if the metric is one of the target's.
+
+    Raises:
+        ConfigError: it is no metric, or has a name that means something else.
+    """
+    spec = config.metric
+    if not _is_own(spec):
+        return None
+    if not isinstance(spec, str) and "path" in spec:
+        spec = {"kind": metrics.ADOPTER, **spec}
+    metric: Metric = registry.make_plugin("metrics", spec, "metric")
+    metrics.check_name(metric, find_target_class(config.data))
+    return metric
 
 
 def _learns_numbers(kind: str) -> bool:

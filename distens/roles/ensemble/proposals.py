@@ -13,7 +13,8 @@ from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.packs import of_one_size, pack_tasks
 from distens.lifecycle.work.train import Train
 from distens.packing import Planner
-from distens.records import WAIT, Finished, Floats, History, Pack, Settings, Task, settings_key
+from distens.records import WAIT, Finished, Floats, History, Pack, Resources, Settings, Task, settings_key
+from distens.roles.ensemble.goal import Goal
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.schedule.protocol import Promotion, Start, trains_in_rungs
@@ -71,17 +72,23 @@ class Proposals:
     def search(self) -> Iterator[Sequence[Pack]]:
         """Yield lists of packs that can be dispatched at once, empty while schedule and search wait for pending tasks.
 
-        The tasks that were pending when the driver died come first.
+        The tasks that were pending when the driver died come first. If the ensemble so far comes to `search.stop_at`,
+        that is journalled: nothing more is started then, whatever members that are in training find.
         """
         occupied = self.plan.occupied  # a run may resume with other resources
         pending = [
             replace(task, resources=occupied(task.settings)) for task in self.ledger.pending(EnsemblePurpose.SEARCH)
         ]
         yield from self.packs(pending)
-        seconds = self.plan.config.search.seconds
-        while seconds is None or self.ledger.elapsed < seconds:  # as journalled: a resume decides the same
-            decision = self.plan.next(self.history())
-            if decision.promote:  # one pack, then a new decision: more may have come back by then
+        goal, seconds = self._goal(), self.plan.config.search.seconds
+        # As journalled: a resume decides the same.
+        while self.ledger.ended is None and (seconds is None or self.ledger.elapsed < seconds):
+            history = self.history()
+            decision = self.plan.next(history)
+            if goal is not None and (decision.promote or decision.start) and (why := goal.reached(history)):
+                self.ledger.end(why)
+                self.say(f"ends {why}")
+            elif decision.promote:  # one pack, then a new decision: more may have come back by then
                 yield next(self.packs([self._promoted(promotion) for promotion in decision.promote]))
             elif decision.start and registry.has_capability(self.plan.search, IgnoresOutcomes):
                 yield [self._next_drawn(decision.start)]
@@ -92,6 +99,11 @@ class Proposals:
             else:
                 return
 
+    def _goal(self) -> Goal | None:
+        for measure, threshold in (self.plan.config.search.stop_at or {}).items():
+            return Goal(measure, threshold, self.plan.selector, self.target)
+        return None
+
     def packs(self, tasks: Sequence[Task]) -> Iterator[Sequence[Pack]]:
         """Yield packs of tasks that are all known already (see `packs`), each to be dispatched by itself."""
         return ([pack] for pack in pack_tasks(tasks, self.planner, self._size))
@@ -100,7 +112,7 @@ class Proposals:
         """Return the history that schedule and search may know (see `Ledger.history`)."""
         return self.ledger.history(
             EnsemblePurpose.SEARCH,
-            self.plan.config.metric,
+            self.plan.metric,
             self.targets_N,
             self._predictions,
             also,
@@ -178,23 +190,24 @@ class Proposals:
                 continue
             if self.plan.occupied(drawn.settings[number]) == needs:
                 numbers.append(number)
-        return [self._task(number, drawn.settings[number], start) for number in numbers]
+        return [self._task(number, drawn.settings[number], start, needs) for number in numbers]
 
     def _draw(self, drawn: _Drawn, number: int, start: Start) -> Settings:
         while len(drawn.settings) <= number:
             names = ("search", *filter(None, [start.bracket]), len(drawn.settings))
             rng = seeding.generator(self.plan.config.seed, *names)
-            history = History(metric=self.plan.config.metric, target=self.target, keys=KeysSnapshot(drawn.known))
+            history = History(metric=self.plan.metric, target=self.target, keys=KeysSnapshot(drawn.known))
             settings = self.plan.search.propose(history, self.plan.space, 1, rng)[0]
             drawn.settings.append(settings)
             drawn.packs.append(packing.make_pack_key(settings))
             drawn.known.setdefault(settings_key(settings), len(drawn.known))
         return drawn.settings[number]
 
-    def _task(self, number: int, settings: Settings, start: Start) -> Task:
+    def _task(self, number: int, settings: Settings, start: Start, needs: Resources | None = None) -> Task:
+        """Return the task of a new member, which occupies `needs`; None: they are looked up."""
         member, name, budget = _named(number, settings, start)
         seed = seeding.derive(self.plan.config.seed, "member", member)
-        needs, bracket = self.plan.occupied(settings), start.bracket
+        needs, bracket = needs or self.plan.occupied(settings), start.bracket
         return Task(
             name, EnsemblePurpose.SEARCH, settings, seed, needs, Train(), member, budget=budget, bracket=bracket
         )

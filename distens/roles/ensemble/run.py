@@ -18,6 +18,7 @@ from distens.errors import RunError
 from distens.lifecycle.progress import Progress, ProgressEvent, format_outcome
 from distens.lifecycle.results import Outcome
 from distens.lifecycle.session import Session
+from distens.metrics.protocol import shown_name, shown_value
 from distens.records import Failure, Finished, Pack, Task
 from distens.roles.ensemble.conclusion import combine_and_compare
 from distens.roles.ensemble.plan import EnsemblePlan
@@ -37,7 +38,7 @@ class EnsembleRun:
     def __init__(self, plan: EnsemblePlan, session: Session) -> None:
         self.plan, self.config, self.session = plan, plan.config, session
         self.store, self.watch, self.ledger = session.store, session.watch, session.ledger
-        self.progress = Progress(plan.selector, self.config.metric, plan.members or 0)
+        self.progress = Progress(plan.selector, plan.metric, plan.members or 0)
         self._search_began: float | None = None
         self.proposals: Proposals
 
@@ -50,30 +51,31 @@ class EnsembleRun:
         data, say = loaded.dataset, lambda text: self.watch(ProgressEvent("search", text))
         planner = self.session.planner(loaded)
         self.proposals = Proposals(
-            self.plan, self.store, self.ledger, planner, data.targets["search"], data.target, say
+            self.plan, self.store, self.ledger, planner, data.targets["search"], data.measured, say
         )
         self.session.start(RunContext(self.store, loaded.dataset.for_members()), self.plan.also)
         self._search()
-        return combine_and_compare(self.plan, self.store, self.ledger, loaded, self._complete_all)
+        went_on = self.session.went_on
+        return combine_and_compare(self.plan, self.store, self.ledger, loaded, self._complete_all, went_on)
 
     def _count_remaining_members(self) -> int | None:
         """Return the least number of members that the search has left to train; None where only time sets a limit."""
+        pending = len(self.ledger.pending(EnsemblePurpose.SEARCH))
+        if self.ledger.ended is not None:
+            return pending
         if self.plan.members is None:
             return None
-        return (
-            self.plan.members
-            - self.ledger.count(EnsemblePurpose.SEARCH)
-            + len(self.ledger.pending(EnsemblePurpose.SEARCH))
-        )
+        return self.plan.members - self.ledger.count(EnsemblePurpose.SEARCH) + pending
 
     def _search(self) -> None:
-        self.progress.replay(self.proposals.history())
+        for step, values in self.progress.replay(self.ledger.concluded(EnsemblePurpose.SEARCH), self.proposals.history):
+            self.plan.tracker.progress(step, values)  # a tracker that was away may lack it
         self._search_began = time.monotonic() - self.ledger.elapsed
         for task, outcome in self._complete(self.proposals.search()):
-            step = self.progress.add(outcome, self.proposals.history)
+            step = self.progress.add(task, outcome, self.proposals.history)
             if step is not None:
                 self.plan.tracker.progress(step, self.progress.values())
-            self._show(format_outcome(task, outcome, self.config.metric), outcome)
+            self._show(format_outcome(task, outcome, shown_name(self.plan.metric)), outcome)
         self._search_began = None
         failed = self.ledger.failed(EnsemblePurpose.SEARCH)
         if not self.ledger.finished(EnsemblePurpose.SEARCH):
@@ -96,16 +98,19 @@ class EnsembleRun:
                 finished=self.progress.finished,
                 failed=self.progress.failed,
                 running=self.ledger.running(),
-                metric=self.config.metric,
-                best=self.progress.best,
-                ensemble=self.progress.ensemble,
+                metric=shown_name(self.plan.metric),
+                best=self._shown(self.progress.best),
+                ensemble=self._shown(self.progress.ensemble),
                 outcome=outcome,
             )
         )
 
+    def _shown(self, loss: float | None) -> float | None:
+        return None if loss is None else shown_value(self.plan.metric, loss)
+
     def _complete_all(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Finished | Failure]]:
         for task, told in self._complete(self.proposals.packs(tasks)):
-            self.watch(ProgressEvent("finish", format_outcome(task, told, self.config.metric), outcome=told))
+            self.watch(ProgressEvent("finish", format_outcome(task, told, shown_name(self.plan.metric)), outcome=told))
             yield task, told
 
     def _complete(self, packs: Iterator[Sequence[Pack]]) -> Iterator[tuple[Task, Finished | Failure]]:

@@ -6,13 +6,15 @@ plan ─► who has which rows ─┬─► rounds: draw clients ─► train �
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from distens.config.config import Config
     from distens.data.load import LoadedData
+    from distens.lifecycle.going_on import Change
+    from distens.lifecycle.ledger import Ledger
     from distens.lifecycle.results import Outcome
     from distens.lifecycle.session import Session
     from distens.roles.federated.plan import FederatedPlan
@@ -42,6 +44,27 @@ class Federated:
         from distens.roles.federated.run import FederatedRun
 
         return FederatedRun(plan, session).outcome()
+
+    def check_changes(self, changes: Sequence[Change], path: str) -> None:
+        """Check that nothing but the number of rounds changed.
+
+        Raises:
+            ConfigError: another value was changed, there are fewer rounds, or the run is of one shot.
+        """
+        from distens.roles.federated.following import check_changes
+
+        check_changes(changes, path)
+
+    def follow(
+        self,
+        plan: FederatedPlan,
+        changes: Sequence[Change],
+        ledger: Ledger,
+        results: Mapping[str, Any] | None,
+        path: str,
+    ) -> str | None:
+        """Return None: the rounds go on (see `distens.roles.protocol.GoesOn`)."""
+        return None
 
     def size(self, identity: Mapping[str, Any]) -> str:
         """Return the number of clients, as far as the config gives it."""

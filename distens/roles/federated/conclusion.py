@@ -21,6 +21,8 @@ from distens.evaluate import figures
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.results import BundleContent, Outcome, PageContent, TableRow, costs, losses_on_test
 from distens.members.client import read_histogram
+from distens.members.protocol import NormalisesBatches
+from distens.merge._weights import average_statistics
 from distens.merge.protocol import ClientUpdate, Round
 from distens.partition.protocol import Partition
 from distens.records import Finished, Floats, Task
@@ -37,11 +39,21 @@ GLOBAL, STUDENT = "global", "student"
 MEAN = "mean_client"
 
 
-def make_global_task(plan: FederatedPlan, weights_P: Floats) -> Task:
-    """Return the task that makes a member of global weights, predicts with it, and writes its state."""
+def make_global_task(plan: FederatedPlan, weights_P: Floats, went_on: bool = False) -> Task:
+    """Return the task that makes a member of global weights, predicts with it, and writes its state.
+
+    Args:
+        went_on: whether the run had fewer rounds before; then the task's name has their number.
+    """
     seed = seeding.derive(plan.config.seed, "finish", GLOBAL)
     given, settings = {"start": plan.runner.hold(weights_P)}, {**plan.settings(0), "family": GLOBAL}
-    return Task(GLOBAL, FederatedPurpose.GLOBAL, settings, seed, plan.runner.usual, Fill(), given=given)
+    name = name_global(plan, went_on)
+    return Task(name, FederatedPurpose.GLOBAL, settings, seed, plan.runner.usual, Fill(), given=given)
+
+
+def name_global(plan: FederatedPlan, went_on: bool) -> str:
+    """Return the name of the task that makes a member of global weights."""
+    return f"{GLOBAL}-{plan.section.rounds}" if went_on else GLOBAL
 
 
 def merge_clients(
@@ -75,7 +87,9 @@ def merge_clients(
             loss=found.get("train_loss"),
         )
         updates.append(update)
-    return plan.merger.merge(Round(0, start_P, updates, clients)).weights_P
+    merged = plan.merger.merge(Round(0, start_P, updates, clients))
+    count = member.statistics() if registry.has_capability(member, NormalisesBatches) else 0
+    return average_statistics(merged, updates, count).weights_P
 
 
 def clients_in_order(ledger: Ledger, names: Sequence[str]) -> list[Finished]:
@@ -93,6 +107,7 @@ def combine_and_compare(
     names: Sequence[str],
     logs: Mapping[int, RoundLog],
     refused: Mapping[str, str],
+    went_on: bool,
 ) -> Outcome:
     """Combine and calibrate the server's models, choose one, and return the outcome.
 
@@ -102,8 +117,9 @@ def combine_and_compare(
         names: all clients.
         logs: round -> its log; empty in one shot.
         refused: client that trained once -> the reason why its report cannot be used.
+        went_on: see `make_global_task`.
     """
-    return _Conclusion(plan, store, ledger, loaded, partition, names, logs, refused).outcome()
+    return _Conclusion(plan, store, ledger, loaded, partition, names, logs, refused, went_on).outcome()
 
 
 class _Conclusion:
@@ -117,10 +133,12 @@ class _Conclusion:
         names: Sequence[str],
         logs: Mapping[int, RoundLog],
         refused: Mapping[str, str],
+        went_on: bool,
     ) -> None:
         self.plan, self.store, self.ledger, self.loaded = plan, store, ledger, loaded
         self.partition, self.names, self.logs, self.refused = partition, names, logs, refused
         self.labels, self.target = loaded.dataset.labels, loaded.dataset.target
+        self.global_task = name_global(plan, went_on)
         self.judged = bool(len(self.labels["combine"]))
         self.missing: dict[str, str] = {}
         self.rows: dict[str, TableRow] = {}
@@ -178,7 +196,8 @@ class _Conclusion:
                 found[entry.task.id] = entry
             for failed in self.ledger.failed(purpose):
                 self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
-        found = {name: found[name] for name in (GLOBAL, STUDENT, *self.plan.baselines) if name in found}
+        rows = {self.global_task: GLOBAL, **{name: name for name in (STUDENT, *self.plan.baselines)}}
+        found = {row: found[name] for name, row in rows.items() if name in found}
         for failed in self.ledger.failed(FederatedPurpose.CLIENT):
             self.missing[failed.task.id] = f"{failed.failure.reason}: {failed.failure.message}"
         self.missing |= {client: f"refused: {why}" for client, why in self.refused.items()}
@@ -208,9 +227,7 @@ class _Conclusion:
     def _mean_client(self, clients: Sequence[Finished]) -> dict[str, float]:
         """Return the mean over clients of their own rows of the table: column -> number."""
         each = [
-            TableRow(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(
-                self.target, self.labels["test"]
-            )
+            TableRow(self._read(e, "combine"), self._read(e, "test"), *costs([e])).measured(self.loaded.dataset)
             for e in clients
         ]
         return {key: float(np.mean([row[key] for row in each])) for key in each[0]}
@@ -228,7 +245,7 @@ class _Conclusion:
         if len(self.rows) == 1:
             (only,) = self.rows
             return only, f"There is one model to deploy: {only}."
-        metric = self.plan.config.metric
+        metric = self.plan.metric
         values = {
             n: probabilities.class_metrics(r.combine_NK, self.labels["combine"])[metric] for n, r in self.rows.items()
         }
@@ -262,7 +279,7 @@ class _Conclusion:
     def _figures(self, weights: Mapping[str, float], made: Mapping[str, Finished], folder: Path) -> dict[str, Path]:
         dataset, pictures = self.loaded.dataset, {}
         if self.logs:
-            pictures |= overview.of_rounds(self.logs, self.clients, self.plan.config.metric, folder)
+            pictures |= overview.of_rounds(self.logs, self.clients, self.plan.metric, folder)
         pictures["Reliability on the test split"] = folder / "reliability.png"
         curves = {name: row.test_NK for name, row in self.rows.items() if name in (GLOBAL, ENSEMBLE, STUDENT)}
         figures.reliability(curves, self.labels["test"], folder / "reliability.png")

@@ -71,6 +71,7 @@ class ServerState:
         memory: the rule's memory (see `distens.merge.protocol.Round.memory`).
         norms: of the updates that the last round accepted: their distances from the weights that it began with.
         distiller: the memory of the distiller that refines merged weights.
+        own: client -> what stays with it of its weights (see `distens.members.protocol.NormalisesBatches`).
     """
 
     rounds: int
@@ -78,6 +79,7 @@ class ServerState:
     memory: Memory = field(default_factory=dict)
     norms: Sequence[float] = ()
     distiller: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Floats] = field(default_factory=dict)
 
 
 class RoundsJournal:
@@ -133,7 +135,8 @@ class RoundsJournal:
             return {k.removeprefix(name): v for k, v in state.arrays.items() if k.startswith(name)}
 
         weights_P = state.arrays["weights"]
-        return ServerState(number + 1, weights_P, under("memory/"), state.meta["norms"], under("distiller/"))
+        kept = under("memory/"), state.meta["norms"], under("distiller/"), under("own/")
+        return ServerState(number + 1, weights_P, *kept)
 
     def keep(self, log: RoundLog, server: ServerState) -> None:
         """Journal a round and the server's state after it; return before that is written (see `settle`)."""
@@ -156,6 +159,7 @@ class RoundsJournal:
         arrays = {"weights": server.weights_P}
         arrays |= {f"memory/{name}": numbers for name, numbers in server.memory.items()}
         arrays |= {f"distiller/{name}": array for name, array in server.distiller.items()}
+        arrays |= {f"own/{client}": numbers for client, numbers in server.own.items()}
         state = State(arrays, {"norms": list(server.norms)})
         address = self._store.write_state(f"rounds-weights/{number:04d}.safetensors", state, durable=False)
         self._journal.append({**entry, "state": [address.path, address.sha256, address.size_bytes]})

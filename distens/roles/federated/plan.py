@@ -14,7 +14,7 @@ from distens.data.source import find_target_class
 from distens.distill.protocol import DataFree, Refines
 from distens.errors import ConfigError, RunError, did_you_mean
 from distens.lifecycle.occupying import explain_unknown_name, occupied_resources
-from distens.members.protocol import ClientKind, LeavesParts
+from distens.members.protocol import ClientKind, LeavesParts, NormalisesBatches
 from distens.merge.protocol import AssumesPlainSteps, Merger, NeedsProxy
 from distens.partition.protocol import Partitioner
 from distens.records import Resources, Settings
@@ -65,6 +65,11 @@ class FederatedPlan:
         """Return True if each client trains once, and its model is kept."""
         return self.section.rounds == 1
 
+    @property
+    def metric(self) -> str:
+        """Return the metric by which the server chooses on rows of its own."""
+        return str(self.config.metric)
+
     def settings(self, place: int) -> Settings:
         """Return the settings of the client at a place among all."""
         return self.families[place % len(self.families)]
@@ -106,12 +111,13 @@ def build_plan(config: Config) -> FederatedPlan:
     if not issubclass(find_target_class(config.data), Classes):
         raise ConfigError("data.task: a federation's clients can only learn classes so far")
     if config.metric not in Classes.minimised:
-        raise ConfigError(f"metric: {config.metric!r} is unknown. Allowed: {', '.join(Classes.minimised)}")
+        allowed = ", ".join(Classes.minimised)
+        raise ConfigError(f"metric: {config.metric!r} is not measured in a federation. Allowed: {allowed}")
     families = _families(config)
     merger = _merger(config, section, families)
     partitioner = _partitioner(section)
     distiller, baselines = _distillers(config, section)
-    _check_use(config, section)
+    _check_use(config, section, families)
     runner = registry.make_plugin("runtime", config.runtime, "runtime")
     names = {"clients": list(section.sources), "families": list(config.members)}
     if section.sources and (why := explain_unknown_name(runner, names)):
@@ -254,7 +260,14 @@ def _distiller(config: Config, spec: Any, where: str) -> DataFree:
     return distiller
 
 
-def _check_use(config: Config, section: FederatedSection) -> None:
+def _check_use(config: Config, section: FederatedSection, families: Sequence[Settings]) -> None:
+    for name, settings in zip(config.members, families, strict=True):
+        member = registry.build_member(settings)
+        if section.rounds == 1 and registry.has_capability(member, NormalisesBatches) and member.keeps_own:
+            raise ConfigError(
+                f"members.{name}.batch_norm: 'local' has no effect in one shot (rounds: 1), where every client keeps "
+                "all of its network"
+            )
     if section.per_round is not None and section.rounds == 1:
         raise ConfigError("federated.per_round: has no effect in one shot (rounds: 1), where every client trains once")
     check_drawn(section, len(section.sources) or section.clients)

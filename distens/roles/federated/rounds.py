@@ -16,12 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 from distens import registry, seeding
 from distens.errors import RunError
-from distens.merge.protocol import ClientUpdate, Corrects, Merged, Round
+from distens.members.protocol import NormalisesBatches
+from distens.merge._weights import average_statistics
+from distens.merge.protocol import ClientUpdate, Corrects, Merged, NeedsProxy, Round
 from distens.records import WAIT, Answer, Failure, Floats, ObjectHandle, Pack, Resources, Task
 from distens.roles.federated.answers import Refinement, ServerScore
 from distens.roles.federated.journal import RoundLog, RoundsJournal, ServerState
@@ -51,7 +54,7 @@ class Rounds:
         rows: client -> its number of rows, or 1 where that is not known; in the clients' order.
         counts: client -> its number of rows of each class; empty where that is not known.
         classes: the number of classes.
-        start: returns the first weights.
+        start: returns a member with the first weights.
         proxy: for rules that use the server's rows (see `distens.merge.protocol.Round.proxy`); else None.
         judged: True if the server has rows to judge weights on.
         told: called with the log of every round that was merged, and again when the round's weights were judged.
@@ -68,7 +71,7 @@ class Rounds:
         rows: Mapping[str, int],
         counts: Mapping[str, Sequence[int]],
         classes: int,
-        start: Callable[[], Floats],
+        start: Callable[[], Any],
         proxy: Callable[[Floats], tuple[float, Floats]] | None,
         judged: bool,
         told: Callable[[RoundLog], None],
@@ -80,14 +83,18 @@ class Rounds:
         self._proxy, self._judged, self._told, self._advised = proxy, judged, told, advised
         self._runner: Runner = plan.runner
         self._settings = plan.settings(0)
+        self._pattern = registry.build_member(self._settings)
         self._journal = RoundsJournal(store)
-        self._server = self._journal.restored() or ServerState(0, start())
+        network = start()
+        self._server = self._journal.restored() or ServerState(0, network.weights())
+        normalises = registry.has_capability(network, NormalisesBatches)
+        self._statistics = network.statistics() if normalises else 0
+        self._own_places = network.own_places() if normalises else np.arange(0)
         self.logs: Mapping[int, RoundLog] = self._journal.logs
         self._counts = counts
         self._known = {name: KnownClient(rows[name], counts[name]) for name in counts}
         for log in self.logs.values():
             self._known |= {client: KnownClient(count) for client, count in log.rows.items()}
-        self._pattern = registry.build_member(self._settings)
         self._log = RoundLog(0, [])
         self._updates: dict[str, ClientUpdate] = {}
         self._waiting: set[str] = set()
@@ -179,6 +186,8 @@ class Rounds:
         merger = self._plan.merger
         if registry.has_capability(merger, Corrects):
             given["correction"] = self._runner.hold(merger.correct(client, server.memory, server.weights_P))
+        if client in server.own:
+            given["own"] = self._runner.hold(server.own[client])
         return Task(
             f"r{number:04d}-{client}",
             FederatedPurpose.ROUND,
@@ -291,6 +300,8 @@ class Rounds:
             raise RunError(
                 f"round {log.round}: merge {registry.plugin_kind(merger)!r}: {error}. {_named(log)}"
             ) from error
+        if not registry.has_capability(merger, NeedsProxy):  # else it measured the mix that it returns
+            merged = average_statistics(merged, updates, self._statistics)
         shares = [None] * len(updates) if merged.shares_K is None else [float(share) for share in merged.shares_K]
         log.shares = {update.client: share for update, share in zip(updates, shares, strict=True)}
         log.rows = {update.client: int(update.rows) for update in updates if update.client not in self._counts}
@@ -298,11 +309,38 @@ class Rounds:
         losses = [(update.loss, update.rows) for update in updates if update.loss is not None]
         weights = [rows for _, rows in losses]
         log.loss = float(np.average([loss for loss, _ in losses], weights=weights)) if losses else None
+        own = {**server.own, **self._own(updates)}
         self._server = replace(
-            server, rounds=log.round + 1, weights_P=merged.weights_P, memory=merged.memory, norms=norms
+            server,
+            rounds=log.round + 1,
+            weights_P=self._with_own(merged.weights_P, own),
+            memory=merged.memory,
+            norms=norms,
+            own=own,
         )
         self._updates = {}
         return updates
+
+    def _distance(self, one_P: Floats, other_P: Floats) -> float:
+        """Return the norm of the difference of weights; infinite if that, or a running statistic, is not finite."""
+        learned = len(one_P) - self._statistics
+        whole = bool(np.isfinite(one_P[learned:]).all())
+        return _distance(one_P[:learned], other_P[:learned]) if whole else math.inf
+
+    def _own(self, updates: Sequence[ClientUpdate]) -> dict[str, Floats]:
+        """Return client -> what stays with it of an update."""
+        if not len(self._own_places):
+            return {}
+        return {update.client: update.weights_P[self._own_places] for update in updates}
+
+    def _with_own(self, weights_P: Floats, own: Mapping[str, Floats]) -> Floats:
+        """Return weights whose part that stays with clients is the mean, by rows, of what all clients had last."""
+        if not own:
+            return weights_P
+        rows_K = np.array([self._known[client].rows for client in own], dtype=np.float64)
+        weights_P = weights_P.copy()
+        weights_P[self._own_places] = rows_K / rows_K.sum() @ np.stack(list(own.values())).astype(np.float64)
+        return weights_P
 
     def _accepted(self) -> tuple[list[ClientUpdate], list[float]]:
         """Return the updates that can be merged, in order of clients' names, and their norms; log the refused ones."""
@@ -312,7 +350,7 @@ class Rounds:
             why = find_fault(update, client, known, start_P, self._classes, self._pattern, self._log.round)
             if why:
                 self._log.refused[client] = why
-            elif not np.isfinite(norm := _distance(update.weights_P, start_P)):
+            elif not np.isfinite(norm := self._distance(update.weights_P, start_P)):
                 self._log.refused[client] = "numbers that are not finite"
             else:
                 found.append((update, norm))

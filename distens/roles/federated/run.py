@@ -60,7 +60,7 @@ class FederatedRun:
         network = _Network(self.plan, loaded)
         if not self.plan.one_shot:
             with suppress(DistensError):  # an error is raised again below, where the tracker sees it
-                network.start()  # loads torch, while the runner gets ready
+                network.member()  # loads torch, while the runner gets ready
         self.session.start(RunContext(self.store, loaded.dataset.for_members(), clients), self.plan.also)
         logs: Mapping[int, RoundLog] = {}
         refused: Mapping[str, str] = {}
@@ -69,7 +69,7 @@ class FederatedRun:
         else:
             logs = self._rounds(names, partition, loaded, planner, network)
         return conclusion.combine_and_compare(
-            self.plan, self.store, self.ledger, loaded, partition, names, logs, refused
+            self.plan, self.store, self.ledger, loaded, partition, names, logs, refused, self.session.went_on
         )
 
     def _at_once(self) -> int:
@@ -183,7 +183,7 @@ class FederatedRun:
             self.watch(ProgressEvent(phase, text, counted, total, finished, failed, running, outcome=told))
 
         for task, told in self.session.complete(([pack] for pack in pack_tasks(left, planner)), lambda task: show("")):
-            show(format_outcome(task, told, self.config.metric), told)
+            show(format_outcome(task, told, self.plan.metric), told)
 
     # Rounds ----------------------------------------------------------------------------------------------------------
 
@@ -195,12 +195,13 @@ class FederatedRun:
         advised = planner.size(self.plan.settings(0), len(names))
         proxy = network.gradient if registry.has_capability(self.plan.merger, NeedsProxy) else None
         counts, classes = self._counts(partition, loaded), len(loaded.dataset.classes)
-        rounds = Rounds(self.plan, self.store, rows, counts, classes, network.start, proxy, judged, self._told, advised)
+        start = network.member
+        rounds = Rounds(self.plan, self.store, rows, counts, classes, start, proxy, judged, self._told, advised)
         for log in rounds.logs.values():
             self._track(log)
         self._show("", len(rounds.logs))
         weights_P = rounds.run()
-        self._complete([conclusion.make_global_task(self.plan, weights_P)], planner, 0)
+        self._complete([conclusion.make_global_task(self.plan, weights_P, self.session.went_on)], planner, 0)
         return rounds.logs
 
     def _counts(self, partition: Partition | None, loaded: LoadedData) -> dict[str, list[int]]:
@@ -245,9 +246,9 @@ class _Network:
     def _built(self) -> Any:
         return self._plan.network(self._dataset.inputs["test"].shape[1:], len(self._dataset.classes))
 
-    def start(self) -> Floats:
-        """Return the first weights."""
-        return self._built.weights()
+    def member(self) -> Any:
+        """Return the server's own network, as a member."""
+        return self._built
 
     def gradient(self, weights_P: Floats) -> tuple[float, Floats]:
         """Return the loss of weights on the server's *search* rows, and its gradient_P."""

@@ -20,6 +20,8 @@ class Parted:
     trained: a file to which the name of every part that is trained is added.
     """
 
+    uses_gpu: ClassVar[Literal[False]] = False  # so that no process waits for the import of torch
+
     early: list[float]
     late: list[float]
     die: str = ""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class ClientRound:
     """The work of training a client in one round (see `distens.runtime.protocol.Work`).
 
-    The task is given `start`, the server's weights_P, and a `correction` if the rule has one. The answer is an
-    `ClientUpdate`.
+    The task is given `start`, the server's weights_P, a `correction` if the rule has one, and `own`, if something of
+    the client's weights stays with it. The answer is an `ClientUpdate`.
 
     Attributes:
         client: the client whose rows are learned from.
@@ -84,4 +84,5 @@ def _shard(task: Task, context: WorkContext) -> Shard:
 
     correction = context.given(task, "correction") if "correction" in task.given else Correction()
     examples = clients_of(context).examples(task.work.client, context.shared.dataset)
-    return Shard(task.work.client, examples, task.seed, correction)
+    own = context.given(task, "own") if "own" in task.given else None
+    return Shard(task.work.client, examples, task.seed, correction, own)
