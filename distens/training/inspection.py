@@ -69,8 +69,8 @@ def rehearse(
     inputs, targets = loop.to_tensors(some)
     with local_chance("cpu"):
         seed_global(0)
-        outputs = _tried(f"{name}: forward failed in training on {_shapes(inputs)}", lambda: network.train()(inputs))
-        _check_outputs(network, outputs, 2, examples.classes)
+        found = _tried(f"{name}: forward failed in training on {_shapes(inputs)}", lambda: network.train()(inputs))
+        outputs = _find_outputs(network, found, 2, examples.classes)
         value = _tried(f"{name}: its loss failed on {_shapes(outputs, targets)}", lambda: loss(outputs, targets))
         _tried(f"{name}: its loss of {_shapes(outputs, targets)} has no gradient", value.backward)
         if batch_size is not None and (batch_size == 1 or rows % batch_size == 1):
@@ -158,10 +158,10 @@ def _tried(what: str, call: Callable[[], T], after: str = "") -> T:
         raise Refused(f"{what}: {describe_failure(error)}{after}") from error
 
 
-def _check_outputs(network: nn.Module, found: Any, rows: int, classes: int) -> None:
-    """Check outputs as `check_outputs` does; the message has the line of forward, and the usual cause."""
+def _find_outputs(network: nn.Module, found: Any, rows: int, classes: int) -> Tensor:
+    """Return the outputs as `check_outputs` does; its message gets the line of forward, and the usual cause."""
     try:
-        check_outputs(network, found, rows, classes)
+        return check_outputs(network, found, rows, classes)
     except Refused as error:
         shape, hint = getattr(found, "shape", None), ""
         if classes == 2 and shape in ((rows,), (rows, 1)):

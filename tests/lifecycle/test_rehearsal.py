@@ -30,6 +30,11 @@ def own(folder, name, **changes):
     return small_run.config(folder / "runs", members={"net": net}, **{**PLAIN, **changes})
 
 
+def federation(folder, name, **federated):
+    client = {"model": f"plugins.nets:{name}"}
+    return small_federation.config(folder / "runs", client=client, federated={"per_round": None, **federated})
+
+
 def line(module, text):
     return f"({module.__file__}, line {Path(module.__file__).read_text().splitlines().index(text) + 1})"
 
@@ -144,8 +149,9 @@ def test_a_softmax_is_noted_once(tmp_path):
 
 
 def test_what_works_is_not_advised(tmp_path):
-    for name in ("Net", "Normalised", "make"):
+    for name in ("Net", "Normalised", "make", "Mapped", "WithAttention"):
         assert advice(own(tmp_path, name)) == []
+        assert advice(federation(tmp_path, name)) == []
 
 
 def test_code_for_a_gpu_is_not_refused_where_there_is_none(tmp_path):
@@ -181,10 +187,7 @@ def test_a_resumed_run_is_not_tried_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize("name", ["Broken", "WrongShape", "Pair"])
 def test_a_client_is_tried_with_the_shape_of_the_data(name, rounds, tmp_path):
-    config = small_federation.config(
-        tmp_path / "runs", client={"model": f"plugins.nets:{name}"}, federated={"rounds": rounds, "per_round": None}
-    )
-    said = refused(config, tmp_path)
+    said = refused(federation(tmp_path, name, rounds=rounds), tmp_path)
     assert said.startswith("members.client: ")
     assert name == "Broken" or ("(2, 1, 8, 8)" in said if name == "WrongShape" else "found tuple" in said), said
 
@@ -194,10 +197,7 @@ def test_a_client_of_a_server_without_rows_is_tried_too(tmp_path):
 
     found = load_digits()
     np.savez(tmp_path / "a.npz", x=found.images[:300].astype(np.float32), y=found.target[:300])
-    federated = {"clients": None, "partition": None, "sources": {"a": str(tmp_path / "a.npz")}, "per_round": None}
-    config = small_federation.config(
-        tmp_path / "runs", client={"model": "plugins.nets:WrongShape"}, federated=federated
-    )
+    config = federation(tmp_path, "WrongShape", clients=None, partition=None, sources={"a": str(tmp_path / "a.npz")})
     assert "forward failed in training on inputs of shape (2, 1, 8, 8)" in refused(config, tmp_path)
 
 

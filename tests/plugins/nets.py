@@ -173,3 +173,16 @@ class NeedsGpu(Net):
         if not inputs.is_cuda:
             raise RuntimeError("flash attention: expected a CUDA tensor")
         return super().forward(inputs)
+
+
+# Outputs among other values -----------------------------------------------------------------------------------------
+
+
+class Mapped(Net):
+    def forward(self, inputs):
+        return {"hidden": inputs.flatten(1), "logits": super().forward(inputs)}
+
+
+class WithAttention(Net):
+    def forward(self, inputs):
+        return super().forward(inputs), inputs
