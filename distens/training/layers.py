@@ -30,7 +30,9 @@ def layer_kinds(network: nn.Module) -> frozenset[str]:
         return frozenset({"vmap"})
     images, _ = parts
     found = {"dense"} | ({"images"} if images else set())
-    found |= {"sums" if type(layer) is Sum else "blocks" for layer in images if next(layer.children(), None) is not None}
+    found |= {
+        "sums" if type(layer) is Sum else "blocks" for layer in images if next(layer.children(), None) is not None
+    }
     return frozenset(found)
 
 
