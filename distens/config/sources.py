@@ -14,7 +14,7 @@ from typing import Any
 
 from distens.addresses import is_address, module_of
 
-ADDRESS_KEYS = ("kind", "path")
+ADDRESS_KEYS = ("kind", "path", "estimator")
 """The keys of a config whose value, or choices of values, may be addresses `package.module:Class`."""
 
 _STANDARD = sysconfig.get_path("stdlib")
