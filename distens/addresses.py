@@ -26,7 +26,13 @@ MAX_TEXT = 500
 
 @dataclass(frozen=True)
 class ImportAddress:
-    """A mark of a plug-in's field whose text is an address; building the plug-in imports that module."""
+    """A mark of a plug-in's field whose text is, or may be, an address; building the plug-in imports that module.
+
+    Attributes:
+        trusting: True if what is loaded besides is not checked; it is then not enough that the module is there.
+    """
+
+    trusting: bool = False
 
 
 def is_address(kind: Any) -> bool:

@@ -304,6 +304,8 @@ def _plain(value: Any) -> Any:
 def find_unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, str]]:
     """Yield (place, module) of every module that building a plug-in would import, and that is not imported yet.
 
+    What is loaded for it without checks (see `addresses.ImportAddress`) counts as not imported yet.
+
     No user code is imported. Modules that a plug-in in such a module would import in turn cannot be known.
 
     Raises:
@@ -320,10 +322,11 @@ def find_unimported(family: str, spec: Any, where: str) -> Iterator[tuple[str, s
         hint = _hints(cls).get(option)
         if (inner := _find_family(hint)) is not None and value is not None:
             yield from find_unimported(inner, value, f"{where}.{option}")
-        elif any(isinstance(mark, addresses.ImportAddress) for mark in getattr(hint, "__metadata__", ())):
-            module = addresses.module_of(str(value))
-            if module and module not in sys.modules:
-                yield where, module
+        for mark in getattr(hint, "__metadata__", ()):
+            if isinstance(mark, addresses.ImportAddress) and addresses.is_address(value):
+                module = addresses.module_of(str(value))
+                if mark.trusting or module not in sys.modules:
+                    yield where, module
 
 
 # Checks of a user's own class -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 from distens.addresses import is_address, is_users_file, module_of
 from distens.config.sections import is_data_module
 
-ADDRESS_KEYS = ("kind", "path", "model", "objective")
+ADDRESS_KEYS = ("kind", "path", "model", "objective", "metric", "estimator")
 """The keys of a config whose value, or choices of values, may be addresses `package.module:Class`; `source` may, too,
 if it has that form."""
 

@@ -165,7 +165,7 @@ def _read_back(store: Store, folder: str, loaded: LoadedData, test_NK: Floats) -
     Raises:
         BundleError: they differ from the run's; a bundle that cannot predict is not delivered.
     """
-    found_NK = predictor.load(f"{store.url}/{folder}").predict_proba(loaded.example_rows)
+    found_NK = predictor.load(f"{store.url}/{folder}", imports=True).predict_proba(loaded.example_rows)
     expected_NK = test_NK[: len(found_NK)]
     worst = float((np.abs(found_NK - expected_NK) / np.maximum(1.0, np.abs(expected_NK))).max())
     if not worst <= TOLERANCE:

@@ -40,7 +40,7 @@ MAX_EMPTY_LENGTH = 2**20
 
 _SCHEMA = "schema.json"
 _ENTRY_MARK = b"PK\x01\x02"
-_ARRAY_MARK_BYTES = 8
+_ARRAY_MARK, _ARRAY_MARK_BYTES = b"\x93NUMPY\x01\x00", 8
 _KIND = rb"'[<>|][a-zA-Z][0-9]{1,3}'"
 _FIELD = rb"\('\w{0,60}', " + _KIND + rb"\)"
 _ARRAY_HEADER = re.compile(
@@ -106,6 +106,8 @@ def archive_estimator(fitted: Any) -> Archive:
 
 def _clear_gaps(content: bytes) -> bytes:
     """Return an array with zeros between its fields, where numpy writes whatever was in memory."""
+    if not content.startswith(_ARRAY_MARK):  # scipy's sparse matrices are archives
+        return content
     file = io.BytesIO(content)
     file.seek(_ARRAY_MARK_BYTES)
     _, _, kind = np.lib.format.read_array_header_1_0(file)

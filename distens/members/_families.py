@@ -11,13 +11,12 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from distens.errors import Refused, did_you_mean
+from distens.errors import DistensError, Refused, did_you_mean
 from distens.records import Floats, Integers
 from distens.training.context import Context
 
@@ -114,10 +113,38 @@ class Family:
     def refusals(self) -> tuple[type[Exception], ...]:
         """Return the library's own error types for what it refuses; scikit-learn only uses ValueError."""
         if not self.path.startswith("lightgbm"):
-            return ()
+            return (ValueError,)
         from lightgbm.basic import LightGBMError
 
-        return (LightGBMError,)
+        return (ValueError, LightGBMError)
+
+    def describe(self, error: Exception) -> str:
+        """Return one of these errors in words."""
+        return str(error)
+
+    def arguments(self) -> set[str]:
+        """Return the names that its options may have."""
+        named = {p.name for p in inspect.signature(self.load()).parameters.values() if p.kind is not p.VAR_KEYWORD}
+        return (named | set(self.extra)) - ARGUMENTS_OF_MEMBER - set(self.fixed) - {"estimator"}
+
+    def make(self, options: Mapping[str, Any], seed: int = 0, threads: int = 1) -> Any:
+        """Return an unfitted estimator (see `make_estimator`)."""
+        return make_estimator(self, options, seed, threads)
+
+    def fit(
+        self,
+        options: Mapping[str, Any],
+        inputs: Floats,
+        targets_N: Integers | Floats,
+        rows_N: Integers,
+        context: Context,
+    ) -> Any:
+        """Return a fitted estimator (see `fit_estimator`)."""
+        return fit_estimator(self, options, inputs, targets_N, rows_N, context)
+
+    def count_numbers(self, fitted: Any) -> int:
+        """Return the number of values that a fitted estimator stores (see `count_numbers`)."""
+        return count_numbers(self, fitted)
 
 
 def _count_nodes(estimator: Any) -> int:
@@ -296,6 +323,30 @@ CLASSIFIERS = _by_name(
 )
 """Name -> family of `estimator`."""
 
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "ada_boost": ("adaboost",),
+    "extra_trees": ("extratrees", "extremely_randomized_trees"),
+    "histogram_boosting": ("hist_gradient_boosting", "histgradientboosting"),
+    "k_nearest_neighbours": ("knn", "k_neighbors", "k_nearest_neighbors"),
+    "lda": ("linear_discriminant_analysis",),
+    "lightgbm": ("lgbm",),
+    "linear_svm": ("linear_svc",),
+    "logistic_regression": ("logistic", "logreg"),
+    "qda": ("quadratic_discriminant_analysis",),
+    "random_forest": ("rf", "randomforest"),
+    "svm": ("svc", "svr"),
+}
+"""Family -> other names that it is known by; the name of its class is one, too."""
+
+LIBRARIES = {
+    "xgboost": "xgboost:XGBClassifier",
+    "xgb": "xgboost:XGBClassifier",
+    "catboost": "catboost:CatBoostClassifier",
+    "gradient_boosting": "sklearn.ensemble:GradientBoostingClassifier",
+    "decision_tree": "sklearn.tree:DecisionTreeClassifier",
+}
+"""A name that is no family's -> the class that its user means, if it is to be a classifier."""
+
 REGRESSORS = _by_name(
     replace(CLASSIFIERS["extra_trees"], path="sklearn.ensemble:ExtraTreesRegressor", ranges=_FOREST_OF_NUMBERS),
     replace(CLASSIFIERS["k_nearest_neighbours"], path="sklearn.neighbors:KNeighborsRegressor"),
@@ -335,17 +386,15 @@ def find_family(families: Mapping[str, Family], name: str) -> Family:
     Raises:
         ValueError: there is no such family.
     """
-    if name not in families:
-        raise ValueError(f"estimator: unknown {name!r}. {did_you_mean(name, families)}")
-    return families[name]
-
-
-def default_ranges(families: Mapping[str, Family], template: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the template with its family's default ranges as `options`, if it has no `options`."""
-    family = families.get(str(template.get("estimator")))
-    if family is None or "options" in template:
-        return dict(template)
-    return {**template, "options": deepcopy(family.ranges)}
+    for family in families.values():
+        words = (family.name, family.path.partition(":")[2].lower(), *ALIASES.get(family.name, ()))
+        if name.lower() in words:
+            return family
+    own = "or a class of a library or of your own, package.module:Class"
+    if (meant := LIBRARIES.get(name.lower())) is not None:
+        path = meant if families is CLASSIFIERS else meant.replace("Classifier", "Regressor")
+        own = f"or, if its package is installed, `estimator: {path}`"
+    raise ValueError(f"estimator: unknown {name!r}. {did_you_mean(name, families)}; {own}")
 
 
 def make_estimator(family: Family, options: Mapping[str, Any], seed: int = 0, threads: int = 1) -> Any:
@@ -356,8 +405,7 @@ def make_estimator(family: Family, options: Mapping[str, Any], seed: int = 0, th
             that before fitting).
     """
     cls = family.load()
-    arguments = {p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD}
-    allowed = (arguments | set(family.extra)) - ARGUMENTS_OF_MEMBER - set(family.fixed) - {"estimator"}
+    allowed = family.arguments()
     for key in options:
         if key in ARGUMENTS_OF_MEMBER or key in family.fixed:
             raise ValueError(f"options.{key}: cannot be set: the member sets it")
@@ -395,10 +443,12 @@ def convert_library_errors(family: Family, options: Mapping[str, Any], inputs: F
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             yield
-    except (ValueError, *family.refusals()) as error:
-        raise Refused(f"estimator {family.name} {dict(options)} {rows}: {error}") from error
     except Refused as error:
         raise Refused(f"estimator {family.name} {rows}: {error}") from error
+    except (DistensError, MemoryError):
+        raise
+    except family.refusals() as error:
+        raise Refused(f"estimator {family.name} {dict(options)} {rows}: {family.describe(error)}") from error
 
 
 def fit_estimator(

@@ -7,6 +7,7 @@ rows ─► preprocessing ─► members, those of one architecture as one progr
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -237,10 +238,11 @@ class Predictor:
         parts = [("combine", self.bundle.combine, "its combiner"), ("targets", self.bundle.target_spec, "its target")]
         for family, spec, what in (*named, *parts):
             for place, module in registry.find_unimported(family, spec, what):
+                first = "" if module in sys.modules else f"`import {module}` first, or "
                 raise BundleError(
                     f"{self.bundle.store.url}: refused: {place} names a class in the module {module!r}, and importing "
-                    f"that runs its code. If you trust it: `import {module}` first, or load(path, imports=True); on "
-                    "the command line --imports"
+                    f"that runs its code. If you trust it: {first}load(path, imports=True); on the command line "
+                    "--imports"
                 )
 
     def _warn_of_edited_code(self, imports: bool) -> None:
