@@ -85,7 +85,7 @@ class OwnFamily(Family):
         try:
             made = found(**options, **({SEED: seed} if seeded else {}))
         except Exception as error:  # the user's own code may raise anything
-            raise ValueError(f"estimator: {self.path}: {addresses.describe_error(error)}") from error
+            raise ValueError(f"estimator: {self.path}: {addresses.describe_failure(error)}") from error
         self._check(made)
         open_values = {SEED: seed, "n_jobs": threads}
         parameters = made.get_params(deep=True) if _has_parameters(made) else {}
@@ -148,7 +148,7 @@ class OwnFamily(Family):
 
     def describe(self, error: Exception) -> str:
         """Return an error in words, with the line of the user's code."""
-        return addresses.describe_error(error)
+        return addresses.describe_failure(error)
 
     def refusals(self) -> tuple[type[Exception], ...]:
         """Return the errors that refuse settings: all, as the user's own code may raise anything."""
