@@ -68,7 +68,7 @@ def find_strays(texts: Sequence[str], others_U: NDArray[np.bool_], missing: Coll
         missing: texts that stand for a missing value, besides those that usually do.
     """
     strays_U = np.zeros(len(texts), dtype=bool)
-    for i in np.flatnonzero(others_U).tolist():
+    for i in map(int, np.flatnonzero(others_U)):
         strays_U[i] = not (is_known_missing(texts[i]) or texts[i] in missing)
     return strays_U
 

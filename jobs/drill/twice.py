@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", nargs="*", default=[], help="overrides of these configs")
     options = parser.parse_args(arguments)
     differing = 0
-    for config, overrides in (dict.fromkeys(options.config, options.set) or RUNS).items():
+    given: dict[Path, list[str]] = {config: options.set for config in options.config}
+    for config, overrides in (given or RUNS).items():
         with tempfile.TemporaryDirectory(prefix="twice-") as folder:
             places = Path(folder) / "first", Path(folder) / "another" / "second"
             one, other = (carry_out(config, overrides, place, seed) for seed, place in enumerate(places, 1))
