@@ -50,7 +50,7 @@ def read_rows(text: str, separator: str, where: str, before: int) -> pd.DataFram
     end = 0
     for _ in range(rows.line_num):  # pyright: ignore[reportAttributeAccessIssue]
         end = _end_of_line(text, end)
-    columns = _read_fast(text, end, header, separator) or _read_each(rows, header, separator, where, before)
+    columns = read_fast(text, end, header, separator) or _read_each(rows, header, separator, where, before)
     pa.default_memory_pool().release_unused()  # what parsing took, which other allocators could not use again
     return pa.table(dict(zip(header, columns, strict=True))).to_pandas()
 
@@ -103,7 +103,7 @@ def _refuse_row(row: Sequence[str], header: Sequence[str], separator: str, line:
     )
 
 
-def _read_fast(text: str, start: int, header: Sequence[str], separator: str) -> list[pa.ChunkedArray] | None:
+def read_fast(text: str, start: int, header: Sequence[str], separator: str) -> list[pa.ChunkedArray] | None:
     """Return the columns as `_read_each` would; None where it might find others, or an error."""
     if separator not in SEPARATORS or "\0" in text or "\ufeff" in text:
         return None
