@@ -1,8 +1,7 @@
-"""The nodes that compose a search space, a choice and a group of parts, and the parsing of all nodes."""
+"""The nodes that compose a search space: a choice, and a group of parts."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from distens.errors import ConfigError
 from distens.records import Floats
-from distens.space._domains import Constant, Node, parse_normal, parse_range
+from distens.space._domains import Node
 
 
 @dataclass(frozen=True)
@@ -133,28 +131,3 @@ class Composite:
 
     def count(self) -> float:
         return math.prod(part.count() for part in self.parts)
-
-
-def parse_node(value: Any, where: str) -> Node:
-    if isinstance(value, Mapping):
-        if "choices" in value:
-            return _parse_choice(value, where)
-        if "low" in value or "high" in value:
-            return parse_range(value, where)
-        if "mean" in value and "sd" in value:
-            return parse_normal(value, where)
-        return Composite(tuple(map(str, value)), tuple(parse_node(v, f"{where}.{k}") for k, v in value.items()))
-    if isinstance(value, list | tuple):
-        if any(isinstance(part, Mapping) for part in value):
-            return Composite(None, tuple(parse_node(part, f"{where}.{i}") for i, part in enumerate(value)))
-        return Constant(list(value))
-    return Constant(value)
-
-
-def _parse_choice(value: Mapping[str, Any], where: str) -> Node:
-    found = value["choices"]
-    if set(value) != {"choices"} or not isinstance(found, list | tuple) or not found:
-        raise ConfigError(f"{where}: a choice is {{choices: [one or more values]}}, found {dict(value)!r}")
-    if len({json.dumps(option, sort_keys=True) for option in found}) != len(found):
-        raise ConfigError(f"{where}: a value occurs twice among the choices: {found!r}")
-    return Choice(tuple(parse_node(option, f"{where}.choices.{i}") for i, option in enumerate(found)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from statistics import NormalDist
 from typing import Any, Protocol
 
@@ -31,7 +32,7 @@ class Node(Protocol):
     One is parsed from a config's value, drawn from, and encoded:
 
         >>> import numpy as np
-        >>> from distens.space._choices import parse_node
+        >>> from distens.space._parsing import parse_node
         >>> from distens.space._parts import encode_values
         >>> node = parse_node({"low": 0.0, "high": 2.0}, "members.net.dropout")
         >>> node.contains(node.draw(np.random.default_rng(0))), node.contains(3.0)
@@ -249,7 +250,7 @@ def parse_range(value: Mapping[str, Any], where: str) -> Node:
     low, high, log, step = value.get("low"), value.get("high"), value.get("log", False), value.get("step", 0)
     if set(value) - {"low", "high", "log", "step"} or not _are_numbers(low, high, step) or not isinstance(log, bool):
         form = "{low: number, high: number, log: true or false, step: number}"
-        raise ConfigError(f"{where}: a range is {form}, found {dict(value)!r}")
+        raise ConfigError(f"{where}: a range is {form}, found {dict(value)!r}{_meant(value)}")
     assert low is not None and high is not None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(f"{where}: no number lies in the range from {low} to {high}; low must be below high")
@@ -278,6 +279,14 @@ def parse_normal(value: Mapping[str, Any], where: str) -> Node:
     if "step" in value:
         _check_step(step, where)
     return Normal(mean, sd, step)
+
+
+def _meant(value: Mapping[str, Any]) -> str:
+    """Return a hint to the keys of a range that were meant by others."""
+    missing = [key for key in ("low", "high", "log", "step") if key not in value]
+    strange = [str(key) for key in value if key not in ("low", "high", "log", "step")]
+    close = [match for key in strange for match in get_close_matches(key, missing, n=1, cutoff=0.5)]
+    return f". Did you mean {' and '.join(close)}?" if close else ""
 
 
 def _are_numbers(*values: Any) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from distens.records import Floats, Integers, Settings, settings_key
 from distens.space._choices import Choice, Composite
+from distens.space._conditions import Conditional
 from distens.space._domains import Constant, Node
 
 NEAR = 8
@@ -148,6 +149,8 @@ def narrow(node: Node, value: Any, free: tuple[tuple[str, ...], ...]) -> Node:
     if isinstance(node, ListedSettings):
         part = narrow(node.whole, value, free)
         return ListedSettings(node.whole, tuple(settings for settings in node.settings if part.contains(settings)))
+    if isinstance(node, Conditional):
+        return replace(node, node=narrow(node.node, node.fill_up(value, next(node.node.corners())), free))
     if isinstance(node, Choice) and free:
         return NarrowedSpace(node, narrow(node.options[node.index(value)], value, free))
     if isinstance(node, NarrowedSpace):

@@ -6,9 +6,12 @@ Every value of a member may be fixed or a domain:
     dropout: {low: 0.0, high: 0.5, step: 0.1}              only the multiples of a step in a range
     gain: {mean: 0.0, sd: 1.0}                             a normal distribution
     batch_size: {choices: [32, 64, 128]}                   a choice, of values or of mappings that hold domains
+    degree: {low: 2, high: 5, when: {kernel: poly}}        any of these under a condition on other options
 
-A domain inside a choice exists only where that choice is taken (a conditional space). The families of `members` are
-the outermost choice. Choices and ranges are drawn uniformly, ranges on a log scale where `log` is true.
+A domain inside a choice exists only where that choice is taken (a conditional space). A condition names an option of
+the same mapping, or by dots one of the family's, and the value, or a list of values, of which it must have one;
+otherwise the domain's option is left out. The families of `members` are the outermost choice. Choices and ranges are
+drawn uniformly, ranges on a log scale where `log` is true.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ import numpy as np
 
 from distens.errors import ConfigError
 from distens.records import Floats, Settings, settings_key
-from distens.space._choices import Choice, parse_node
+from distens.space._choices import Choice
 from distens.space._domains import INACTIVE, Node
+from distens.space._parsing import is_domain, parse_node
 from distens.space._parts import ListedSettings, encode_values, narrow, narrow_to_family
 
-__all__ = ["INACTIVE", "Space"]
+__all__ = ["INACTIVE", "Space", "is_domain"]
 
 
 class Space:
@@ -93,7 +97,10 @@ class Space:
 
     @property
     def count(self) -> float:
-        """Return the number of different settings; infinite with a range of real numbers or a normal distribution."""
+        """Return the number of different settings; infinite with a range of real numbers or a normal distribution.
+
+        Conditions are left out of account, so that there may be fewer.
+        """
         return self._root.count()
 
     def draw(self, rng: np.random.Generator) -> Settings:

@@ -9,6 +9,8 @@ from typing import Any
 from ray import tune
 from ray.tune.search import sample
 
+from distens.errors import ConfigError
+from distens.space.space import is_domain
 from distens.tune.spaces import template_of
 
 
@@ -54,6 +56,10 @@ def members_space(members: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def tuned(value: Any) -> Any:
     """Return a template of ours (see `distens.space.space`) with Tune's domains in place of ours."""
     if isinstance(value, Mapping):
+        if is_domain(value) and "when" in value:
+            raise ConfigError(
+                "a condition (`when`) has no equal in Ray Tune: write a choice of mappings, {choices: [{…}]}"
+            )
         if "choices" in value:
             return tune.choice([tuned(option) for option in value["choices"]])
         if "low" in value or "high" in value:
