@@ -178,12 +178,18 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     info = _read_info(store)
     config = _read_config(store, overrides)
     found = going_on.find_changes(info["identity"], config.identity())
-    plan = _follow(config, found, store, info) if found else make_plan(config)
-    return carry_out(plan, store, watch or silent, info)
+    if not found:
+        return carry_out(make_plan(config), store, watch or silent, info)
+    plan, data = _follow(config, found, store, info, watch or silent)
+    return carry_out(plan, store, watch or silent, info, data)
 
 
-def _follow(config: Config, found: Sequence[going_on.Change], store: Store, info: dict[str, Any]) -> Plan:
-    """Return the plan of a run that goes on with a changed config, once its folder is prepared for that.
+def _follow(
+    config: Config, found: Sequence[going_on.Change], store: Store, info: dict[str, Any], watch: Watch
+) -> tuple[Plan, Data]:
+    """Return the plan and the data of a run that goes on with a changed config; prepare its folder for that.
+
+    If the data are not those of the run any more, nothing is prepared: the session refuses them.
 
     Raises:
         ConfigError: the run cannot follow the changes that were found.
@@ -194,12 +200,15 @@ def _follow(config: Config, found: Sequence[going_on.Change], store: Store, info
         going_on.refuse(store.url, found[0], why, "Only storage, runtime and tracking may differ.")
     role.check_changes(found, store.url)
     plan = make_plan(config)
-    if changes := going_on.resolve(found, info["identity"], plan.config.identity()):
-        name = editions.file_of(editions.RESULTS, info.get("edition", 1))
-        results = store.read_json(name) if store.exists(name) else None
-        ended = role.follow(plan, changes, Ledger(store), results, store.url)
-        going_on.go_on(plan.config, store, info, ended)
-    return plan
+    data = role.data(plan)
+    changes = going_on.resolve(found, info["identity"], plan.config.identity())
+    if changes and data.fingerprint == info["fingerprint"]:
+        name, ledger = editions.file_of(editions.RESULTS, info.get("edition", 1)), Ledger(store)
+        with report_damage(f"{store.url}/{name}"):
+            results = dict(store.read_json(name)) if store.exists(name) else None
+        going_on.go_on(plan.config, store, info, ledger, role.follow(plan, changes, ledger, results, store.url))
+        watch(ProgressEvent("data", f"{store.url} goes on with {'; '.join(map(str, changes))}"))
+    return plan, data
 
 
 def carry_out(

@@ -51,7 +51,8 @@ def deliver(
     where = f"report: {store.url}/{page.name}"
     result = Result(store.url, table, outcome.missing, verdict, weights, (*outcome.notes, where))
     pictures = dict(outcome.page.draw(home / editions.folder_of("figures", edition)))
-    _write_page(config, store, page, loaded, outcome, result, pictures)
+    earlier = {"edition": f"{edition}; the results before are beside it"} if edition > 1 else {}
+    _write_page(config, store, page, loaded, outcome, result, pictures, earlier)
     folders = _write_bundles(config, store, editions.folder_of("final", edition), loaded, outcome, table)
     final = FinalInfo(
         rows=table,
@@ -89,11 +90,13 @@ def _write_page(
     outcome: Outcome,
     result: Result,
     pictures: Mapping[str, Path],
+    earlier: Mapping[str, str],
 ) -> None:
     """Write the page, and the pictures, which are drawn already.
 
     Args:
         page: its path in a temporary folder on this machine, where the pictures are, too.
+        earlier: a fact about earlier results: name -> text; empty if there are none.
     """
     data = report.ReportData(
         run_name=_name(result),
@@ -106,7 +109,7 @@ def _write_page(
         failures=outcome.page.failures,
         figures=pictures,
         config_yaml=to_yaml(config),
-        details={**outcome.page.details, **loaded.column_details},
+        details={**outcome.page.details, **earlier, **loaded.column_details},
     )
     with report_failure(page):
         report.write_page(page, data)

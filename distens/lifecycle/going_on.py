@@ -22,10 +22,8 @@ from distens.storage.store import Store
 BESIDE = ("attempt", "resources", "id", "member")
 """Fields of a task by which it may differ from another one that has the same outcome."""
 
-_SECTIONS = ("data", "members", "search", "schedule", "federated")
-"""The sections of a config whose values are compared one by one; others are compared as a whole."""
-
-_WHOLE = "search.stop_at"
+_WHOLE = ("select", "combine", "distill", "merge", "search.stop_at")
+"""The parts of a config that are compared as a whole; others are compared value by value."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,8 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -
         one, other = then.get(key), now.get(key)
         if one == other:
             continue
-        name, inside = f"{prefix}{key}", bool(prefix) or key in _SECTIONS
-        if inside and name != _WHOLE and isinstance(one, Mapping) and isinstance(other, Mapping):
+        name = f"{prefix}{key}"
+        if name not in _WHOLE and isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from _differences(one, other, f"{name}.")
         else:
             yield Change(name, one, other)
@@ -98,7 +96,7 @@ def refuse(path: str, change: Change, why: str, allowed: str) -> NoReturn:
     )
 
 
-def go_on(config: Config, store: Store, info: dict[str, Any], ended: str | None) -> None:
+def go_on(config: Config, store: Store, info: dict[str, Any], ledger: Ledger, ended: str | None) -> None:
     """Prepare a run's folder for another config, whose results will be the next edition.
 
     The order of the steps matters: after a kill anywhere, the same command, or a plain resume, finds a whole run, and
@@ -116,7 +114,6 @@ def go_on(config: Config, store: Store, info: dict[str, Any], ended: str | None)
     store.write("config.yaml", to_yaml(config).encode())
     for folder in ("final", "figures"):  # of a config that was not asked for to the end
         store.delete(editions.folder_of(folder, edition))
-    ledger = Ledger(store)
     if ledger.ended != ended:
         ledger.end(ended)
     info |= {"format": FORMAT, "edition": edition, "identity": config.identity()}

@@ -72,7 +72,7 @@ class GoesOn(Role[PlanOfRole], Protocol[PlanOfRole]):
         role.check_changes(found := find_changes(info["identity"], config.identity()), store.url)  # or ConfigError
         plan = role.plan(config)
         ended = role.follow(plan, resolve(found, info["identity"], plan.config.identity()), ledger, results, store.url)
-        go_on(plan.config, store, info, ended)
+        go_on(plan.config, store, info, ledger, ended)
     """
 
     def check_changes(self, changes: Sequence[Change], path: str) -> None:

@@ -77,8 +77,8 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, value
 
 
-def results(run: Path) -> dict[str, Any]:
-    return dict(leaves(json.loads((run / "results.json").read_text())))
+def results(run: Path, file: str = "results.json") -> dict[str, Any]:
+    return dict(leaves(json.loads((run / file).read_text())))
 
 
 def bits(run: Path) -> dict[str, str]:

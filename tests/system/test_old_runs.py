@@ -280,15 +280,18 @@ def test_a_finished_run_is_delivered_anew_and_nothing_else(name, old):
 
 def test_a_finished_run_is_trained_deeper(old):
     said, run = old_runs.reworded(SAID["rungs"]["deeper"]), old("rungs")
-    kept = stamps(*run.glob("members/*/*/*"))
+    kept, first = stamps(*run.glob("members/*/*/*")), stamps(*run.glob("final/*/*"), run / "results.json")
     distens_("resume", run, "--set", said["set"])
-    assert stamps(*kept) == kept
+    assert stamps(*kept) == kept and stamps(*first) == first
+    results = old_runs.results(run, "results.2.json")  # older versions had them in the first ones' place
     if same_machine("rungs"):
         assert old_runs.members(run) == said["members"]
-        check_results(old_runs.results(run), said["results"])
-        assert old_runs.bits(run) == said["bits"]
+        check_results(results, said["results"])
+        found = {place: digest for place, digest in old_runs.bits(run).items() if place.startswith("members/")}
+        found |= {f"final{place}": digest for place, digest in old_runs.bits(run / "final/2").items()}
+        assert found == said["bits"]
     else:
-        check_results(old_runs.results(run), said["results"], **ROUNDED)
+        check_results(results, said["results"], **ROUNDED)
 
 
 def test_a_sweep_that_was_done(old, ray_here):

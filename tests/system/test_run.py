@@ -216,11 +216,14 @@ def test_resuming_with_a_changed_config_or_data_is_refused(tmp_path):
     )
     path = distens.run(small).path
     Path(path, "results.json").unlink()
-    with pytest.raises(ConfigError, match=r"changed since the run started \(search\)"):
-        distens.resume(path, overrides=["search.members=3"])
+    with pytest.raises(ConfigError, match=r"changed since the run started \(seed\)"):
+        distens.resume(path, overrides=["seed=3"])
     np.savez(data, x=rng.normal(size=(80, 3)), y=np.arange(80) % 2)
-    with pytest.raises(RunError, match="the data changed since the run started"):
-        distens.resume(path)
+    before = [Path(path, name).read_bytes() for name in ("config.yaml", "run.json")]
+    for overrides in ([], ["search.members=3"]):
+        with pytest.raises(RunError, match="the data changed since the run started"):
+            distens.resume(path, overrides=overrides)
+    assert [Path(path, name).read_bytes() for name in ("config.yaml", "run.json")] == before
     with pytest.raises(RunError, match=r"no run here \(run.json is missing\)"):
         distens.resume(str(tmp_path))
 
