@@ -48,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", nargs="*", default=[], help="overrides of these configs")
     options = parser.parse_args(arguments)
     differing = 0
-    given: dict[Path, list[str]] = dict.fromkeys(options.config, options.set)
-    for config, overrides in (given or RUNS).items():
+    overridden: list[str] = options.set
+    given = [(config, overridden) for config in options.config]
+    for config, overrides in given or RUNS.items():
         with tempfile.TemporaryDirectory(prefix="twice-") as folder:
             places = Path(folder) / "first", Path(folder) / "another" / "second"
             one, other = (carry_out(config, overrides, place, seed) for seed, place in enumerate(places, 1))
