@@ -92,16 +92,13 @@ def load_data(section: DataSection, seed: int) -> LoadedData:
     has_train, names = raw.held_rows is not None, raw.target.column_names
     strata_N = raw.target.strata(targets_N)
     split_rows = splits.divide(strata_N, names, section.splits, seed, section.rows, given, has_train)
-    rows = {split: _take(divided, numbers) for split, numbers in split_rows.items()}
-    targets = {split: targets_N[numbers] for split, numbers in split_rows.items()}
     if has_train:
         split_rows["train"] = np.arange(len(raw.targets_N))
-        rows["train"], targets["train"] = raw.rows, raw.targets_N
     preprocessing = Preprocessing.fit(raw.rows, split_rows["train"], section, raw.columns)
     if given:
         assert raw.test_targets_N is not None
         split_rows["test"] = np.arange(len(raw.test_targets_N))
-    example = _take(raw.test_rows if given else raw.rows, split_rows["test"][:EXAMPLE_ROWS])
+    example = _take(raw.test_rows if given else divided, split_rows["test"][:EXAMPLE_ROWS])
     for numbers in split_rows.values():
         numbers.flags.writeable = False
     return LoadedData(_encode(raw, split_rows, preprocessing), preprocessing, example, split_rows, raw.columns or ())
@@ -112,6 +109,8 @@ def _encode(raw: RawData, split_rows: Mapping[str, Integers], preprocessing: Pre
     for split, numbers in split_rows.items():
         if split == "test" and raw.test_targets_N is not None:
             rows[split], targets[split] = raw.test_rows, raw.test_targets_N
+        elif split != "train" and raw.held_targets_N is not None:  # a given part that is divided
+            rows[split], targets[split] = _take(raw.held_rows, numbers), raw.held_targets_N[numbers]
         else:
             rows[split], targets[split] = _take(raw.rows, numbers), raw.targets_N[numbers]
     shape = preprocessing.output_shape

@@ -231,3 +231,16 @@ class Steadfast(Couple):
     """One that follows no change."""
 
     follow = None
+
+
+@dataclass(frozen=True)
+class Missed:
+    """The share of rows whose probability of the true class is below a level."""
+
+    level: float = 0.5
+
+    title: ClassVar[str] = "missed"
+    mode: ClassVar[Literal["min", "max"]] = "min"
+
+    def value(self, predictions_NK, targets_N):
+        return float((predictions_NK[np.arange(len(targets_N)), targets_N] < self.level).mean())

@@ -589,7 +589,7 @@ def trap(tmp_path, monkeypatch):
         (".trap:Net", ["refused"]),
         ("os:system", ["os:system must be a subclass of torch.nn.Module"]),
         ("subprocess:Popen", ["must be a subclass of torch.nn.Module"]),
-        ("", ["expected package.module:Class"]),
+        ("", ["package.module:Class"]),
     ],
 )
 @pytest.mark.usefixtures("trap")

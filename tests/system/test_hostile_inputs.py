@@ -296,7 +296,7 @@ def member(**changes):
         (member(kind="../store"), ["unknown members kind '../store'"]),
         (member(kind="_rows"), ["unknown members kind '_rows'"]),
         (member(kind="module", path="os:system"), ["must be a subclass of torch.nn.Module"]),
-        (member(kind="module", path=".trap:Net"), ["expected package.module:Class"]),
+        (member(kind="module", path=".trap:Net"), ["package.module:Class"]),
         (
             member(kind="estimator", estimator="svm", options={"C": 1e400}),
             ["members.a.options.C: expected a finite number"],

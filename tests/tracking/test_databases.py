@@ -180,7 +180,7 @@ def test_a_file_that_was_cut_off_is_named_with_the_cure(tmp_path, quick, caplog,
     with caplog.at_level(logging.WARNING, "distens"):
         line, _ = tell(MlflowRuns(f"sqlite:///{file}"), run_info(tmp_path))
     assert time.monotonic() - began < 10
-    assert line.startswith("MLflow: 3 records were not sent, ") and f": {file} is an unfinished database" in line
+    assert line.startswith("MLflow: 3 records were not sent: ") and f": {file} is an unfinished database" in line
     assert "It holds no runs" in line and line.endswith(" sends what is missing.")
     assert file.read_bytes() == before
     assert len([record for record in caplog.records if "unfinished database" in record.getMessage()]) == 1

@@ -122,7 +122,7 @@ def test_a_server_that_refuses_for_good(tmp_path, status, text, words):
     with answering(status, text) as uri:
         (line, _), seconds = tell(MlflowRuns(uri), run_info(tmp_path))
     assert seconds < 5
-    assert line.startswith("MLflow: 3 records were not sent, ") and words in line and "will send" not in line
+    assert line.startswith("MLflow: 3 records were not sent: ") and words in line and "will send" not in line
 
 
 def test_a_server_that_is_away_is_waited_for(tmp_path):

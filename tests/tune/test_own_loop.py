@@ -101,7 +101,7 @@ def test_what_cannot_be_built_again_is_refused(tmp_path):
     forgetful.scale = 3.0
     with pytest.raises(Refused, match="loaded from its state, it predicts something else"):
         distens.member(forgetful, data)
-    with pytest.raises(ConfigError, match="has no 'Nothing'"):
+    with pytest.raises(ConfigError, match="has no class or function 'Nothing'"):
         distens.member(trained(data, 0, epochs=1), data, path="user_module:Nothing")
     with pytest.raises(ConfigError, match="can only learn classes so far"):
         distens.member(forgetful, distens.load_data(config(tmp_path, data={"source": "sklearn:diabetes"})))
