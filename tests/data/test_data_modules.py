@@ -17,8 +17,9 @@ from lightning.pytorch import LightningDataModule
 from distens.config.config import parse_config
 from distens.config.sections import DataSection, SplitsSection, is_data_module
 from distens.data import data_modules
-from distens.data.load import load_data
+from distens.data.load import has_same_rows, load_data
 from distens.errors import ConfigError, DataError
+from distens.storage.store import Store
 
 SPLITS = {"train": 0.4, "search": 0.2, "combine": 0.2, "test": 0.2}
 WITH_VALIDATION = {"train": "given", "search": 0.3, "combine": 0.3, "test": 0.4}
@@ -58,6 +59,7 @@ def test_without_test_rows_the_validation_part_is_divided_in_three():
     assert numbers(loaded, "train") == list(range(90))
     parts = [numbers(loaded, split) for split in ("search", "combine", "test")]
     assert ([len(part) for part in parts], sorted(chain(*parts))) == ([18, 18, 24], list(range(1000, 1060)))
+    assert loaded.example_rows[:, 0].tolist() == parts[2][:5]
 
 
 def test_without_any_parts_the_rows_are_divided_as_those_of_any_source():
@@ -257,4 +259,5 @@ def test_a_whole_run_on_a_data_module(tmp_path):
     result = distens.run(parse_config(values))
     info = json.loads((Path(result.path) / "run.json").read_text())
     assert "user_data" in info["sources"]
+    assert has_same_rows(parse_config(values).data, Store(result.path), info["fingerprint"])
     assert distens.resume(result.path).rows == result.rows
