@@ -60,7 +60,7 @@ def is_known_missing(text: str) -> bool:
     return text in KNOWN_MISSING or text.lower() in _USUAL or (text[:1] in _MARK and bool(_MARKS.fullmatch(text)))
 
 
-def find_strays(texts: Sequence[str], others_U: NDArray[np.bool_], missing: Collection[str] = ()) -> NDArray[np.bool_]:
+def find_strays(texts: list[str], others_U: NDArray[np.bool_], missing: Collection[str] = ()) -> NDArray[np.bool_]:
     """Return True for those of some texts that are not known to stand for a missing value.
 
     Args:

@@ -192,6 +192,14 @@ def test_dates_are_the_same_in_every_form_and_file(tmp_path, moments):
     assert len(set(encoded.values())) == 1, encoded
 
 
+@pytest.mark.parametrize("dtype", ["str", "object"])
+def test_new_rows_may_have_no_date_at_all(dtype):
+    rows = pd.DataFrame({"at": ["2024-02-29", "2024-03-01"] * 10})
+    made = Preprocessing.fit(rows, np.arange(20), DataSection(source="x"))
+    new = pd.DataFrame({"at": pd.Series([None, None], dtype=dtype)})
+    assert np.isnan(made.encoding._matrix(new)).all() and made.transform(new).shape == (2, 4)
+
+
 def test_a_date_by_hand_and_a_later_one():
     """2024-02-29 18:30 UTC was a Thursday, 19,782.770833 days after 1970 began (54 years with 14 leap days: 19,724 - 1
     + 60 = 19,782 days before that day)."""

@@ -15,6 +15,7 @@ from distens.objectives.cross_entropy import CrossEntropy
 from distens.storage.checkpoint import Checkpoint
 from distens.storage.store import Store
 from distens.training import lightning
+from distens.training._lightning_parts import Order, Plain
 from distens.training.checkpoint import decode_tree, encode_tree
 from distens.training.context import Context
 from distens.training.loop import Recipe, fit_network, order
@@ -186,7 +187,7 @@ def test_what_is_no_plain_data_is_refused():
 def test_processes_share_each_batch_evenly(rows):
     """Batches of 8 for 2 processes: 16 rows are two batches. A rest of one row or of three is too little for two rows
     each, so it is left out; a rest of four is a third batch."""
-    ranks = [lightning._Order(rows, 8, seed=3, rank=rank, processes=2) for rank in (0, 1)]
+    ranks = [Order(rows, 8, seed=3, rank=rank, processes=2) for rank in (0, 1)]
     assert [len(order) for order in ranks] == [3 if rows == 20 else 2] * 2
     for first, second in zip(*ranks, strict=True):
         assert len(first) == len(second)
@@ -194,12 +195,12 @@ def test_processes_share_each_batch_evenly(rows):
 
 
 def test_one_process_leaves_out_a_last_batch_of_one_row():
-    sizes = {rows: [len(b) for b in lightning._Order(rows, 4, 0, 0, 1)] for rows in (1, 8, 9, 10)}
+    sizes = {rows: [len(b) for b in Order(rows, 4, 0, 0, 1)] for rows in (1, 8, 9, 10)}
     assert sizes == {1: [1], 8: [4, 4], 9: [4, 4], 10: [4, 4, 2]}
 
 
 def test_lightning_does_not_keep_what_is_no_plain_data():
-    class Holder(lightning._Plain):
+    class Holder(Plain):
         def on_save_checkpoint(self, checkpoint) -> None:
             checkpoint["mine"] = object()
 
