@@ -9,14 +9,12 @@ depend on another row, is never stacked: it may do next time what it did not do 
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +22,7 @@ from distens.training.dropout import DropoutCalls, Masks, RecordedMasks, replace
 from distens.training.network import local_chance
 from distens.training.outputs import check_outputs
 from distens.training.stages import Unstackable
+from distens.training.watching import TORCHS_OWN, watched
 
 ROWS = 3
 """The number of rows of a comparison; the second prediction has one less."""
@@ -39,8 +38,6 @@ in float64; the differences of misread layers are far larger."""
 
 MOST_DIFFERENT_GRADIENTS = 0.05
 """The same for gradients in float32, by their norms: rounding may turn a rectifier over."""
-
-_TORCHS_OWN = frozenset(vars(nn.Module()))
 
 
 class Compared(Protocol):
@@ -114,12 +111,12 @@ def run_alone(network: nn.Module, inputs: Tensor, gradients_NC: Tensor | None = 
         dropout.masks = source
     if gradients_NC is None:
         before = [buffer._version for buffer in network.buffers()]
-        with torch.no_grad(), _watched(network.eval()):  # without `DropoutCalls`: none of them may drop anything
+        with torch.no_grad(), watched(network.eval()):  # without `DropoutCalls`: none of them may drop anything
             logits_NC = check_outputs(network, network(inputs), len(inputs))
         if before != [buffer._version for buffer in network.buffers()]:
             raise Unstackable("predictions change a buffer")
         return Pass(logits_NC, source.drawn, [], dict(network.named_buffers()))
-    with torch.enable_grad(), _watched(network.train()), DropoutCalls(source):
+    with torch.enable_grad(), watched(network.train()), DropoutCalls(source):
         logits_NC = check_outputs(network, network(inputs), len(inputs))
     found = torch.autograd.grad(logits_NC, list(network.parameters()), gradients_NC, allow_unused=True)
     if any(gradient is None for gradient in found):
@@ -150,7 +147,7 @@ def _likeness(network: nn.Module) -> Any:
     found: list[Any] = []
     try:
         for path, module in network.named_modules():
-            own = [(name, _hashable(value)) for name, value in vars(module).items() if name not in _TORCHS_OWN]
+            own = [(name, _hashable(value)) for name, value in vars(module).items() if name not in TORCHS_OWN]
             found.append((path, type(module), *own))
     except TypeError:
         return id(network)
@@ -267,56 +264,3 @@ def _close(found: Tensor, wanted: Tensor, most: float) -> bool:
 
 def _near(found: Tensor, wanted: Tensor) -> bool:
     return bool((found.cpu() - wanted).norm() <= MOST_DIFFERENT_GRADIENTS * wanted.norm() + MOST_DIFFERENT)
-
-
-# What a pass leaves behind -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _watched(network: nn.Module) -> Iterator[None]:
-    """Raise Unstackable if the body draws random numbers, or changes an attribute or replaces a buffer of a module."""
-    before = _attributes(network)
-    python, numpys, drawn = random.getstate(), np.random.get_state(), _drawn_of_numpy()
-    with local_chance("cpu"):
-        chance = torch.get_rng_state()
-        yield
-        drew = not torch.equal(torch.get_rng_state(), chance)
-    drew = drew or random.getstate() != python or _drawn_of_numpy() != drawn
-    random.setstate(python)
-    np.random.set_state(numpys)
-    if drew:
-        raise Unstackable("forward draws random numbers of its own")
-    after = _attributes(network)
-    changed = [name for name in {**before, **after} if not _same(before.get(name), after.get(name))]
-    if changed:
-        raise Unstackable(f"forward changes {changed[0]}")
-
-
-def _drawn_of_numpy() -> tuple[bytes, int, int]:
-    state = np.random.get_state(legacy=False)
-    return state["state"]["key"].tobytes(), state["state"]["pos"], state["has_gauss"]
-
-
-def _attributes(network: nn.Module) -> dict[str, Any]:
-    """Return name -> value of all attributes of all modules that are not torch's own, and of all buffers."""
-    found: dict[str, Any] = {}
-    for path, module in network.named_modules():
-        given = {name: value for name, value in vars(module).items() if name not in _TORCHS_OWN}
-        found |= {f"{path}.{name}".lstrip("."): _shallow(value) for name, value in given.items()}
-        found |= {f"{path}.{name}".lstrip("."): [value] for name, value in module._buffers.items()}
-    return found
-
-
-def _shallow(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return [value, value._version]
-    if isinstance(value, dict):
-        return [*value.keys(), *value.values()]
-    return list(value) if isinstance(value, list | tuple | set | frozenset) else value
-
-
-def _same(before: Any, after: Any) -> bool:
-    if isinstance(before, list) and isinstance(after, list):
-        return len(before) == len(after) and all(map(_same, before, after))
-    plain = isinstance(before, bool | int | float | str) and type(before) is type(after)
-    return before is after or (plain and before == after)

@@ -116,19 +116,17 @@ def train_clients(
     example = torch.zeros((2, *shards[0].examples.inputs.shape[1:]))
     way, size = client_way(network, example), local.recipe.batch_size
     most = 1
-    if "alone" not in way.kinds and not (way.mixes and way.chain is None):
+    if way.chain is not None or not way.mixes:
         most, _ = packed.advise_kinds(way.kinds, network, example, size, device.startswith("cuda"))
     rows = [loop.learned_rows(network, len(shard.examples.inputs), size) for shard in shards]
     needed = 2 if loop.normalises_batches(network) else 1
-    too_few = [place for place, count in enumerate(rows) if min(count, size) < needed]
-    for place in too_few:
-        yield (
-            place,
-            Diverged(f"client {shards[place].client}: batch normalisation needs two rows in a batch, found one"),
-        )
-    order = sorted(set(range(len(shards))) - set(too_few), key=lambda place: -local.count(rows[place]))
-    if not order:
+    enough = [place for place, count in enumerate(rows) if min(count, size) >= needed]
+    for place, shard in enumerate(shards):
+        if place not in enough:
+            yield place, Diverged(f"client {shard.client}: batch normalisation needs two rows in a batch, found one")
+    if not enough:
         return
+    order = sorted(enough, key=lambda place: -local.count(rows[place]))
     size = math.ceil(len(order) / math.ceil(len(order) / most))
     for first in range(0, len(order), size):
         places = order[first : first + size]
@@ -167,12 +165,12 @@ class _Chunk:
         device: str,
     ) -> None:
         self._shards, self._local, self._device, self._mixes = shards, local, device, way.mixes
-        way = replace(way, rates=[way.rates[0]] * len(shards))
-        self._stack = NetworkStack([network] * len(shards), example, device, way=way)
         self._statistics = statistics_names(network)
+        own = {"rates": [way.rates[0]] * len(shards), "written": way.written | self._statistics}
+        self._stack = NetworkStack([network] * len(shards), example, device, way=replace(way, **own))
         self._set_own(start_P, own_places(network))
-        self._alone = len(shards) == 1 and way.chain is None  # its batches may be short
-        if self._alone:
+        self._trims = way.mixes and way.chain is None  # the code of a single client, whose batches may be short
+        if self._trims:
             seed_global(derive(shards[0].seed, "client"), device)  # for what the network's own code draws
         size = local.recipe.batch_size
         self._learned = [loop.learned_rows(network, len(shard.examples.inputs), size) for shard in shards]
@@ -273,7 +271,7 @@ class _Chunk:
         places = [(plan, step - plan.until) for plan in self._plans[:going]]
         rows_MB = torch.stack([plan.rows_SB[batch] for plan, batch in places])
         share_MB = torch.stack([plan.share_SB[batch] for plan, batch in places])
-        if self._alone:
+        if self._trims:
             rows_MB, share_MB = (numbers[:, share_MB[0] > 0] for numbers in (rows_MB, share_MB))
         stack, shape = self._stack, rows_MB.shape
         inputs = self._inputs.index_select(0, rows_MB.flatten()).unflatten(0, shape)
