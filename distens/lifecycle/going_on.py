@@ -22,7 +22,7 @@ from distens.storage.store import Store
 BESIDE = ("attempt", "resources", "id", "member")
 """Fields of a task by which it may differ from another one that has the same outcome."""
 
-_WHOLE = ("select", "combine", "distill", "merge", "search.stop_at")
+_WHOLE = ("select", "combine", "metric", "distill", "merge", "search.stop_at")
 """The parts of a config that are compared as a whole; others are compared value by value."""
 
 

@@ -172,6 +172,16 @@ class Module:
         options = lightning.TrainerOptions(**course)
         return lightning.fit_module(self._network, learned, context, options, loss, validation=validation)
 
+    def begin(self, input_shape: tuple[int, ...], classes: int, seed: int) -> None:
+        """Make the untrained network, whose first weights depend on the seed alone."""
+        self._input_shape, self._classes = input_shape, classes
+        self._network = network.initialise(self._build(), seed)
+
+    def torch_module(self) -> nn.Module:
+        """Return the network itself, inputs (N, …) -> logits_NC; changes to it show in `predict` and `state`."""
+        assert self._network is not None, "there is no network before fit, load or begin"
+        return self._network
+
     def rehearse(self, examples: Examples) -> Sequence[str]:
         """Try two rows, forward and backward (of a LightningModule, forward alone); return advice."""
         self._input_shape, self._classes = tuple(examples.inputs.shape[1:]), examples.classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -52,20 +53,20 @@ class Halving:
         return replace(self, maximum=last_epoch(self.maximum, lengths))
 
     def total(self, members: int | None) -> int | None:
-        """Return the number of members that the search is given.
+        """Return the number of members that the search is given; warn if they are too few for the last rung.
 
-        Raises:
-            ValueError: there are too few members for one to be among the best 1 / eta of every rung.
+        As in the paper, a rung of fewer than eta members promotes none. More than one in eta may reach a rung, as
+        promotions do not wait for the complete rung below.
         """
         rungs = self._budgets()
         least = self.eta ** (len(rungs) - 1)
         if members is not None and members < least:
             counts = [members // self.eta**k for k in range(len(rungs))]
-            reached = rungs[sum(count > 0 for count in counts) - 1]
-            going = ", ".join(f"{count} up to {epochs}" for count, epochs in zip(counts, rungs, strict=True) if count)
-            raise ValueError(
-                f"no member gets beyond {reached} of {rungs[-1]} epochs: of {members} members {going}; "
-                f"set search.members to {least} or more, or raise `minimum`"
+            going = ", ".join(f"{count} for {epochs}" for count, epochs in zip(counts, rungs, strict=True) if count)
+            warnings.warn(
+                f"schedule: too few members for {rungs[-1]} epochs: of {members} members about {going} epochs; with "
+                f"search.members {least} or more, or a higher `minimum`, some do",
+                stacklevel=2,
             )
         return members
 

@@ -87,7 +87,7 @@ class Schedule(Protocol):
         """Return the number of members to start, given the number set for the search; None: no number is set.
 
         Raises:
-            ValueError: the number has no effect, or is too small for the schedule to have its full effect.
+            ValueError: the number has no effect.
         """
         ...
 

@@ -320,6 +320,8 @@ def test_changes_are_named_by_their_dotted_keys():
     found = find_changes(then, now)
     assert [change.key for change in found] == ["data.splits.train", "select", "metric"]
     assert str(found[0]) == "data.splits.train: 0.4 instead of 0.5"
+    own = [{"metric": {"kind": "a:f", "mode": mode}} for mode in ("max", "min")]
+    assert [change.key for change in find_changes(*own)] == ["metric"]
     assert find_changes({"metric": 1, "role": "a"}, {"metric": 2, "role": "b"})[0].key == "role"
 
 

@@ -5,6 +5,7 @@ import pytest
 import small_federation
 import small_run
 import torch
+import user_module
 
 import distens
 from distens.errors import BundleError, DataError, RunError
@@ -80,6 +81,19 @@ def test_members_their_disagreement_and_their_networks(result):
     with pytest.raises(BundleError, match="no member 'm9999'"):
         predictor.module("m9999")
     assert repr(predictor).startswith("<Predictor of 3 classes, ")
+
+
+def test_a_users_own_network_is_given_back(tmp_path):
+    member = {"kind": "module", "path": "user_module:Plain", "epochs": 1}
+    changes = {"members": {"own": member}, "search": {"kind": "random", "members": 1}, "runtime": "inline"}
+    result = distens.run(small_run.config(tmp_path, distill=None, baselines=[], **changes))
+    network = result.predictor.module("m0000")
+    assert type(network) is user_module.Plain and not network.training
+    rows = result.data().example_rows
+    inputs = torch.tensor(result.data().dataset.inputs["test"][: len(rows)])
+    with torch.no_grad():
+        probs_NK = network(inputs).softmax(1).numpy()
+    np.testing.assert_allclose(probs_NK, result.predictor.predict_members(rows)[0], atol=1e-6)
 
 
 def test_rows_with_known_targets_are_judged(result):
