@@ -18,6 +18,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a Ray is noted here, and the runs of 
     atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
+LONG = (
+    "system/test_submit",
+    "tune/",
+    "members/test_modules",
+    "runtime/",
+    "system/",
+    "roles/",
+    "lifecycle/",
+    "schedule/",
+)
+"""What takes minutes comes first, so that no process has such a file left to do when the others have ended."""
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((number for number, name in enumerate(LONG) if path.startswith(name)), len(LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def ray_here():
     import ray

@@ -523,6 +523,21 @@ class MadeLate(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class MadeLateAndStops(MadeLate):
+    """Validation, a learning rate that follows its loss, and an early end, too."""
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5, threshold=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+    def configure_callbacks(self) -> Any:
+        return [EarlyStopping("val_loss", patience=1, min_delta=10.0)]
+
+
 class MadeInSetup(MadeLate):
     def configure_model(self) -> None:
         pass

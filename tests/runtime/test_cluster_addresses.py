@@ -1,5 +1,7 @@
 """Addresses of clusters: what each kind of wrong one is answered with, and where it came from."""
 
+import json
+import re
 import socket
 import subprocess
 import sys
@@ -126,57 +128,64 @@ def test_a_real_head_is_known_as_one(no_cluster):
 
 
 IN_ACTOR = """
-import ray, sys
+import json, ray, sys
 from distens import registry
 from distens.errors import RunError
-{before}
-ray.init(address="local", num_cpus={cpus}, include_dashboard=False, log_to_driver=False)
+
+cpus, cases = json.loads(sys.argv[1])
+ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
 
 def check(runtime):
-    runner = registry.make_plugin("runtime", {{"kind": "ray_actors", **runtime}}, "runtime")
+    runner = registry.make_plugin("runtime", {"kind": "ray_actors", **runtime}, "runtime")
     try:
         runner.prepare(1, ())
         runner.check()
     except RunError as error:
-        return f"RunError: {{error}}"
+        return f"RunError: {error}"
     finally:
         runner.stop()
-    return f"room for {{runner._places.slots()}}"
+    return f"room for {runner._places.slots()}"
 
-@ray.remote(num_cpus={held})
+@ray.remote
 class Holder:
     def check(self, runtime):
         return check(runtime)
 
-@ray.remote(num_cpus={held})
-def hold(runtime):
-    return check(runtime)
-
-runtime = {runtime}
-print(ray.get(Holder.remote().check.remote(runtime)) if "{kind}" == "actor" else ray.get(hold.remote(runtime)))
+for kind, held, runtime in cases:
+    if kind == "actor":
+        holder = Holder.options(num_cpus=held).remote()
+        found = ray.get(holder.check.remote(runtime))
+        ray.kill(holder)
+    else:
+        found = ray.get(ray.remote(check).options(num_cpus=held).remote(runtime))
+    print(json.dumps(found))
 """
 
+ONE_CPU = [
+    (
+        "actor",
+        1,
+        {},
+        "RunError: runtime.cpus_per_member: 1 CPUs for one member, but no node has more than 0, beside what",
+    ),
+    ("actor", 1, {"wait_seconds": 2}, "beside what the Ray actor or task holds"),
+    ("actor", 0.5, {}, "no node has more than 0.5, beside"),
+    ("actor", 0, {}, "room for 1"),
+    ("actor", 1, {"cpus_per_member": 2}, "no node has more than 1$"),
+    ("task", 1, {}, "room for 1"),  # it gives its CPU back while it waits
+]
+TWO_CPUS = [
+    ("actor", 1, {"cpus_per_member": 2}, "no node has more than 1, beside what the Ray actor or task holds"),
+    ("actor", 1, {}, "room for 1"),
+]
 
-@pytest.mark.parametrize(
-    ("kind", "cpus", "held", "runtime", "words"),
-    [
-        (
-            "actor",
-            1,
-            1,
-            {},
-            "RunError: runtime.cpus_per_member: 1 CPUs for one member, but no node has more than 0, beside what",
-        ),
-        ("actor", 2, 1, {"cpus_per_member": 2}, "no node has more than 1, beside what the Ray actor or task holds"),
-        ("actor", 1, 1, {"wait_seconds": 2}, "beside what the Ray actor or task holds"),
-        ("actor", 1, 0.5, {}, "no node has more than 0.5, beside"),
-        ("actor", 1, 0, {}, "room for 1"),
-        ("actor", 2, 1, {}, "room for 1"),
-        ("actor", 1, 1, {"cpus_per_member": 2}, "no node has more than 1\n"),
-        ("task", 1, 1, {}, "room for 1"),  # it gives its CPU back while it waits
-    ],
-)
-def test_a_run_inside_an_actor_counts_what_is_left_beside_it(kind, cpus, held, runtime, words, tmp_path):
-    code = IN_ACTOR.format(kind=kind, cpus=cpus, held=held, runtime=runtime, before="")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, cwd=tmp_path)
-    assert words in done.stdout, done.stdout + done.stderr
+
+@pytest.mark.parametrize(("cpus", "cases"), [(1, ONE_CPU), (2, TWO_CPUS)])
+def test_a_run_inside_an_actor_counts_what_is_left_beside_it(cpus, cases, tmp_path):
+    given = json.dumps([cpus, [case[:3] for case in cases]])
+    command = [sys.executable, "-c", IN_ACTOR, given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(cases), done.stdout + done.stderr
+    for text, (*_, words) in zip(found, cases, strict=True):
+        assert re.search(words, text, re.MULTILINE), found
