@@ -120,7 +120,7 @@ class Config(Section):
                 del values["search"][key]
         if values["merge"] is None:
             del values["merge"]
-        for key in ("task", "missing", "dates", "csv"):
+        for key in ("task", "missing", "dates", "csv", "options"):
             if not values["data"][key]:
                 del values["data"][key]
         values["data"]["unseen"] = values["data"]["unseen"] or "error"  # older versions' default; their runs keep names

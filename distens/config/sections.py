@@ -93,6 +93,7 @@ class DataSection(Section):
         missing: texts and numbers that stand for a missing value in every column, such as `?` or `-999`.
         dates: column -> the form of its dates, as `strftime` writes it (`"%d/%m/%Y"`), where it is not clear.
         csv: the dialect of a `.csv` file, where it is not clear.
+        options: arguments of a LightningDataModule's constructor.
         rows: the number of rows to use (a stratified sample) instead of all; a given test part stays whole. It has no
             effect, and is refused, beside a given validation part.
         unseen: how prediction treats a category that is new to the model: `missing` (also if left out) as one of the
@@ -111,6 +112,7 @@ class DataSection(Section):
     missing: tuple[Annotated[str, BeforeValidator(_written)], ...] = ()
     dates: dict[str, str] = {}
     csv: CsvSection | None = None
+    options: dict[str, Any] = {}
     splits: SplitsSection = SplitsSection()  # pyright: ignore[reportCallIssue]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ ROWS_AT_ONCE = 256
 ELSE = "; or save its rows as arrays x_train, y_train (x_test, y_test) by numpy.savez, and name that .npz file"
 
 
-def read_data_module(source: str) -> dict[str, NDArray[Any]]:
+def read_data_module(source: str, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Return `x_train`, `y_train`, and the same for `val` and `test` if the data module has such rows.
 
     The rows are those of the loaders' datasets, in their order, through the loader's `collate_fn`. Images, which torch
@@ -47,6 +48,7 @@ def read_data_module(source: str) -> dict[str, NDArray[Any]]:
 
     Args:
         source: `package.module:Class`; the module is imported.
+        options: arguments of its constructor.
 
     Raises:
         ConfigError: there is no such class.
@@ -66,16 +68,16 @@ def read_data_module(source: str) -> dict[str, NDArray[Any]]:
     if not _overrides(cls, "train_dataloader"):
         raise DataError(f"data.source: {source} has no train_dataloader")
     try:
-        check_arguments(cls, {})
+        check_arguments(cls, options)
     except ValueError as error:
-        raise DataError(f"data.source {source}: {error}: give its parameters defaults") from error
+        raise DataError(f"data.source {source}: data.{error}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _read_parts(source, cls)
+        return _read_parts(source, lambda: cls(**options), cls)
 
 
-def _read_parts(source: str, cls: type) -> dict[str, NDArray[Any]]:
-    made: Any = _call(source, "its constructor", cls)
+def _read_parts(source: str, make: Callable[[], Any], cls: type) -> dict[str, NDArray[Any]]:
+    made = _call(source, "its constructor", make)
     _call(source, "prepare_data", made.prepare_data)
     arrays: dict[str, NDArray[Any]] = {}
     for stage, loaders in (("fit", ("train_dataloader", "val_dataloader")), ("test", ("test_dataloader",))):

@@ -452,7 +452,7 @@ def test_a_bundle_has_few_names_of_many():
 def test_new_settings_at_their_defaults_change_no_run():
     config = {"name": "a", "data": {"source": "a.csv", "target": "y"}, "members": {"m": {"kind": "classifier"}}}
     plain = parse_config(config).identity()["data"]
-    assert not {"missing", "dates", "csv"} & set(plain) and plain["unseen"] == "error"
+    assert not {"missing", "dates", "csv", "options"} & set(plain) and plain["unseen"] == "error"
     for option, value in {
         "missing": ["?"],
         "dates": {"x": "%Y"},

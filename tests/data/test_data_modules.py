@@ -142,7 +142,7 @@ def test_images_of_one_channel_lose_it_and_no_validation_rows_are_none():
 
 
 def test_an_own_collate_function_is_used():
-    rows = data_modules.read_data_module("user_data:Collated")["x_train"]
+    rows = data_modules.read_data_module("user_data:Collated", {})["x_train"]
     np.testing.assert_array_equal(rows[:3, 0], [0.0, 2.0, 4.0])
 
 
@@ -165,7 +165,7 @@ def test_numbers_are_targets_too():
         ("Augmented", "its rows differ at each reading, .*augmentation belongs in the LightningModule"),
         ("Empty", "the dataset has no rows"),
         ("Failing", r"setup\('fit'\) failed: FileNotFoundError: no such folder: /data/mine"),
-        ("NeedsFolder", "options: NeedsFolder needs folder: give its parameters defaults"),
+        ("NeedsFolder", "data.options: NeedsFolder needs folder"),
         ("NoLoader", "has no train_dataloader"),
         ("NoDataModule", "must be a LightningDataModule, found <class 'user_data.NoDataModule'>"),
     ],
@@ -173,6 +173,18 @@ def test_numbers_are_targets_too():
 def test_what_cannot_be_read_is_refused(name, words):
     with pytest.raises(DataError, match=f"user_data:{name}.*{words}"):
         load_data(section(name), seed=1)
+
+
+def test_options_are_arguments_of_its_constructor(tmp_path):
+    (tmp_path / "rows").touch()
+    loaded = load_data(section("NeedsFolder", options={"folder": str(tmp_path)}), seed=1)
+    assert len(loaded.dataset.targets["train"]) == 36
+    with pytest.raises(DataError, match=r"user_data:NeedsFolder: data.options.foldr: unknown option of NeedsFolder"):
+        load_data(section("NeedsFolder", options={"foldr": "x"}), seed=1)
+    with pytest.raises(
+        DataError, match=r"data.options has no effect on sklearn:iris, which holds no LightningDataModu"
+    ):
+        load_data(DataSection(source="sklearn:iris", options={"folder": "x"}), seed=1)
 
 
 @pytest.mark.parametrize(
