@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,12 @@ MIN_CODES_SHARE = 0.05
 MIN_NAMES, MIN_NAMES_SHARE = 20, 0.9
 """A column of texts with so many different ones, in so large a share of its rows, only names the rows."""
 
-_WITH_SIGN = re.compile(r"[€$£¥]\s?[+-]?\d[\d.,]*|[+-]?\d[\d.,]*\s?[%€$£¥]")
+_WITH_SIGN = re.compile(
+    r"[+-]?\s?[€$£¥]\s?[+-]?\d[\d.,]*|[+-]?\d[\d.,]*\s?[%‰€$£¥]"
+    r"|\([€$£¥]?\d[\d.,]*\)|[−–]\s?\d[\d.,]*"  # of accounts, and with a minus or dash for a hyphen
+    r"|[+-]?\d{1,3}(?:[ '’\u00a0\u202f]\d{3})+(?:[.,]\d+)?"
+)
+_WITH_UNIT = re.compile(r"[+-]?\d[\d.,]*\s?([^\W\d_]{1,5}|°[CF]?)")
 _LIKE_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
 
 
@@ -233,7 +239,8 @@ class TextColumn:
         if not places:
             return ""
         rows, strays = self._rows(found.strays_U), [self.texts[i] for i in places]
-        if numbers >= rows and number_U.sum() > MAX_MIXED:
+        alike = sum(bool(_WITH_SIGN.fullmatch(text)) for text in strays) > len(strays) / 2
+        if (numbers >= rows or alike) and number_U.sum() + alike * len(strays) > MAX_MIXED:
             raise DataError(
                 f"column {self.name!r}: numbers in {numbers:,} rows, and other texts in {rows:,}: "
                 f"{shortened(strays, 5)}; row {self.first_row(places[0])} (from 0) has {strays[0]!r}. Say what they "
@@ -243,13 +250,22 @@ class TextColumn:
         return f"numbers and other texts ({strays[0]!r}), read as categories; `data.missing` names what is missing"
 
     def _note_on_looks(self) -> str:
-        """Return the note on categories that look like numbers with a sign, or like dates of several forms.
+        """Return the note on categories that look like numbers with a sign or a unit, or like dates of several forms.
 
         Raises:
             DataError: there are too many different ones to be categories.
         """
-        for looks, what in ((_WITH_SIGN, "a number with a sign"), (_LIKE_DATE, "a date, of no form that all have")):
-            places = [i for i, text in enumerate(self.texts) if looks.fullmatch(text)]
+        units = Counter(found[1] for text in self.texts if (found := _WITH_UNIT.fullmatch(text)))
+        unit = max(units, key=units.__getitem__, default=None)
+        for looks, what in (
+            (_WITH_SIGN.fullmatch, "a number in a form that is not read"),
+            (
+                lambda text: (found := _WITH_UNIT.fullmatch(text)) and found[1] == unit,
+                f"a number with the unit {unit!r}",
+            ),
+            (_LIKE_DATE.fullmatch, "a date, of no form that all have"),
+        ):
+            places = [i for i, text in enumerate(self.texts) if looks(text)]
             if len(places) <= len(self.texts) / 2:
                 continue
             said = f"row {self.first_row(places[0])} (from 0) has {self.texts[places[0]]!r}, {what}"

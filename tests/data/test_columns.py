@@ -274,8 +274,15 @@ def test_a_gap_and_a_marker_among_dates(tmp_path):
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        ([f"{i}.5 %" for i in range(100)], r"has '0\.5 %', a number with a sign"),
-        ([f"${i},000" for i in range(100)], r"has '\$0,000', a number with a sign"),
+        ([f"{i}.5 %" for i in range(100)], r"has '0\.5 %', a number in a form that is not read"),
+        ([f"${i},000" for i in range(100)], r"has '\$0,000', a number in a form"),
+        ([f"-$ {i}.20" for i in range(100)], r"has '-\$ 0\.20', a number in a form"),
+        ([f"{i} 000,5" for i in range(100)], "has '0 000,5', a number in a form"),
+        ([f"{i}'000" for i in range(100)], 'has "0\'000", a number in a form'),
+        ([f"({i}.25)" for i in range(100)], r"has '\(0\.25\)', a number in a form"),
+        ([f"−{i}.25" for i in range(100)], r"has '−0\.25', a number in a form"),
+        ([f"{i}.5 kg" for i in range(100)], r"has '0\.5 kg', a number with the unit 'kg'"),
+        ([f"{i}°C" for i in range(100)], "has '0°C', a number with the unit '°C'"),
         (
             [str(day.date()) if i % 2 else day.strftime("%d.%m.%Y") for i, day in enumerate(DAYS)],
             r"has '30\.01\.2021', a date",
@@ -288,6 +295,18 @@ def test_what_looks_like_numbers_or_dates_is_no_category_in_silence(texts, words
         Preprocessing.fit(rows, np.arange(len(rows)), DataSection(source="x"))
     few = pd.DataFrame({"x": texts[:4] * 30})
     assert Preprocessing.fit(few, np.arange(120), DataSection(source="x")).output_shape == (4,)
+
+
+def test_numbers_of_which_half_are_written_in_another_way_are_asked_about():
+    """As accounts write them: (0.25) is minus 0.25."""
+    rows = pd.DataFrame({"x": [f"({i}.25)" if i % 2 else f"{i}.25" for i in range(100)] * 3})
+    with pytest.raises(DataError, match=r"column 'x': numbers in 150 rows, and other texts in 150: '\(1.25\)'"):
+        Preprocessing.fit(rows, np.arange(len(rows)), DataSection(source="x"))
+
+
+def test_codes_of_a_number_and_any_letter_are_categories():
+    rows = pd.DataFrame({"x": [f"{i}{'ABC'[i % 3]}" for i in range(90)] * 3})
+    assert Preprocessing.fit(rows, np.arange(len(rows)), DataSection(source="x")).output_shape[0] > 1
 
 
 # --- one value, one name
