@@ -69,6 +69,9 @@ MISTAKES = {
     ],
     "Flat": ["forward must return logits of shape (2 rows, 2 classes), found (2,)", "two classes need two outputs"],
     "Pair": ["forward must return logits of shape (2 rows, 2 classes), found tuple with entry 0 (2, 30)"],
+    "Shared": [
+        "Shared: all networks that are built share head.bias, head.weight, so that members would train each oth"
+    ],
     "Detached": ["Detached: its loss of outputs of shape (2, 2) and targets of shape (2,) has no gradient"],
 }
 
