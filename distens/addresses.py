@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from distens.errors import ConfigError, did_you_mean, shorten_value
@@ -84,11 +84,17 @@ def find_object(address: str, where: str, noun: str = "class or function") -> An
     module, name = _import(module_of(address), where), address.partition(":")[2]
     found = vars(module).get(name)  # not getattr: a module may import more when a name is missing
     if found is None:
-        here = vars(module).items()
-        classes = [key for key, value in here if isinstance(value, type) and value.__module__ == module.__name__]
+        sorts = (type,) if noun == "class" else (type, FunctionType)
+        offered = vars(module).get("__all__", ())
+        objects = [
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, sorts)
+            and (value.__module__ == module.__name__ or (isinstance(offered, list | tuple) and key in offered))
+        ]
         file = getattr(module, "__file__", None)
         place = f"{module.__name__} ({file})" if file else module.__name__
-        raise ConfigError(f"{where}: {place} has no {noun} {name!r}. {did_you_mean(name, classes)}")
+        raise ConfigError(f"{where}: {place} has no {noun} {name!r}. {did_you_mean(name, objects)}")
     return found
 
 

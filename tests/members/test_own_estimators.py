@@ -115,7 +115,7 @@ def test_a_class_that_is_missing_from_the_rows_has_probability_zero():
         ({"estimator": "sklearn.svm:SVC"}, "has no predict_proba; `estimator: svm` is the same with calibrated"),
         ({"estimator": "sklearn.linear_model:RidgeClassifier"}, "return it in sklearn.calibration.CalibratedClassif"),
         ({"estimator": "sklearn.svm:SVR"}, "has no predict_proba"),
-        ({"estimator": "sklearn.svm:SCV"}, "has no class or function 'SCV'"),
+        ({"estimator": "sklearn.svm:SCV"}, "has no class or function 'SCV'. Did you mean 'SVR'"),
         ({"estimator": "sklearn.swm:SVC"}, "importing 'sklearn.swm' failed"),
         ({"estimator": f"{OWN}NUMBER"}, "must be a class or a function"),
         ({"estimator": f"{OWN}fails"}, r"KeyError: 'nothing there' \(.*estimators.py, line \d+\)"),
