@@ -8,6 +8,7 @@ from scipy.optimize import minimize as slsqp
 
 from distens import registry
 from distens.errors import ConfigError
+from distens.select import quadratic
 from distens.select._simplex import minimise, project
 from distens.select.quadratic import Quadratic
 
@@ -89,6 +90,28 @@ def test_programmes_solved_together_are_those_solved_alone():
     together = minimise(lambda z: q @ z, bounds, sizes, np.ones((20, 3)), 1e-10)
     for column, size in zip(together.T, sizes, strict=True):
         np.testing.assert_allclose(column, solve(q, int(size)), atol=1e-4)
+
+
+def test_the_largest_eigenvalue_is_the_same_by_iterations_and_where_they_do_not_converge(monkeypatch):
+    """Of A'A with independent numbers; of twins' errors, where nothing differs; and of eigenvalues that lie together,
+    1 - (i / 1999)^6, for which the iterations do not converge."""
+    rows = np.random.default_rng(0).normal(size=(40, 301))
+    gram = rows.T @ rows
+    assert quadratic._largest_eigenvalue(gram) == pytest.approx(np.linalg.eigvalsh(gram)[-1], rel=1e-12)
+    assert quadratic._largest_eigenvalue(gram) == quadratic._largest_eigenvalue(gram)
+    assert quadratic._largest_eigenvalue(np.zeros((301, 301))) == 0
+    close = np.diag(1 - np.linspace(0, 1, 2000) ** 6)
+    monkeypatch.setattr(quadratic, "_RESTARTS", 2)
+    assert quadratic._largest_eigenvalue(close) == pytest.approx(1, rel=1e-12)
+
+
+def test_many_members_are_selected_as_with_all_eigenvalues(monkeypatch):
+    probs_MNC, labels_N = noisy_members(320, 60)
+    found_M = Quadratic().select(probs_MNC, labels_N)
+    monkeypatch.setattr(quadratic, "_LANCZOS_MEMBERS", 320)
+    expected_M = Quadratic().select(probs_MNC, labels_N)
+    assert ((found_M > 0) == (expected_M > 0)).all()
+    np.testing.assert_allclose(found_M, expected_M, rtol=1e-9, atol=1e-12)
 
 
 def test_weights_by_hand():
