@@ -173,6 +173,14 @@ def test_weights_do_not_depend_on_the_order_of_members_bit_for_bit(metric):
         np.testing.assert_array_equal(selector.select(probs_MNC[order], labels_N, metric), plain[order])
 
 
+def test_sizes_that_err_alike_are_told_apart_by_the_usual_metric():
+    """Nobody errs; each of five members is unsure, 0.51, on a fifth of the rows, and says 0.95 elsewhere. -log p is
+    0.2 * 0.673 + 0.8 * 0.051 = 0.176 for one member, 0.152 for three, and 0.149 for all five."""
+    rows = np.arange(100) % 20
+    probs_MNC, labels_N = label_probs(*[np.where(rows // 4 == m, 0.51, 0.95).tolist() for m in range(5)])
+    np.testing.assert_allclose(Quadratic(weights="equal").select(probs_MNC, labels_N, "error"), [0.2] * 5)
+
+
 def test_size_is_found_on_rows_that_had_no_part_in_the_weights():
     """Thirty members, equally good but for chance, on 60 rows: weights of few are luck, and many are chosen. One that
     is nearly always right among them: few."""
