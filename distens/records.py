@@ -403,6 +403,14 @@ class History:
         """Return the metric of every finished member, in order of arrival; read-only."""
         return self._values
 
+    def merit(self, entry: Finished) -> tuple[float, float]:
+        """Return the metric of a finished task, and the target's usual metric, which decides between equals.
+
+        Lower is better. Under a coarse metric, such as the share of errors, many members are equal.
+        """
+        usual = "nll" if self.target is None else self.target.minimised[0]
+        return entry.report.metrics[self.metric], entry.report.metrics.get(usual, 0.0)
+
     def known(self) -> Set[str]:
         """Return the `settings_key` of all settings ever dispatched; with several brackets, in the one being filled.
 

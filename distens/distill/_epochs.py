@@ -20,7 +20,7 @@ from distens.seeding import derive
 from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.context import Context
 from distens.training.dropout import Masks, replace_dropouts
-from distens.training.network import local_chance, parameters, seed_global
+from distens.training.network import flush_denormals, local_chance, parameters, seed_global
 from distens.training.outputs import check_outputs
 
 MAX_GRADIENT_NORM = 10.0
@@ -73,7 +73,7 @@ def run_epochs(job: EpochLoop, epochs: int, context: Context, of: Mapping[str, A
     if state is not None and state.meta.get("of") == identity:
         first, before, curves = state.meta["epoch"], state.meta["seconds"], dict(state.meta["curves"])
     pace = CheckpointTimer(context.checkpoint, before)
-    with local_chance(context.device):
+    with local_chance(context.device), flush_denormals():
         if state is not None and first:
             job.load(decode_tree(state))
         for number in range(first, epochs):

@@ -180,7 +180,10 @@ class _Measured:
         def loss(predictions_NK: Floats, targets_N: Targets) -> float:
             return measure(self._metric, predictions_NK, targets_N)[metric]
 
-        return OwnPools(predictions_MNK, targets_N, loss, self._target.mean)
+        def usual() -> Floats:
+            return self._target.pools(predictions_MNK, targets_N, self._target.minimised[0]).on().with_each()
+
+        return OwnPools(predictions_MNK, targets_N, loss, self._target.mean, usual)
 
     def sum_loss(self, predictions_NK: Floats, targets_N: Targets, metric: str) -> float:
         usual = self._target.minimised[0]  # a metric of the user's own may have no value on few rows, and no sum

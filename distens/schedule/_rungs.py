@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
-from distens.records import Failed, Finished
+from distens.records import Failed, Finished, History
 from distens.schedule.protocol import TrainingLength
 
 
@@ -65,18 +65,21 @@ def last_epoch(maximum: int | None, lengths: Mapping[str, TrainingLength]) -> in
 
 
 def best_of_rung(
-    entries: Sequence[Finished | Failed], metric: str, count: int, gone: Set[str] = frozenset()
+    entries: Sequence[Finished | Failed], history: History, count: int, gone: Set[str] = frozenset()
 ) -> list[Finished]:
     """Return those of a rung's `count` best entries that finished and whose members are not in `gone`, best first.
 
-    Ties are broken by the members' names, not by the order of arrival. A failed member counts as the worst.
+    Ties are broken by the usual metric (see `History.merit`), then by the members' names, not by the order of arrival.
+    A failed member counts as the worst.
     """
     if not count:
         return []
-    values_M = np.array([e.report.metrics[metric] if isinstance(e, Finished) else np.inf for e in entries])
+
+    def merit(entry: Finished | Failed) -> tuple[float, float]:
+        return history.merit(entry) if isinstance(entry, Finished) else (np.inf, np.inf)
+
+    values_M = np.array([merit(entry)[0] for entry in entries])
     least = np.partition(values_M, count - 1)[count - 1]
-    ahead = [entries[place] for place in np.flatnonzero(values_M < least).tolist()]
-    level = [entries[place] for place in np.flatnonzero(values_M == least).tolist()]
-    ahead += sorted(level, key=lambda entry: entry.task.member)[: count - len(ahead)]
-    going = [entry for entry in ahead if isinstance(entry, Finished) and entry.task.member not in gone]
-    return sorted(going, key=lambda entry: (entry.report.metrics[metric], entry.task.member))
+    near = [entries[place] for place in np.flatnonzero(values_M <= least).tolist()]
+    ahead = sorted(near, key=lambda entry: (merit(entry), entry.task.member))[:count]
+    return [entry for entry in ahead if isinstance(entry, Finished) and entry.task.member not in gone]

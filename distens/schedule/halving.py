@@ -77,7 +77,7 @@ class Halving:
         for low, high in reversed(list(pairwise(rungs))):
             done = history.rungs.get(("", low), Rung()).done
             gone = set(history.rungs.get(("", high), Rung()).asked)
-            ahead = best_of_rung(done, history.metric, len(done) // self.eta, gone)
+            ahead = best_of_rung(done, history, len(done) // self.eta, gone)
             promote += [Promotion(entry, high) for entry in ahead]
         return Decision(promote, Start(budget=rungs[0]))
 

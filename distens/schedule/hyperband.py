@@ -137,6 +137,6 @@ class Hyperband:
             done = [entry for entry in rung.done if entry.task.member in members]
             if len(done) < len(members):
                 return
-            ahead = best_of_rung(done, history.metric, len(members) // self.eta)
+            ahead = best_of_rung(done, history, len(members) // self.eta)
             yield high, ahead
             members = {entry.task.member for entry in ahead}

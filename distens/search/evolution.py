@@ -24,9 +24,9 @@ class Evolution:
 
     The population is the `population` members that finished last. The oldest member dies, not the worst, so that good
     settings survive only through children that do well again. `sample` members of the population are drawn with
-    replacement, and the best of these is the parent of the next member, which differs from it in one domain
-    (`Space.neighbour`; there is no crossover). Neural ensemble search evolves its pool of members this way (Zaidi et
-    al. 2021, "NES-RE"; there, parents are members that an ensemble would take).
+    replacement, and the best of these (of equals, by the target's usual metric) is the parent of the next member, which
+    differs from it in one domain (`Space.neighbour`; there is no crossover). Neural ensemble search evolves its pool of
+    members this way (Zaidi et al. 2021, "NES-RE"; there, parents are members that an ensemble would take).
 
     Where we differ from the paper: members run side by side, so a batch holds one tournament for each new member in the
     same population, which changes as members arrive; a child that is already known is not trained again; failed members
@@ -49,7 +49,8 @@ class Evolution:
         first = max(0, len(history.finished) - self.population)
         alive = zip(history.finished[first:], estimate_final_values(history)[first:].tolist(), strict=True)
         # A narrowed space contains few of the living members; children of the others would not lie in it.
-        parents = [(value, entry.task.settings) for entry, value in alive if space.contains(entry.task.settings)]
+        near = [(value, entry) for entry, value in alive if space.contains(entry.task.settings)]
+        parents = [((value, history.merit(entry)[1]), entry.task.settings) for value, entry in near]
         random = min(count, max(0, self.initial - born)) if parents else count
         picks = draw_settings(space, random, history.known(), rng)
         taken = set(map(settings_key, picks))
@@ -62,7 +63,7 @@ class Evolution:
 
     def _child(
         self,
-        parents: Sequence[tuple[float, Settings]],
+        parents: Sequence[tuple[tuple[float, float], Settings]],
         space: Space,
         known: Set[str],
         taken: Set[str],

@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import Floats, Integers
-from distens.select.protocol import fill_defaults
+from distens.select.protocol import fill_defaults, tie_pools
 from distens.targets.protocol import Pool, Target, Targets
 
 _EQUAL = 1e-12
@@ -20,9 +20,10 @@ _EQUAL = 1e-12
 class Greedy:
     """Greedy: start from nothing and add, `size` times, the member that lowers the metric of the mean prediction most.
 
-    A member may be added again: its weight is its share of the additions. Among equals, members already added are
-    preferred (as AutoGluon does), then those that come first in a random order fixed by `seed`, so that early members
-    are not preferred. DivBO's paper keeps all additions, `cut: false`.
+    A member may be added again: its weight is its share of the additions. Among equals, those are preferred whose mean
+    is better by the target's usual metric (among equal shares of errors, by negative log-likelihood), then members
+    already added (as AutoGluon does), then those that come first in a random order fixed by `seed`, so that early
+    members are not preferred. DivBO's paper keeps all additions, `cut: false`.
 
     With few rows the winner is often only lucky. So the whole selection is repeated on `bags` bootstrap samples of the
     rows, and the weights are averaged (Breiman 1996, "Bagging Predictors", applied to a selection; the paper above, in
@@ -31,7 +32,8 @@ class Greedy:
 
     Attributes:
         size: the number of additions.
-        cut: return the best prefix of the additions (the shortest of equals) instead of all of them.
+        cut: return the best prefix of the additions (of equals the better by the usual metric, then the shortest)
+            instead of all of them.
         bags: the number of bootstrap samples of the rows; 1 uses the rows themselves.
         seed: the seed of the order among equals and of the samples.
     """
@@ -52,25 +54,32 @@ class Greedy:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
         target, metric = fill_defaults(predictions_MNK, metric, target, importance_N)
         pools = target.pools(predictions_MNK, targets_N, metric)
+        ties = tie_pools(predictions_MNK, targets_N, metric, target)
         rng = np.random.default_rng(self.seed)
         order_M, rows = rng.permutation(len(predictions_MNK)), len(targets_N)
         if self.bags == 1:
-            return self._select(pools.on(), order_M)
+            return self._select(pools.on(), None if ties is None else ties.on(), order_M)
         weights_M = np.zeros(len(predictions_MNK))
         for _ in range(self.bags):
             counts_N = np.bincount(rng.integers(rows, size=rows), minlength=rows)
-            weights_M += self._select(pools.on(counts_N), order_M)
+            tied = None if ties is None else ties.on(counts_N)
+            weights_M += self._select(pools.on(counts_N), tied, order_M)
         return weights_M / self.bags
 
-    def _select(self, pool: Pool, order_M: Integers) -> Floats:
+    def _select(self, pool: Pool, ties: Pool | None, order_M: Integers) -> Floats:
         counts_M = np.zeros(len(order_M))
-        best, best_counts_M = np.inf, counts_M
+        best, best_tied, best_counts_M = np.inf, np.inf, counts_M
         for _ in range(self.size):
             losses_M = pool.with_each()
+            tied_M = np.zeros(len(order_M)) if ties is None else ties.with_each()
             equal = np.flatnonzero(losses_M <= losses_M.min() + _EQUAL)
+            equal = equal[tied_M[equal] <= tied_M[equal].min() + _EQUAL]
             chosen = int(equal[np.lexsort((order_M[equal], counts_M[equal] == 0))[0]])
             pool.add(chosen)
+            if ties is not None:
+                ties.add(chosen)
             counts_M[chosen] += 1
-            if losses_M[chosen] < best - _EQUAL or not self.cut:
-                best, best_counts_M = losses_M[chosen], counts_M.copy()
+            loss, tied = losses_M[chosen], tied_M[chosen]
+            if loss < best - _EQUAL or (loss <= best + _EQUAL and tied < best_tied - _EQUAL) or not self.cut:
+                best, best_tied, best_counts_M = loss, tied, counts_M.copy()
         return best_counts_M / best_counts_M.sum()

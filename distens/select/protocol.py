@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from distens.records import Floats
+from distens.records import Floats, Integers
 from distens.targets.classes import Classes
-from distens.targets.protocol import Target, Targets
+from distens.targets.protocol import Pools, Target, Targets
 
 
 class Selector(Protocol):
@@ -58,6 +58,27 @@ def fill_defaults(
     if target is None:
         target = Classes(tuple(map(str, range(np.shape(predictions_MNK[0])[1]))))
     return target, metric or target.minimised[0]
+
+
+def tie_pools(
+    predictions_MNK: Floats | Sequence[Floats], targets_N: Targets, metric: str, target: Target
+) -> Pools | None:
+    """Return pools of the target's usual metric, which decides between equals by another one; None: it is that one.
+
+    Under a coarse metric, such as the share of errors, many ensembles are equal that are not equally good.
+    """
+    usual = target.minimised[0]
+    return None if metric == usual else target.pools(predictions_MNK, targets_N, usual)
+
+
+def rank_members(
+    predictions_MNK: Floats | Sequence[Floats], targets_N: Targets, metric: str, target: Target
+) -> Integers:
+    """Return the places of all members, the best by itself first; of equals the best by the usual metric, or else the
+    earlier.
+    """
+    pools = [target.pools(predictions_MNK, targets_N, metric), tie_pools(predictions_MNK, targets_N, metric, target)]
+    return np.lexsort([one.on().with_each() for one in reversed(pools) if one is not None])
 
 
 def fast_metric(metric: str, target: Target) -> str:

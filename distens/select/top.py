@@ -10,13 +10,15 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import Floats
-from distens.select.protocol import fill_defaults
+from distens.select.protocol import fill_defaults, rank_members
 from distens.targets.protocol import Target, Targets
 
 
 @dataclass(frozen=True)
 class Top:
-    """Top: the `size` members with the lowest metric (all, if there are fewer); of equals, the earlier.
+    """Top: the `size` members with the lowest metric (all, if there are fewer).
+
+    Of equals, those that are better by the target's usual metric are kept, then the earlier.
 
     Attributes:
         size: the number of members to keep.
@@ -34,8 +36,7 @@ class Top:
     ) -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
         target, metric = fill_defaults(predictions_MNK, metric, target, importance_N)
-        losses_M = target.pools(predictions_MNK, targets_N, metric).on().with_each()
-        kept = np.argsort(losses_M, kind="stable")[: self.size]
-        weights_M = np.zeros(len(losses_M))
+        kept = rank_members(predictions_MNK, targets_N, metric, target)[: self.size]
+        weights_M = np.zeros(len(predictions_MNK))
         weights_M[kept] = 1.0 / len(kept)
         return weights_M

@@ -35,7 +35,7 @@ from distens.training._lightning_parts import CHECKPOINT, FINAL, Loss, Order, Pl
 from distens.training.checkpoint import CheckpointTimer, decode_tree
 from distens.training.context import Context
 from distens.training.loop import budget_start, to_tensors
-from distens.training.network import checksum_weights, load_tensors, local_chance, parameters
+from distens.training.network import checksum_weights, flush_denormals, load_tensors, local_chance, parameters
 from distens.training.surroundings import keep_interrupts, repeat_kernels, silence_lightning
 
 MAX_BATCHES_WITHOUT_STEP = 32
@@ -137,6 +137,7 @@ def fit_module(
         silence_lightning(type(network).__name__, LIGHTNING_FOLDER),
         local_chance(context.device),
         repeat_kernels(cuda),
+        flush_denormals(),
         _folder(context.folder) as folder,
     ):
         torch.manual_seed(derive(context.seed, "train"))

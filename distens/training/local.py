@@ -28,7 +28,7 @@ from distens.training.client_ways import client_way
 from distens.training.dropout import Masks
 from distens.training.flat import own_places, set_weights, statistics_names
 from distens.training.loop import Recipe
-from distens.training.network import local_chance, seed_global
+from distens.training.network import flush_denormals, local_chance, seed_global
 from distens.training.optimizers import OPTIMIZERS
 from distens.training.stacked import NetworkStack
 from distens.training.ways import Way
@@ -222,27 +222,28 @@ class _Chunk:
 
     def train(self) -> Iterator[tuple[int, LocalUpdate | Diverged]]:
         started, seconds = time.perf_counter(), 0.0
-        going = len(self._shards)
+        going, reached = len(self._shards), 0
         loss_M, rows_M = np.zeros(going), np.zeros(going)
-        for step in range(self._steps[0] + 1):
-            staying = sum(count > step for count in self._steps[:going])
-            if staying < going:
-                share = seconds + (time.perf_counter() - started) / going
-                for place in range(staying, going):
-                    mean = float(loss_M[place] / max(1, rows_M[place]))
-                    yield place, self._collect_result(place, mean, share)
-                seconds, started = share, time.perf_counter()
-                going = staying
-                if not going:
-                    return
+        while going:
+            until = self._steps[going - 1]
+            with flush_denormals():  # not while the caller has its turn
+                for step in range(reached, until):
+                    for place in range(going):
+                        if step == self._plans[place].until:
+                            self._plans[place] = self._epoch(place, step)
+                            loss_M[place] = rows_M[place] = 0
+                    losses_M, counts_M = self._step(step, going)
+                    loss_M[:going] += losses_M
+                    rows_M[:going] += counts_M
+            staying = sum(count > until for count in self._steps[:going])
+            share = seconds + (time.perf_counter() - started) / going
+            for place in range(staying, going):
+                mean = float(loss_M[place] / max(1, rows_M[place]))
+                yield place, self._collect_result(place, mean, share)
+            seconds, started = share, time.perf_counter()
+            going, reached = staying, until
+            if going:
                 self._keep(going)
-            for place in range(going):
-                if step == self._plans[place].until:
-                    self._plans[place] = self._epoch(place, step)
-                    loss_M[place] = rows_M[place] = 0
-            losses_M, counts_M = self._step(step, going)
-            loss_M[:going] += losses_M
-            rows_M[:going] += counts_M
 
     def _keep(self, going: int) -> None:
         places = range(going)

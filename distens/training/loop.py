@@ -19,7 +19,7 @@ from distens.records import State
 from distens.seeding import derive
 from distens.training.checkpoint import CheckpointTimer, decode_tree, encode_tree
 from distens.training.context import Context
-from distens.training.network import local_chance, parameters, seed_global
+from distens.training.network import flush_denormals, local_chance, parameters, seed_global
 from distens.training.outputs import check_outputs
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def fit_network(
         optimizer.load_state_dict({"state": reached.moments, "param_groups": groups})
     pace = CheckpointTimer(context.checkpoint, reached.seconds)
     mean, began, until = reached.loss, reached.began, context.until(recipe.epochs)
-    with local_chance(context.device):
+    with local_chance(context.device), flush_denormals():
         for epoch in range(reached.epoch, until):
             seed_global(derive(context.seed, "epoch", epoch), context.device)  # for what a network draws beside dropout
             masks = Masks([context.seed], epoch, context.device)

@@ -47,6 +47,23 @@ def local_chance(device: str) -> Iterator[None]:
             yield
 
 
+@contextmanager
+def flush_denormals() -> Iterator[None]:
+    """Take denormal numbers (below 1.2e-38 in float32) for zero in the body, in this thread of the CPU alone.
+
+    A CPU computes with them many times slower, and an optimizer's moments of weights that no longer learn become such.
+    """
+    import torch
+
+    tiny = torch.tensor(1e-40, dtype=torch.float32, device="cpu")
+    before = (tiny * 1).item() == 0  # torch tells nobody the state
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
 def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Return a network whose first weights depend on the seed alone, the same on every device."""
     with local_chance("cpu"):

@@ -29,7 +29,7 @@ from distens.training.context import Context
 from distens.training.cost import activations, multiplications
 from distens.training.dropout import Masks
 from distens.training.loop import Recipe, TrainingState
-from distens.training.network import local_chance, parameters
+from distens.training.network import flush_denormals, local_chance, parameters
 from distens.training.optimizers import OPTIMIZERS
 from distens.training.stacked import NetworkStack, Unstackable, find_way, stack_kinds
 
@@ -285,7 +285,8 @@ class _Chunk:
         """Yield each member's place in the chunk and its metrics, or its error."""
         while self._going:
             started = time.perf_counter()
-            mean_M = self._train_epoch()
+            with flush_denormals():  # not while the caller has its turn
+                mean_M = self._train_epoch()
             self._epoch += 1
             share = (time.perf_counter() - started) / len(self._going)
             stay = []

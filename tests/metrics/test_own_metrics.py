@@ -57,6 +57,22 @@ def test_the_mode_follows_from_an_attribute_or_the_name(function, mode):
     assert make(SCORES + function).mode == mode
 
 
+def test_members_that_are_equals_to_an_own_metric_are_told_apart_by_the_usual_one():
+    """Thirty members name the right class in every row; only the last two, which stand behind all that are tried, are
+    sure of it, one in the first half and one in the second."""
+    labels_N = np.arange(12) % 3
+    right_MN = np.full((30, 12), 0.5)
+    right_MN[28, :6], right_MN[29, 6:] = 0.9, 0.9
+    right_MN[28, 6:], right_MN[29, :6] = 0.7, 0.7
+    truth_NC = np.eye(3)[labels_N]
+    probs_MNC = right_MN[:, :, None] * truth_NC + (1 - right_MN[:, :, None]) * (1 - truth_NC) / 2
+    metric = make(f"{SCORES}f1_score")
+    for kind in ({"kind": "top", "size": 2}, {"kind": "greedy", "bags": 1}, "greedy"):
+        selector = registry.make_plugin("select", kind, "select")
+        weights_M = selector.select(probs_MNC, labels_N, loss_key(metric), with_metric(CLASSES, metric))
+        assert np.flatnonzero(weights_M).tolist() == [28, 29]
+
+
 def test_values_by_hand():
     """Labels 0, 0, 1, predicted 0, 1, 1: F1 is 2/3 for both classes; p(label) is 1/2, 1/4, 1/2."""
     probs_NC, labels_N = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.5, 0.25]]), np.array([0, 0, 1])

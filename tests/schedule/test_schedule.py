@@ -17,8 +17,9 @@ from distens.data.dataset import Examples
 from distens.errors import ConfigError
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.work.train import Train
-from distens.records import Failure, Finished, Report, Task
+from distens.records import Failure, Finished, History, Report, Task
 from distens.roles.ensemble.plan import build_plan
+from distens.schedule._rungs import best_of_rung
 from distens.schedule.protocol import TrainingLength
 from distens.storage import editions
 from distens.storage.checkpoint import Checkpoint
@@ -204,6 +205,19 @@ def test_halving_promotes_in_the_order_of_arrival_as_the_paper_does(tmp_path):
     found = Simulation(tmp_path, members=9, value=lambda member, budget: -int(member[1:])).run(schedule).asked
     assert [name for name in found if name.endswith("-3")] == [f"m000{i}-3" for i in range(2, 9)]
     assert [name for name in found if name.endswith("-9")] == [f"m000{i}-9" for i in range(4, 9)]
+
+
+def test_of_members_that_err_alike_the_surest_go_on_then_the_first_by_name():
+    found = {"m3": (0.1, 0.5), "m2": (0.1, 0.2), "m1": (0.1, 0.5), "m0": (0.2, 0.1), "m4": (0.0, 0.9)}
+    tasks = [Task(name, "search", {}, 0, work=Train(), member=name) for name in found]
+    history = History(metric="error")
+    done = [
+        Finished(task, Report(task.id, 1, {"error": found[task.id][0], "nll": found[task.id][1]}, 1.0, 1, 1.0, "", {}))
+        for task in tasks
+    ]
+    for count, expected in ((1, "m4"), (2, "m4 m2"), (3, "m4 m2 m1"), (5, "m4 m2 m1 m3 m0")):
+        assert [entry.task.member for entry in best_of_rung(done, history, count)] == expected.split()
+    assert [entry.task.member for entry in best_of_rung(done, history, 3, {"m2"})] == ["m4", "m1"]
 
 
 def test_brackets_of_81_epochs_by_hand():

@@ -201,6 +201,19 @@ def test_parent_and_eldest_by_hand():
     assert len({settings_key(child) for child in children}) == 30
 
 
+def test_of_living_members_that_err_alike_the_surest_is_the_parent():
+    members = drawn("good", 3)
+    tasks = [Task(f"m{i}", "search", one, seed=i, work=Train()) for i, one in enumerate(members)]
+    found = zip(tasks, [{"error": 0.1, "nll": nll} for nll in (0.5, 0.2, 0.9)], strict=True)
+    history = History(
+        [Finished(t, Report(t.id, 1, metrics, 1.0, 1, 1.0, "x", {})) for t, metrics in found], metric="error"
+    )
+    children = Evolution(population=3, sample=64, initial=3).propose(history, SPACE, 20, np.random.default_rng(0))
+    same = [child for child in children if child["family"] == "good"]
+    assert len(same) > 8
+    assert all(sum(child[name] == members[1][name] for name in NAMES) == 4 for child in same)
+
+
 def test_a_tournament_of_one_takes_parents_evenly():
     """Of four that are alive each is the parent of a quarter of 400 children (100, sd 9), the eldest of none."""
     members = drawn("good", 5)

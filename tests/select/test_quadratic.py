@@ -8,6 +8,7 @@ from scipy.optimize import minimize as slsqp
 
 from distens import registry
 from distens.errors import ConfigError
+from distens.select import quadratic
 from distens.select._simplex import minimise, project
 from distens.select.quadratic import Quadratic
 
@@ -91,6 +92,28 @@ def test_programmes_solved_together_are_those_solved_alone():
         np.testing.assert_allclose(column, solve(q, int(size)), atol=1e-4)
 
 
+def test_the_largest_eigenvalue_is_the_same_by_iterations_and_where_they_do_not_converge(monkeypatch):
+    """Of A'A with independent numbers; of twins' errors, where nothing differs; and of eigenvalues that lie together,
+    1 - (i / 1999)^6, for which the iterations do not converge."""
+    rows = np.random.default_rng(0).normal(size=(40, 301))
+    gram = rows.T @ rows
+    assert quadratic._largest_eigenvalue(gram) == pytest.approx(np.linalg.eigvalsh(gram)[-1], rel=1e-12)
+    assert quadratic._largest_eigenvalue(gram) == quadratic._largest_eigenvalue(gram)
+    assert quadratic._largest_eigenvalue(np.zeros((301, 301))) == 0
+    close = np.diag(1 - np.linspace(0, 1, 2000) ** 6)
+    monkeypatch.setattr(quadratic, "_RESTARTS", 2)
+    assert quadratic._largest_eigenvalue(close) == pytest.approx(1, rel=1e-12)
+
+
+def test_many_members_are_selected_as_with_all_eigenvalues(monkeypatch):
+    probs_MNC, labels_N = noisy_members(320, 60)
+    found_M = Quadratic().select(probs_MNC, labels_N)
+    monkeypatch.setattr(quadratic, "_LANCZOS_MEMBERS", 320)
+    expected_M = Quadratic().select(probs_MNC, labels_N)
+    assert ((found_M > 0) == (expected_M > 0)).all()
+    np.testing.assert_allclose(found_M, expected_M, rtol=1e-9, atol=1e-12)
+
+
 def test_weights_by_hand():
     """a is right with (0.9, 0.5), b with (0.5, 0.8): 2 (1 - p)^2 on average is G_aa = 0.26, G_bb = 0.29, and
     G_ab = 0.05 + 0.1 = 0.15. The Brier score of the mean, with weight z of a, is least where
@@ -148,6 +171,14 @@ def test_weights_do_not_depend_on_the_order_of_members_bit_for_bit(metric):
     for selector in (Quadratic(), Quadratic(omega=None), Quadratic(size=10, weights="equal")):
         plain = selector.select(probs_MNC, labels_N, metric)
         np.testing.assert_array_equal(selector.select(probs_MNC[order], labels_N, metric), plain[order])
+
+
+def test_sizes_that_err_alike_are_told_apart_by_the_usual_metric():
+    """Nobody errs; each of five members is unsure, 0.51, on a fifth of the rows, and says 0.95 elsewhere. -log p is
+    0.2 * 0.673 + 0.8 * 0.051 = 0.176 for one member, 0.152 for three, and 0.149 for all five."""
+    rows = np.arange(100) % 20
+    probs_MNC, labels_N = label_probs(*[np.where(rows // 4 == m, 0.51, 0.95).tolist() for m in range(5)])
+    np.testing.assert_allclose(Quadratic(weights="equal").select(probs_MNC, labels_N, "error"), [0.2] * 5)
 
 
 def test_size_is_found_on_rows_that_had_no_part_in_the_weights():

@@ -10,6 +10,7 @@ from distens.probabilities import class_metrics, mix
 from distens.select.greedy import Greedy
 from distens.select.top import Top
 from distens.targets import _class_pool
+from distens.targets.values import Values
 
 SELECTORS = registry.names("select")
 
@@ -136,6 +137,46 @@ def test_greedy_prefers_members_already_in_among_equals():
     assert chosen == {0, 1, 2}
 
 
+def test_top_breaks_ties_by_the_usual_metric():
+    """All but the last make no error; -log p is 0.511, 0.105 and 0.105, and of those two the earlier is kept."""
+    probs_MNC, labels_N = label_probs([0.6, 0.6], [0.9, 0.9], [0.9, 0.9], [0.9, 0.1])
+    assert Top(size=1).select(probs_MNC, labels_N, "error").tolist() == [0, 1, 0, 0]
+    assert Top(size=3).select(probs_MNC, labels_N, "error").tolist() == [1 / 3, 1 / 3, 1 / 3, 0]
+
+
+def test_greedy_breaks_ties_by_the_usual_metric():
+    """Nobody errs. -log p is 0.511 for (0.6, 0.6), and (0.105 + 0.223) / 2 = 0.1643 for the others; their mean, (0.85,
+    0.85), has 0.1625, and with one of them once more, (0.867, 0.833), 0.1627: that is cut. Left in whatever order, two
+    members with a smaller -log p than the best of them, where all were equals to the share of errors."""
+    probs_MNC, labels_N = label_probs([0.6, 0.6], [0.9, 0.8], [0.8, 0.9])
+    for seed in range(5):
+        assert Greedy(size=5, bags=1, seed=seed).select(probs_MNC, labels_N, "error").tolist() == [0, 0.5, 0.5]
+
+
+def test_where_thousand_rows_tie_the_ensemble_is_no_worse_than_the_best_member():
+    """Sixty members that never err, of which one is sure: by the share of errors alone any of them would do."""
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(2, size=1000)
+    right_MN = rng.uniform(0.55, 0.9, size=(60, 1000))
+    right_MN[40] = rng.uniform(0.9, 0.99, size=1000)
+    first_MN = np.where(labels_N, 1 - right_MN, right_MN).astype(np.float32)
+    probs_MNC = np.stack([first_MN, 1 - first_MN], axis=2)
+    best = class_metrics(probs_MNC[40], labels_N)["nll"]
+    for name in SELECTORS:
+        options = {"kind": name, "size": 1} if name == "top" else name
+        weights_M = registry.make_plugin("select", options, "select").select(probs_MNC, labels_N, "error")
+        assert class_metrics(mix(probs_MNC, weights_M), labels_N)["nll"] <= best + 1e-9
+        assert (weights_M > 0).sum() < 10
+
+
+def test_numbers_break_ties_too():
+    """Errors of (1, 1) and (0, 2) have the mean absolute error 1; the roots of their mean squares are 1 and 1.41."""
+    targets_N = np.zeros(2)
+    members = [np.array([[0.0], [2.0]]), np.array([[1.0], [1.0]])]
+    for how in (Top(size=1), Greedy(size=1, bags=1)):
+        assert how.select(members, targets_N, "mae", Values()).tolist() == [0, 1]
+
+
 def test_greedy_is_what_trying_every_addition_finds():
     """Against the definition, written plainly: the mean prediction of the bag and each member, measured anew."""
     probs_MNC, labels_N = noisy_members(9, seed=4)
@@ -159,12 +200,11 @@ def plain(probs_MNC, labels_N, metric: str, rows_N, size: int, order_M):
     sum_NC, counts_M = np.zeros(probs_MNC.shape[1:]), np.zeros(len(probs_MNC))
     for _ in range(size):
         sums = sum_NC + probs_MNC
-        if metric == "error":
-            losses_M = (sums.argmax(axis=2) != labels_N).mean(axis=1)
-        else:
-            means = sums[:, np.arange(len(labels_N)), labels_N] / (counts_M.sum() + 1)
-            losses_M = -np.log(np.maximum(means, 1e-12)).mean(axis=1)
+        means = sums[:, np.arange(len(labels_N)), labels_N] / (counts_M.sum() + 1)
+        nll_M = -np.log(np.maximum(means, 1e-12)).mean(axis=1)
+        losses_M = (sums.argmax(axis=2) != labels_N).mean(axis=1) if metric == "error" else nll_M
         equal = np.flatnonzero(losses_M <= losses_M.min() + 1e-12)
+        equal = equal[nll_M[equal] <= nll_M[equal].min() + 1e-12]
         chosen = min(equal, key=lambda m: (counts_M[m] == 0, order_M[m]))
         sum_NC += probs_MNC[chosen]
         counts_M[chosen] += 1

@@ -54,5 +54,5 @@ class Goal:
 
 def _leaders(history: History) -> tuple[str, ...]:
     """Return the names of the best members that have finished, in order, as a selection at the end has them."""
-    names = [entry.task.id for entry in history.finished]
-    return tuple(sorted(name for _, name in sorted(zip(history.values(), names, strict=True))[:LEADERS]))
+    best = sorted(history.finished, key=lambda entry: (history.merit(entry), entry.task.id))[:LEADERS]
+    return tuple(sorted(entry.task.id for entry in best))
