@@ -22,6 +22,7 @@ from distens.metrics.protocol import shown_name
 from distens.records import LOGGED_PREFIX, Finished, Floats, task_of
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.purpose import EnsemblePurpose
+from distens.search._coverage import find_untried
 from distens.select.protocol import fast_metric
 from distens.serve.cascade import Cascade, learn
 from distens.storage.store import Store
@@ -154,9 +155,11 @@ def _details(
     seconds = costs(selection.entries)[1]
     given_up = sum(failure["final"] for failure in failures)
     members = f"{len(selection.entries)} finished, {given_up} given up, {len(selection.selected)} selected"
+    untried = ", ".join(never_tried(plan, ledger))
     return {
         "members": members,
         "search ended": _why_ended(plan, ledger),
+        **({"families never tried": untried} if untried else {}),
         "training of all members": f"{seconds:.1f} s in total" + (f", {epochs:,} epochs" if epochs else ""),
         "selection": ", ".join(f"mean {name.replace('_', ' ')} {value:.3f}" for name, value in pairs.items()),
         "calibration": "one temperature per row, fitted on the combine split"
@@ -243,6 +246,11 @@ def _epochs(ledger: Ledger) -> int:
     """
     found = (entry.report.metrics for entry in ledger.all_finished(EnsemblePurpose.SEARCH))
     return round(sum(one.get("new_epochs", one.get("epochs", 0)) for one in found))
+
+
+def never_tried(plan: EnsemblePlan, ledger: Ledger) -> list[str]:
+    """Return the families of `members` of which the search dispatched no member, in their order."""
+    return find_untried(plan.families, ledger.tried(EnsemblePurpose.SEARCH))
 
 
 def _why_ended(plan: EnsemblePlan, ledger: Ledger) -> str:
