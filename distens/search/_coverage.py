@@ -31,9 +31,9 @@ def cover_families(
 ) -> list[Settings]:
     """Return as many settings as were proposed, in which no family has its nth member before each has its first.
 
-    Where a family would have it, a later proposal of an untried family moves up. If there is none, random settings of an
-    untried family come instead, and the last proposal is left out: no search has learned anything about a family without
-    members.
+    Where a family would have it, a later proposal of an untried family moves up. If there is none, random settings of
+    an untried family come instead, and the last proposal is left out: no search has learned anything about a family
+    without members.
 
     Args:
         families: the names of the space's families.

@@ -312,6 +312,7 @@ def test_progress_takes_few_steps_and_few_selections():
     assert sum(step is not None for step in steps) == 280
     assert (progress.finished, progress.best, steps[-1]) == (10_000, 2.0 - 0.9999, 10_000)
     assert 1 <= len(selections) < 20
+    assert len(progress.curve) == len(selections) and next(iter(progress.curve)) == "m0"
     assert max(selections) <= LEADERS
 
 

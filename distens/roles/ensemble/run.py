@@ -57,7 +57,8 @@ class EnsembleRun:
         self.session.start(RunContext(self.store, loaded.dataset.for_members()), self.plan.also)
         self._search()
         went_on = self.session.went_on
-        return combine_and_compare(self.plan, self.store, self.ledger, loaded, self._complete_all, went_on)
+        curve = self.progress.curve
+        return combine_and_compare(self.plan, self.store, self.ledger, loaded, self._complete_all, went_on, curve)
 
     def _count_remaining_members(self) -> int | None:
         """Return the least number of members that the search has left to train; None where only time sets a limit."""
