@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar, overload
@@ -42,7 +42,8 @@ class PurposeViews:
         """Record a task that is dispatched for the first time."""
         if task.budget is None or task.member not in self.begun:
             self.started[task.bracket] += 1
-            self.families[task.settings.get("family", "")] += 1
+            if isinstance(task.settings, Mapping):  # a journal that was tampered with is refused after it was read
+                self.families[str(task.settings.get("family"))] += 1
             keys = self.keys[task.bracket]
             keys.setdefault(settings_key(task.settings), len(keys))
         if task.budget is not None:
