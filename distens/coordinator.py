@@ -131,7 +131,11 @@ def _as_last_asked(plan: Plan, store: Store, info: dict[str, Any]) -> Plan:
 def _read_config(store: Store, overrides: Sequence[str] = ()) -> Config:
     with report_damage(f"{store.url}/config.yaml"):
         text = store.read("config.yaml").decode()
-    return parse_yaml(text, f"{store.url}/config.yaml", overrides)
+    config = parse_yaml(text, f"{store.url}/config.yaml", overrides)
+    if "search" in role_of(config).unused or "all_families_before" in config.search.model_fields_set:
+        return config
+    # An older version wrote it, without that rule.
+    return config.model_copy(update={"search": config.search.model_copy(update={"all_families_before": None})})
 
 
 def _begun(store: Store) -> bool:

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from distens.config import raw_values
-from distens.config.sections import DataSection, Name, SearchSection, Section, Spec, SweepSection
+from distens.config.sections import ALL_FAMILIES_BEFORE, DataSection, Name, SearchSection, Section, Spec, SweepSection
 from distens.errors import ConfigError, did_you_mean, shorten_value
 from distens.printable import printable
 from distens.storage.limits import MAX_CONFIG_BYTES
@@ -118,6 +118,8 @@ class Config(Section):
         for key in ("seconds", "stop_at"):
             if values["search"][key] is None:
                 del values["search"][key]
+        if values["search"]["all_families_before"] in (None, ALL_FAMILIES_BEFORE):  # None: older versions' runs
+            del values["search"]["all_families_before"]
         if values["merge"] is None:
             del values["merge"]
         for key in ("task", "missing", "dates", "csv", "options"):

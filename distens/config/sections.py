@@ -120,6 +120,10 @@ DEFAULT_MEMBERS = 32
 """The number of members that are started where neither search nor schedule sets a limit."""
 
 
+ALL_FAMILIES_BEFORE = 2
+"""The default of `search.all_families_before`."""
+
+
 class SearchSection(BaseModel):
     """The number of members, and the search that proposes their settings; other keys are options of the search.
 
@@ -129,6 +133,10 @@ class SearchSection(BaseModel):
             that are being trained are finished.
         stop_at: one metric -> a value, such as `{error: 0.05}`: once the ensemble of the members so far has this value
             or a lower one on the *search* split, nothing more is dispatched.
+        all_families_before: n: every family of `members` is tried before any of them is tried for the nth time,
+            whatever the search proposes and packs hold (in each bracket, if the search is `random`). With 2 a search
+            of as many members as families tries each of them, which no larger number promises. None, which older
+            versions' runs have: as the search proposes.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -137,6 +145,7 @@ class SearchSection(BaseModel):
     members: int | None = Field(None, ge=1, le=1_000_000)
     seconds: float | None = Field(None, gt=0)
     stop_at: dict[str, float] | None = Field(None, min_length=1, max_length=1)
+    all_families_before: int | None = Field(ALL_FAMILIES_BEFORE, ge=2)
 
     @model_validator(mode="before")
     @classmethod

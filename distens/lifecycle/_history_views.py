@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar, overload
@@ -33,6 +33,7 @@ class PurposeViews:
     # bracket -> `settings_key` of all settings ever dispatched there -> its place, in order of dispatch
     keys: defaultdict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
     started: Counter[str] = field(default_factory=Counter)  # bracket -> number of members
+    families: Counter[str] = field(default_factory=Counter)  # family -> number of members, of all brackets
     rungs: defaultdict[tuple[str, int], GrowingRung] = field(default_factory=lambda: defaultdict(GrowingRung))
     places: dict[str, int] = field(default_factory=dict)  # member trained in rungs -> its place in `finished`
     begun: set[str] = field(default_factory=set)  # members of which a rung was dispatched
@@ -41,6 +42,8 @@ class PurposeViews:
         """Record a task that is dispatched for the first time."""
         if task.budget is None or task.member not in self.begun:
             self.started[task.bracket] += 1
+            if isinstance(task.settings, Mapping):  # a journal that was tampered with is refused after it was read
+                self.families[str(task.settings.get("family"))] += 1
             keys = self.keys[task.bracket]
             keys.setdefault(settings_key(task.settings), len(keys))
         if task.budget is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -197,6 +197,10 @@ class Ledger:
     def started(self, purpose: str, bracket: str) -> int:
         """Return the number of members that were dispatched for a purpose in one bracket."""
         return self._purposes[purpose].started[bracket]
+
+    def tried(self, purpose: str) -> Mapping[str, int]:
+        """Return family -> the number of its members that were dispatched for a purpose; others are left out."""
+        return dict(self._purposes[purpose].families)
 
     def pending(self, purpose: str) -> list[Task]:
         """Return a purpose's tasks that were dispatched and have not come back, in order of dispatch."""

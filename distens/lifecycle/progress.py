@@ -74,7 +74,8 @@ class Progress:
 
     A member trained in rungs counts once, and is as good as its best rung. The ensemble is a selection among the
     LEADERS best members so far; it is made anew only while such selections take no more than MAX_SELECTION_SHARE of the
-    time. `best` and `ensemble` are losses: what is minimised.
+    time. `best` and `ensemble` are losses: what is minimised. `curve` has the ensemble's loss after each task that was
+    followed by a selection: task id -> loss.
     """
 
     selector: Selector
@@ -84,6 +85,7 @@ class Progress:
     failed: int = 0
     best: float | None = None
     ensemble: float | None = None
+    curve: dict[str, float] = field(default_factory=dict)
     _arrived: int = field(default=0, repr=False)
     _seen: set[str] = field(default_factory=set, repr=False)  # members trained in rungs
     _leaders: list[tuple[float, int, str, str]] = field(default_factory=list, repr=False)  # a heap, the worst on top
@@ -102,19 +104,19 @@ class Progress:
             entries: the tasks that finished or were given up, in order of arrival.
             history: returns the history as it is now.
         """
-        seconds, selected = 0.0, True
+        seconds, selected, last = 0.0, True, ""
         for entry in entries:
             if isinstance(entry, Finished):
-                seconds += entry.report.seconds
+                seconds, last = seconds + entry.report.seconds, entry.task.id
                 self._finish(entry)
                 if selected := self._spent + self._longest <= MAX_SELECTION_SHARE * seconds:
-                    self._select(history())
+                    self._select(history(), entry.task.id)
                 if self._needs_point():
                     yield self._arrived, self.values()
             else:
                 self._fail(entry.task)
         if not selected:
-            self._select(history())
+            self._select(history(), last)
         self._spent = 0.0
 
     def add(self, task: Task, outcome: Finished | Failure, history: Callable[[], History]) -> int | None:
@@ -125,7 +127,7 @@ class Progress:
             return None
         self._finish(outcome)
         if self._spent + self._longest <= MAX_SELECTION_SHARE * (time.monotonic() - self._began):
-            self._select(history())
+            self._select(history(), task.id)
         return self._arrived if self._needs_point() else None
 
     def _needs_point(self) -> bool:
@@ -154,7 +156,7 @@ class Progress:
         leader = (-value, -self._arrived, task.member, task.id)
         (heappush if len(self._leaders) < LEADERS else heappushpop)(self._leaders, leader)
 
-    def _select(self, history: History) -> None:
+    def _select(self, history: History, newest: str) -> None:
         started = time.monotonic()
         names: dict[str, str] = {}
         for *_, member, name in sorted(self._leaders, reverse=True):
@@ -165,6 +167,7 @@ class Progress:
             predictions_MNK, history.targets_N, fast_metric(self.metric, target), **target_argument(history.target)
         )
         self.ensemble = target.metrics(target.mean(predictions_MNK, weights_M), history.targets_N)[self.metric]
+        self.curve[newest] = self.ensemble
         took = time.monotonic() - started
         self._spent, self._longest = self._spent + took, max(self._longest, took)
 

@@ -549,3 +549,5 @@ def test_an_option_that_is_not_given_changes_no_runs_name(tmp_path):
     assert "stop_at" not in config.identity()["search"]
     assert parse_config({**config.model_dump(mode="json")}).hash() == config.hash()
     assert stopping(tmp_path, stop_at={"nll": 0.1}).hash() != config.hash()
+    assert "all_families_before" not in config.identity()["search"]
+    assert stopping(tmp_path, all_families_before=3).hash() != config.hash()

@@ -312,6 +312,7 @@ def test_progress_takes_few_steps_and_few_selections():
     assert sum(step is not None for step in steps) == 280
     assert (progress.finished, progress.best, steps[-1]) == (10_000, 2.0 - 0.9999, 10_000)
     assert 1 <= len(selections) < 20
+    assert len(progress.curve) == len(selections) and next(iter(progress.curve)) == "m0"
     assert max(selections) <= LEADERS
 
 
@@ -405,6 +406,67 @@ def test_a_search_looks_once_at_what_is_known_for_all_free_slots(
     assert [task["id"] for task in tasks] == [f"m{i:04d}" for i in range(members)]
     assert [task["seed"] for task in tasks] == [seeding.derive(0, "member", task["id"]) for task in tasks]
     assert len({task["settings"]["learning_rate"] for task in tasks}) == members
+
+
+FAMILIES = [f"family_{letter}" for letter in "abcdef"]
+
+
+def many_families(folder, notes, **changes):
+    """Six families that can be packed, each with a range of its own."""
+    pretend = {"kind": "plugins.members.pretend:Pretend", "notes": str(notes), "rate": {"low": -1.0, "high": 1.0}}
+    runtime = {"kind": "inline", "pack": 4}
+    return config(folder, notes, **{"members": dict.fromkeys(FAMILIES, pretend), "runtime": runtime, **changes})
+
+
+def dispatched_families(path):
+    """The families of a run's members, in order of dispatch."""
+    entries = [entry for entries in journal(path) for entry in entries if "task" in entry]
+    return [entry["task"]["settings"]["family"] for entry in entries if entry["task"]["attempt"] == 1]
+
+
+@pytest.mark.parametrize("kind", registry.names("search"))
+def test_few_members_try_every_family_though_packs_fill_up_with_one(kind, tmp_path, notes):
+    """Six members of six families in packs of four: one of each; with 12, packs are filled once all are tried."""
+    six = distens.run(many_families(tmp_path / "6", notes, search={"kind": kind, "members": 6}))
+    assert sorted(dispatched_families(six.path)) == FAMILIES
+    twelve = distens.run(many_families(tmp_path / "12", notes, search={"kind": kind, "members": 12}))
+    found = dispatched_families(twelve.path)
+    assert sorted(found[:6]) == FAMILIES and len(found) == 12
+    assert "never tried" not in Path(twelve.path, "report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["random", "evolution"])
+@pytest.mark.parametrize("before", [3, 5])
+def test_no_family_has_its_nth_member_before_each_has_one(kind, before, tmp_path, notes):
+    search = {"kind": kind, "members": 6 * before, "all_families_before": before}
+    found = dispatched_families(distens.run(many_families(tmp_path, notes, search=search)).path)
+    last_first = max(map(found.index, FAMILIES))
+    assert max(found[:last_first].count(family) for family in FAMILIES) < before
+
+
+def test_families_that_were_never_tried_are_named(tmp_path, notes):
+    updates = []
+    result = distens.run(many_families(tmp_path, notes, search={"kind": "random", "members": 4}), updates.append)
+    tried = set(dispatched_families(result.path))
+    untried = ", ".join(family for family in FAMILIES if family not in tried)
+    assert len(tried) == 4
+    assert f"families never tried: {untried}" in [update.text for update in updates]
+    page = Path(result.path, "report.html").read_text()
+    assert "families never tried" in page and untried in page
+
+
+@pytest.mark.parametrize("kind", ["random", "evolution"])
+def test_a_resumed_run_covers_families_as_one_that_was_not_cut(kind, tmp_path, notes):
+    """The journal is cut after the second pack came back, while families are untried."""
+    changes = {"search": {"kind": kind, "members": 9}}
+    whole = distens.run(many_families(tmp_path / "whole", notes, **changes)).path
+    path = distens.run(many_families(tmp_path / "cut", notes, **changes)).path
+    Path(path, "results.json").unlink()
+    for file in sorted(Path(path, "journal").glob("*.json"))[4:]:
+        file.unlink()
+    distens.resume(path)
+    asked, again = ([e for e in journal(run) if "task" in e[0]] for run in (whole, path))
+    assert len(asked) > 4 and again == asked
 
 
 def test_what_was_pending_is_packed_again(tmp_path, notes):

@@ -18,6 +18,7 @@ from distens.lifecycle.work.train import Train
 from distens.probabilities import class_metrics, softmax
 from distens.records import Failed, Failure, Finished, History, Report, Rung, Task, settings_key
 from distens.search import _rounds, divbo
+from distens.search._coverage import cover_families
 from distens.search._forest import Forest, expected_improvement, fence_outliers
 from distens.search._pairs import PairSurrogate, pair_rows
 from distens.search._proposals import draw_new
@@ -536,3 +537,33 @@ def test_many_picks_at_once_fit_the_forest_ever_more_rarely(count, fits, monkeyp
     picks = search("bayes").propose(history, SPACE, count, np.random.default_rng(0))
     assert len(made) == fits
     assert len({settings_key(settings) for settings in picks} - keys(history)) == count
+
+
+# Families that were never tried ---------------------------------------------------------------------------------------
+
+
+FOUR = Space({"a": {"n": {"low": 1, "high": 9}}, "b": {"n": {"low": 1, "high": 9}}, "c": {"k": 1}, "d": {"k": 2}})
+
+
+def of(family, n):
+    return {"family": family, "n": n}
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (2, ["b1", "d", "c", "a1"]),
+        (3, ["a1", "b1", "d", "c"]),
+        (4, ["a1", "a2", "b1", "d"]),
+        (None, ["a1", "a2", "b1", "d"]),
+    ],
+)
+def test_untried_families_come_first_by_hand(before, expected):
+    """Families a to d, of which a has one member; a1, a2, b1 and d are proposed. With 2, a may have no second yet: b1
+    moves up, then d, then c is drawn in place of a2, and a1 is last. With 3, a1 is its second, and a2, which would be
+    its third, is left out. With 4, a2 is its third, and b1 and d follow; c is left for the next call."""
+    proposed = [of("a", 1), of("a", 2), of("b", 1), {"family": "d", "k": 2}]
+    found = cover_families(proposed, FOUR, FOUR.families, {"a": 1}, before, np.random.default_rng(0))
+    named = [settings["family"] + str(settings.get("n", "")) for settings in found]
+    assert len(found) == 4 and all(FOUR.contains(settings) for settings in found)
+    assert named == expected

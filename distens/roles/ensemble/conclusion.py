@@ -36,12 +36,19 @@ TRAIN = Train()
 
 
 def combine_and_compare(
-    plan: EnsemblePlan, store: Store, ledger: Ledger, loaded: LoadedData, complete: Complete, went_on: bool
+    plan: EnsemblePlan,
+    store: Store,
+    ledger: Ledger,
+    loaded: LoadedData,
+    complete: Complete,
+    went_on: bool,
+    curve: Mapping[str, float],
 ) -> Outcome:
     """Do everything after the search, and return the outcome; all tasks go through `complete`, so they can resume.
 
     Args:
         went_on: whether the run was concluded before, or begun, with another config: then tasks for that may be there.
+        curve: the ensemble's loss during the search (see `Progress`).
     """
     entries, data = standing(plan, ledger), loaded.dataset
     search_MNK = store.read_all_predictions([e.report.files["search"] for e in entries])
@@ -62,7 +69,7 @@ def combine_and_compare(
         missing=finisher.missing,
         weights={entry.task.id: weight for entry, weight in selection.selected},
         diversity={e.task.id: float(d) for e, d in zip(entries, diversity_M, strict=True)},
-        page=overview.page(plan, store, ledger, loaded, selection, rows, diversity_M, pairs),
+        page=overview.page(plan, store, ledger, loaded, selection, rows, diversity_M, pairs, curve),
         numbers=overview.result_entries(plan, ledger, selection, pairs),
     )
 

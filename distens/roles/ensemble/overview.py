@@ -16,19 +16,15 @@ from distens.diversity import pairwise
 from distens.evaluate import figures
 from distens.lifecycle.delivery import MAX_FAILURES_SHOWN
 from distens.lifecycle.ledger import Ledger
-from distens.lifecycle.progress import LEADERS
 from distens.lifecycle.results import PageContent, TableRow, costs
-from distens.metrics.protocol import shown_name
+from distens.metrics.protocol import shown_name, shown_value
 from distens.records import LOGGED_PREFIX, Finished, Floats, task_of
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.purpose import EnsemblePurpose
-from distens.select.protocol import fast_metric
+from distens.search._coverage import find_untried
 from distens.serve.cascade import Cascade, learn
 from distens.storage.store import Store
-from distens.targets.classes import Classes, target_argument
-
-CURVE_POINTS = 40
-"""The number of points of the ensemble's curve in the progress figure; each is a selection of its own."""
+from distens.targets.classes import Classes
 
 MAX_LOGGED_SHOWN = 8
 """The number of values that a member's own code logged which the page shows; its report has all."""
@@ -80,11 +76,13 @@ def page(
     rows: Mapping[str, TableRow],
     diversity_M: Floats,
     pairs: Mapping[str, float],
+    curve: Mapping[str, float],
 ) -> PageContent:
     """Return the parts of the page besides table and verdict.
 
     Args:
         diversity_M, pairs: see `mean_diversity`.
+        curve: the ensemble's loss during the search (see `Progress`).
     """
     failures = _failures(ledger)
     details = _details(plan, store, ledger, selection, pairs, failures)
@@ -96,7 +94,7 @@ def page(
         members=_members(plan, selection, diversity_M),
         failures=failures[:MAX_FAILURES_SHOWN],
         details=details,
-        draw=lambda folder: _figures(plan, ledger, loaded, selection, rows, diversity_M, folder),
+        draw=lambda folder: _figures(plan, ledger, loaded, selection, rows, diversity_M, curve, folder),
     )
 
 
@@ -154,9 +152,11 @@ def _details(
     seconds = costs(selection.entries)[1]
     given_up = sum(failure["final"] for failure in failures)
     members = f"{len(selection.entries)} finished, {given_up} given up, {len(selection.selected)} selected"
+    untried = ", ".join(never_tried(plan, ledger))
     return {
         "members": members,
         "search ended": _why_ended(plan, ledger),
+        **({"families never tried": untried} if untried else {}),
         "training of all members": f"{seconds:.1f} s in total" + (f", {epochs:,} epochs" if epochs else ""),
         "selection": ", ".join(f"mean {name.replace('_', ' ')} {value:.3f}" for name, value in pairs.items()),
         "calibration": "one temperature per row, fitted on the combine split"
@@ -173,6 +173,7 @@ def _figures(
     selection: Selection,
     rows: Mapping[str, TableRow],
     diversity_M: Floats,
+    curve: Mapping[str, float],
     folder: Path,
 ) -> dict[str, Path]:
     metric = shown_name(plan.metric)
@@ -187,7 +188,7 @@ def _figures(
     figures.draw_diversity(values_M, diversity_M, selection.weights_M, families, metric, paths["diversity"])
     figures.weights({e.task.id: w for e, w in selection.selected}, paths["weights"])
     arrived = _order_of_arrival(ledger, selection.entries)
-    ensemble_T = _ensemble_so_far(plan, selection, arrived, loaded)
+    ensemble_T = _ensemble_so_far(plan, selection, arrived, curve, loaded)
     figures.progress(values_M[arrived], ensemble_T, metric, paths["progress"], higher=metric != plan.metric)
     return {
         f"{quality.capitalize()} on the test split": paths[quality],
@@ -203,25 +204,22 @@ def _order_of_arrival(ledger: Ledger, entries: Sequence[Finished]) -> list[int]:
     return sorted(range(len(entries)), key=lambda m: number[task_of(entries[m].task.id)])
 
 
-def _ensemble_so_far(plan: EnsemblePlan, selection: Selection, arrived: Sequence[int], loaded: LoadedData) -> Floats:
-    """Return the metric of the ensemble of the first members, for up to CURVE_POINTS numbers of them; NaN elsewhere.
+def _ensemble_so_far(
+    plan: EnsemblePlan,
+    selection: Selection,
+    arrived: Sequence[int],
+    curve: Mapping[str, float],
+    loaded: LoadedData,
+) -> Floats:
+    """Return the metric of the ensemble of the first members where the search selected one (`curve`); NaN elsewhere.
 
     The last one is the ensemble that was selected in the end.
     """
-    metric, target, targets_N = plan.metric, loaded.dataset.measured, loaded.dataset.targets["search"]
-    search_TNK = [selection.search_MNK[m] for m in arrived]
-    losses_T = np.array([selection.entries[m].report.metrics[metric] for m in arrived])
-    ensemble_T = np.full(len(search_TNK), np.nan)
-    for count in np.unique(np.linspace(1, len(search_TNK), min(len(search_TNK), CURVE_POINTS)).astype(int)):
-        leaders = np.argsort(losses_T[:count], kind="stable")[:LEADERS]
-        predictions_MNK = [search_TNK[t] for t in leaders]
-        weights_M = plan.selector.select(
-            predictions_MNK, targets_N, fast_metric(metric, target), **target_argument(target)
-        )
-        found = target.metrics(target.mean(predictions_MNK, weights_M), targets_N)
-        ensemble_T[count - 1] = found[shown_name(metric)]
+    target, targets_N = loaded.dataset.measured, loaded.dataset.targets["search"]
+    losses_T = [curve.get(task_of(selection.entries[m].task.id)) for m in arrived]
+    ensemble_T = np.array([np.nan if loss is None else shown_value(plan.metric, loss) for loss in losses_T])
     final_NK = target.mean(selection.search_MNK, selection.weights_M)
-    ensemble_T[-1] = target.metrics(final_NK, targets_N)[shown_name(metric)]
+    ensemble_T[-1] = target.metrics(final_NK, targets_N)[shown_name(plan.metric)]
     return ensemble_T
 
 
@@ -243,6 +241,11 @@ def _epochs(ledger: Ledger) -> int:
     """
     found = (entry.report.metrics for entry in ledger.all_finished(EnsemblePurpose.SEARCH))
     return round(sum(one.get("new_epochs", one.get("epochs", 0)) for one in found))
+
+
+def never_tried(plan: EnsemblePlan, ledger: Ledger) -> list[str]:
+    """Return the families of `members` of which the search dispatched no member, in their order."""
+    return find_untried(plan.families, ledger.tried(EnsemblePurpose.SEARCH))
 
 
 def _why_ended(plan: EnsemblePlan, ledger: Ledger) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from distens.roles.ensemble.goal import Goal
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.purpose import EnsemblePurpose
 from distens.schedule.protocol import Promotion, Start, trains_in_rungs
+from distens.search._coverage import cover_families, find_untried
 from distens.search.protocol import IgnoresOutcomes
 from distens.storage.store import Store
 from distens.targets.protocol import Target, Targets
@@ -38,12 +40,16 @@ class _Drawn:
         packs: the key that members of one pack share (see `distens.packing.make_pack_key`), for each member.
         known: `settings_key` -> its place in order of drawing.
         first: the least number of a member that was not dispatched.
+        tried: family -> the number of its members.
+        covered: the number of members until every family has one; None: not drawn yet, or no rule asks for it.
     """
 
     settings: list[Settings] = field(default_factory=list)
     packs: list[str | None] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     first: int = 0
+    tried: Counter[str] = field(default_factory=Counter)
+    covered: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,9 @@ class Proposals:
         def chance(*more: str) -> np.random.Generator:
             return seeding.generator(seed, "search", *filter(None, [start.bracket]), number, *more)
 
+        tried = Counter(self.ledger.tried(EnsemblePurpose.SEARCH))
         firsts = search.propose(history, space, min(self.plan.runner.free(), left), chance())
+        firsts = self._cover(firsts, tried, chance("untried"))
         asked = [self._task(number, settings, start) for settings in firsts]  # their numbers do not matter here
         started: list[Pack] = []
         added: list[Task] = []
@@ -150,19 +158,36 @@ class Proposals:
             if not left:
                 break
             pack = [self._task(number, first, start)]
-            if (count := self._size(first, left, history.finished)) > 1:
+            tried[first["family"]] += 1
+            alike = packing.make_pack_key(first) is not None
+            if (count := min(self._size(first, left, history.finished), self._room(first, tried, alike))) > 1:
                 known = self.history(also=[*asked, *added], bracket=start.bracket)
-                like = (
-                    space.narrowed(first, packing.varying_settings(first))
-                    if packing.make_pack_key(first) is not None
-                    else space
-                )
+                like = space.narrowed(first, packing.varying_settings(first)) if alike else space
                 more = search.propose(known, like, count - 1, chance("pack"))
+                tried.update(settings["family"] for settings in more)
                 pack += [self._task(number + i, settings, start) for i, settings in enumerate(more, 1)]
                 added += pack[1:]
             started += of_one_size(pack)
             number, left = number + len(pack), left - len(pack)
         return started
+
+    def _cover(
+        self, proposed: Sequence[Settings], tried: Mapping[str, int], rng: np.random.Generator
+    ) -> list[Settings]:
+        before = self.plan.config.search.all_families_before
+        return cover_families(proposed, self.plan.space, self.plan.families, tried, before, rng)
+
+    def _room(self, first: Settings, tried: Mapping[str, int], alike: bool) -> int:
+        """Return the largest size of a pack, its first member included, that leaves room for untried families.
+
+        Args:
+            tried: family -> the number of its members, the pack's first included.
+            alike: True if all members of the pack are of one family.
+        """
+        before = self.plan.config.search.all_families_before
+        if before is None or not find_untried(self.plan.families, tried):
+            return UNLIMITED_MEMBERS
+        return max(1, before - tried[first["family"]]) if alike else 1
 
     def _next_drawn(self, start: Start) -> list[Task]:
         """Return tasks for the next member of a blind search, and for members soon after it that fit in its pack."""
@@ -188,19 +213,27 @@ class Proposals:
                 break
             if dispatched(number) or drawn.packs[number] != drawn.packs[first]:
                 continue
+            if drawn.covered is not None and first + 1 < drawn.covered <= number:
+                break  # the members before `covered` go first
             if self.plan.occupied(drawn.settings[number]) == needs:
                 numbers.append(number)
         return [self._task(number, drawn.settings[number], start, needs) for number in numbers]
 
     def _draw(self, drawn: _Drawn, number: int, start: Start) -> Settings:
+        covers = self.plan.config.search.all_families_before is not None
         while len(drawn.settings) <= number:
             names = ("search", *filter(None, [start.bracket]), len(drawn.settings))
             rng = seeding.generator(self.plan.config.seed, *names)
             history = History(metric=self.plan.metric, target=self.target, keys=KeysSnapshot(drawn.known))
-            settings = self.plan.search.propose(history, self.plan.space, 1, rng)[0]
+            proposed = self.plan.search.propose(history, self.plan.space, 1, rng)
+            untried = seeding.generator(self.plan.config.seed, *names, "untried")
+            (settings,) = self._cover(proposed, drawn.tried, untried)
             drawn.settings.append(settings)
             drawn.packs.append(packing.make_pack_key(settings))
             drawn.known.setdefault(settings_key(settings), len(drawn.known))
+            drawn.tried[settings["family"]] += 1
+            if covers and drawn.covered is None and not find_untried(self.plan.families, drawn.tried):
+                drawn.covered = len(drawn.settings)
         return drawn.settings[number]
 
     def _task(self, number: int, settings: Settings, start: Start, needs: Resources | None = None) -> Task:

@@ -21,6 +21,7 @@ from distens.lifecycle.session import Session
 from distens.metrics.protocol import shown_name, shown_value
 from distens.records import Failure, Finished, Pack, Task
 from distens.roles.ensemble.conclusion import combine_and_compare
+from distens.roles.ensemble.overview import never_tried
 from distens.roles.ensemble.plan import EnsemblePlan
 from distens.roles.ensemble.proposals import Proposals
 from distens.roles.ensemble.purpose import EnsemblePurpose
@@ -56,7 +57,8 @@ class EnsembleRun:
         self.session.start(RunContext(self.store, loaded.dataset.for_members()), self.plan.also)
         self._search()
         went_on = self.session.went_on
-        return combine_and_compare(self.plan, self.store, self.ledger, loaded, self._complete_all, went_on)
+        curve = self.progress.curve
+        return combine_and_compare(self.plan, self.store, self.ledger, loaded, self._complete_all, went_on, curve)
 
     def _count_remaining_members(self) -> int | None:
         """Return the least number of members that the search has left to train; None where only time sets a limit."""
@@ -77,6 +79,8 @@ class EnsembleRun:
                 self.plan.tracker.progress(step, self.progress.values())
             self._show(format_outcome(task, outcome, shown_name(self.plan.metric)), outcome)
         self._search_began = None
+        if untried := never_tried(self.plan, self.ledger):
+            self._show(f"families never tried: {', '.join(untried)}")
         failed = self.ledger.failed(EnsemblePurpose.SEARCH)
         if not self.ledger.finished(EnsemblePurpose.SEARCH):
             reasons = "\n".join(f"  {f.task.id}: {f.failure.reason}: {f.failure.message}" for f in failed[:5])
