@@ -127,7 +127,7 @@ class _Error:
         counts_R = self._counts_N[rows].astype(np.float64)
         lost = float(self._counts_N[(lead_N < 0) & ~open_N].sum())
         members, step = len(self._probs), max(1, _BLOCK_VALUES // max(1, others_CR.size))
-        block_BRC = np.empty((min(step, members), *others_CR.T.shape), np.float32)
+        block_BRC = np.zeros((min(step, members), *others_CR.T.shape), np.float32)  # numpy casts what was there before
         block_BCR = np.empty((min(step, members), *others_CR.shape), np.float32)
         wrong_M = np.empty(members)
         for start in range(0, members, step):
