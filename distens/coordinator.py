@@ -122,20 +122,29 @@ def _describe_there(config: Config, store: Store) -> str:
 
 def _as_last_asked(plan: Plan, store: Store, info: dict[str, Any]) -> Plan:
     """Return the plan of a run as it was last asked, where that is not what it began with; else the given plan."""
-    if "edition" not in info or plan.config.identity() == info["identity"]:
+    config = _read_config(store, info)
+    if plan.config.identity() == info["identity"]:
         return plan
     places = {part: getattr(plan.config, part) for part in ("storage", "runtime", "tracking")}
-    return make_plan(_read_config(store).model_copy(update=places))
+    return make_plan(config.model_copy(update=places))
 
 
-def _read_config(store: Store, overrides: Sequence[str] = ()) -> Config:
-    with report_damage(f"{store.url}/config.yaml"):
+def _read_config(store: Store, info: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Return the config in a run's folder.
+
+    A default that changed since the run's version is written out, in the config and in the identity in `info`.
+
+    Args:
+        info: the content of `run.json`.
+    """
+    where = f"{store.url}/config.yaml"
+    with report_damage(where):
         text = store.read("config.yaml").decode()
-    config = parse_yaml(text, f"{store.url}/config.yaml", overrides)
-    if "search" in role_of(config).unused or "all_families_before" in config.search.model_fields_set:
-        return config
-    # An older version wrote it, without that rule.
-    return config.model_copy(update={"search": config.search.model_copy(update={"all_families_before": None})})
+    config = parse_yaml(text, where)
+    if "search" not in role_of(config).unused and "all_families_before" not in config.search.model_fields_set:
+        info["identity"]["search"]["all_families_before"] = 0
+        overrides = ["search.all_families_before=0", *overrides]
+    return parse_yaml(text, where, overrides) if overrides else config
 
 
 def _begun(store: Store) -> bool:
@@ -180,7 +189,7 @@ def resume(path: str, watch: Watch | None = None, overrides: Sequence[str] = ())
     """
     store = Store(path)
     info = _read_info(store)
-    config = _read_config(store, overrides)
+    config = _read_config(store, info, overrides)
     found = going_on.find_changes(info["identity"], config.identity())
     if not found:
         return carry_out(make_plan(config), store, watch or silent, info)

@@ -74,6 +74,11 @@ def member(trained: nn.Module, data: Dataset, path: str = "", options: Mapping[s
     if not isinstance(data.target, Classes):
         raise ConfigError("member: a network of a loop of your own can only learn classes so far")
     cls = type(trained)
+    if not path and cls.__module__.startswith("torch.nn."):
+        raise ConfigError(
+            f"member: torch's {cls.__qualname__} does not say how it was made; make it in the "
+            "constructor of a class of your own"
+        )
     settings = {
         "kind": "module",
         "path": path or f"{cls.__module__}:{cls.__qualname__}",

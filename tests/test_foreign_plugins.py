@@ -45,7 +45,7 @@ MEMBERS = {
 }
 OWN = {
     "members": MEMBERS,
-    "search": {"kind": f"{LAB}Corners", "all_families_before": None},
+    "search": {"kind": f"{LAB}Corners", "all_families_before": 0},
     "schedule": {"kind": f"{LAB}Few", "count": 5},
     "select": {"kind": f"{LAB}Pair", "weight": 0.6},
     "combine": f"{LAB}Median",
@@ -95,8 +95,8 @@ def test_a_run_of_nothing_but_ones_own(mine):
     np.testing.assert_allclose(combined_NC, np.median(np.asarray(two, float), axis=0), atol=1e-6)
     assert {"ensemble", "student", "larger_single"} <= set(result.rows) and not result.missing
     told = json.loads((folder / "diary").read_text())
-    limits = dict.fromkeys(("members", "seconds", "stop_at", "all_families_before"))
-    assert told["search"] == {"kind": f"{LAB}Corners", "first": 0, **limits}
+    limits = dict.fromkeys(("members", "seconds", "stop_at"))
+    assert told["search"] == {"kind": f"{LAB}Corners", "first": 0, **limits, "all_families_before": 0}
     assert f"finished: written to {folder / 'diary'}" in result.notes
     for family in ("schedule", "select", "combine", "distill", "runtime", "tracking"):
         assert getattr(config, family)["kind"].startswith(LAB) and told[family] == getattr(config, family)

@@ -118,7 +118,7 @@ class Config(Section):
         for key in ("seconds", "stop_at"):
             if values["search"][key] is None:
                 del values["search"][key]
-        if values["search"]["all_families_before"] in (None, ALL_FAMILIES_BEFORE):  # None: older versions' runs
+        if values["search"]["all_families_before"] == ALL_FAMILIES_BEFORE:
             del values["search"]["all_families_before"]
         if values["merge"] is None:
             del values["merge"]

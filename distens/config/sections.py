@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from distens.errors import did_you_mean
 
@@ -135,7 +135,7 @@ class SearchSection(BaseModel):
             or a lower one on the *search* split, nothing more is dispatched.
         all_families_before: n: every family of `members` is tried before any of them is tried for the nth time,
             whatever the search proposes and packs hold (in each bracket, if the search is `random`). With 2 a search
-            of as many members as families tries each of them, which no larger number promises. None, which older
+            of as many members as families tries each of them, which no larger number promises. 0, which older
             versions' runs have: as the search proposes.
     """
 
@@ -145,12 +145,19 @@ class SearchSection(BaseModel):
     members: int | None = Field(None, ge=1, le=1_000_000)
     seconds: float | None = Field(None, gt=0)
     stop_at: dict[str, float] | None = Field(None, min_length=1, max_length=1)
-    all_families_before: int | None = Field(ALL_FAMILIES_BEFORE, ge=2)
+    all_families_before: int = Field(ALL_FAMILIES_BEFORE, ge=0)
 
     @model_validator(mode="before")
     @classmethod
     def _of_a_name(cls, given: Any) -> Any:
         return {"kind": given} if isinstance(given, str) else given
+
+    @field_validator("all_families_before")
+    @classmethod
+    def _leaves_a_first(cls, given: int) -> int:
+        if given == 1:
+            raise ValueError("a family cannot be tried before its first time; give 2 or more, or 0 for no such rule")
+        return given
 
     def spec(self) -> dict[str, Any]:
         """Return the search's own spec: its kind and options."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,11 +73,11 @@ def read_data_module(source: str, options: Mapping[str, Any]) -> dict[str, NDArr
         raise DataError(f"data.source {source}: data.{error}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _read_parts(source, lambda: cls(**options), cls)
+        return _read_parts(source, cls, options)
 
 
-def _read_parts(source: str, make: Callable[[], Any], cls: type) -> dict[str, NDArray[Any]]:
-    made = _call(source, "its constructor", make)
+def _read_parts(source: str, cls: type, options: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    made: Any = _call(source, "its constructor", lambda: cls(**options))
     _call(source, "prepare_data", made.prepare_data)
     arrays: dict[str, NDArray[Any]] = {}
     for stage, loaders in (("fit", ("train_dataloader", "val_dataloader")), ("test", ("test_dataloader",))):

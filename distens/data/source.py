@@ -100,12 +100,11 @@ def read_source(section: DataSection, least_classes: int = 2, as_found: bool = F
 
 
 def _read(section: DataSection, as_found: bool) -> RawData:
-    if not is_data_module(section.source):
-        _refuse_options(section, ("options",), "no LightningDataModule")
-    if section.source.startswith("sklearn:"):
-        return _read_sklearn(section)
     if is_data_module(section.source):
         return _from_arrays(section, read_data_module(section.source, section.options))
+    _refuse_options(section, ("options",), "no LightningDataModule")
+    if section.source.startswith("sklearn:"):
+        return _read_sklearn(section)
     location = files.locate(section.source)
     if location.is_folder:
         return _from_arrays(section, _idx_arrays(location))

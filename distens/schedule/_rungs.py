@@ -74,12 +74,10 @@ def best_of_rung(
     """
     if not count:
         return []
-
-    def merit(entry: Finished | Failed) -> tuple[float, float]:
-        return history.merit(entry) if isinstance(entry, Finished) else (np.inf, np.inf)
-
-    values_M = np.array([merit(entry)[0] for entry in entries])
+    worst = (np.inf, np.inf)
+    merits = [history.merit(entry) if isinstance(entry, Finished) else worst for entry in entries]
+    values_M = np.array([value for value, _ in merits])
     least = np.partition(values_M, count - 1)[count - 1]
-    near = [entries[place] for place in np.flatnonzero(values_M <= least).tolist()]
-    ahead = sorted(near, key=lambda entry: (merit(entry), entry.task.member))[:count]
+    near = np.flatnonzero(values_M <= least).tolist()
+    ahead = [entries[place] for place in sorted(near, key=lambda m: (merits[m], entries[m].task.member))[:count]]
     return [entry for entry in ahead if isinstance(entry, Finished) and entry.task.member not in gone]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from distens.search._proposals import draw_settings
 from distens.space.space import Space
 
 
-def find_untried(families: Sequence[str], tried: Mapping[str, int]) -> list[str]:
+def find_untried(families: Iterable[str], tried: Mapping[str, int]) -> list[str]:
     """Return the families without a member, in their order.
 
     Args:
@@ -26,8 +26,8 @@ def cover_families(
     space: Space,
     families: Sequence[str],
     tried: Mapping[str, int],
-    before: int | None,
-    rng: np.random.Generator,
+    before: int,
+    chance: Callable[[], np.random.Generator],
 ) -> list[Settings]:
     """Return as many settings as were proposed, in which no family has its nth member before each has its first.
 
@@ -38,15 +38,17 @@ def cover_families(
     Args:
         families: the names of the space's families.
         tried: family -> the number of members that were dispatched.
-        before: n, at least 2; None: proposals stay as they are.
-        rng: used only where a proposal is replaced.
+        before: n, at least 2.
+        chance: returns a random generator; called only if a proposal is replaced.
     """
     waiting, counts, covered = list(proposed), Counter(tried), list[Settings]()
+    rng: np.random.Generator | None = None
     while waiting:
         place, untried = 0, find_untried(families, counts)
-        if before is not None and untried and counts[waiting[0]["family"]] + 1 >= before:
+        if untried and counts[waiting[0]["family"]] + 1 >= before:
             place = next((i for i, settings in enumerate(waiting) if settings["family"] in untried), -1)
             if place < 0:
+                rng = rng or chance()
                 family = untried[int(rng.integers(len(untried)))]
                 waiting[place] = draw_settings(space.only(family), 1, frozenset(), rng)[0]
         counts[waiting[place]["family"]] += 1

@@ -49,8 +49,11 @@ class Evolution:
         first = max(0, len(history.finished) - self.population)
         alive = zip(history.finished[first:], estimate_final_values(history)[first:].tolist(), strict=True)
         # A narrowed space contains few of the living members; children of the others would not lie in it.
-        near = [(value, entry) for entry, value in alive if space.contains(entry.task.settings)]
-        parents = [((value, history.merit(entry)[1]), entry.task.settings) for value, entry in near]
+        parents = [
+            ((value, history.merit(entry)[1]), entry.task.settings)
+            for entry, value in alive
+            if space.contains(entry.task.settings)
+        ]
         random = min(count, max(0, self.initial - born)) if parents else count
         picks = draw_settings(space, random, history.known(), rng)
         taken = set(map(settings_key, picks))

@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Ge
 
 from distens.records import Floats, Integers
-from distens.select.protocol import fill_defaults, tie_pools
+from distens.select.protocol import fill_defaults, ranking_pools
 from distens.targets.protocol import Pool, Target, Targets
 
 _EQUAL = 1e-12
@@ -53,33 +53,36 @@ class Greedy:
     ) -> Floats:
         """Return weights_M (see `Selector`). Raises ValueError for an unknown metric or no members."""
         target, metric = fill_defaults(predictions_MNK, metric, target, importance_N)
-        pools = target.pools(predictions_MNK, targets_N, metric)
-        ties = tie_pools(predictions_MNK, targets_N, metric, target)
+        pools = ranking_pools(predictions_MNK, targets_N, metric, target)
         rng = np.random.default_rng(self.seed)
         order_M, rows = rng.permutation(len(predictions_MNK)), len(targets_N)
         if self.bags == 1:
-            return self._select(pools.on(), None if ties is None else ties.on(), order_M)
+            return self._select([one.on() for one in pools], order_M)
         weights_M = np.zeros(len(predictions_MNK))
         for _ in range(self.bags):
             counts_N = np.bincount(rng.integers(rows, size=rows), minlength=rows)
-            tied = None if ties is None else ties.on(counts_N)
-            weights_M += self._select(pools.on(counts_N), tied, order_M)
+            weights_M += self._select([one.on(counts_N) for one in pools], order_M)
         return weights_M / self.bags
 
-    def _select(self, pool: Pool, ties: Pool | None, order_M: Integers) -> Floats:
+    def _select(self, pools: Sequence[Pool], order_M: Integers) -> Floats:
+        """Return weights_M, by a pool of each of the `deciding_metrics`."""
         counts_M = np.zeros(len(order_M))
-        best, best_tied, best_counts_M = np.inf, np.inf, counts_M
+        best_L, best_counts_M = [np.inf] * len(pools), counts_M
         for _ in range(self.size):
-            losses_M = pool.with_each()
-            tied_M = np.zeros(len(order_M)) if ties is None else ties.with_each()
-            equal = np.flatnonzero(losses_M <= losses_M.min() + _EQUAL)
-            equal = equal[tied_M[equal] <= tied_M[equal].min() + _EQUAL]
+            losses_LM = [pool.with_each() for pool in pools]
+            equal = np.arange(len(order_M))
+            for losses_M in losses_LM:
+                equal = equal[losses_M[equal] <= losses_M[equal].min() + _EQUAL]
             chosen = int(equal[np.lexsort((order_M[equal], counts_M[equal] == 0))[0]])
-            pool.add(chosen)
-            if ties is not None:
-                ties.add(chosen)
+            for pool in pools:
+                pool.add(chosen)
             counts_M[chosen] += 1
-            loss, tied = losses_M[chosen], tied_M[chosen]
-            if loss < best - _EQUAL or (loss <= best + _EQUAL and tied < best_tied - _EQUAL) or not self.cut:
-                best, best_tied, best_counts_M = loss, tied, counts_M.copy()
+            losses_L = [float(losses_M[chosen]) for losses_M in losses_LM]
+            if _is_lower(losses_L, best_L) or not self.cut:
+                best_L, best_counts_M = losses_L, counts_M.copy()
         return best_counts_M / best_counts_M.sum()
+
+
+def _is_lower(one_L: Sequence[float], other_L: Sequence[float]) -> bool:
+    """Return True if the first loss in which they differ is lower in the first."""
+    return next((one < other for one, other in zip(one_L, other_L, strict=True) if abs(one - other) > _EQUAL), False)

@@ -60,15 +60,19 @@ def fill_defaults(
     return target, metric or target.minimised[0]
 
 
-def tie_pools(
-    predictions_MNK: Floats | Sequence[Floats], targets_N: Targets, metric: str, target: Target
-) -> Pools | None:
-    """Return pools of the target's usual metric, which decides between equals by another one; None: it is that one.
+def deciding_metrics(metric: str, target: Target) -> tuple[str, ...]:
+    """Return the metric, and after it the target's usual one, which decides between equals; once if they are the same.
 
     Under a coarse metric, such as the share of errors, many ensembles are equal that are not equally good.
     """
-    usual = target.minimised[0]
-    return None if metric == usual else target.pools(predictions_MNK, targets_N, usual)
+    return tuple(dict.fromkeys((metric, target.minimised[0])))
+
+
+def ranking_pools(
+    predictions_MNK: Floats | Sequence[Floats], targets_N: Targets, metric: str, target: Target
+) -> list[Pools]:
+    """Return pools of each of the `deciding_metrics`."""
+    return [target.pools(predictions_MNK, targets_N, one) for one in deciding_metrics(metric, target)]
 
 
 def rank_members(
@@ -77,8 +81,8 @@ def rank_members(
     """Return the places of all members, the best by itself first; of equals the best by the usual metric, or else the
     earlier.
     """
-    pools = [target.pools(predictions_MNK, targets_N, metric), tie_pools(predictions_MNK, targets_N, metric, target)]
-    return np.lexsort([one.on().with_each() for one in reversed(pools) if one is not None])
+    pools = ranking_pools(predictions_MNK, targets_N, metric, target)
+    return np.lexsort([one.on().with_each() for one in reversed(pools)])
 
 
 def fast_metric(metric: str, target: Target) -> str:

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 
 from distens.records import Floats, Integers
 from distens.select._simplex import minimise
-from distens.select.protocol import fill_defaults, rank_members
+from distens.select.protocol import deciding_metrics, fill_defaults, rank_members
 from distens.targets.protocol import Target, Targets
 
 _OMEGAS = (0.5, 0.4, 0.3)
@@ -99,7 +99,8 @@ class _Rows:
     """The sums of E_i . E_j over the rows of each fold, from residuals in float32, block by block, kept in float64."""
 
     def __init__(self, predictions: Sequence[Floats], targets_N: Targets, metric: str, target: Target) -> None:
-        self._predictions, self._targets_N, self._metric, self._target = predictions, targets_N, metric, target
+        self._predictions, self._targets_N, self._target = predictions, targets_N, target
+        self._metrics = deciding_metrics(metric, target)
         self._fold_N = np.empty(len(targets_N), dtype=np.int64)
         by_stratum = np.argsort(target.strata(targets_N), kind="stable")  # every class spread over all folds
         self._fold_N[by_stratum] = np.arange(len(targets_N)) % _FOLDS
@@ -129,13 +130,13 @@ class _Rows:
 
         Of equals, it is the one with the least loss by the usual metric, then the first.
         """
-        losses_LJ = np.zeros((2, len(pairs)))
+        losses_LJ = np.zeros((len(self._metrics), len(pairs)))
         for fold in range(_FOLDS):
             held_R = np.flatnonzero(self._fold_N == fold)
             if 0 < len(held_R) < len(self._targets_N):
                 weights_MJ = self.weights(pairs, equal, without=fold)
                 losses_LJ += self._losses(weights_MJ, held_R)
-        return pairs[int(np.lexsort(losses_LJ)[0])]
+        return pairs[int(np.lexsort(losses_LJ[::-1])[0])]
 
     def _losses(self, weights_MJ: Floats, rows_R: Integers) -> Floats:
         used = np.flatnonzero(weights_MJ.any(axis=1))
@@ -143,8 +144,7 @@ class _Rows:
         for m in used.tolist():
             mixed_JRK += weights_MJ[m][:, None, None] * np.asarray(self._predictions[m])[rows_R]
         summed, targets_R = self._target.sum_loss, self._targets_N[rows_R]
-        metrics = (self._target.minimised[0], self._metric)
-        return np.array([[summed(mixed_RK, targets_R, metric) for mixed_RK in mixed_JRK] for metric in metrics])
+        return np.array([[summed(mixed_RK, targets_R, metric) for mixed_RK in mixed_JRK] for metric in self._metrics])
 
 
 def _weights(

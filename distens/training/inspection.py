@@ -131,8 +131,9 @@ def inspect_restored(network: nn.Module, restore: Restore, inputs: Floats, class
         raise Refused(
             f"{name}: it can be trained, but not be loaded from its state: {describe_failure(error)}"
         ) from error
-    others = _learned(restored)
-    if shared := sorted(name for tensor, name in _learned(network).items() if tensor in others):
+    others = {id(weight) for weight in restored.parameters()}
+    learned = [(own, weight) for own, weight in network.named_parameters() if weight.requires_grad]
+    if shared := [own for own, weight in learned if id(weight) in others]:
         raise Refused(
             f"{name}: all networks that are built share {', '.join(shared[:5])}, so that members would train each "
             "other's weights; make them anew in the constructor"
@@ -146,12 +147,6 @@ def inspect_restored(network: nn.Module, restore: Restore, inputs: Floats, class
             f"{name}: loaded from its state, it predicts something else: forward uses values that are not in its "
             f"state_dict ({hint}); make them weights or persistent buffers"
         )
-
-
-def _learned(network: nn.Module) -> dict[int, str]:
-    """Return the identity of each tensor that training may change -> its name."""
-    weights = {id(weight): name for name, weight in network.named_parameters() if weight.requires_grad}
-    return weights | {id(buffer): name for name, buffer in network.named_buffers()}
 
 
 def _tried(what: str, call: Callable[[], T], after: str = "") -> T:

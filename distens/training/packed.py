@@ -184,7 +184,11 @@ def advise(network: nn.Module, example: Tensor, batch_size: int, gpu: bool) -> t
 def advise_kinds(
     kinds: frozenset[str], network: nn.Module, example: Tensor, batch_size: int, gpu: bool, how: str = ""
 ) -> tuple[int, str]:
-    """Return what `advise` does, given the kinds of the layers of a stack, and words on how they were found."""
+    """Return the best size of a pack and the reason (see `advise`), for a stack whose layers' kinds are known.
+
+    Args:
+        how: words on how the stack was found, for the reason.
+    """
     if not gpu and "blocks" in kinds:
         return 1, "such layers gain nothing from stacking on a CPU"
     flops = _step_flops(network, example, batch_size)

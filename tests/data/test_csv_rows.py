@@ -99,7 +99,7 @@ def make(rng, separator, mishaps):
 @pytest.mark.parametrize("separator", SEPARATORS)
 def test_both_parsers_read_the_same(tmp_path, separator, mishaps):
     rng, path, refused = random.Random(f"{separator} {mishaps}"), tmp_path / "t.csv", 0
-    for _ in range(300):
+    for _ in range(400):
         text = make(rng, separator, mishaps)
         path.write_text(text, encoding="utf-8-sig", newline="")
         asked, read = expected(text, separator), found(path, separator)
@@ -108,7 +108,7 @@ def test_both_parsers_read_the_same(tmp_path, separator, mishaps):
             refused += 1
         else:
             assert read == asked, text
-    assert 0 < refused < 225
+    assert 0 < refused < 300
 
 
 HEADER = ["a", "b"]

@@ -10,6 +10,7 @@ EXAMPLES = Path(__file__).parents[2] / "jobs" / "examples"
 SMALLER = {
     "flower_quickstart": (["federated.rounds=2", "members.client.epochs=1"], "global"),
     "torchensemble_quickstart": (["search.members=2", "members.mlp.epochs=2"], "ensemble"),
+    "scikit_learn_pipeline": (["search.members=2"], "ensemble"),
 }
 
 
@@ -21,4 +22,5 @@ def test_an_example_runs_in_its_folder(name, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=EXAMPLES / name)
     assert done.returncode == 0, done.stderr
     assert f" {row} " in done.stdout
-    assert not [path for path in (EXAMPLES / name).iterdir() if path.name not in ("nets.py", "run.yaml", "__pycache__")]
+    own = ("nets.py", "pipes.py", "run.yaml", "__pycache__")
+    assert not [path for path in (EXAMPLES / name).iterdir() if path.name not in own]

@@ -550,4 +550,7 @@ def test_an_option_that_is_not_given_changes_no_runs_name(tmp_path):
     assert parse_config({**config.model_dump(mode="json")}).hash() == config.hash()
     assert stopping(tmp_path, stop_at={"nll": 0.1}).hash() != config.hash()
     assert "all_families_before" not in config.identity()["search"]
-    assert stopping(tmp_path, all_families_before=3).hash() != config.hash()
+    other = [stopping(tmp_path, all_families_before=number).hash() for number in (0, 3)]
+    assert len({*other, config.hash()}) == 3
+    with pytest.raises(ConfigError, match=r"search.all_families_before: .*give 2 or more, or 0"):
+        stopping(tmp_path, all_families_before=1)

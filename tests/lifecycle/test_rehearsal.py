@@ -70,7 +70,7 @@ MISTAKES = {
     "Flat": ["forward must return logits of shape (2 rows, 2 classes), found (2,)", "two classes need two outputs"],
     "Pair": ["forward must return logits of shape (2 rows, 2 classes), found tuple with entry 0 (2, 30)"],
     "Shared": [
-        "Shared: all networks that are built share head.bias, head.weight, so that members would train each oth"
+        "Shared: all networks that are built share head.weight, head.bias, so that members would train each oth"
     ],
     "Detached": ["Detached: its loss of outputs of shape (2, 2) and targets of shape (2,) has no gradient"],
 }
@@ -149,6 +149,10 @@ def test_a_softmax_is_noted_once(tmp_path):
     note = f"members.net: {PROBABILITIES_ADVICE}"
     assert [one.text for one in said].count(note) == 1
     assert result.notes.count(note) == 1
+
+
+def test_constants_may_be_shared(tmp_path):
+    assert advice(own(tmp_path, "SharedConstant", data=BINARY)) == []
 
 
 def test_what_works_is_not_advised(tmp_path):

@@ -363,13 +363,15 @@ def test_a_teacher_s_probabilities_are_held_back_as_well():
 def test_several_processes_do_the_same_and_refuse_the_same(tmp_path):
     """Validation, a learning rate that follows it, layers that are made late and an early end, in two processes."""
     data = problem()
-    trained = member("MadeLateAndStops", processes=2)
-    metrics = trained.fit(data, Context(1))
-    assert (metrics["epochs"], metrics["steps"]) == (2, 8)
-    back = restored(trained, "MadeLateAndStops", Store(str(tmp_path)))
-    np.testing.assert_array_equal(back.predict(data.inputs), trained.predict(data.inputs))
-    with pytest.raises(Refused, match="no weight changed"):
-        member("ManualNever", processes=2).fit(data, Context(1))
+    for name, epochs in (("MadeLateAndStops", 2), ("Validated", 3)):
+        trained = member(name, processes=2)
+        metrics = trained.fit(data, Context(1))
+        assert (metrics["epochs"], metrics["steps"]) == (epochs, 4 * epochs)
+        back = restored(trained, name, Store(str(tmp_path / name)))
+        np.testing.assert_array_equal(back.predict(data.inputs), trained.predict(data.inputs))
+    for name, words in (("EverySecond", "Lightning does not take the module"), ("ManualNever", "no weight changed")):
+        with pytest.raises(Refused, match=words):
+            member(name, processes=2).fit(data, Context(1))
 
 
 def test_a_module_that_stopped_itself_stays_stopped_at_the_next_rung(tmp_path):

@@ -64,6 +64,21 @@ class Shared(nn.Module):
         return self.head(inputs.flatten(1))
 
 
+_CONSTANT = torch.full((30,), 2.0)
+
+
+class SharedConstant(nn.Module):
+    """A network of its own weights, with a constant that was made once, at import."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", _CONSTANT)
+        self.head = nn.Linear(30, 2)
+
+    def forward(self, inputs):
+        return self.head(inputs.flatten(1) / self.scale)
+
+
 # Networks that start from weights in a file -------------------------------------------------------------------------
 
 

@@ -304,7 +304,7 @@ def test_a_search_and_a_combiner_dropped_in_as_one_file_each_are_found_and_run(t
         "        p = np.median(np.asarray(probs_MNC, dtype=float), axis=0)\n"
         "        return p / p.sum(axis=1, keepdims=True)\n"
     )
-    search = {"kind": "first_corner", "members": 2, "all_families_before": None}
+    search = {"kind": "first_corner", "members": 2, "all_families_before": 0}
     small = config(
         tmp_path / "runs", search=search, combine="middle", select="top", calibrate="none", distill=None, baselines=[]
     )

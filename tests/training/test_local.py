@@ -89,11 +89,14 @@ def by_torch(network, shard, how):
 
 
 class Normalised(nn.Module):
-    """With batch normalisation; `torch.sin` makes it no chain of known layers."""
+    """With batch normalisation; `torch.sin` makes it no chain of known layers.
+
+    Its `eps` keeps rounding small, where the two rows of a batch are nearly alike.
+    """
 
     def __init__(self, activation):
         super().__init__()
-        self.first, self.normalise, self.last = nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)
+        self.first, self.normalise, self.last = nn.Linear(5, 6), nn.BatchNorm1d(6, eps=0.1), nn.Linear(6, 3)
         self.activation = activation
 
     def forward(self, inputs):
@@ -103,7 +106,7 @@ class Normalised(nn.Module):
 class NormalisedImages(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.normalise, self.last = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+        self.first, self.normalise, self.last = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, eps=0.1), nn.Linear(4, 3)
 
     def forward(self, inputs):
         return self.last(torch.relu(self.normalise(self.first(inputs))).mean((2, 3)))
@@ -189,8 +192,7 @@ def test_clients_beside_each_other_learn_what_each_would_alone(model, shape, how
     some = shards([9, 3, 14, 8], shape, corrections)
     for shard, found in zip(some, learned(network, some, how), strict=True):
         weights_P, loss = by_torch(network, shard, how)
-        # Two rows that are nearly alike are told apart by rounding, once they are normalised.
-        atol = 2e-3 if isinstance(model, Own) else 2e-5
+        atol = 2e-4 if isinstance(model, Own) else 2e-5
         np.testing.assert_allclose(found.weights_P, weights_P, atol=atol)
         assert found.loss == pytest.approx(loss, abs=atol / 2)
         assert found.steps == how.count(learned_rows(network, len(shard.examples.inputs), how.recipe.batch_size))

@@ -245,7 +245,7 @@ def _epochs(ledger: Ledger) -> int:
 
 def never_tried(plan: EnsemblePlan, ledger: Ledger) -> list[str]:
     """Return the families of `members` of which the search dispatched no member, in their order."""
-    return find_untried(plan.families, ledger.tried(EnsemblePurpose.SEARCH))
+    return find_untried(plan.config.members, ledger.tried(EnsemblePurpose.SEARCH))
 
 
 def _why_ended(plan: EnsemblePlan, ledger: Ledger) -> str:

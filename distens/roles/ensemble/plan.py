@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,9 +31,6 @@ from distens.targets.classes import Classes
 from distens.tracking.protocol import Tracker
 
 MAX_FINDINGS = 20
-
-SEARCH_KEYS = ("members", "seconds", "stop_at", "all_families_before")
-"""The keys of `search` that are no options of the search itself."""
 
 BOUNDS = {"error": (0.0, 1.0), "nll": (0.0, math.inf), "rmse": (0.0, math.inf), "mae": (0.0, math.inf)}
 """Metric -> the bounds of `search.stop_at`, both excluded: no ensemble is below the first, or above the second."""
@@ -69,11 +66,6 @@ class EnsemblePlan:
         return str(self.config.metric) if self.own_metric is None else loss_key(self.own_metric)
 
     @property
-    def families(self) -> Sequence[str]:
-        """Return the names of the families of `members`, in their order."""
-        return tuple(self.config.members)
-
-    @property
     def also(self) -> Mapping[str, Resources]:
         """Return key of the config -> the resources that members occupy by it, if they are not the usual ones."""
         return unusual_resources(self.runner, self.space.corners())
@@ -106,7 +98,8 @@ def build_plan(config: Config) -> EnsemblePlan:
     metric = own_metric(config)
     space = Space(members)
     lengths = _check_corners(space)
-    search = registry.make_plugin("search", config.search.spec(), "search", beside=SEARCH_KEYS)
+    limits = tuple(name for name in type(config.search).model_fields if name != "kind")
+    search = registry.make_plugin("search", config.search.spec(), "search", beside=limits)
     if space.count == 1 and config.search.kind != "random":
         raise ConfigError(
             f"search.kind: {config.search.kind!r} has nothing to search: `members` holds one setting only. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -150,7 +151,7 @@ class Proposals:
 
         tried = Counter(self.ledger.tried(EnsemblePurpose.SEARCH))
         firsts = search.propose(history, space, min(self.plan.runner.free(), left), chance())
-        firsts = self._cover(firsts, tried, chance("untried"))
+        firsts = self._cover(firsts, tried, lambda: chance("untried"))
         asked = [self._task(number, settings, start) for settings in firsts]  # their numbers do not matter here
         started: list[Pack] = []
         added: list[Task] = []
@@ -172,10 +173,20 @@ class Proposals:
         return started
 
     def _cover(
-        self, proposed: Sequence[Settings], tried: Mapping[str, int], rng: np.random.Generator
-    ) -> list[Settings]:
+        self, proposed: Sequence[Settings], tried: Mapping[str, int], chance: Callable[[], np.random.Generator]
+    ) -> Sequence[Settings]:
+        if not self._untried(tried):
+            return proposed
         before = self.plan.config.search.all_families_before
-        return cover_families(proposed, self.plan.space, self.plan.families, tried, before, rng)
+        return cover_families(proposed, self.plan.space, list(self.plan.config.members), tried, before, chance)
+
+    def _untried(self, tried: Mapping[str, int]) -> list[str]:
+        """Return the families that a rule wants to be tried before others are tried again.
+
+        Args:
+            tried: family -> the number of its members.
+        """
+        return find_untried(self.plan.config.members, tried) if self.plan.config.search.all_families_before else []
 
     def _room(self, first: Settings, tried: Mapping[str, int], alike: bool) -> int:
         """Return the largest size of a pack, its first member included, that leaves room for untried families.
@@ -184,10 +195,9 @@ class Proposals:
             tried: family -> the number of its members, the pack's first included.
             alike: True if all members of the pack are of one family.
         """
-        before = self.plan.config.search.all_families_before
-        if before is None or not find_untried(self.plan.families, tried):
+        if not self._untried(tried):
             return UNLIMITED_MEMBERS
-        return max(1, before - tried[first["family"]]) if alike else 1
+        return max(1, self.plan.config.search.all_families_before - tried[first["family"]]) if alike else 1
 
     def _next_drawn(self, start: Start) -> list[Task]:
         """Return tasks for the next member of a blind search, and for members soon after it that fit in its pack."""
@@ -220,19 +230,19 @@ class Proposals:
         return [self._task(number, drawn.settings[number], start, needs) for number in numbers]
 
     def _draw(self, drawn: _Drawn, number: int, start: Start) -> Settings:
-        covers = self.plan.config.search.all_families_before is not None
         while len(drawn.settings) <= number:
             names = ("search", *filter(None, [start.bracket]), len(drawn.settings))
             rng = seeding.generator(self.plan.config.seed, *names)
             history = History(metric=self.plan.metric, target=self.target, keys=KeysSnapshot(drawn.known))
             proposed = self.plan.search.propose(history, self.plan.space, 1, rng)
-            untried = seeding.generator(self.plan.config.seed, *names, "untried")
+            untried = partial(seeding.generator, self.plan.config.seed, *names, "untried")
             (settings,) = self._cover(proposed, drawn.tried, untried)
             drawn.settings.append(settings)
             drawn.packs.append(packing.make_pack_key(settings))
             drawn.known.setdefault(settings_key(settings), len(drawn.known))
+            left = self._untried(drawn.tried)
             drawn.tried[settings["family"]] += 1
-            if covers and drawn.covered is None and not find_untried(self.plan.families, drawn.tried):
+            if left and not self._untried(drawn.tried):
                 drawn.covered = len(drawn.settings)
         return drawn.settings[number]
 
