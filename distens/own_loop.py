@@ -41,6 +41,8 @@ from distens.training.context import Context
 if TYPE_CHECKING:
     from torch import nn
 
+NO_FOLDS = "data.folds: a loop of your own trains members on *train* alone; leave it out"
+
 Source = Config | Mapping[str, Any] | str | Path
 """A config, its values, or its YAML file."""
 
@@ -55,6 +57,8 @@ def load_data(config: Source) -> Dataset:
         ConfigError, DataError: the config is not valid, or its data cannot be read.
     """
     made = parse_config({"name": "data", "members": {"own": {}}, **read_config_values(config)})
+    if made.data.folds is not None:
+        raise ConfigError(NO_FOLDS)
     return load_rows(made.data, made.seed).dataset.for_members()
 
 
@@ -149,7 +153,9 @@ def ensemble(
     if not named:
         raise ConfigError("ensemble: no members")
     settings, extra = {name: settings_of(one) for name, one in named.items()}, metrics or {}
-    values = with_members(config, settings.values(), len(named))
+    resolved = parse_config(with_members(config, settings.values(), len(named)))
+    if resolved.data.folds is not None:
+        raise ConfigError(NO_FOLDS)
 
     def outcomes(store: Store, loaded: LoadedData) -> Iterator[tuple[Task, TaskOutcome]]:
         shared = RunContext(store, loaded.dataset.for_members())
@@ -158,7 +164,7 @@ def ensemble(
             found = {"seconds": 0.0, **count_parameters(one), **extra.get(name, {})}
             yield task, write_report(task, one, found, shared, Context(0))
 
-    return deliver(build_plan(parse_config(values)), outcomes, overwrite, watch or silent)
+    return deliver(build_plan(resolved), outcomes, overwrite, watch or silent)
 
 
 def with_members(config: Source, settings: Iterable[Settings], count: int) -> dict[str, Any]:

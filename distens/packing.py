@@ -77,6 +77,7 @@ class Planner:
         dispatch_seconds: the time that dispatching one pack costs.
         on_gpu: returns True if a member with given settings is trained on a GPU.
         input_shape, classes: of the data.
+        folds: the number of models that a member is (see `distens.data.folds`).
         reasons: family -> a sentence that gives the number of members that train as one program, and the reason.
     """
 
@@ -86,6 +87,7 @@ class Planner:
     on_gpu: Callable[[Settings], bool]
     input_shape: tuple[int, ...]
     classes: int
+    folds: int = 1
     reasons: dict[str, str] = field(default_factory=dict)
     _advice: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False)
 
@@ -123,7 +125,8 @@ class Planner:
         if shared not in self._advice:
             try:
                 member = registry.build_member(settings)
-                self._advice[shared] = member.pack_advice(self.input_shape, self.classes, self.on_gpu(settings))
+                size, reason = member.pack_advice(self.input_shape, self.classes, self.on_gpu(settings))
+                self._advice[shared] = math.ceil(size / self.folds), reason
             except Exception as error:  # any error of a member's own code: it is reported where the member is trained
                 self._advice[shared] = (1, str(error))
         return self._advice[shared]

@@ -122,7 +122,7 @@ class Config(Section):
             del values["search"]["all_families_before"]
         if values["merge"] is None:
             del values["merge"]
-        for key in ("task", "missing", "dates", "csv", "options"):
+        for key in ("task", "missing", "dates", "csv", "options", "folds"):
             if not values["data"][key]:
                 del values["data"][key]
         values["data"]["unseen"] = values["data"]["unseen"] or "error"  # older versions' default; their runs keep names

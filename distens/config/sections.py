@@ -46,6 +46,23 @@ class SplitsSection(Section):
         return self
 
 
+class FoldsSection(Section):
+    """Cross-fitting: each row of *train* and *search* is predicted by a model that learned from the other folds.
+
+    Attributes:
+        folds: the number of folds; a member is as many models, and predicts their mean.
+        repeats: how often the rows are divided anew; a member is `folds` models for each.
+    """
+
+    folds: int = Field(ge=2, le=100)
+    repeats: int = Field(1, ge=1, le=20)
+
+
+def _of_folds(given: Any) -> Any:
+    """Return a number of folds as a section."""
+    return {"folds": given} if isinstance(given, int) and not isinstance(given, bool) else given
+
+
 def _written(marker: Any) -> Any:
     """Return a marker as it stands in a file: YAML reads `-999` as a number."""
     return str(marker) if isinstance(marker, int | float) and not isinstance(marker, bool) else marker
@@ -99,6 +116,9 @@ class DataSection(Section):
         unseen: how prediction treats a category that is new to the model: `missing` (also if left out) as one of the
             rare categories of *train*, or as a missing value if there are none; `error` refuses what no row of the
             table has.
+        folds: the number of folds into which the rows of *train* and *search* together are divided: members learn from
+            all of them, and search and selection go by predictions of rows that a model has not seen. Without it,
+            members learn from *train* alone and predict *search*.
     """
 
     source: str
@@ -114,6 +134,7 @@ class DataSection(Section):
     csv: CsvSection | None = None
     options: dict[str, Any] = {}
     splits: SplitsSection = SplitsSection()  # pyright: ignore[reportCallIssue]
+    folds: Annotated[FoldsSection, BeforeValidator(_of_folds)] | None = None
 
 
 DEFAULT_MEMBERS = 32

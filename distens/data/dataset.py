@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from distens.data.folds import Fold
 from distens.metrics.protocol import Metric, measure_finite, with_metric
 from distens.records import Floats, Integers
 from distens.targets.classes import Classes
@@ -29,6 +30,11 @@ class Examples:
     targets: Integers | Floats
     classes: int
 
+    def of_fold(self, fold: Fold) -> Examples:
+        """Return the rows that a fold's model learns from, on their own scale."""
+        inputs = fold.rescaling.apply(self.inputs[fold.learned_N])
+        return replace(self, inputs=inputs, targets=self.targets[fold.learned_N])
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -40,6 +46,8 @@ class Dataset:
         target: the kind of the targets, which also defines what a prediction is.
         fingerprint: a hash of rows, targets and splits; it is equal only for equal data.
         metric: the user's own metric, with which members are measured besides the target's.
+        folds: the folds of the rows of *train*, which are those of *search*, too: a row is predicted by a model that
+            never saw it (see `distens.data.folds`). Empty: members learn from *train* and predict *search*.
     """
 
     inputs: Mapping[str, Floats]
@@ -47,6 +55,7 @@ class Dataset:
     target: Target
     fingerprint: str
     metric: Metric | None = None
+    folds: tuple[Fold, ...] = ()
 
     @property
     def labels(self) -> Mapping[str, Integers]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from distens.config.sections import DataSection
-from distens.data import source, splits
+from distens.config.sections import DataSection, FoldsSection
+from distens.data import folds, source, splits
 from distens.data.column import ReadColumn
 from distens.data.dataset import SPLITS, Dataset
 from distens.data.preprocessing import Preprocessing
@@ -22,6 +22,9 @@ from distens.storage.store import Store
 from distens.targets.protocol import Targets
 
 EXAMPLE_ROWS = 5
+
+FOLDS = "folds"
+"""The key in `split_rows`, beside the splits, of fold_RN: the fold of each row of *train* in each repeat."""
 
 MAX_COLUMNS_SHOWN = 50
 """The number of columns that a log and a page list in any case; at most as many again are listed if there is something
@@ -37,6 +40,7 @@ class LoadedData:
         preprocessing: the preprocessing, fitted on *train*.
         example_rows: the first EXAMPLE_ROWS rows of *test* as a user would give them: a DataFrame or an array.
         split_rows: split -> row numbers in the source, in the order of `dataset`; in a given part they count from 0.
+            With folds, *train* and *search* are the same rows, and FOLDS has their folds.
         columns: the columns of a table, as they were read; empty for arrays.
     """
 
@@ -54,8 +58,14 @@ class LoadedData:
     @property
     def summary(self) -> str:
         """Return the number of rows in each split and a description of the target, in words."""
-        counts = ", ".join(f"{name} {len(rows)}" for name, rows in self.dataset.targets.items())
-        return f"rows: {counts}; {self.dataset.target.summary}"
+        counts = {name: str(len(rows)) for name, rows in self.dataset.targets.items()}
+        if self.dataset.folds:
+            repeats = 1 + self.dataset.folds[-1].repeat
+            times = f" {repeats} times" if repeats > 1 else ""
+            del counts["search"]
+            counts["train"] += f" (divided{times} into {len(self.dataset.folds) // repeats} folds)"
+        shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+        return f"rows: {shown}; {self.dataset.target.summary}"
 
     @property
     def column_details(self) -> dict[str, str]:
@@ -86,6 +96,8 @@ def load_data(section: DataSection, seed: int) -> LoadedData:
         DataError: the source is missing, not readable, or cannot be divided.
     """
     raw = source.read_source(section)
+    if section.folds is not None and raw.held_rows is not None:
+        raise DataError("data.folds has no effect on a source with its own validation part, which members do not learn")
     given = raw.test_rows is not None
     divided, targets_N = (raw.rows, raw.targets_N) if raw.held_rows is None else (raw.held_rows, raw.held_targets_N)
     assert targets_N is not None
@@ -94,6 +106,8 @@ def load_data(section: DataSection, seed: int) -> LoadedData:
     split_rows = splits.divide(strata_N, names, section.splits, seed, section.rows, given, has_train)
     if has_train:
         split_rows["train"] = np.arange(len(raw.targets_N))
+    if section.folds is not None:
+        split_rows |= _divide_into_folds(section.folds, split_rows, strata_N, seed)
     preprocessing = Preprocessing.fit(raw.rows, split_rows["train"], section, raw.columns)
     if given:
         assert raw.test_targets_N is not None
@@ -104,9 +118,21 @@ def load_data(section: DataSection, seed: int) -> LoadedData:
     return LoadedData(_encode(raw, split_rows, preprocessing), preprocessing, example, split_rows, raw.columns or ())
 
 
+def _divide_into_folds(
+    section: FoldsSection, split_rows: Mapping[str, Integers], strata_N: Integers, seed: int
+) -> dict[str, Integers]:
+    """Return *train* and *search*, which are the same rows, those of both, fold by fold; and FOLDS, fold_RN."""
+    rows_N = np.concatenate([split_rows["train"], split_rows["search"]])
+    fold_RN = folds.divide(strata_N[rows_N], section.folds, section.repeats, seed)
+    order_N = np.argsort(fold_RN[0], kind="stable")
+    return {"train": rows_N[order_N], "search": rows_N[order_N], FOLDS: fold_RN[:, order_N]}
+
+
 def _encode(raw: RawData, split_rows: Mapping[str, Integers], preprocessing: Preprocessing) -> Dataset:
     rows, targets = {}, {}
-    for split, numbers in split_rows.items():
+    fold_RN = split_rows.get(FOLDS)
+    for split in SPLITS if fold_RN is None else ("train", "combine", "test"):
+        numbers = split_rows[split]
         if split == "test" and raw.test_targets_N is not None:
             rows[split], targets[split] = raw.test_rows, raw.test_targets_N
         elif split != "train" and raw.held_targets_N is not None:  # a given part that is divided
@@ -115,12 +141,20 @@ def _encode(raw: RawData, split_rows: Mapping[str, Integers], preprocessing: Pre
             rows[split], targets[split] = _take(raw.rows, numbers), raw.targets_N[numbers]
     shape = preprocessing.output_shape
     inputs = {
-        split: preprocessing.transform(rows[split]) if len(targets[split]) else np.zeros((0, *shape), dtype=np.float32)
-        for split in SPLITS
+        split: preprocessing.transform(own) if len(targets[split]) else np.zeros((0, *shape), dtype=np.float32)
+        for split, own in rows.items()
     }
+    if fold_RN is not None:
+        inputs["search"], targets["search"] = inputs["train"], targets["train"]
+    inputs, targets = ({split: values[split] for split in SPLITS} for values in (inputs, targets))
     for array in (*inputs.values(), *targets.values()):
         array.flags.writeable = False  # as in arrays that Ray returns, so that members get the same from every runner
-    return Dataset(inputs, targets, raw.target, fingerprint(inputs, targets, raw.target.column_names))
+    found = fingerprint(inputs, targets, raw.target.column_names, fold_RN)
+    made = Dataset(inputs, targets, raw.target, found)
+    if fold_RN is None:
+        return made
+    strata_N, numbers = raw.target.strata(targets["train"]), folds.columns_of_numbers(preprocessing.encoding)
+    return replace(made, folds=folds.make_folds(fold_RN, strata_N, inputs["train"], *numbers))
 
 
 def has_same_rows(section: DataSection, store: Store, fingerprint: str) -> bool:
@@ -173,9 +207,16 @@ def column(section: DataSection, name: str) -> Any:
     return rows[name].to_numpy()
 
 
-def fingerprint(inputs: Mapping[str, Floats], targets: Mapping[str, Targets], columns: tuple[str, ...]) -> str:
-    """Return the SHA-256, in hexadecimal, of all splits and the names of the prediction columns."""
+def fingerprint(
+    inputs: Mapping[str, Floats],
+    targets: Mapping[str, Targets],
+    columns: tuple[str, ...],
+    fold_RN: Integers | None = None,
+) -> str:
+    """Return the SHA-256, in hexadecimal, of all splits, the names of the prediction columns, and any folds."""
     digest = hashlib.sha256(repr(columns).encode())
+    if fold_RN is not None:
+        digest.update(f"{fold_RN.shape}".encode() + np.ascontiguousarray(fold_RN).data)
     for split in SPLITS:
         for array in (inputs[split], targets[split]):
             digest.update(f"{split} {array.dtype.str} {array.shape}".encode())

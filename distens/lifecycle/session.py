@@ -197,7 +197,8 @@ class Session:
         """Return the planner, which decides how many tasks go to an actor together."""
         runner, dataset = self.runner, loaded.dataset
         shape, classes = dataset.inputs["train"].shape[1:], len(dataset.target.column_names)
-        return Planner(runner.pack, runner.slots, runner.dispatch_seconds, self._on_gpu, shape, classes)
+        folds = max(1, len(dataset.folds))
+        return Planner(runner.pack, runner.slots, runner.dispatch_seconds, self._on_gpu, shape, classes, folds)
 
     def _on_gpu(self, settings: Settings) -> bool:
         return occupied_resources(self.runner, settings).gpus > 0

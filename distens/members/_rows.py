@@ -11,6 +11,7 @@ from distens.data.dataset import Examples
 from distens.errors import Refused
 from distens.records import Integers
 from distens.seeding import generator
+from distens.training.context import Context
 
 VALIDATION_FRACTION = 10
 """One in so many rows of *train* is held back from a module that validates."""
@@ -33,6 +34,11 @@ def select_examples(examples: Examples, rows: Rows, seed: int) -> Examples:
         return examples
     picked_N = choose_rows(rows, len(examples.inputs), seed)
     return replace(examples, inputs=examples.inputs[picked_N], targets=examples.targets[picked_N])
+
+
+def of_fold(examples: Examples, context: Context) -> Examples:
+    """Return the examples of the context's fold, on their own scale; without a fold, the given examples."""
+    return examples if context.fold is None else examples.of_fold(context.fold)
 
 
 def hold_back_rows(examples: Examples, seed: int) -> tuple[Examples, Examples]:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
 
 from distens.data.dataset import Examples
 from distens.errors import Diverged
-from distens.members._rows import Rows, choose_rows, select_examples
+from distens.members._rows import Rows, choose_rows, of_fold, select_examples
 from distens.models.mlp import Mlp
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.objectives.protocol import SmoothsLabels
@@ -68,6 +68,7 @@ class Classifier:
         "objective.label_smoothing",
     )
     shared_when_stacked: ClassVar[tuple[str, ...]] = ("model",)
+    packs_folds: ClassVar[Literal[True]] = True
 
     def __post_init__(self) -> None:
         if self.momentum is not None and self.optimizer != "sgd":
@@ -93,7 +94,7 @@ class Classifier:
             if isinstance(found, Diverged):
                 raise found
             return found
-        learned = select_examples(examples, self.rows, context.seed)
+        learned = select_examples(of_fold(examples, context), self.rows, context.seed)
         return loop.fit_network(learner.network, learned, context, learner.recipe, self.objective.loss)
 
     def rehearse(self, examples: Examples) -> Sequence[str]:
@@ -160,7 +161,11 @@ class Classifier:
 
         self._make(examples.inputs.shape[1:], examples.classes, context.seed)
         assert self._network is not None
-        rows_N = None if self.rows == "all" else choose_rows(self.rows, len(examples.inputs), context.seed)
+        own_N = None if context.fold is None else context.fold.learned_N
+        rows_N = own_N
+        if self.rows != "all":
+            rows_N = choose_rows(self.rows, len(examples.inputs if own_N is None else own_N), context.seed)
+            rows_N = rows_N if own_N is None else own_N[rows_N]
         smoothing = self.objective.label_smoothing if has_capability(self.objective, SmoothsLabels) else 0.0
         return Learner(self._network, self._recipe(), context, rows_N, smoothing)
 

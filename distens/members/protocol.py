@@ -105,6 +105,23 @@ class Packable(Member, Protocol):
         ...
 
 
+class PacksFolds(Packable, Protocol):
+    """A kind that can train the folds of members as one program, which share one array of inputs.
+
+    `fit` and `fit_pack` of such a kind learn from the rows of `context.fold` alone, on their own scale; all folds have
+    equally many rows::
+
+        own = replace(context, fold=fold)
+        for place, found in type(members[0]).fit_pack(members, examples, [own, ...]):
+            ...
+
+    Attributes:
+        packs_folds: True; it marks the kind.
+    """
+
+    packs_folds: ClassVar[Literal[True]]
+
+
 class Stackable(Member, Protocol):
     """A kind whose members can predict many at a time, in one pass.
 

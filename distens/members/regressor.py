@@ -10,7 +10,7 @@ import numpy as np
 
 from distens.data.dataset import Examples
 from distens.errors import Refused
-from distens.members._rows import select_examples
+from distens.members._rows import of_fold, select_examples
 from distens.members.classifier import Classifier
 from distens.objectives.cross_entropy import CrossEntropy
 from distens.objectives.squared_error import SquaredError
@@ -44,7 +44,7 @@ class Regressor(Classifier):
         Raises:
             Refused: the targets are not one number a row.
         """
-        scaled = self._scaled(examples)
+        scaled, context = self._scaled(of_fold(examples, context)), replace(context, fold=None)
         learner = self._learner(scaled, context)
         learned = select_examples(scaled, self.rows, context.seed)
         return loop.fit_network(learner.network, learned, context, learner.recipe, self.objective.loss)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from distens import packing, registry
 from distens.config.sources import describe_edited
+from distens.data.folds import Rescaled, take_rescaling
 from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, ConfigError, DataError, DistensError, did_you_mean, shorten_value
 from distens.members.protocol import HasNetwork
@@ -280,7 +281,8 @@ class Predictor:
             entries = [self.bundle.members[place] for place in places]
             found = [(entry, name, address) for entry in entries for name, address in entry.states().items()]
             models = [self._loaded(entry, name, address) for entry, name, address in found]
-            panel = _stacked_panel(models, [packing.make_stack_key(entry.settings) for entry, _, _ in found])
+            keys = [packing.make_stack_key(entry.settings) for entry, _, _ in found]
+            panel = _stacked_panel(models, keys)
             counts = [len(entry.states()) for entry in entries]
             self._panels[places] = panel if len(models) == len(entries) else _averaged(panel, counts)
         return self._panels[places]
@@ -295,16 +297,21 @@ class Predictor:
                     raise ValueError(
                         f"its {name} are {shorten_value(state.meta[name])}, those of the bundle {made[name]}"
                     )
+            state, rescaling = take_rescaling(state, self.preprocessing.output_shape)
             member = registry.build_member(entry.settings)
             member.load(state)
-        return member
+        return member if rescaling is None else Rescaled(member, rescaling)
 
 
 def _stacked_panel(members: Sequence[Any], keys: Sequence[str | None]) -> Panel:
-    """Return one panel of all members: those with the same key are stacked, those without a key predict one by one."""
-    packs: dict[str | int, list[int]] = {}
-    for place, key in enumerate(keys):
-        packs.setdefault(place if key is None else key, []).append(place)
+    """Return one panel of all members: those with the same key are stacked, those without a key predict one by one.
+
+    Only members of one fold, whose inputs have one scale, are stacked.
+    """
+    packs: dict[Hashable, list[int]] = {}
+    for place, (member, key) in enumerate(zip(members, keys, strict=True)):
+        scale = member.rescaling.key if isinstance(member, Rescaled) else None
+        packs.setdefault(place if key is None else (key, scale), []).append(place)
     packed = list(packs.values())
     asks = [_stacked([members[place] for place in places]) for places in packed]
     if packed == [list(range(len(members)))]:
@@ -335,6 +342,10 @@ def _averaged(panel: Panel, counts: Sequence[int]) -> Panel:
 
 
 def _stacked(members: Sequence[Any]) -> Panel:
+    first = members[0]
+    if len(members) > 1 and isinstance(first, Rescaled):
+        panel = _stacked([member.model for member in members])
+        return lambda inputs: panel(first.rescaling.apply(inputs))
     if len(members) > 1:
-        return type(members[0]).stack(members)
+        return type(first).stack(members)
     return lambda inputs: members[0].predict(inputs)[None]

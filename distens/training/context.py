@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from distens.data.folds import Fold
 from distens.records import Integers
 from distens.seeding import derive
 from distens.storage.checkpoint import Checkpoint
@@ -29,6 +30,8 @@ class Context:
             is not beyond the budget, and leaves a checkpoint at the budget, to be continued later. Only a kind that can
             stop after any epoch gets a budget (see `distens.schedule.protocol.trains_in_rungs`).
         rows_N: the numbers of the examples that belong to a federation's client; None: all.
+        fold: the fold whose rows alone the member learns from, on their own scale; None: all rows as they are. Only a
+            kind that trains folds together gets one (see `distens.members.protocol.PacksFolds`).
         parts: where a training that leaves several models leaves them (see `distens.members.protocol.LeavesParts`).
         logged: where a training leaves what the user's own code logged, at its end.
         folder: a local folder of the member's own for files that the user's own code writes, which need not exist yet;
@@ -43,6 +46,7 @@ class Context:
     processes: int = 1
     budget: int | None = None
     rows_N: Integers | None = None
+    fold: Fold | None = None
     parts: Parts = field(default_factory=Parts)
     logged: Logged = field(default_factory=dict)
     folder: Path | None = None

@@ -17,10 +17,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distens.data.dataset import Examples
+from distens.data.folds import Rescaling
 from distens.errors import Diverged
 from distens.records import Integers
 from distens.training import loop
@@ -58,6 +60,7 @@ class Learner:
         recipe: the member's own, except that all members have the same `optimizer` and `batch_size`.
         context: the member's own, except that all members have the same device.
         rows_N: the numbers of the examples that the member learns from, equally many for all members; None: each once.
+            If the context has a fold, the member learns from them on the fold's scale.
         label_smoothing: see `distens.objectives.cross_entropy`.
     """
 
@@ -230,6 +233,34 @@ class _Table:
     targets: Tensor
 
 
+class _Rescaling:
+    """The scales of members' own folds: `Rescaling.apply`, for members side by side."""
+
+    def __init__(self, found: Sequence[Rescaling], device: str) -> None:
+        self._scale, self._shift, self._fill_M1J = (
+            torch.from_numpy(np.stack([getattr(one, name) for one in found])).unsqueeze(1).to(device)
+            for name in ("scale", "shift", "fill_J")
+        )
+        self._columns_J, self._indicators_J = (
+            torch.from_numpy(places).to(device) for places in (found[0].columns_J, found[0].indicators_J)
+        )
+
+    @classmethod
+    def of(cls, learners: Sequence[Learner], device: str) -> _Rescaling | None:
+        """Return the rescaling of learners, all of which have a fold; None if none has."""
+        found = [learner.context.fold.rescaling for learner in learners if learner.context.fold is not None]
+        assert len(found) in (0, len(learners)), "members of folds and others are not trained together"
+        return cls(found, device) if found else None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return inputs (M, K, …) on each member's scale."""
+        out = torch.addcmul(self._shift, inputs, self._scale)
+        if len(self._columns_J):
+            missing_MKJ = inputs[..., self._indicators_J] > 0
+            out[..., self._columns_J] = torch.where(missing_MKJ, self._fill_M1J, out[..., self._columns_J])
+        return out
+
+
 def _cross_entropy(logits_MCB: Tensor, targets: Tensor, smoothing_M: Tensor | None, losses_MB: Tensor) -> Tensor:
     """Write every row's loss into `losses_MB`, and return the gradients of the rows' mean loss by the logits.
 
@@ -327,12 +358,13 @@ class _Chunk:
         """Train all members for one epoch, and return each member's mean loss."""
         learners = [member.learner for member in self._going]
         masks = Masks([learner.context.seed for learner in learners], self._epoch, self._device)
+        rescale = _Rescaling.of(learners, self._device)
         order_MN = torch.stack([self._order(learner) for learner in learners]).to(self._device)
         smoothing = [learner.label_smoothing for learner in learners]
         smoothing_M = torch.tensor(smoothing, device=self._device) if any(smoothing) else None
         losses_MN = torch.empty(order_MN.shape, device=self._device)
         steps = math.ceil(self._rows / self._batch_size)
-        for step, (inputs, targets, losses_MB) in enumerate(self._batches(order_MN, losses_MN)):
+        for step, (inputs, targets, losses_MB) in enumerate(self._batches(order_MN, losses_MN, rescale)):
             self._optimizer.schedule(self._epoch * steps + step, steps)
             logits_MCB = self._stack.forward(inputs, masks)
             self._stack.backward(_cross_entropy(logits_MCB, targets, smoothing_M, losses_MB))
@@ -344,7 +376,9 @@ class _Chunk:
         order_N = loop.order(rows, learner.context.seed, self._epoch)[: self._rows]
         return order_N if learner.rows_N is None else torch.from_numpy(learner.rows_N)[order_N]
 
-    def _batches(self, order_MN: Tensor, losses_MN: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _batches(
+        self, order_MN: Tensor, losses_MN: Tensor, rescale: _Rescaling | None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (inputs, targets, buffer for losses) for each batch of one epoch; rows are gathered in large pieces.
 
         A piece has as many batches as fit into `GATHER_BYTES`, and one at least.
@@ -355,6 +389,8 @@ class _Chunk:
         for rows_MK, losses_MK in zip(order_MN.split(piece, 1), losses_MN.split(piece, 1), strict=True):
             parts = [values.index_select(0, rows_MK.flatten()) for values in (table.inputs, table.targets)]
             shaped = [part.unflatten(0, rows_MK.shape) for part in parts]
+            if rescale is not None:
+                shaped[0] = rescale(shaped[0])
             yield from zip(*(values.split(size, 1) for values in (*shaped, losses_MK)), strict=True)
 
     def _save(self, place: int, mean: float) -> None:

@@ -28,6 +28,7 @@ from distens.data.dataset import Dataset
 from distens.errors import ConfigError, RunError
 from distens.lifecycle.tasks import task_to_json
 from distens.lifecycle.work._training import HELD_OUT, write_report
+from distens.lifecycle.work.cross_fit import CrossFit
 from distens.lifecycle.work.train import Train
 from distens.members.protocol import Member
 from distens.metrics.protocol import shown_metrics
@@ -288,7 +289,8 @@ def _train(
     key = settings_key({**settings, "seed": config.get("seed")})
     name = f"{settings['family']}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     seed = int(config.get("seed", derive(root, "member", key)))
-    task = Task(name, EnsemblePurpose.SEARCH, settings, seed, resources, Train(), attempt=_next(shared.store, name))
+    work = CrossFit() if shared.dataset.folds else Train()
+    task = Task(name, EnsemblePurpose.SEARCH, settings, seed, resources, work, attempt=_next(shared.store, name))
     write_task(shared.store, task)
     threads = max(1, int(resources.cpus))
     _limit_threads(threads)

@@ -14,6 +14,7 @@ import numpy as np
 
 from distens import packing, registry
 from distens.data.dataset import Dataset, Examples
+from distens.data.folds import Rescaled, take_rescaling
 from distens.errors import Diverged
 from distens.members.protocol import LeavesParts, Member, Packable
 from distens.records import Address, Failure, Floats, Part, Report, State, Task, TaskOutcome, Teacher, compact_files
@@ -21,7 +22,7 @@ from distens.runtime.protocol import RunContext, WorkContext
 from distens.storage.checkpoint import Checkpoint
 from distens.storage.encoding import to_json
 from distens.storage.parts import Parts
-from distens.training.context import Context
+from distens.training.context import Context, Logged
 
 HELD_OUT = ("search", "combine", "test")
 
@@ -100,8 +101,9 @@ def load_teachers(found: Sequence[Teacher], where: str, context: WorkContext) ->
     members = []
     for teacher in found:
         trained = registry.build_member(teacher.settings, f"{where}: its teacher {teacher.name or teacher.state.path}")
-        trained.load(context.shared.store.read_state(teacher.state.path, teacher.state))
-        members.append(trained)
+        state, rescaling = take_rescaling(context.shared.store.read_state(teacher.state.path, teacher.state))
+        trained.load(state)
+        members.append(trained if rescaling is None else Rescaled(trained, rescaling))
     return members
 
 
@@ -135,8 +137,7 @@ def write_report(
         found: the metrics of the training.
         made: what the training made besides the member, to be written too.
     """
-    store, folder = shared.store, f"members/{task.id}/{task.attempt}"
-    metrics = _finite(found)
+    folder, metrics = folder_of(task), finite(found)
     seconds = metrics.pop("seconds")
     parts, averaged = _parts(task, member, surrounded.parts, shared)
     whole = (
@@ -144,9 +145,30 @@ def write_report(
         if parts
         else _write_part(member, metrics, folder, shared)
     )
-    files = dict(whole.files)
     if made is not None:
-        files["made"] = store.write_state(f"{folder}/made.safetensors", made, durable=False)
+        files = {**whole.files, "made": shared.store.write_state(f"{folder}/made.safetensors", made, durable=False)}
+        whole = replace(whole, files=files)
+    report = finish_report(task, whole, [part for part, _ in parts], averaged, seconds, surrounded.logged, shared)
+    if task.budget is None:
+        surrounded.checkpoint.clear()
+        surrounded.parts.clear()
+    return report
+
+
+def folder_of(task: Task) -> str:
+    """Return the folder, in the run's, of the files of a task's attempt."""
+    return f"members/{task.id}/{task.attempt}"
+
+
+def finish_report(
+    task: Task, whole: Part, parts: Sequence[Part], averaged: bool, seconds: float, logged: Logged, shared: RunContext
+) -> Report:
+    """Write a task's report, whose other files are there, and return it.
+
+    Args:
+        whole: metrics, cost and files of the task as a whole.
+        logged: what the user's own code logged.
+    """
     report = Report(
         task_id=task.id,
         attempt=task.attempt,
@@ -155,15 +177,13 @@ def write_report(
         parameters=whole.parameters,
         predict_ms_per_1000=whole.predict_ms_per_1000,
         node=platform.node(),
-        files=compact_files(files),
-        parts=tuple(part for part, _ in parts),
+        files=compact_files(whole.files),
+        parts=tuple(parts),
         averaged=averaged,
-        curves={name: _thin_out(values) for name, values in surrounded.logged.items()},
+        curves={name: _thin_out(values) for name, values in logged.items()},
     )
-    store.write(f"{folder}/report.json", json.dumps(to_json(report), allow_nan=False).encode(), durable=False)
-    if task.budget is None:
-        surrounded.checkpoint.clear()
-        surrounded.parts.clear()
+    content = json.dumps(to_json(report), allow_nan=False).encode()
+    shared.store.write(f"{folder_of(task)}/report.json", content, durable=False)
     return report
 
 
@@ -180,10 +200,10 @@ MeasuredPart = tuple[Part, dict[str, Floats]]
 
 def _write_part(member: Member, found: Mapping[str, float], folder: str, shared: RunContext) -> Part:
     """Write the predictions and the state of a training that leaves one model."""
-    predictions, predict_ms_per_1000 = _predict(member, shared.dataset)
-    files = _write(predictions, folder, shared)
+    predictions, predict_ms_per_1000 = predict(member, _held_out(shared.dataset))
+    files = write_predictions(predictions, folder, shared)
     files["state"] = shared.store.write_state(f"{folder}/state.safetensors", member.state(), durable=False)
-    metrics = {**found, **_score_on_search(predictions, shared.dataset)}
+    metrics = {**found, **score_on_search(predictions, shared.dataset)}
     return Part("", metrics, int(found["parameters"]), predict_ms_per_1000, files)
 
 
@@ -202,11 +222,11 @@ def _parts(task: Task, member: Member, found: Parts, shared: RunContext) -> tupl
         state, left = found.state(name), found[name]
         model: Member = registry.build_member(task.settings, f"{task.id}/{name}")
         model.load(state)
-        predictions, predict_ms_per_1000 = _predict(model, shared.dataset)
-        files = {} if averaged else _write(predictions, f"members/{task.id}/{task.attempt}/{name}", shared)
+        predictions, predict_ms_per_1000 = predict(model, _held_out(shared.dataset))
+        files = {} if averaged else write_predictions(predictions, f"members/{task.id}/{task.attempt}/{name}", shared)
         assert left.state is not None, "it is in the store"
         files["state"] = left.state
-        metrics = {**_finite(left.metrics), **_score_on_search(predictions, shared.dataset)}
+        metrics = {**finite(left.metrics), **score_on_search(predictions, shared.dataset)}
         parameters = int(metrics.get("parameters", sum(array.size for array in state.arrays.values())))
         parts.append((Part(name, metrics, parameters, predict_ms_per_1000, files), predictions))
     return parts, averaged
@@ -223,14 +243,15 @@ def _average_parts(
     predictions = {split: np.mean([own[split] for _, own in parts], axis=0) for split in parts[0][1]}
     return Part(
         "",
-        {**found, **_score_on_search(predictions, shared.dataset)},
+        {**found, **score_on_search(predictions, shared.dataset)},
         sum(part.parameters for part, _ in parts),
         sum(part.predict_ms_per_1000 for part, _ in parts),
-        _write(predictions, folder, shared),
+        write_predictions(predictions, folder, shared),
     )
 
 
-def _write(predictions: Mapping[str, Floats], folder: str, shared: RunContext) -> dict[str, Address]:
+def write_predictions(predictions: Mapping[str, Floats], folder: str, shared: RunContext) -> dict[str, Address]:
+    """Write predictions into a folder, and return split -> the file's address."""
     write = shared.store.write_predictions
     return {
         split: write(f"{folder}/{split}.arrow", predictions_NK, durable=False)
@@ -238,24 +259,35 @@ def _write(predictions: Mapping[str, Floats], folder: str, shared: RunContext) -
     }
 
 
-def _score_on_search(predictions: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
-    """Return the metrics of predictions on the *search* split; none where a federation's server has no such rows.
+def score_on_search(predictions: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
+    """Return the metrics of predictions on the *search* split.
+
+    There are none where a federation's server has no such rows, and of a model that learned from the rows of all folds.
 
     Raises:
         Diverged, Refused: the user's own metric is not finite, or raised an error.
     """
     if "search" not in predictions:
         return {}
-    return _finite(dataset.measured.metrics(predictions["search"], dataset.targets["search"]))
+    return finite(dataset.measured.metrics(predictions["search"], dataset.targets["search"]))
 
 
-def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float]:
-    """Return split -> predictions_NK of the splits that have rows, and milliseconds per 1,000 rows.
+def _held_out(dataset: Dataset) -> dict[str, Floats]:
+    """Return split -> inputs of the splits that a model has not learned from, and that have rows."""
+    splits = HELD_OUT[1:] if dataset.folds else HELD_OUT
+    return {split: dataset.inputs[split] for split in splits if len(dataset.inputs[split])}
+
+
+def predict(member: Any, inputs: Mapping[str, Floats]) -> tuple[dict[str, Floats], float]:
+    """Return split -> predictions_NK, and milliseconds per 1,000 rows.
+
+    Args:
+        member: a trained member, or anything else that predicts.
+        inputs: split -> the inputs of its rows.
 
     Raises:
         Diverged: a prediction is not finite.
     """
-    inputs = {split: dataset.inputs[split] for split in HELD_OUT if len(dataset.inputs[split])}
     member.predict(next(iter(inputs.values()))[:1])  # warms up
     started = time.perf_counter()
     if sum(some.nbytes for some in inputs.values()) <= ONE_CALL_BYTES:  # for few rows, one call is faster than three
@@ -271,7 +303,8 @@ def _predict(member: Member, dataset: Dataset) -> tuple[dict[str, Floats], float
     return predictions, 1e6 * seconds / sum(map(len, inputs.values()))
 
 
-def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics as plain numbers; raise Diverged if one is not finite."""
     for name, value in metrics.items():
         if not np.isfinite(value):
             raise Diverged(f"{name} is {value}")

@@ -52,6 +52,7 @@ class Evaluate:
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[Answer]:
         """Yield the losses of each task's mean."""
         dataset = context.shared.dataset
+        assert not dataset.folds, "models of folds have learned from most of these rows"
         for task in tasks:
             predictions = [m.predict(dataset.inputs["search"]) for m in load_teachers(self.members, task.id, context)]
             weights_M = np.array([member.weight for member in self.members])

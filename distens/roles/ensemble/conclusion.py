@@ -1,7 +1,9 @@
 """From trained members to a deployed model: select, train the student and the baselines, combine, calibrate.
 
 Each split decides one thing. *search* selects members, and the best variant of a baseline; *combine* fits the combiner,
-and one temperature for every row of the table alike; *test* is predicted here, and read once, for the table.
+and one temperature for every row of the table alike; *test* is predicted here, and read once, for the table. With folds
+(see `distens.data.folds`), out-of-fold predictions select members, and *combine* the best variant of a baseline, which
+learned from the rows of all folds.
 """
 
 from __future__ import annotations
@@ -131,8 +133,9 @@ class _Finisher:
         if "larger_single" in self.config.baselines and "larger_single" not in self.missing:
             tasks += self._larger_single_tasks()
         if "seed_ensemble" in self.config.baselines:
+            settings, work = in_one_go(self.best), self.plan.work
             for i in range(1, len(self.selected)):
-                tasks.append(self._task(f"seed_ensemble-{i}", EnsemblePurpose.SEED_ENSEMBLE, in_one_go(self.best)))
+                tasks.append(self._task(f"seed_ensemble-{i}", EnsemblePurpose.SEED_ENSEMBLE, settings, work))
         return tasks
 
     def _student_tasks(self) -> list[Task]:
@@ -216,12 +219,19 @@ class _Finisher:
         return [entry for entry in self.ledger.finished(purpose) if entry.task.id in self.asked]
 
     def _best_variant(self, purpose: EnsemblePurpose, rows: dict[str, TableRow]) -> None:
-        """Add the row of the variant that is best on the *search* split; note it as missing if every variant failed."""
+        """Add the row of the best variant; note it as missing if every variant failed."""
         entries = self._entries(purpose)
         if entries:
-            rows[purpose.value] = self._single(min(entries, key=lambda e: e.report.metrics[self.plan.metric]))
+            rows[purpose.value] = self._single(min(entries, key=self._variant_loss))
         elif purpose in self.asked.values():
             self.missing[purpose.value] = "every variant failed"
+
+    def _variant_loss(self, entry: Finished) -> float:
+        """Return a variant's loss on *search*, or, if it has learned from these rows (with folds), on *combine*."""
+        if self.config.data.folds is None:
+            return entry.report.metrics[self.plan.metric]
+        data = self.loaded.dataset
+        return data.measured.metrics(self._read(entry, "combine"), data.targets["combine"])[self.plan.metric]
 
     def _seed_ensemble(self) -> TableRow:
         entries = [self.best, *self._entries(EnsemblePurpose.SEED_ENSEMBLE)]

@@ -18,11 +18,13 @@ from distens.distill.protocol import DataFree
 from distens.errors import ConfigError, did_you_mean
 from distens.evaluate import baselines
 from distens.lifecycle.occupying import explain_unknown_name, occupied_resources, unusual_resources
-from distens.members.protocol import HasDefaultRanges, LearnsNumbers, UsesNoGpu
+from distens.lifecycle.work.cross_fit import CrossFit
+from distens.lifecycle.work.train import Train
+from distens.members.protocol import HasDefaultRanges, LearnsNumbers, LeavesParts, UsesNoGpu
 from distens.metrics import protocol as metrics
 from distens.metrics.protocol import Metric, loss_key, try_metric
 from distens.records import History, Resources, Settings
-from distens.runtime.protocol import Runner
+from distens.runtime.protocol import Runner, Work
 from distens.schedule.protocol import Decision, Schedule, TrainingLength, trains_in_rungs
 from distens.search.protocol import Search
 from distens.select.protocol import Selector
@@ -66,6 +68,11 @@ class EnsemblePlan:
         return str(self.config.metric) if self.own_metric is None else loss_key(self.own_metric)
 
     @property
+    def work(self) -> Work:
+        """Return the work of training a member of the search."""
+        return Train() if self.config.data.folds is None else CrossFit()
+
+    @property
     def also(self) -> Mapping[str, Resources]:
         """Return key of the config -> the resources that members occupy by it, if they are not the usual ones."""
         return unusual_resources(self.runner, self.space.corners())
@@ -90,7 +97,7 @@ def build_plan(config: Config) -> EnsemblePlan:
     Raises:
         ConfigError: something in the config would fail later, or have no effect.
     """
-    for name in ("search", "combine"):
+    for name in ("search", "combine") if config.data.folds is None else ("combine",):
         if not getattr(config.data.splits, name):
             raise ConfigError(f"data.splits.{name}: must be above 0 with role `{config.role}`")
     members = {name: _with_default_ranges(name, template) for name, template in config.members.items()}
@@ -98,6 +105,8 @@ def build_plan(config: Config) -> EnsemblePlan:
     metric = own_metric(config)
     space = Space(members)
     lengths = _check_corners(space)
+    if config.data.folds is not None:
+        _check_folds(members)
     limits = tuple(name for name in type(config.search).model_fields if name != "kind")
     search = registry.make_plugin("search", config.search.spec(), "search", beside=limits)
     if space.count == 1 and config.search.kind != "random":
@@ -251,6 +260,15 @@ def _check_corners(space: Space) -> dict[str, TrainingLength]:
     if findings:  # a module that is not here may be elsewhere (see `distens.cli.submit`), another fault is one anywhere
         raise ConfigError("\n".join(findings)) from min(causes, key=lambda e: find_missing_module(e) is not None)
     return lengths
+
+
+def _check_folds(members: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, template in members.items():
+        if registry.has_capability(registry.find_plugin("members", template["kind"], f"members.{name}"), LeavesParts):
+            raise ConfigError(
+                f"data.folds: a member of {name!r} leaves several models by itself (kind {template['kind']!r}), which "
+                "cannot be divided into folds"
+            )
 
 
 def _add_length(lengths: dict[str, TrainingLength], family: str, member: Any) -> None:

@@ -13,7 +13,6 @@ from distens import packing, registry, seeding
 from distens.lifecycle._history_views import KeysSnapshot
 from distens.lifecycle.ledger import Ledger
 from distens.lifecycle.packs import of_one_size, pack_tasks
-from distens.lifecycle.work.train import Train
 from distens.packing import Planner
 from distens.records import WAIT, Finished, Floats, History, Pack, Resources, Settings, Task, settings_key
 from distens.roles.ensemble.goal import Goal
@@ -252,7 +251,7 @@ class Proposals:
         seed = seeding.derive(self.plan.config.seed, "member", member)
         needs, bracket = needs or self.plan.occupied(settings), start.bracket
         return Task(
-            name, EnsemblePurpose.SEARCH, settings, seed, needs, Train(), member, budget=budget, bracket=bracket
+            name, EnsemblePurpose.SEARCH, settings, seed, needs, self.plan.work, member, budget=budget, bracket=bracket
         )
 
     def _size(

@@ -108,6 +108,8 @@ def build_plan(config: Config) -> FederatedPlan:
     """
     section = section_of(config, FederatedSection, "who the clients are")
     config = _of_today(config, section)
+    if config.data.folds is not None:
+        raise ConfigError("data.folds: has no effect in a federation, whose clients learn from all their rows")
     if not issubclass(find_target_class(config.data), Classes):
         raise ConfigError("data.task: a federation's clients can only learn classes so far")
     if config.metric not in Classes.minimised:
