@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from distens.data.dataset import Examples
@@ -161,7 +162,7 @@ class Classifier:
 
         self._make(examples.inputs.shape[1:], examples.classes, context.seed)
         assert self._network is not None
-        own_N = None if context.fold is None else context.fold.learned_N
+        own_N = None if context.fold is None else np.array(context.fold.learned_N)  # torch wants it writable
         rows_N = own_N
         if self.rows != "all":
             rows_N = choose_rows(self.rows, len(examples.inputs if own_N is None else own_N), context.seed)

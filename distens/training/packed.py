@@ -242,7 +242,7 @@ class _Rescaling:
             for name in ("scale", "shift", "fill_J")
         )
         self._columns_J, self._indicators_J = (
-            torch.from_numpy(places).to(device) for places in (found[0].columns_J, found[0].indicators_J)
+            torch.tensor(places, device=device) for places in (found[0].columns_J, found[0].indicators_J)
         )
 
     @classmethod

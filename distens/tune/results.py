@@ -127,7 +127,7 @@ def _find_newest_member(store: Store, name: str) -> _Trained | str:
         if not store.exists(f"{folder}/report.json"):
             continue
         report = report_from_json(store.read_json(f"{folder}/report.json"))
-        if "state" not in report.files:
+        if "state" not in report.files and not report.averaged:
             return "it reported predictions only: good for a search, but no model to deploy (report a `member`)"
         about = store.read_json(f"{folder}/task.json")
         return _Trained(store, task_from_json(about["task"]), report, about["at"])

@@ -50,7 +50,7 @@ class Live:
         return self.folder / self.path.stem / f"{method}-{self.repetition}.json"
 
     def config(self, sections: Mapping[str, Any]) -> Any:
-        """Return the config of a run; a method is a config's sections, e.g. `{"search": "divbo"}`."""
+        """Return the config of a run; a method is a config's sections, e.g. `{"search": "divbo", "folds": 5}`."""
         from _search_tables import run_config, shares
 
         from distens.config.config import parse_config
@@ -62,7 +62,9 @@ class Live:
         values = config.model_dump(mode="json")
         parts = shares(_rows(self.path))
         values["data"]["splits"] = {**parts, "combine": COMBINE, "test": 1 - parts["train"] - parts["search"] - COMBINE}
-        values |= {"metric": self.metric, "select": "greedy", "calibrate": "temperature", **sections}
+        own = {"metric": self.metric, "select": "greedy", "calibrate": "temperature", **sections}
+        values["data"]["folds"] = own.pop("folds", None)
+        values |= own
         kind, options = split_spec(values["search"], "search")
         values["search"] = {"kind": kind, **options, "seconds": self.seconds}
         return parse_config(values)

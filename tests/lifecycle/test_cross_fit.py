@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import small_run
 from kills import killed
+from mlflow import MlflowClient
+from mlflow.pyfunc import load_model
 
 import distens
 from distens import coordinator, own_loop, registry
@@ -222,6 +224,20 @@ def test_a_bundle_has_every_fold_s_state(tmp_path):
         own = models(Store(result.path), data.dataset, entries[name].report, entries[name].task.settings)
         inputs = data.preprocessing.transform(rows)
         np.testing.assert_allclose(probs_NC, np.mean([m.predict(inputs) for m in own.values()], axis=0), atol=1e-6)
+
+
+def test_actors_train_folds_and_what_is_registered_predicts(tmp_path, ray_here):
+    tracking = {"kind": "mlflow_runs", "uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    plain = {"distill": None, "baselines": [], "search": {"kind": "random", "members": 4}}
+    actors = {"runtime": {"kind": "ray_actors", "cpus_per_member": 1}, "tracking": tracking}
+    result, inline = (distens.run(small(tmp_path / name, **plain, **own)) for name, own in (("r", actors), ("i", {})))
+    for row, values in result.rows.items():
+        assert values["nll"] == pytest.approx(inline.rows[row]["nll"], abs=1e-5)
+    client = MlflowClient(tracking["uri"])
+    version = client.get_model_version_by_alias("iris", "champion")
+    rows = load_data(small(tmp_path).data, 0).example_rows
+    registered_NC = load_model(client.get_model_version_download_uri("iris", version.version)).predict(rows).to_numpy()
+    np.testing.assert_allclose(registered_NC, distens.load(result.path).predict_proba(rows), atol=1e-6)
 
 
 def test_rungs_by_folds_end_as_one_training_does(tmp_path):

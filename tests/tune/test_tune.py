@@ -402,6 +402,22 @@ def test_four_trials_at_once_killed_restored_and_made_an_ensemble_that_is_regist
         distens.tune.ensemble(results, experiment, select="top", combine="average")
 
 
+def test_trials_by_folds_become_an_ensemble(tmp_path, ray_here):
+    data = {"source": "sklearn:iris", "folds": 2}
+    network = {"kind": "classifier", "model": {"kind": "mlp", "hidden": [8]}, "epochs": 2}
+    members = {"mlp": {**network, "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}}
+    experiment = config(tmp_path / "runs", data=data, members=members, distill=None, baselines=[])
+    tuner = tune.Tuner(
+        distens.tune.trainable(experiment),
+        param_space=distens.tune.param_space(experiment),
+        tune_config=tune.TuneConfig(num_samples=2, max_concurrent_trials=2),
+        run_config=tune.RunConfig(name="folds", storage_path=str(tmp_path / "tune"), verbose=0),
+    )
+    result = distens.tune.ensemble(tuner.fit(), experiment, select={"kind": "top", "size": 2})
+    manifest = Store(result.path).read_json("final/ensemble/bundle.json")
+    assert [member["parts"] for member in manifest["members"]] == [["fold1", "fold2"]] * 2
+
+
 def user_trains(settings, dataset):
     """As a user's own trainable: a member of any kind, predictions alone, nothing, or an error."""
     from distens.training.context import Context
