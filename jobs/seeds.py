@@ -19,10 +19,13 @@ from rich.table import Table
 
 import distens
 from distens.config.config import Config
+from distens.evaluate.report import columns_of, rows_of
 from distens.roles.ensemble.plan import build_plan
 from distens.storage.store import Store
 
-COLUMNS = ("accuracy", "nll", "brier", "ece", "aurc", "parameters", "train_seconds", "predict_ms_per_1000")
+COSTS = ("parameters", "train_seconds", "predict_ms_per_1000")
+MOST_SHOWN, COMPARED = 4, 2
+"""The number of measures that the table shows, and of those that are compared with the ensemble's."""
 
 
 def finished(config: Config) -> dict[str, Any]:
@@ -55,17 +58,21 @@ def main(
     for seed in range(seeds):
         print(f"seed {seed}", flush=True)
         results.append(finished(distens.load_config(config, [*(set_ or ()), f"seed={seed}"])))
-    names = [n for n, row in results[0].items() if isinstance(row, dict) and "accuracy" in row]
+    tables = [rows_of(result) for result in results]
+    found = columns_of({f"{i} {name}": row for i, rows in enumerate(tables) for name, row in rows.items()})
+    measures = {key: heading for key, heading in found.headings.items() if key not in COSTS}
+    shown = list(measures)[:MOST_SHOWN]
     table = Table(title=f"{config.name}: mean ± standard deviation over {seeds} seeds")
-    for heading in ("", "accuracy", "NLL", "Brier", "ECE", "accuracy − ensemble's", "NLL − ensemble's"):
+    gaps = [f"{measures[key]} − ensemble's" for key in shown[:COMPARED]]
+    for heading in ("", *(measures[key] for key in shown), *gaps):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     summary: dict[str, Any] = {}
-    for name in names:
-        rows = [r[name] for r in results if name in r]
-        both = [(r[name], r["ensemble"]) for r in results if name in r]
-        summary[name] = {c: [row[c] for row in rows] for c in COLUMNS}
-        cells = [spread([row[c] for row in rows]) for c in ("accuracy", "nll", "brier", "ece")]
-        gaps = [spread([a[c] - b[c] for a, b in both]) if name != "ensemble" else "" for c in ("accuracy", "nll")]
+    for name in dict.fromkeys(name for rows in tables for name in rows):
+        rows = [rows[name] for rows in tables if name in rows]
+        both = [(rows[name], rows["ensemble"]) for rows in tables if name in rows]
+        summary[name] = {c: [row[c] for row in rows if c in row] for c in (*measures, *COSTS)}
+        cells = [spread([row[c] for row in rows if c in row]) for c in shown]
+        gaps = [spread([a[c] - b[c] for a, b in both]) if name != "ensemble" else "" for c in shown[:COMPARED]]
         short = "" if len(rows) == seeds else f" ({len(rows)} of {seeds} seeds)"
         table.add_row(name + short, *cells, *gaps)
     Console(width=150).print(table)
