@@ -52,10 +52,13 @@ class FoldsSection(Section):
     Attributes:
         folds: the number of folds; a member is as many models, and predicts their mean.
         repeats: how often the rows are divided anew; a member is `folds` models for each.
+        refit: also train the selected members once more, each as one model on the rows of all folds. They are a row and
+            a bundle of their own, `refit`, which predicts as many times faster as there are folds.
     """
 
     folds: int = Field(ge=2, le=100)
     repeats: int = Field(1, ge=1, le=20)
+    refit: bool = False
 
 
 def _of_folds(given: Any) -> Any:

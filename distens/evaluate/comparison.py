@@ -31,6 +31,7 @@ COMPARISONS = (
     ("ensemble", "best_single"),
     ("ensemble", "larger_single"),
     ("ensemble", "seed_ensemble"),
+    ("refit", "ensemble"),
     ("student", "ensemble"),
     ("student", "student_on_labels"),
 )

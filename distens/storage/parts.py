@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -92,7 +93,8 @@ class Parts:
             folder = f"members/{self._task}/{self._attempt}/{name}"
             address = self._store.write_state(f"{folder}/state.safetensors", state, durable=False)
             content = {"number": number, "state": asdict(address), "metrics": dict(metrics)}
-            self._store.write_json(f"{folder}/part.json", content)
+            # As members' other files, it is not waited for: after a power loss the part may be trained again.
+            self._store.write(f"{folder}/part.json", json.dumps(content, allow_nan=False).encode(), durable=False)
         self._left[name] = StoredPart(number, address, dict(metrics))
 
     def state(self, name: str) -> State:

@@ -240,6 +240,39 @@ def test_actors_train_folds_and_what_is_registered_predicts(tmp_path, ray_here):
     np.testing.assert_allclose(registered_NC, distens.load(result.path).predict_proba(rows), atol=1e-6)
 
 
+def test_a_refit_is_a_row_and_a_bundle_of_its_own(tmp_path):
+    """Each selected member, trained once on the rows of all folds, with the weight of its folds."""
+    plain = small(tmp_path, distill=None, baselines=[])
+    changes = {"data": {"source": "sklearn:iris", "folds": {"folds": 3, "refit": True}}}
+    result = distens.run(small(tmp_path, distill=None, baselines=[], **changes))
+    assert {*result.rows} == {"ensemble", "best_single", "refit"}
+    assert any(line.startswith("refit against ensemble: ") for line in result.verdict)
+    store = Store(result.path)
+    whole, folds = (store.read_json(f"final/{row}/bundle.json")["members"] for row in ("refit", "ensemble"))
+    assert [one["id"] for one in whole] == [f"refit-{one['id']}" for one in folds]
+    assert [one["weight"] for one in whole] == [one["weight"] for one in folds]
+    assert not any(one.get("parts") for one in whole)
+    data = load_data(build_plan(plain).config.data, 0)
+    for one in whole:
+        entry = next(entry for entry in Ledger(store).finished("refit") if entry.task.id == one["id"])
+        alone = registry.build_member(entry.task.settings)
+        alone.fit(data.dataset.examples(), Context(entry.task.seed))
+        stored_NC = store.read_predictions(entry.report.files["test"])
+        np.testing.assert_allclose(stored_NC, alone.predict(data.dataset.inputs["test"]), atol=1e-5)
+        assert "search" not in entry.report.files and "nll" not in entry.report.metrics
+    predicted_NC = distens.load(f"{result.path}/final/refit").predict_proba(data.example_rows)
+    assert predicted_NC.shape == (5, 3)
+
+
+def test_a_refit_that_fails_is_missing_with_the_reason(tmp_path):
+    """Its folds learn; the member fails where it is given all rows."""
+    data = {"source": "sklearn:iris", "folds": {"folds": 3, "refit": True}}
+    members = {"few": {"kind": "plugins.members.few_rows:FewRows", "most": 80}}
+    search = {"kind": "random", "members": 2}
+    result = distens.run(small(tmp_path, data=data, members=members, search=search, distill=None, baselines=[]))
+    assert "refit" not in result.rows and "refits failed" in result.missing["refit"]
+
+
 def test_rungs_by_folds_end_as_one_training_does(tmp_path):
     """A member that was promoted is, fold by fold, what it is if it is trained in one go."""
     schedule = {"kind": "halving", "minimum": 1, "maximum": 4, "eta": 2}

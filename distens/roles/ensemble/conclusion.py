@@ -33,7 +33,7 @@ from distens.targets.classes import target_argument
 
 Complete = Callable[[Sequence[Task]], Iterator[tuple[Task, Finished | Failure]]]
 
-ENSEMBLE, STUDENT = "ensemble", "student"
+ENSEMBLE, REFIT, STUDENT = "ensemble", "refit", "student"
 TRAIN = Train()
 
 
@@ -126,8 +126,11 @@ class _Finisher:
         return Task(name, purpose, settings, seed, self.plan.occupied(settings), work)
 
     def tasks(self) -> list[Task]:
-        """Return the tasks of the student and the baselines; they are independent, so all may run at once."""
+        """Return the tasks of refits, the student and the baselines; they are independent, so all may run at once."""
         tasks: list[Task] = []
+        if self.config.data.folds is not None and self.config.data.folds.refit:
+            for entry, _ in self.selected:
+                tasks.append(self._task(f"refit-{entry.task.id}", EnsemblePurpose.REFIT, in_one_go(entry)))
         if self.config.distill is not None:
             tasks += self._student_tasks()
         if "larger_single" in self.config.baselines and "larger_single" not in self.missing:
@@ -175,12 +178,16 @@ class _Finisher:
         """Return the combiner's state, and the table's rows, calibrated; the labels of *test* are not used yet."""
         targets = self.loaded.dataset.targets
         rows: dict[str, TableRow] = {}
-        state, rows["ensemble"] = self._ensemble()
+        weights_M = np.array([weight for _, weight in self.selected])
+        state, rows[ENSEMBLE] = self._combined([entry for entry, _ in self.selected], weights_M)
         rows["best_single"] = self._single(self.best)
         for purpose in (EnsemblePurpose.STUDENT, EnsemblePurpose.STUDENT_ON_LABELS, EnsemblePurpose.LARGER_SINGLE):
             self._best_variant(purpose, rows)
         if "seed_ensemble" in self.config.baselines:
             rows["seed_ensemble"] = self._seed_ensemble()
+        refits = self._refits()
+        if refits:
+            self._refit_state, rows[REFIT] = self._combined(refits, weights_M)
         return state, {name: self._calibrated(row, targets["combine"]) for name, row in rows.items()}
 
     def bundles(self, state: State, rows: Mapping[str, TableRow]) -> dict[str, BundleContent]:
@@ -188,6 +195,10 @@ class _Finisher:
         members = [BundleMember.of(entry, weight) for entry, weight in self.selected]
         cascade = overview.cascade(self.plan, self.store, self.loaded, self.selection, rows[ENSEMBLE])
         found = {ENSEMBLE: BundleContent(members, self.config.combine, state, cascade)}
+        if REFIT in rows:
+            weighted = zip(self._refits(), self.selected, strict=True)
+            refits = [BundleMember.of(entry, weight) for entry, (_, weight) in weighted]
+            found[REFIT] = BundleContent(refits, self.config.combine, self._refit_state)
         if STUDENT in rows:
             (student,) = self._entries(EnsemblePurpose.STUDENT)
             found[STUDENT] = BundleContent.single(BundleMember.of(student, 1.0))
@@ -196,10 +207,20 @@ class _Finisher:
     def _read(self, entry: Finished, split: str) -> Floats:
         return self.store.read_predictions(entry.report.files[split])
 
-    def _ensemble(self) -> tuple[State, TableRow]:
-        weights_M = np.array([weight for _, weight in self.selected])
+    def _refits(self) -> list[Finished]:
+        """Return the refit of each selected member, in their order; none if there are none, or if one failed."""
+        entries = self._entries(EnsemblePurpose.REFIT)
+        asked = [name for name, purpose in self.asked.items() if purpose == EnsemblePurpose.REFIT]
+        if len(entries) < len(asked):
+            self.missing[REFIT] = f"{len(asked) - len(entries)} of {len(asked)} refits failed"
+            return []
+        by_name = {entry.task.id: entry for entry in entries}
+        return [by_name[name] for name in asked]
+
+    def _combined(self, entries: Sequence[Finished], weights_M: Floats) -> tuple[State, TableRow]:
+        """Return the combiner's state, and the row, of the weighted members."""
         combine_MNK, test_MNK = (
-            np.stack(self.store.read_all_predictions([entry.report.files[split] for entry, _ in self.selected]))
+            np.stack(self.store.read_all_predictions([entry.report.files[split] for entry in entries]))
             for split in ("combine", "test")
         )
         combiner, data = self.plan.combiner, self.loaded.dataset
@@ -207,7 +228,7 @@ class _Finisher:
         state = combiner.fit(combine_MNK, targets_N, weights_M, **target_argument(target))
         held_out_NK = out_of_fold(combiner, combine_MNK, targets_N, weights_M, target)
         test_NK = combiner.combine(test_MNK, state, **target_argument(target))
-        return state, TableRow(held_out_NK, test_NK, *costs([entry for entry, _ in self.selected]))
+        return state, TableRow(held_out_NK, test_NK, *costs(entries))
 
     def _single(self, entry: Finished) -> TableRow:
         return TableRow(self._read(entry, "combine"), self._read(entry, "test"), *costs([entry]))

@@ -13,5 +13,6 @@ class EnsemblePurpose(str, Enum):
     STUDENT_ON_LABELS = "student_on_labels"
     LARGER_SINGLE = "larger_single"
     SEED_ENSEMBLE = "seed_ensemble"
+    REFIT = "refit"
 
     __str__ = str.__str__
