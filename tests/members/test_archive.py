@@ -17,7 +17,7 @@ import pytest
 from forge import in_bounds
 
 from distens.data.dataset import Examples
-from distens.members._archive import read_archive, read_shape
+from distens.members._archive import archive_estimator, read_archive, read_shape
 from distens.members._families import CLASSIFIERS, REGRESSORS
 from distens.members.estimator import Estimator
 from distens.members.estimator_regressor import EstimatorRegressor
@@ -75,6 +75,15 @@ def test_what_is_read_back_is_written_as_it_was(kind, name):
     again.load(back.state())
     assert skops_of(again) == skops_of(back)
     assert (skops_of(back) == skops_of(member)) == (name != "lightgbm")
+
+
+@members
+def test_the_archive_is_that_of_skops_own_file(kind, name, monkeypatch):
+    """With the library's inner names, and, in a version that has others, without."""
+    fitted = trained(kind, name)[0]._fitted
+    directly = archive_estimator(fitted).dump()
+    monkeypatch.delattr("skops.io._utils.SaveContext")
+    assert archive_estimator(fitted).dump() == directly
 
 
 def test_another_process_writes_the_same_bytes():
