@@ -60,10 +60,10 @@ class FoldsSection(Section):
     repeats: int = Field(1, ge=1, le=20)
     refit: bool = False
 
-
-def _of_folds(given: Any) -> Any:
-    """Return a number of folds as a section."""
-    return {"folds": given} if isinstance(given, int) and not isinstance(given, bool) else given
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_number(cls, given: Any) -> Any:
+        return {"folds": given} if isinstance(given, int) and not isinstance(given, bool) else given
 
 
 def _written(marker: Any) -> Any:
@@ -137,7 +137,7 @@ class DataSection(Section):
     csv: CsvSection | None = None
     options: dict[str, Any] = {}
     splits: SplitsSection = SplitsSection()  # pyright: ignore[reportCallIssue]
-    folds: Annotated[FoldsSection, BeforeValidator(_of_folds)] | None = None
+    folds: FoldsSection | None = None
 
 
 DEFAULT_MEMBERS = 32

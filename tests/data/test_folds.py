@@ -122,6 +122,7 @@ def test_a_rescaling_in_a_file_is_checked():
         (1, "folds: .*greater than or equal to 2"),
         ({"folds": 3, "repeats": 0}, "repeats: .*greater than or equal to 1"),
         ({"repeats": 2}, "folds.folds: "),
+        ({"folds": 3, "fold": 2}, r"data\.folds\.fold: unknown key\. Did you mean 'folds'"),
         (True, "data.folds: "),
     ],
 )
