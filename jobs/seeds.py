@@ -23,7 +23,6 @@ from distens.evaluate.report import columns_of, rows_of
 from distens.roles.ensemble.plan import build_plan
 from distens.storage.store import Store
 
-COSTS = ("parameters", "train_seconds", "predict_ms_per_1000")
 MOST_SHOWN, COMPARED = 4, 2
 """The number of measures that the table shows, and of those that are compared with the ensemble's."""
 
@@ -60,7 +59,7 @@ def main(
         results.append(finished(distens.load_config(config, [*(set_ or ()), f"seed={seed}"])))
     tables = [rows_of(result) for result in results]
     found = columns_of({f"{i} {name}": row for i, rows in enumerate(tables) for name, row in rows.items()})
-    measures = {key: heading for key, heading in found.headings.items() if key not in COSTS}
+    measures = found.measures
     shown = list(measures)[:MOST_SHOWN]
     table = Table(title=f"{config.name}: mean ± standard deviation over {seeds} seeds")
     gaps = [f"{measures[key]} − ensemble's" for key in shown[:COMPARED]]
@@ -70,7 +69,7 @@ def main(
     for name in dict.fromkeys(name for rows in tables for name in rows):
         rows = [rows[name] for rows in tables if name in rows]
         both = [(rows[name], rows["ensemble"]) for rows in tables if name in rows]
-        summary[name] = {c: [row[c] for row in rows if c in row] for c in (*measures, *COSTS)}
+        summary[name] = {c: [row[c] for row in rows if c in row] for c in found.headings}
         cells = [spread([row[c] for row in rows if c in row]) for c in shown]
         gaps = [spread([a[c] - b[c] for a, b in both]) if name != "ensemble" else "" for c in shown[:COMPARED]]
         short = "" if len(rows) == seeds else f" ({len(rows)} of {seeds} seeds)"

@@ -53,7 +53,7 @@ class FoldsSection(Section):
         folds: the number of folds; a member is as many models, and predicts their mean.
         repeats: how often the rows are divided anew; a member is `folds` models for each.
         refit: also train the selected members once more, each as one model on the rows of all folds. They are a row and
-            a bundle of their own, `refit`, which predicts as many times faster as there are folds.
+            a bundle of their own, `refit`, which has one model to predict with where a member has one for each fold.
     """
 
     folds: int = Field(ge=2, le=100)

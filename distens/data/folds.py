@@ -144,6 +144,17 @@ def _check(found: Rescaling, input_shape: tuple[int, ...]) -> None:
         raise ValueError(f"its rescaling's places of missing values are not among {input_shape[0]} columns")
 
 
+def restore_model(model: Any, state: State, input_shape: tuple[int, ...] | None = None) -> Any:
+    """Load a state into an untrained model, and return the model, which rescales inputs if it learned from a fold.
+
+    Args:
+        input_shape: as in `take_rescaling`, which raises the same errors.
+    """
+    own, rescaling = take_rescaling(state, input_shape)
+    model.load(own)
+    return model if rescaling is None else Rescaled(model, rescaling)
+
+
 class Rescaled:
     """A model that predicts from inputs on the scale of the rows that it learned from."""
 
@@ -215,12 +226,6 @@ def make_folds(
             rescaling = Rescaling.fit(inputs, learned_N, numbers, indicated_J)
             made.append(Fold(f"fold{len(made) + 1}", repeat, held_N, learned_N, rescaling))
     return tuple(made)
-
-
-def columns_of_numbers(encoding: Any) -> tuple[int, Integers]:
-    """Return the number of leading columns that hold numbers, and those of them with an indicator of missing values."""
-    scaling = getattr(encoding, "scaling", None)
-    return (0, np.zeros(0, dtype=np.int64)) if scaling is None else (len(scaling.means_F), scaling.indicated_I)
 
 
 def out_of_fold(predictions: Mapping[str, Floats], folds: tuple[Fold, ...], rows: int) -> list[Floats]:

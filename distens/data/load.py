@@ -153,8 +153,8 @@ def _encode(raw: RawData, split_rows: Mapping[str, Integers], preprocessing: Pre
     made = Dataset(inputs, targets, raw.target, found)
     if fold_RN is None:
         return made
-    strata_N, numbers = raw.target.strata(targets["train"]), folds.columns_of_numbers(preprocessing.encoding)
-    return replace(made, folds=folds.make_folds(fold_RN, strata_N, inputs["train"], *numbers))
+    strata_N = raw.target.strata(targets["train"])
+    return replace(made, folds=folds.make_folds(fold_RN, strata_N, inputs["train"], *preprocessing.numbers))
 
 
 def has_same_rows(section: DataSection, store: Store, fingerprint: str) -> bool:

@@ -51,6 +51,16 @@ class Preprocessing:
         """Return the shape of one row of inputs: (features,), or (channels, height, width)."""
         return self.encoding.output_shape
 
+    @property
+    def numbers(self) -> tuple[int, Integers]:
+        """Return the number of leading columns of inputs that are scaled, and those with an indicator (see `Scaling`).
+
+        Images have no columns.
+        """
+        if isinstance(self.encoding, Images):
+            return 0, np.zeros(0, dtype=np.int64)
+        return len(self.encoding.scaling.means_F), self.encoding.scaling.indicated_I
+
     def transform(self, rows: Any) -> Floats:
         """Return inputs as in `Examples`: float32, contiguous, finite.
 

@@ -36,6 +36,11 @@ class Columns:
     definitions: Mapping[str, str]
 
     @property
+    def measures(self) -> dict[str, str]:
+        """Return key -> heading of the columns that say how good a row is, without its costs."""
+        return {key: heading for key, heading in self.headings.items() if key not in _COSTS}
+
+    @property
     def note(self) -> str:
         """Return the sentences that stand below the table."""
         higher = [self.headings[key] for key in self.headings if key in self.higher]
@@ -60,8 +65,7 @@ def columns_of(rows: Mapping[str, Mapping[str, float]]) -> Columns:
     fit = [one for one in targets if any(key in row for row in rows.values() for key in one.headings)]
     found = columns(fit[0] if fit else targets[0])
     own = {key: key for row in rows.values() for key in row if key not in (*found.headings, *_HIDDEN)}
-    measures = {key: heading for key, heading in found.headings.items() if key not in _COSTS}
-    return replace(found, headings={**measures, **own, **_COSTS})
+    return replace(found, headings={**found.measures, **own, **_COSTS})
 
 
 def rows_of(results: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:

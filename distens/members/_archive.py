@@ -120,7 +120,8 @@ def _describe_directly(fitted: Any) -> Archive:
         context = _utils.SaveContext(zip_file=file)  # it keeps parts alive, so that no two have one address
         schema = _utils.get_state(fitted, context)
         schema |= {"protocol": context.protocol, "_skops_version": skops.__version__}
-        return _number_parts(Archive(json.loads(json.dumps(schema)), _read_arrays(file)))
+        as_read = json.loads(json.dumps(schema))  # as in `read_archive`: lists for tuples, and no two parts one object
+        return _number_parts(Archive(as_read, _read_arrays(file)))
 
 
 def _read_arrays(file: zipfile.ZipFile) -> dict[str, bytes]:

@@ -162,11 +162,10 @@ class Classifier:
 
         self._make(examples.inputs.shape[1:], examples.classes, context.seed)
         assert self._network is not None
-        own_N = None if context.fold is None else np.array(context.fold.learned_N)  # torch wants it writable
-        rows_N = own_N
-        if self.rows != "all":
-            rows_N = choose_rows(self.rows, len(examples.inputs if own_N is None else own_N), context.seed)
-            rows_N = rows_N if own_N is None else own_N[rows_N]
+        rows_N = None
+        if self.rows != "all" or context.fold is not None:
+            own_N = np.arange(len(examples.inputs)) if context.fold is None else context.fold.learned_N
+            rows_N = own_N[choose_rows(self.rows, len(own_N), context.seed)]
         smoothing = self.objective.label_smoothing if has_capability(self.objective, SmoothsLabels) else 0.0
         return Learner(self._network, self._recipe(), context, rows_N, smoothing)
 

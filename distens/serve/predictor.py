@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from distens import packing, registry
 from distens.config.sources import describe_edited
-from distens.data.folds import Rescaled, take_rescaling
+from distens.data.folds import Rescaled, restore_model
 from distens.data.preprocessing import Preprocessing
 from distens.errors import BundleError, ConfigError, DataError, DistensError, did_you_mean, shorten_value
 from distens.members.protocol import HasNetwork
@@ -281,8 +281,7 @@ class Predictor:
             entries = [self.bundle.members[place] for place in places]
             found = [(entry, name, address) for entry in entries for name, address in entry.states().items()]
             models = [self._loaded(entry, name, address) for entry, name, address in found]
-            keys = [packing.make_stack_key(entry.settings) for entry, _, _ in found]
-            panel = _stacked_panel(models, keys)
+            panel = _stacked_panel(models, [packing.make_stack_key(entry.settings) for entry, _, _ in found])
             counts = [len(entry.states()) for entry in entries]
             self._panels[places] = panel if len(models) == len(entries) else _averaged(panel, counts)
         return self._panels[places]
@@ -297,10 +296,7 @@ class Predictor:
                     raise ValueError(
                         f"its {name} are {shorten_value(state.meta[name])}, those of the bundle {made[name]}"
                     )
-            state, rescaling = take_rescaling(state, self.preprocessing.output_shape)
-            member = registry.build_member(entry.settings)
-            member.load(state)
-        return member if rescaling is None else Rescaled(member, rescaling)
+            return restore_model(registry.build_member(entry.settings), state, self.preprocessing.output_shape)
 
 
 def _stacked_panel(members: Sequence[Any], keys: Sequence[str | None]) -> Panel:

@@ -42,8 +42,9 @@ class Parts:
     Without a store the models are kept in memory: for tests and for tasks that are not stored.
     """
 
-    def __init__(self, store: Store | None = None, task_id: str = "", attempt: int = 1) -> None:
+    def __init__(self, store: Store | None = None, task_id: str = "", attempt: int = 1, member: str = "") -> None:
         self._store, self._task, self._attempt = store, task_id, attempt
+        self._member = member or task_id  # the rungs of a member share its parts' checkpoints
         self._left: dict[str, StoredPart] = {}
         self._states: dict[str, State] = {}
         if store is not None and attempt > 1:
@@ -107,12 +108,12 @@ class Parts:
 
     def checkpoint(self, name: str, like: Checkpoint) -> Checkpoint:
         """Return the checkpoint of a part that is still being trained, saved as often as `like`."""
-        return Checkpoint(self._store, f"{self._task}/{name}", like.every_seconds)
+        return Checkpoint(self._store, f"{self._member}/{name}", like.every_seconds)
 
     def clear(self) -> None:
         """Forget the parts' checkpoints, once the task's report is written."""
         for name in self._left:
-            Checkpoint(self._store, f"{self._task}/{name}").clear()
+            Checkpoint(self._store, f"{self._member}/{name}").clear()
 
 
 def _read_part(values: Mapping[str, Any]) -> StoredPart:

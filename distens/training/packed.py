@@ -17,12 +17,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distens.data.dataset import Examples
-from distens.data.folds import Rescaling
 from distens.errors import Diverged
 from distens.records import Integers
 from distens.training import loop
@@ -33,6 +31,7 @@ from distens.training.dropout import Masks
 from distens.training.loop import Recipe, TrainingState
 from distens.training.network import flush_denormals, local_chance, parameters
 from distens.training.optimizers import OPTIMIZERS
+from distens.training.rescaling import RescalingStack
 from distens.training.stacked import NetworkStack, Unstackable, find_way, stack_kinds
 
 CACHE_BYTES = 14 << 20
@@ -233,34 +232,6 @@ class _Table:
     targets: Tensor
 
 
-class _Rescaling:
-    """The scales of members' own folds: `Rescaling.apply`, for members side by side."""
-
-    def __init__(self, found: Sequence[Rescaling], device: str) -> None:
-        self._scale, self._shift, self._fill_M1J = (
-            torch.from_numpy(np.stack([getattr(one, name) for one in found])).unsqueeze(1).to(device)
-            for name in ("scale", "shift", "fill_J")
-        )
-        self._columns_J, self._indicators_J = (
-            torch.tensor(places, device=device) for places in (found[0].columns_J, found[0].indicators_J)
-        )
-
-    @classmethod
-    def of(cls, learners: Sequence[Learner], device: str) -> _Rescaling | None:
-        """Return the rescaling of learners, all of which have a fold; None if none has."""
-        found = [learner.context.fold.rescaling for learner in learners if learner.context.fold is not None]
-        assert len(found) in (0, len(learners)), "members of folds and others are not trained together"
-        return cls(found, device) if found else None
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Return inputs (M, K, …) on each member's scale."""
-        out = torch.addcmul(self._shift, inputs, self._scale)
-        if len(self._columns_J):
-            missing_MKJ = inputs[..., self._indicators_J] > 0
-            out[..., self._columns_J] = torch.where(missing_MKJ, self._fill_M1J, out[..., self._columns_J])
-        return out
-
-
 def _cross_entropy(logits_MCB: Tensor, targets: Tensor, smoothing_M: Tensor | None, losses_MB: Tensor) -> Tensor:
     """Write every row's loss into `losses_MB`, and return the gradients of the rows' mean loss by the logits.
 
@@ -358,7 +329,7 @@ class _Chunk:
         """Train all members for one epoch, and return each member's mean loss."""
         learners = [member.learner for member in self._going]
         masks = Masks([learner.context.seed for learner in learners], self._epoch, self._device)
-        rescale = _Rescaling.of(learners, self._device)
+        rescale = RescalingStack.of([learner.context.fold for learner in learners], self._device)
         order_MN = torch.stack([self._order(learner) for learner in learners]).to(self._device)
         smoothing = [learner.label_smoothing for learner in learners]
         smoothing_M = torch.tensor(smoothing, device=self._device) if any(smoothing) else None
@@ -377,7 +348,7 @@ class _Chunk:
         return order_N if learner.rows_N is None else torch.from_numpy(learner.rows_N)[order_N]
 
     def _batches(
-        self, order_MN: Tensor, losses_MN: Tensor, rescale: _Rescaling | None
+        self, order_MN: Tensor, losses_MN: Tensor, rescale: RescalingStack | None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (inputs, targets, buffer for losses) for each batch of one epoch; rows are gathered in large pieces.
 

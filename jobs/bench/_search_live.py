@@ -76,7 +76,7 @@ class Live:
             given = file.with_suffix(".config.json")
             given.parent.mkdir(parents=True, exist_ok=True)
             given.write_text(self.config(sections).model_dump_json())
-            found = self._started([sys.executable, __file__, str(given)])
+            found = started([sys.executable, __file__, str(given)])
             file.write_text(json.dumps({**found, "method": method, "spec": dict(sections), "asked": self.seconds}))
             given.unlink()
         return json.loads(file.read_text())
@@ -93,7 +93,7 @@ class Live:
             shutil.rmtree(folder, ignore_errors=True)
             self._write_rows(folder)
             script = Path(__file__).with_name("_search_autogluon.py")
-            found = self._started([python, str(script), str(folder), str(seconds), preset, self.metric])
+            found = started([python, str(script), str(folder), str(seconds), preset, self.metric])
             shutil.rmtree(folder)
             file.write_text(json.dumps({**found, "method": AUTOGLUON, "spec": preset, "asked": seconds}))
         return json.loads(file.read_text())
@@ -113,13 +113,15 @@ class Live:
             numbers = np.concatenate([rows[part] for part in parts])
             table.iloc[numbers].reset_index(drop=True).to_parquet(folder / f"{name}.parquet")
 
-    def _started(self, command: Sequence[str]) -> dict[str, Any]:
-        environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        result = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
-        if result is None:
-            raise SystemExit(f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr[-3000:]}")
-        return json.loads(result.removeprefix("RESULT "))
+
+def started(command: Sequence[str]) -> dict[str, Any]:
+    """Return the result that a command prints, which has one thread."""
+    environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    result = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+    if result is None:
+        raise SystemExit(f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr[-3000:]}")
+    return json.loads(result.removeprefix("RESULT "))
 
 
 def _rows(path: Path) -> int:
@@ -137,11 +139,11 @@ def main(given: Path) -> None:
     count_cpu_seconds()
     before = spent()
     result = distens.run(config, overwrite=True)
-    cpu_seconds, ensemble = spent() - before, result.rows["ensemble"]
+    cpu_seconds = spent() - before
+    rows = {name: {"error": 1.0 - row["accuracy"], "nll": row["nll"]} for name, row in result.rows.items()}
     members = len(list(Path(result.path, "members").iterdir()))
     shutil.rmtree(result.path)
-    error, nll = 1.0 - ensemble["accuracy"], ensemble["nll"]
-    found = {"error": error, "nll": nll, "cpu_seconds": cpu_seconds, "members": members, "details": ""}
+    found = {**rows["ensemble"], "rows": rows, "cpu_seconds": cpu_seconds, "members": members, "details": ""}
     print("RESULT " + json.dumps(found), flush=True)
 
 

@@ -10,16 +10,14 @@ of a repetition have the same rows. What is in RESULTS is not done again.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
+import _search_live
 import numpy as np
 import typer
-from _search_live import THREADS
 from rich.console import Console
 from rich.table import Table
 
@@ -53,47 +51,21 @@ def values(path: Path, rows: int, seed: int, method: str, seconds: float, storag
 
 
 def carry_out(path: Path, rows: int, seed: int, method: str, seconds: float) -> dict[str, dict[str, float]]:
-    """Return row of the table -> error and NLL, from a run in a process of its own."""
+    """Return row of the table -> error and NLL, and `cpu`, from a run in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder, "config.json")
         given.write_text(json.dumps(values(path, rows, seed, method, seconds, folder)))
-        environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
-        done = subprocess.run(
-            [sys.executable, __file__, "--run", str(given)], capture_output=True, text=True, env=environment
-        )
-    result = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
-    if result is None:
-        raise SystemExit(f"{path.stem}, {rows} rows, seed {seed}, {method}: it failed\n{done.stderr[-3000:]}")
-    return json.loads(result.removeprefix("RESULT "))
-
-
-def run(given: Path) -> None:
-    """Carry out one run and print its result."""
-    from _search_clock import count_cpu_seconds, spent
-
-    import distens
-    from distens.config.config import parse_config
-
-    config = parse_config(json.loads(given.read_text()))
-    count_cpu_seconds()
-    before = spent()
-    result = distens.run(config)
-    rows = {name: {"error": 1 - row["accuracy"], "nll": row["nll"]} for name, row in result.rows.items()}
-    print("RESULT " + json.dumps({**rows, "cpu": {"seconds": spent() - before}}), flush=True)
+        found = _search_live.started([sys.executable, _search_live.__file__, str(given)])
+    return {**found["rows"], "cpu": {"seconds": found["cpu_seconds"]}}
 
 
 def main(
-    tables: Annotated[Path | None, typer.Option(help="A folder of Parquet files.")] = None,
+    tables: Annotated[Path, typer.Option(help="A folder of Parquet files.")],
     out: Annotated[Path, typer.Option(help="Where results go.")] = Path("folds.json"),
     seconds: Annotated[float, typer.Option(help="CPU seconds of each search.")] = 15.0,
     repetitions: int = 5,
-    run_: Annotated[Path | None, typer.Option("--run", hidden=True)] = None,
 ) -> None:
     """Run what is not done, and print the means, and the differences to `none` in pairs."""
-    if run_ is not None:
-        return run(run_)
-    if tables is None:
-        raise typer.BadParameter("--tables: a folder of Parquet files")
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     for seed in range(repetitions):
         for rows in ROWS:
@@ -104,7 +76,6 @@ def main(
                         found[key] = carry_out((tables / f"{table}.parquet").absolute(), rows, seed, method, seconds)
                         out.write_text(json.dumps(found, indent=1))
     show(found)
-    return None
 
 
 def show(found: dict[str, Any]) -> None:

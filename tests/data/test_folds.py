@@ -63,14 +63,13 @@ def test_the_scale_is_that_of_a_preprocessing_fitted_to_the_fold():
     table.loc[::4, "a"] = np.nan
     section, learned_N = DataSection(source="t"), np.arange(45)
     whole, own = (Preprocessing.fit(table, rows, section) for rows in (np.arange(60), learned_N))
-    numbers = folds.columns_of_numbers(whole.encoding)
     inputs = whole.transform(table)
-    scaled = Rescaling.fit(inputs, learned_N, *numbers).apply(inputs)
+    scaled = Rescaling.fit(inputs, learned_N, *whole.numbers).apply(inputs)
     np.testing.assert_allclose(scaled, own.transform(table), atol=1e-5)
     images = rng.integers(0, 255, (20, 4, 4, 3)).astype(np.uint8)
-    whole, own = (Images.fit(images, rows) for rows in (np.arange(20), np.arange(15)))
+    whole, own = (Preprocessing(Images.fit(images, rows)) for rows in (np.arange(20), np.arange(15)))
     inputs = whole.transform(images)
-    scaled = Rescaling.fit(inputs, np.arange(15), *folds.columns_of_numbers(whole)).apply(inputs)
+    scaled = Rescaling.fit(inputs, np.arange(15), *whole.numbers).apply(inputs)
     np.testing.assert_allclose(scaled, own.transform(images), atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from mlflow.pyfunc import load_model
 import distens
 from distens import coordinator, own_loop, registry
 from distens.data.dataset import Dataset
-from distens.data.folds import Rescaled, make_folds, take_rescaling
+from distens.data.folds import make_folds, restore_model
 from distens.data.load import load_data
 from distens.errors import ConfigError
 from distens.lifecycle.ledger import Ledger
@@ -71,10 +71,8 @@ def models(store, data, report, settings):
     """Return fold's name -> its model, as a bundle loads it."""
     found = {}
     for part in report.parts:
-        state, rescaling = take_rescaling(store.read_state(part.files["state"].path), data.inputs["train"].shape[1:])
-        member = registry.build_member(settings)
-        member.load(state)
-        found[part.name] = Rescaled(member, rescaling)
+        state, shape = store.read_state(part.files["state"].path), data.inputs["train"].shape[1:]
+        found[part.name] = restore_model(registry.build_member(settings), state, shape)
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from distens import packing, registry
 from distens.data.dataset import Dataset, Examples
-from distens.data.folds import Rescaled, take_rescaling
+from distens.data.folds import restore_model
 from distens.errors import Diverged
 from distens.members.protocol import LeavesParts, Member, Packable
 from distens.records import Address, Failure, Floats, Part, Report, State, Task, TaskOutcome, Teacher, compact_files
@@ -85,7 +85,7 @@ def make_context(task: Task, context: WorkContext) -> Context:
         gpus=needs.gpus,
         processes=needs.processes,
         budget=task.budget,
-        parts=Parts(store, task.id, task.attempt),
+        parts=Parts(store, task.id, task.attempt, task.member),
         folder=Path(store.path(own)) if store.local and not store.leads_out(own) else None,
     )
 
@@ -101,9 +101,7 @@ def load_teachers(found: Sequence[Teacher], where: str, context: WorkContext) ->
     members = []
     for teacher in found:
         trained = registry.build_member(teacher.settings, f"{where}: its teacher {teacher.name or teacher.state.path}")
-        state, rescaling = take_rescaling(context.shared.store.read_state(teacher.state.path, teacher.state))
-        trained.load(state)
-        members.append(trained if rescaling is None else Rescaled(trained, rescaling))
+        members.append(restore_model(trained, context.shared.store.read_state(teacher.state.path, teacher.state)))
     return members
 
 
@@ -201,9 +199,9 @@ MeasuredPart = tuple[Part, dict[str, Floats]]
 def _write_part(member: Member, found: Mapping[str, float], folder: str, shared: RunContext) -> Part:
     """Write the predictions and the state of a training that leaves one model."""
     predictions, predict_ms_per_1000 = predict(member, _held_out(shared.dataset))
-    files = write_predictions(predictions, folder, shared)
+    files = _write_predictions(predictions, folder, shared)
     files["state"] = shared.store.write_state(f"{folder}/state.safetensors", member.state(), durable=False)
-    metrics = {**found, **score_on_search(predictions, shared.dataset)}
+    metrics = {**found, **_score_on_search(predictions, shared.dataset)}
     return Part("", metrics, int(found["parameters"]), predict_ms_per_1000, files)
 
 
@@ -223,10 +221,10 @@ def _parts(task: Task, member: Member, found: Parts, shared: RunContext) -> tupl
         model: Member = registry.build_member(task.settings, f"{task.id}/{name}")
         model.load(state)
         predictions, predict_ms_per_1000 = predict(model, _held_out(shared.dataset))
-        files = {} if averaged else write_predictions(predictions, f"members/{task.id}/{task.attempt}/{name}", shared)
+        files = {} if averaged else _write_predictions(predictions, f"{folder_of(task)}/{name}", shared)
         assert left.state is not None, "it is in the store"
         files["state"] = left.state
-        metrics = {**finite(left.metrics), **score_on_search(predictions, shared.dataset)}
+        metrics = {**finite(left.metrics), **_score_on_search(predictions, shared.dataset)}
         parameters = int(metrics.get("parameters", sum(array.size for array in state.arrays.values())))
         parts.append((Part(name, metrics, parameters, predict_ms_per_1000, files), predictions))
     return parts, averaged
@@ -241,17 +239,32 @@ def _average_parts(
         best, _ = min(parts, key=lambda pair: pair[0].metrics.get(usual, 0.0))
         return replace(best, metrics={**found, **best.metrics})
     predictions = {split: np.mean([own[split] for _, own in parts], axis=0) for split in parts[0][1]}
+    return make_average([part for part, _ in parts], predictions, found, folder, shared)
+
+
+def make_average(
+    parts: Sequence[Part],
+    predictions: Mapping[str, Floats],
+    found: Mapping[str, float],
+    folder: str,
+    shared: RunContext,
+) -> Part:
+    """Write the predictions of averaged parts, and return one part that represents them all.
+
+    Args:
+        predictions: split -> the mean of the parts' predictions.
+        found: the metrics of the training as a whole.
+    """
     return Part(
         "",
-        {**found, **score_on_search(predictions, shared.dataset)},
-        sum(part.parameters for part, _ in parts),
-        sum(part.predict_ms_per_1000 for part, _ in parts),
-        write_predictions(predictions, folder, shared),
+        {**found, **_score_on_search(predictions, shared.dataset)},
+        sum(part.parameters for part in parts),
+        sum(part.predict_ms_per_1000 for part in parts),
+        _write_predictions(predictions, folder, shared),
     )
 
 
-def write_predictions(predictions: Mapping[str, Floats], folder: str, shared: RunContext) -> dict[str, Address]:
-    """Write predictions into a folder, and return split -> the file's address."""
+def _write_predictions(predictions: Mapping[str, Floats], folder: str, shared: RunContext) -> dict[str, Address]:
     write = shared.store.write_predictions
     return {
         split: write(f"{folder}/{split}.arrow", predictions_NK, durable=False)
@@ -259,7 +272,7 @@ def write_predictions(predictions: Mapping[str, Floats], folder: str, shared: Ru
     }
 
 
-def score_on_search(predictions: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
+def _score_on_search(predictions: Mapping[str, Floats], dataset: Dataset) -> Mapping[str, float]:
     """Return the metrics of predictions on the *search* split.
 
     There are none where a federation's server has no such rows, and of a model that learned from the rows of all folds.

@@ -16,23 +16,22 @@ import numpy as np
 
 from distens import registry
 from distens.data.dataset import Examples
-from distens.data.folds import Fold, Rescaled, out_of_fold, take_rescaling
+from distens.data.folds import Fold, Rescaled, out_of_fold, restore_model
 from distens.errors import Diverged
 from distens.lifecycle.work._training import (
     HELD_OUT,
+    MeasuredPart,
     finish_report,
     finite,
     folder_of,
     group,
+    make_average,
     make_context,
     predict,
-    score_on_search,
-    write_predictions,
 )
 from distens.members.protocol import Member, PacksFolds
-from distens.records import Floats, Part, Report, Task, TaskOutcome
+from distens.records import Part, Report, Task, TaskOutcome
 from distens.runtime.protocol import WorkContext
-from distens.storage.checkpoint import Checkpoint
 from distens.training.context import Context
 
 SUMMED = ("seconds", "steps")
@@ -58,10 +57,11 @@ class CrossFit:
 
     def carry_out(self, tasks: Sequence[Task], context: WorkContext) -> Iterator[TaskOutcome]:
         """Yield the outcomes of the tasks."""
-        if len(tasks) == 1 and not _packs_folds(tasks[0]):
-            yield context.guarded(tasks[0], lambda: _train_in_turn(_CrossFitted(tasks[0], context)))
-        else:
-            yield from _train_together([_CrossFitted(task, context) for task in tasks], context)
+        examples = context.shared.dataset.examples()
+        if _packs_folds(tasks[0]):
+            yield from _train_together([_CrossFitted(task, context) for task in tasks], examples, context)
+        else:  # a group of one
+            yield context.guarded(tasks[0], lambda: _train_in_turn(_CrossFitted(tasks[0], context), examples))
 
 
 def _packs_folds(task: Task) -> bool:
@@ -75,7 +75,7 @@ class _CrossFitted:
     def __init__(self, task: Task, context: WorkContext) -> None:
         self.task, self._shared, self._dataset = task, context.shared, context.shared.dataset
         self._context = make_context(task, context)
-        self._done: dict[str, tuple[Part, dict[str, Floats]]] = {}
+        self._done: dict[str, MeasuredPart] = {}
         for fold in self._dataset.folds:
             if fold.name in self._context.parts:
                 self._read(fold)
@@ -85,19 +85,11 @@ class _CrossFitted:
         """Return the folds that are not done."""
         return [fold for fold in self._dataset.folds if fold.name not in self._done]
 
-    def examples(self) -> Examples:
-        """Return the rows of all folds."""
-        return self._dataset.examples()
-
     def learner(self, fold: Fold) -> tuple[Member, Context]:
         """Return the untrained model of a fold, and its context, whose checkpoint the rungs of a member share."""
-        name, folder = f"{self.task.member}/{fold.name}", self._context.folder
-        own = replace(
-            self._context.of_part(fold.name),
-            checkpoint=Checkpoint(self._shared.store, name),
-            logged={},
-            folder=None if folder is None else folder / fold.name,
-        )
+        whole = self._context.folder
+        folder = None if whole is None else whole / fold.name
+        own = replace(self._context.of_part(fold.name), logged={}, folder=folder)
         return registry.build_member(self.task.settings, self.task.id), own
 
     def keep(self, fold: Fold, member: Member, found: Mapping[str, float], own: Context) -> None:
@@ -109,75 +101,53 @@ class _CrossFitted:
         metrics, parts = finite(found), self._context.parts
         for name, values in own.logged.items():
             self._context.logged[f"{name}/{fold.name}"] = values
-        self._measure(fold, Rescaled(member, fold.rescaling), metrics)
+        measured = self._measured(fold, Rescaled(member, fold.rescaling), metrics)
         parts.leave(fold.name, fold.rescaling.add_to(member.state()), metrics)
-        part, predictions = self._done[fold.name]
-        self._done[fold.name] = (replace(part, files=self._state(fold)), predictions)
+        self._done[fold.name] = measured
 
     def _read(self, fold: Fold) -> None:
         """Predict with a model that an earlier attempt left."""
         model: Member = registry.build_member(self.task.settings, f"{self.task.id}/{fold.name}")
-        state, rescaling = take_rescaling(self._context.parts.state(fold.name))
-        assert rescaling is not None, "a fold's model has one"
-        model.load(state)
-        self._measure(fold, Rescaled(model, rescaling), self._context.parts[fold.name].metrics, self._state(fold))
+        parts = self._context.parts
+        loaded = restore_model(model, parts.state(fold.name))
+        self._done[fold.name] = self._measured(fold, loaded, parts[fold.name].metrics)
 
-    def _state(self, fold: Fold) -> dict[str, Any]:
-        address = self._context.parts[fold.name].state
-        assert address is not None, "it is in the store"
-        return {"state": address}
-
-    def _measure(
-        self, fold: Fold, model: Rescaled, metrics: Mapping[str, float], files: Mapping[str, Any] = {}
-    ) -> None:
+    def _measured(self, fold: Fold, model: Any, metrics: Mapping[str, float]) -> MeasuredPart:
+        """Return a fold's part, its files left out, and its predictions; those of *search* are of its held-out rows."""
         inputs = {split: self._dataset.inputs[split] for split in HELD_OUT if len(self._dataset.inputs[split])}
         predictions, milliseconds = predict(model, {**inputs, "search": inputs["search"][fold.held_N]})
         measured = self._dataset.target.metrics(predictions["search"], self._dataset.targets["search"][fold.held_N])
         found = {**metrics, **finite(measured)}
-        self._done[fold.name] = Part(fold.name, found, int(metrics["parameters"]), milliseconds, files), predictions
+        return Part(fold.name, found, int(metrics["parameters"]), milliseconds, {}), predictions
 
     def report(self) -> Report:
         """Write the member's predictions and report, once all folds are done, and return the report."""
-        folds, target = self._dataset.folds, self._dataset.target
-        pairs = [self._done[fold.name] for fold in folds]
-        parts, found = [part for part, _ in pairs], [dict(predictions) for _, predictions in pairs]
-        held_out = {fold.name: own.pop("search") for fold, own in zip(folds, found, strict=True)}
-        several = {split: [own[split] for own in found] for split in found[0]}
-        several["search"] = out_of_fold(held_out, folds, len(self._dataset.targets["search"]))
-        predictions = {
-            split: several[split][0] if len(several[split]) == 1 else _mean(target, several[split])
-            for split in HELD_OUT
-            if split in several
-        }
-        trained = [self._context.parts[fold.name].metrics for fold in folds]
+        left = {fold.name: self._context.parts[fold.name] for fold in self._dataset.folds}
+        parts, trained = list[Part](), [part.metrics for part in left.values()]
+        for name, part in left.items():
+            assert part.state is not None, "it is in the store"
+            parts.append(replace(self._done[name][0], files={"state": part.state}))
+        found = {name: self._done[name][1] for name in left}
+        held_out = {name: predictions["search"] for name, predictions in found.items()}
+        rows = len(self._dataset.targets["search"])
+        several = {split: [own[split] for own in found.values()] for split in next(iter(found.values()))}
+        several["search"] = out_of_fold(held_out, self._dataset.folds, rows)
+        predictions = {split: np.mean(values, axis=0) for split, values in several.items()}
         metrics = {
             name: float((np.sum if name in SUMMED else np.mean)([one[name] for one in trained]))
             for name in trained[0]
             if name != "parameters" and all(name in one for one in trained)
         }
         seconds = metrics.pop("seconds")
-        whole = Part(
-            "",
-            {**metrics, **score_on_search(predictions, self._dataset)},
-            sum(part.parameters for part in parts),
-            sum(part.predict_ms_per_1000 for part in parts),
-            write_predictions(predictions, folder_of(self.task), self._shared),
-        )
+        whole = make_average(parts, predictions, metrics, folder_of(self.task), self._shared)
         report = finish_report(self.task, whole, parts, True, seconds, self._context.logged, self._shared)
         if self.task.budget is None:
-            for fold in folds:
-                Checkpoint(self._shared.store, f"{self.task.member}/{fold.name}").clear()
+            self._context.parts.clear()
         return report
 
 
-def _mean(target: Any, predictions_MNK: Sequence[Floats]) -> Floats:
-    weights_M = np.full(len(predictions_MNK), 1 / len(predictions_MNK))
-    return np.asarray(target.mean(predictions_MNK, weights_M), dtype=np.float32)
-
-
-def _train_in_turn(run: _CrossFitted) -> Report:
+def _train_in_turn(run: _CrossFitted, examples: Examples) -> Report:
     """Train the folds of a task one after the other."""
-    examples = run.examples()
     for fold in run.left:
         (member, own), started = run.learner(fold), time.perf_counter()
         found = dict(member.fit(examples.of_fold(fold), own))
@@ -186,7 +156,7 @@ def _train_in_turn(run: _CrossFitted) -> Report:
     return run.report()
 
 
-def _train_together(runs: Sequence[_CrossFitted], context: WorkContext) -> Iterator[TaskOutcome]:
+def _train_together(runs: Sequence[_CrossFitted], examples: Examples, context: WorkContext) -> Iterator[TaskOutcome]:
     """Train the folds of all tasks as one program, and yield each task's outcome as soon as it is known."""
     for run in runs:
         if not run.left:
@@ -197,7 +167,7 @@ def _train_together(runs: Sequence[_CrossFitted], context: WorkContext) -> Itera
     members = cast("list[PacksFolds]", [member for _, _, member, _ in asked])
     contexts = [replace(own, fold=fold) for _, fold, _, own in asked]
     failed, started = set[str](), time.perf_counter()
-    for place, found in type(members[0]).fit_pack(members, runs[0].examples(), contexts):
+    for place, found in type(members[0]).fit_pack(members, examples, contexts):
         run, fold, member, own = asked[place]
         if run.task.id in failed:
             continue

@@ -112,6 +112,7 @@ class _Finisher:
         self.network = self._best_of(self.networks)
         self.missing: dict[str, str] = dict(self.plan.left_out)
         self.asked: dict[str, str] = {}
+        self.refit: BundleContent | None = None
 
     def begin(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Keep the names and purposes of the tasks that the rows are made from; return the tasks."""
@@ -175,7 +176,10 @@ class _Finisher:
         return [self._task(f"{purpose}-{i}", purpose, settings) for i, settings in enumerate(variants, 1)]
 
     def rows(self) -> tuple[State, dict[str, TableRow]]:
-        """Return the combiner's state, and the table's rows, calibrated; the labels of *test* are not used yet."""
+        """Return the combiner's state, and the table's rows, calibrated; the labels of *test* are not used yet.
+
+        Keep the content of the refits' bundle.
+        """
         targets = self.loaded.dataset.targets
         rows: dict[str, TableRow] = {}
         weights_M = np.array([weight for _, weight in self.selected])
@@ -185,9 +189,10 @@ class _Finisher:
             self._best_variant(purpose, rows)
         if "seed_ensemble" in self.config.baselines:
             rows["seed_ensemble"] = self._seed_ensemble()
-        refits = self._refits()
-        if refits:
-            self._refit_state, rows[REFIT] = self._combined(refits, weights_M)
+        if refits := self._refits():
+            refit_state, rows[REFIT] = self._combined(refits, weights_M)
+            members = [BundleMember.of(*pair) for pair in zip(refits, weights_M.tolist(), strict=True)]
+            self.refit = BundleContent(members, self.config.combine, refit_state)
         return state, {name: self._calibrated(row, targets["combine"]) for name, row in rows.items()}
 
     def bundles(self, state: State, rows: Mapping[str, TableRow]) -> dict[str, BundleContent]:
@@ -195,10 +200,8 @@ class _Finisher:
         members = [BundleMember.of(entry, weight) for entry, weight in self.selected]
         cascade = overview.cascade(self.plan, self.store, self.loaded, self.selection, rows[ENSEMBLE])
         found = {ENSEMBLE: BundleContent(members, self.config.combine, state, cascade)}
-        if REFIT in rows:
-            weighted = zip(self._refits(), self.selected, strict=True)
-            refits = [BundleMember.of(entry, weight) for entry, (_, weight) in weighted]
-            found[REFIT] = BundleContent(refits, self.config.combine, self._refit_state)
+        if self.refit is not None:
+            found[REFIT] = self.refit
         if STUDENT in rows:
             (student,) = self._entries(EnsemblePurpose.STUDENT)
             found[STUDENT] = BundleContent.single(BundleMember.of(student, 1.0))
